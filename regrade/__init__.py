@@ -1,0 +1,19 @@
+"""Regrade: a reward service for RL post-training whose grading rubric re-grades itself."""
+
+from regrade.client import BlockingRewardClient, RewardClient
+from regrade.contracts import Rubric, ScoreItem, ScoreRequest, ScoreResponse
+from regrade.errors import AccessError, PinConflictError, RegradeError, RequestError, ServiceUnavailableError
+
+__all__ = [
+    "AccessError",
+    "BlockingRewardClient",
+    "PinConflictError",
+    "RegradeError",
+    "RequestError",
+    "RewardClient",
+    "Rubric",
+    "ScoreItem",
+    "ScoreRequest",
+    "ScoreResponse",
+    "ServiceUnavailableError",
+]

@@ -1,0 +1,120 @@
+"""TRL (`GRPOTrainer`, `RLOOTrainer`): a reward function that scores a batch through `/score`.
+
+trainer = GRPOTrainer(model, reward_funcs=RegradeReward("essay_writing", run="run-1"), ...)
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any, Protocol
+
+from regrade.client import BlockingRewardClient
+from regrade.contracts import Conversation, ItemResult, ScoreItem
+
+Turns = Sequence[Mapping[str, str]]
+
+
+class TrainerState(Protocol):
+    """What TRL tells of its progress."""
+
+    global_step: int
+
+
+class RegradeReward:
+    """A TRL reward function. Pins by (run, step), so every rank of a step is scored by one rubric.
+
+    Returns one reward in [0, 1] a completion, None where it could not be scored (TRL leaves those
+    out); raises `regrade.RegradeError` when the service stays away longer than the client's patience.
+    Logs the rubric version, the mean of each criterion and the share of each flag to the trainer's log.
+
+    `rank` tells apart the item ids of several processes; `max_tokens` (the trainer's
+    `max_completion_length`) marks completions that were cut off as truncated.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        run: str | None = None,
+        url: str | None = None,
+        key: str | None = None,
+        rank: int = 0,
+        max_tokens: int | None = None,
+        client: BlockingRewardClient | None = None,
+        **options: Any,
+    ) -> None:
+        self.__name__ = "regrade"
+        self._task = task
+        self._run = run
+        self._rank = rank
+        self._max_tokens = max_tokens
+        self._options = options
+        self._client = client or BlockingRewardClient(url, key=key)
+
+    def __call__(
+        self,
+        prompts: Sequence[str | Turns],
+        completions: Sequence[str | Turns],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        *,
+        trainer_state: TrainerState | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        reference: Sequence[str | None] | None = None,
+        scope: Sequence[str | None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Score one batch; `reference` and `scope` are columns of the dataset, other columns are ignored."""
+        step = trainer_state.global_step if trainer_state is not None else None
+        items = [
+            ScoreItem(
+                id=f"{self._rank}.{index}" if step is not None else None,
+                prompt=_content(prompt),
+                completion=_content(completion),
+                reference=reference[index] if reference is not None else None,
+                scope=scope[index] if scope is not None else None,
+                truncated=self._is_cut(completion_ids[index]) if completion_ids is not None else False,
+            )
+            for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+        ]
+        response = self._client.score(self._task, items, run=self._run, step=step, **self._options)
+        if log_metric is not None:
+            for name, value in batch_metrics(response.results).items():
+                log_metric(name, value)
+        return [result.reward for result in response.results]
+
+    def close(self) -> None:
+        """Close the connections to the service."""
+        self._client.close()
+
+    def _is_cut(self, token_ids: Sequence[int]) -> bool:
+        return self._max_tokens is not None and len(token_ids) >= self._max_tokens
+
+
+def batch_metrics(results: Sequence[ItemResult]) -> dict[str, float]:
+    """Means of one batch for a trainer's log: rubric version, criteria, flags, share of items without a reward."""
+    scores: defaultdict[str, list[float]] = defaultdict(list)
+    flags: defaultdict[str, int] = defaultdict(int)
+    for result in results:
+        for criterion in result.criteria:
+            if criterion.score is not None:
+                scores[f"regrade/criterion/{criterion.id}"].append(criterion.score)
+        for flag in result.flags:
+            flags[f"regrade/flag/{flag}"] += 1
+    versions = [result.rubric.version for result in results if result.rubric.version is not None]
+    unscored = sum(result.reward is None for result in results)
+    return {
+        **({"regrade/rubric_version": float(max(versions))} if versions else {}),
+        **{name: fmean(values) for name, values in scores.items()},
+        **{name: count / len(results) for name, count in flags.items()},
+        "regrade/unscored_share": unscored / len(results),
+    }
+
+
+def _content(content: str | Turns) -> "str | Conversation":
+    if isinstance(content, str):
+        return content
+    return ScoreItem.model_validate({"prompt": "", "completion": [_turn(turn) for turn in content]}).completion
+
+
+def _turn(turn: Mapping[str, str]) -> dict[str, str]:
+    return {"role": turn["role"], "content": turn.get("content") or ""}

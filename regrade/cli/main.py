@@ -1,0 +1,121 @@
+"""`regrade`: score a text, look after rubrics, ask for a cycle, and check that everything is in order."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from regrade import contracts
+from regrade.cli import rubric
+from regrade.cli.connection import (
+    DEFAULT_META_URL,
+    DEFAULT_URL,
+    By,
+    Key,
+    Lineage,
+    MetaUrl,
+    ScopeOption,
+    Url,
+    connect,
+    console,
+    fail,
+    plain_errors,
+)
+from regrade.cli.doctor import examine
+from regrade.contracts import CycleStatus, Purpose, ScoreItem, ScoreResponse
+
+app = typer.Typer(
+    name="regrade",
+    help=__doc__,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+app.add_typer(rubric.app, name="rubric")
+
+_CONTRACTS = {name: getattr(contracts, name) for name in contracts.__all__ if name[0].isupper()}
+
+
+@app.command()
+def score(
+    task: Annotated[str, typer.Argument(help="The task, e.g. essay_writing.")],
+    prompt: Annotated[str, typer.Option(help="The prompt the completion answers.")] = "",
+    completion: Annotated[str, typer.Option(help="The completion to score.")] = "",
+    file: Annotated[Path | None, typer.Option(help="JSONL of {prompt, completion, ...}, instead of the two.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+) -> None:
+    """Score completions by the active rubric. Counts as evaluation: traced, but no evidence for evolution."""
+    if file is None and not completion:
+        fail("give --completion (and --prompt), or --file")
+    with connect(url, key) as client:
+        items = [ScoreItem(prompt=prompt, completion=completion)] if file is None else _read_items(file)
+        answer = client.score(task, items, purpose=Purpose.EVAL)
+    if as_json:
+        console.print_json(answer.model_dump_json())
+    else:
+        _show_scores(answer)
+
+
+@app.command()
+def evolve(
+    task: Annotated[str, typer.Argument(help="The task.")],
+    reason: Annotated[str, typer.Option(help="Why; it goes on record.")] = "asked for from the command line",
+    by: By = "operator",
+    lineage: Lineage = contracts.MAIN_LINEAGE,
+    scope: ScopeOption = None,
+    meta_url: MetaUrl = DEFAULT_META_URL,
+    key: Key = "",
+) -> None:
+    """Ask the meta-reward service for a cycle now. It needs traces that no cycle has seen yet."""
+    place = {"lineage": lineage} | ({"scope": scope} if scope else {})
+    with connect(meta_url, key) as client:
+        body = {"by": by, "reason": reason}
+        status = client.call("POST", f"/cycles/{task}", CycleStatus, json=body, params=place)
+    console.print(f"asked for; {status.completed} cycles done so far, {status.lag} traces wait")
+
+
+@app.command()
+def doctor(
+    task: Annotated[str, typer.Argument(help="A task with a task pack.")] = "essay_writing",
+    originals: Annotated[int, typer.Option(min=2, help="Trusted originals to measure the judge on.")] = 8,
+    url: Url = DEFAULT_URL,
+    meta_url: MetaUrl = DEFAULT_META_URL,
+    key: Key = "",
+) -> None:
+    """Check every part, measure how well the judge tells good text from damaged, and say what to do."""
+    with plain_errors():
+        healthy = examine(task, originals, url, meta_url, key)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema(
+    name: Annotated[str, typer.Argument(help="A contract, e.g. Rubric; without one, their names are listed.")] = "",
+) -> None:
+    """Print the JSON Schema of a contract."""
+    if not name:
+        console.print("\n".join(sorted(_CONTRACTS)))
+    elif name not in _CONTRACTS:
+        fail(f"no contract {name!r}; `regrade schema` lists them")
+    else:
+        console.print_json(json.dumps(TypeAdapter(_CONTRACTS[name]).json_schema()))
+
+
+def _read_items(file: Path) -> list[ScoreItem]:
+    lines = file.read_text(encoding="utf-8").split("\n")
+    return [ScoreItem.model_validate_json(line) for line in lines if line.strip()]
+
+
+def _show_scores(answer: ScoreResponse) -> None:
+    table = Table("item", "reward", "criteria", "flags", "rubric")
+    for result in answer.results:
+        reward = f"{result.reward:.3f}" if result.reward is not None else f"none: {result.error and result.error.code}"
+        criteria = ", ".join(f"{c.id} {c.score:.2f}" if c.score is not None else f"{c.id} -" for c in result.criteria)
+        version = result.rubric.version or result.rubric.digest[:8]
+        table.add_row(result.id[:8], reward, criteria, ", ".join(result.flags), f"v{version}")
+    console.print(table)

@@ -1,0 +1,221 @@
+"""The client of the two services: `RewardClient`, and `BlockingRewardClient`, the same behind a thread of its own.
+
+Retries repeat the very same item ids, so a retry is answered from what was stored: it bills no judge
+and leaves no second trace.
+"""
+
+import asyncio
+import os
+import random
+import threading
+import uuid
+from collections.abc import Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import TypeAdapter
+
+from regrade.contracts import (
+    MAIN_LINEAGE,
+    Purpose,
+    PutRubric,
+    PutRubricAnswer,
+    Rubric,
+    ScoreItem,
+    ScoreRequest,
+    ScoreResponse,
+)
+from regrade.errors import AccessError, PinConflictError, RegradeError, RequestError, ServiceUnavailableError
+
+DEFAULT_URL = "http://127.0.0.1:8700"
+
+_RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_LONGEST_WAIT_S = 30.0
+
+T = TypeVar("T")
+
+
+class RewardClient:
+    """Talks to the reward service at `url` (default: `REGRADE_URL`), with key `key` (default: `REGRADE_KEY`).
+
+    A call is tried until `patience_s` has passed, with growing, jittered waits that honour
+    `Retry-After`. Raises `RequestError` for what asking again cannot mend, `ServiceUnavailableError` else.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        timeout_s: float = 300.0,
+        patience_s: float = 120.0,
+    ) -> None:
+        key = key if key is not None else os.environ.get("REGRADE_KEY", "")
+        self._http = httpx.AsyncClient(
+            base_url=url or os.environ.get("REGRADE_URL", DEFAULT_URL),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(timeout_s, connect=5.0),
+        )
+        self._patience_s = patience_s
+
+    async def score(self, task: str, items: Sequence[ScoreItem | Mapping[str, Any]], **options: Any) -> ScoreResponse:
+        """Score completions. `items` are `ScoreItem`s or their fields; `options` are `ScoreRequest`'s other fields.
+
+        An item without an id gets a fresh one: calling `score` again scores again, a retry inside does not.
+        """
+        named = [_with_id(item) for item in items]
+        request = ScoreRequest.model_validate({"task": task, "items": named, **options})
+        return ScoreResponse.model_validate_json(await self._send("POST", "/score", request.model_dump_json()))
+
+    async def shadow(self, task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> ScoreResponse:
+        """Score by a candidate rubric: nothing is pinned or traced, and training goes first."""
+        return await self.score(task, items, rubric=rubric, purpose=Purpose.SHADOW, lineage=rubric.lineage)
+
+    async def rubric(
+        self,
+        task: str,
+        *,
+        version: int | None = None,
+        digest: str | None = None,
+        lineage: str = MAIN_LINEAGE,
+        scope: str | None = None,
+    ) -> Rubric:
+        """The active rubric, or the one of a version or digest."""
+        wanted = {"version": version, "digest": digest, "lineage": lineage, "scope": scope}
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return Rubric.model_validate_json(await self._send("GET", f"/rubrics/{task}", params=query))
+
+    async def put_rubric(
+        self, task: str, rubric: Rubric, *, by: str, reason: str, expected: str | None = None
+    ) -> PutRubricAnswer:
+        """Make a rubric active, on record as yours."""
+        body = PutRubric(rubric=rubric, by=by, reason=reason, expected=expected)
+        return PutRubricAnswer.model_validate_json(await self._send("PUT", f"/rubrics/{task}", body.model_dump_json()))
+
+    async def call(self, method: str, path: str, answer: type[T], *, json: Any = None, params: Any = None) -> T:
+        """Any other route of either service, its answer validated as `answer`."""
+        body = None if json is None else TypeAdapter(Any).dump_json(json).decode()
+        return TypeAdapter(answer).validate_json(await self._send(method, path, body, params=params))
+
+    async def readiness(self) -> dict[str, bool]:
+        """What a service needs, and whether it answers. Raises `ServiceUnavailableError` when the service does not."""
+        try:
+            response = await self._http.get("/readyz")
+        except httpx.TransportError as error:
+            raise ServiceUnavailableError("unreachable", f"{self._http.base_url}: {error!r}") from error
+        return TypeAdapter(dict[str, bool]).validate_json(response.content)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _send(self, method: str, path: str, body: str | None = None, *, params: Any = None) -> bytes:
+        deadline = asyncio.get_running_loop().time() + self._patience_s
+        wait = 0.25
+        while True:
+            try:
+                response = await self._http.request(
+                    method, path, content=body, params=params, headers={"Content-Type": "application/json"}
+                )
+            except httpx.TransportError as error:
+                problem: RegradeError = ServiceUnavailableError("unreachable", f"{self._http.base_url}: {error!r}")
+                asked_to_wait = 0.0
+            else:
+                if response.is_success:
+                    return response.content
+                problem = _error_of(response)
+                if response.status_code not in _RETRIED_STATUS:
+                    raise problem
+                asked_to_wait = _retry_after(response)
+            pause = max(asked_to_wait, wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            if asyncio.get_running_loop().time() + pause > deadline:
+                raise problem
+            await asyncio.sleep(pause)
+            wait = min(_LONGEST_WAIT_S, 2 * wait)
+
+
+class BlockingRewardClient:
+    """`RewardClient` for code without an event loop: same arguments, same methods, each waits for its answer."""
+
+    def __init__(self, url: str | None = None, **options: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="regrade-client", daemon=True)
+        self._thread.start()
+        self._client = RewardClient(url, **options)
+
+    def score(self, task: str, items: Sequence[ScoreItem | Mapping[str, Any]], **options: Any) -> ScoreResponse:
+        """See `RewardClient.score`."""
+        return self._wait(self._client.score(task, items, **options))
+
+    def shadow(self, task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> ScoreResponse:
+        """See `RewardClient.shadow`."""
+        return self._wait(self._client.shadow(task, rubric, items))
+
+    def rubric(self, task: str, **which: Any) -> Rubric:
+        """See `RewardClient.rubric`."""
+        return self._wait(self._client.rubric(task, **which))
+
+    def put_rubric(self, task: str, rubric: Rubric, **why: Any) -> PutRubricAnswer:
+        """See `RewardClient.put_rubric`."""
+        return self._wait(self._client.put_rubric(task, rubric, **why))
+
+    def call(self, method: str, path: str, answer: type[T], **options: Any) -> T:
+        """See `RewardClient.call`."""
+        return self._wait(self._client.call(method, path, answer, **options))
+
+    def readiness(self) -> dict[str, bool]:
+        """See `RewardClient.readiness`."""
+        return self._wait(self._client.readiness())
+
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        if self._loop.is_closed():
+            return
+        self._wait(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait(self, answer: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(answer, self._loop).result()
+
+
+def _with_id(item: ScoreItem | Mapping[str, Any]) -> ScoreItem:
+    item = ScoreItem.model_validate(item)
+    return item if item.id is not None else item.model_copy(update={"id": uuid.uuid4().hex})
+
+
+def _error_of(response: httpx.Response) -> RegradeError:
+    try:
+        body = response.json()
+        code, detail = str(body["error"]), str(body["detail"])
+    except (ValueError, KeyError, TypeError):
+        code, detail = f"http_{response.status_code}", response.text[:300]
+    if response.status_code in _RETRIED_STATUS:
+        return ServiceUnavailableError(code, detail)
+    kinds = {401: AccessError, 403: AccessError, 409: PinConflictError}
+    return kinds.get(response.status_code, RequestError)(code, detail)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return min(_LONGEST_WAIT_S, max(0.0, float(response.headers.get("Retry-After", 0.0))))
+    except ValueError:
+        return 0.0

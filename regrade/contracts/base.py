@@ -1,0 +1,31 @@
+"""What every contract shares: strict frozen models, the names' grammar, canonical JSON and its digest."""
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
+SCOPE_PATTERN = r"^[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64}){0,3}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Scope = Annotated[str, StringConstraints(pattern=SCOPE_PATTERN)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Contract(BaseModel):
+    """A frozen value that refuses unknown fields, NaN and infinities, and reads what it writes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string per JSON value: sorted keys, no white space, UTF-8; NaN raises `ValueError`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def sha256_of(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`, 64 hex digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()

@@ -1,0 +1,129 @@
+"""The parameter schemas of the check catalogue: predicates on a completion that cost no judge call.
+
+A check states what is wanted and yields a value in [0, 1]. There is no code and no free-form
+expression in a check, only a name and bounded parameters, so a meta-judge may propose one.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from regrade.contracts.base import Contract, canonical_json
+
+MAX_SCHEMA_BYTES = 8_192
+
+
+class MinWords(Contract):
+    """At least `words` words; below it the value falls linearly to 0."""
+
+    check: Literal["min_words"]
+    words: int = Field(ge=1, le=20_000)
+
+
+class MaxWords(Contract):
+    """At most `words` words; above it the value falls linearly to 0 at twice the limit."""
+
+    check: Literal["max_words"]
+    words: int = Field(ge=1, le=20_000)
+
+
+class MinSentences(Contract):
+    """At least `sentences` sentences; below it the value falls linearly to 0."""
+
+    check: Literal["min_sentences"]
+    sentences: int = Field(ge=1, le=1_000)
+
+
+class Language(Contract):
+    """The completion is written in `language` (ISO 639-1)."""
+
+    check: Literal["language"]
+    language: str = Field(pattern=r"^[a-z]{2}$")
+
+
+class NotRepetitive(Contract):
+    """The share of distinct word n-grams reaches `min_distinct`; 0 at half of it, linear between."""
+
+    check: Literal["not_repetitive"]
+    ngram: int = Field(default=4, ge=1, le=8)
+    min_distinct: float = Field(default=0.9, gt=0.0, le=1.0)
+
+
+class NoPromptCopy(Contract):
+    """At most `max_copied` of the completion's word 5-grams stand in the prompt; 0 when all do."""
+
+    check: Literal["no_prompt_copy"]
+    max_copied: float = Field(default=0.2, ge=0.0, lt=1.0)
+
+
+class OnTopic(Contract):
+    """The completion uses at least `min_overlap` of the prompt's content words; linear below."""
+
+    check: Literal["on_topic"]
+    min_overlap: float = Field(default=0.25, gt=0.0, le=1.0)
+
+
+class Matches(Contract):
+    """The completion contains a match of `pattern`, an RE2 (linear-time) regular expression."""
+
+    check: Literal["matches"]
+    pattern: str = Field(min_length=1, max_length=256)
+
+
+class EndsProperly(Contract):
+    """The completion ends with a finished sentence, not in the middle of one."""
+
+    check: Literal["ends_properly"]
+
+
+class BoxedAnswer(Contract):
+    r"""The completion holds a non-empty `\boxed{...}` answer."""
+
+    check: Literal["boxed_answer"]
+
+
+class MathEqual(Contract):
+    """The completion's final answer equals the item's reference by math-verify."""
+
+    check: Literal["math_equal"]
+
+
+class VerdictEqual(Contract):
+    """The last of `verdicts` that the completion names is the item's reference."""
+
+    check: Literal["verdict_equal"]
+    verdicts: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(min_length=2, max_length=16)
+
+
+class JsonSchema(Contract):
+    """The completion is a JSON document that fits `schema_`."""
+
+    check: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+    @field_validator("schema_")
+    @classmethod
+    def _is_bounded(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        if len(canonical_json(schema)) > MAX_SCHEMA_BYTES:
+            raise ValueError(f"a JSON Schema in a check may take {MAX_SCHEMA_BYTES} bytes at most")
+        return schema
+
+
+Check = Annotated[
+    MinWords
+    | MaxWords
+    | MinSentences
+    | Language
+    | NotRepetitive
+    | NoPromptCopy
+    | OnTopic
+    | Matches
+    | EndsProperly
+    | BoxedAnswer
+    | MathEqual
+    | VerdictEqual
+    | JsonSchema,
+    Field(discriminator="check"),
+]
+
+NEEDS_REFERENCE = (MathEqual, VerdictEqual)

@@ -1,0 +1,190 @@
+"""The contract of `POST /score`: items in, one outcome per item out, always with the same keys."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from regrade.contracts.base import Contract, Digest, Name, Scope
+from regrade.contracts.rubric import MAIN_LINEAGE, Rubric
+
+MAX_ITEMS = 512
+MAX_TEXT = 200_000
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Label = Annotated[str, Field(min_length=1, max_length=128)]
+Version = Annotated[int, Field(ge=1)]
+Scalar = str | int | float | bool | None
+
+
+class Mode(StrEnum):
+    """How the judge reaches a level."""
+
+    EXPECTED = "expected"
+    """One constrained token a criterion; the expected level under its probabilities."""
+    REASONED = "reasoned"
+    """A rationale, then a level."""
+    PLANNED = "planned"
+    """A plan shared by the group, its execution per completion, then a level."""
+
+
+class Purpose(StrEnum):
+    """Why the items are scored."""
+
+    TRAIN = "train"
+    """Feeds a policy update: pinned, traced, evidence for the meta-reward service."""
+    EVAL = "eval"
+    """Measures a policy: traced, but no evidence."""
+    SHADOW = "shadow"
+    """Measures a rubric: neither pinned nor traced, and yields to the others."""
+
+
+class Flag(StrEnum):
+    """What was noticed about an item, beside its score."""
+
+    EMPTY = "empty"
+    PUNCTUATION_ONLY = "punctuation_only"
+    CONTROL_TOKENS_ONLY = "control_tokens_only"
+    TOO_LONG = "too_long"
+    CONTROL_TOKENS = "control_tokens"
+    HIDDEN_UNICODE = "hidden_unicode"
+    TRUNCATED = "truncated"
+    VETOED = "vetoed"
+
+
+class ErrorCode(StrEnum):
+    """Why an item has no reward."""
+
+    JUDGE_UNAVAILABLE = "judge_unavailable"
+    """The judge engine did not answer within its retry budget."""
+    JUDGE_MALFORMED = "judge_malformed"
+    """The judge engine answered with something that is no distribution over levels."""
+    JUDGE_REFUSED = "judge_refused"
+    """The judge engine refused the request, for example as too long for its context."""
+    CHECK_FAILED = "check_failed"
+    """A check could not be decided, for example for want of a reference or of time."""
+
+
+class Message(Contract):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Text
+
+
+Conversation = Annotated[tuple[Message, ...], Field(min_length=1, max_length=256)]
+
+
+def as_text(content: "str | tuple[Message, ...]") -> str:
+    """A prompt or completion as one text: the turns of a conversation, in order, a blank line between them."""
+    return content if isinstance(content, str) else "\n\n".join(message.content for message in content)
+
+
+class ScoreItem(Contract):
+    """One completion to be scored. `group` names the completions whose rewards are compared."""
+
+    id: Label | None = None
+    prompt: Text | Conversation
+    completion: Text | Conversation
+    group: Label | None = None
+    reference: Text | None = None
+    scope: Scope | None = None
+    truncated: bool = False
+    metadata: dict[Label, Scalar] = Field(default_factory=dict, max_length=32)
+
+
+class ScoreRequest(Contract):
+    """A batch of completions of one task.
+
+    `rubric` names the one to score by (a version, a digest, or a whole candidate); left out, it is
+    the pinned one, else the active one.
+    """
+
+    task: Name
+    run: Name | None = None
+    step: int | None = Field(default=None, ge=0, le=2**53)
+    items: tuple[ScoreItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
+    rubric: Version | Digest | Rubric | None = None
+    lineage: Name = MAIN_LINEAGE
+    mode: Mode = Mode.EXPECTED
+    purpose: Purpose = Purpose.TRAIN
+    fresh: bool = False
+    explain: bool = False
+
+
+class Outcome(BaseModel):
+    """Base of the response models: frozen, but lenient, so that an older client reads a newer service."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class RubricRef(Outcome):
+    """Which rubric gave a reward."""
+
+    lineage: str
+    scope: str | None
+    version: int | None
+    digest: str
+
+
+class CriterionScore(Outcome):
+    """A criterion's score in [0, 1] (level / 5, or the check's value), or null where it was not scored."""
+
+    id: str
+    score: float | None = Field(ge=0.0, le=1.0)
+    confidence: float | None = Field(ge=0.0, le=1.0)
+    rationale: str | None = None
+
+
+class ItemError(Outcome):
+    """Why an item has no reward, and whether asking again may help."""
+
+    code: ErrorCode
+    message: str
+    retryable: bool
+
+
+class ItemResult(Outcome):
+    """The outcome of one item: a reward in [0, 1], or null with an error; never both, never neither."""
+
+    id: str
+    reward: float | None = Field(ge=0.0, le=1.0)
+    raw: float | None
+    rubric: RubricRef
+    criteria: tuple[CriterionScore, ...]
+    flags: tuple[str, ...]
+    error: ItemError | None
+    trace_id: str
+    cached: bool
+
+
+class Usage(Outcome):
+    """What the judge engine was billed for this request."""
+
+    judge_calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            judge_calls=self.judge_calls + other.judge_calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+
+class ScoreResponse(Outcome):
+    """One result per item, in request order."""
+
+    results: tuple[ItemResult, ...]
+    usage: Usage
+    degraded: bool
+
+
+class ErrorBody(Outcome):
+    """The body of every answer that is not 2xx."""
+
+    error: str
+    detail: str

@@ -1,0 +1,134 @@
+"""One flat family of errors, one mapping to HTTP: every body that is not 2xx is `{error, detail}`.
+
+ServiceError
+├── Unauthorized   401   no key, or an unknown one
+├── Forbidden      403   a key that may not do this
+├── NotFound       404   unknown task, rubric or version
+├── Conflict       409   another rubric is pinned, or another activation came first
+├── TooLarge       413   a body over the limit
+├── Invalid        422   a well-formed request that makes no sense
+├── Overloaded     429   try later, nothing was done
+└── Unavailable    503   a dependency is away
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from regrade.contracts import ErrorBody
+
+log = logging.getLogger(__name__)
+
+_MAX_PROBLEMS = 8
+
+
+class ServiceError(Exception):
+    """An error with its HTTP status, a stable code, and a sentence for people."""
+
+    status = 500
+    code = "internal"
+
+    def __init__(self, detail: str, *, code: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or self.code
+        self.retry_after = retry_after
+
+
+class Unauthorized(ServiceError):
+    """No key, or one we do not know."""
+
+    status, code = 401, "unauthorized"
+
+
+class Forbidden(ServiceError):
+    """A known key without the right to do this."""
+
+    status, code = 403, "forbidden"
+
+
+class NotFound(ServiceError):
+    """What was named does not exist."""
+
+    status, code = 404, "not_found"
+
+
+class Conflict(ServiceError):
+    """The state is another than the caller assumed."""
+
+    status, code = 409, "conflict"
+
+
+class TooLarge(ServiceError):
+    """The body exceeds the limit."""
+
+    status, code = 413, "too_large"
+
+
+class Invalid(ServiceError):
+    """Well-formed, but not something that can be done."""
+
+    status, code = 422, "invalid"
+
+
+class Overloaded(ServiceError):
+    """No room now; nothing was done."""
+
+    status, code = 429, "overloaded"
+
+
+class Unavailable(ServiceError):
+    """Something this service depends on is away."""
+
+    status, code = 503, "unavailable"
+
+
+def describe_validation(errors: Sequence[Any]) -> str:
+    """Where and what, per problem, without echoing the input; `items.0.step: Input should be ...`."""
+    problems = [f"{'.'.join(str(part) for part in e['loc'] if part != 'body')}: {e['msg']}" for e in errors]
+    more = f" (and {len(problems) - _MAX_PROBLEMS} more)" if len(problems) > _MAX_PROBLEMS else ""
+    return "; ".join(problems[:_MAX_PROBLEMS]) + more
+
+
+def error_response(error: ServiceError) -> JSONResponse:
+    """The answer for an error: its status, `{error, detail}`, and `Retry-After` where there is one."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    body = ErrorBody(error=error.code, detail=error.detail)
+    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Map every error an app can raise to `{error, detail}`."""
+
+    async def on_service_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ServiceError)
+        return error_response(error)
+
+    async def on_validation(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return error_response(Invalid(describe_validation(error.errors())))
+
+    async def on_http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        body = ErrorBody(error=str(error.detail).lower().replace(" ", "_"), detail=str(error.detail))
+        return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
+
+    async def on_redis(_: Request, error: Exception) -> JSONResponse:
+        log.error("redis failed", exc_info=error)
+        return error_response(Unavailable("Redis is not reachable", code="redis_unavailable", retry_after=2))
+
+    async def on_anything(request: Request, error: Exception) -> JSONResponse:
+        log.error("unhandled error", exc_info=error, extra={"path": request.url.path})
+        return error_response(ServiceError("internal error; see the service's log"))
+
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RedisError, on_redis)
+    app.add_exception_handler(Exception, on_anything)

@@ -1,0 +1,108 @@
+"""Every key name in Redis. All keys of a task share the hash tag `{task}`, so a cluster keeps them together."""
+
+from typing import NamedTuple
+
+ACTIVATIONS_CHANNEL = "rg:activations"
+FENCE_KEY = "rg:fence_key"
+
+
+class Line(NamedTuple):
+    """One history of rubric versions: a lineage of a task, or of one scope of it."""
+
+    task: str
+    lineage: str
+    scope: str | None = None
+
+    @property
+    def label(self) -> str:
+        """`lineage` or `lineage:scope`; a name holds no colon, so it reads back."""
+        return self.lineage if self.scope is None else f"{self.lineage}:{self.scope}"
+
+    def fallbacks(self) -> tuple["Line", ...]:
+        """This line, then those of the wider scopes, up to the task's own."""
+        lines = [self]
+        scope = self.scope
+        while scope is not None:
+            scope = scope.rpartition("/")[0] or None
+            lines.append(Line(self.task, self.lineage, scope))
+        return tuple(lines)
+
+
+def _key(task: str, *parts: str) -> str:
+    return ":".join((f"rg:{{{task}}}", *parts))
+
+
+def rubric_key(task: str, digest: str) -> str:
+    """An immutable rubric's JSON."""
+    return _key(task, "rubric", digest)
+
+
+def active_key(line: Line) -> str:
+    """The active pointer: `digest version scope`."""
+    return _key(line.task, "active", line.label)
+
+
+def versions_key(line: Line) -> str:
+    """Hash of digest to version, one entry for each rubric that was ever active."""
+    return _key(line.task, "versions", line.label)
+
+
+def passed_key(line: Line) -> str:
+    """Hash of digest to the digest it passed the gate against."""
+    return _key(line.task, "passed", line.label)
+
+
+def lineage_key(line: Line) -> str:
+    """Stream of lineage events."""
+    return _key(line.task, "lineage", line.label)
+
+
+def pin_key(line: Line, run: str | None, step: int | None, group: str) -> str:
+    """A pin: by step where the caller knows its step, else by group. A group may hold colons, so it comes last."""
+    what = f"s{step}" if step is not None else f"g{group}"
+    return _key(line.task, "pin", line.lineage, line.scope or "", run or "", what)
+
+
+def traces_key(task: str) -> str:
+    """Stream of the task's traces; one consumer group per line is that line's cursor."""
+    return _key(task, "traces")
+
+
+def outcome_prefix(task: str) -> str:
+    """Prefix of stored item outcomes; the item's identity follows."""
+    return _key(task, "outcome", "")
+
+
+def judgement_key(task: str, identity: str) -> str:
+    """What an engine call answered."""
+    return _key(task, "judgement", identity)
+
+
+def lease_key(line: Line) -> str:
+    """Who runs a cycle: the fencing token of the holder."""
+    return _key(line.task, "lease", line.label)
+
+
+def fence_counter_key(line: Line) -> str:
+    """Counter that fencing tokens are drawn from."""
+    return _key(line.task, "fence", line.label)
+
+
+def cycle_key(line: Line) -> str:
+    """JSON of the line's `CycleStatus`."""
+    return _key(line.task, "cycle", line.label)
+
+
+def lag_key(line: Line) -> str:
+    """How many traces no finished cycle has consumed, as the worker last counted."""
+    return _key(line.task, "lag", line.label)
+
+
+def reports_key(line: Line) -> str:
+    """Stream of the line's `CycleReport`s."""
+    return _key(line.task, "reports", line.label)
+
+
+def request_key(line: Line) -> str:
+    """An operator's pending request for a cycle."""
+    return _key(line.task, "request", line.label)

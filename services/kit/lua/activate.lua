@@ -1,0 +1,23 @@
+-- Make a stored rubric the active one: compare-and-set, fenced, with its authority (I6).
+-- KEYS: active, versions, passed, lineage, lease, rubric.
+-- ARGV: digest, scope or "", expected digest ("" none active), authority ("gate" | "override" | "bootstrap"
+-- | "rollback"), fencing token or "", event JSON, channel, announcement prefix JSON (without its closing brace).
+-- Returns {"ok", version} or {reason, detail}.
+local digest, scope, expected, authority, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+if token ~= '' and redis.call('GET', KEYS[5]) ~= token then return {'fenced', ''} end
+local active = redis.call('GET', KEYS[1])
+local current = active and string.sub(active, 1, 64) or ''
+if current ~= expected then return {'conflict', current} end
+if redis.call('EXISTS', KEYS[6]) == 0 then return {'unknown', digest} end
+local version = redis.call('HGET', KEYS[2], digest)
+if authority == 'gate' and redis.call('HGET', KEYS[3], digest) ~= current then return {'ungated', digest} end
+if authority == 'bootstrap' and current ~= '' then return {'conflict', current} end
+if authority == 'rollback' and not version then return {'never_active', digest} end
+if not version then
+  version = redis.call('HLEN', KEYS[2]) + 1
+  redis.call('HSET', KEYS[2], digest, version)
+end
+redis.call('SET', KEYS[1], digest .. ' ' .. version .. ' ' .. scope)
+redis.call('XADD', KEYS[4], '*', 'event', ARGV[6], 'version', version, 'previous', current)
+redis.call('PUBLISH', ARGV[7], ARGV[8] .. ',"version":' .. version .. '}')
+return {'ok', tostring(version)}

@@ -1,0 +1,58 @@
+"""One Redis client per process, with explicit time-outs; and named Lua functions, loaded by content."""
+
+import secrets
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, cast
+
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+from services.kit.keyspace import FENCE_KEY
+
+
+def connect(url: SecretStr) -> Redis:
+    """A client that decodes to `str`, gives up on a dead connection after 5 s and retries twice with jitter.
+
+    Every write of ours may be repeated: a lost answer is safe to ask for again.
+    """
+    return Redis.from_url(
+        url.get_secret_value(),
+        decode_responses=True,
+        socket_timeout=5.0,
+        socket_connect_timeout=2.0,
+        socket_keepalive=True,
+        health_check_interval=30,
+        max_connections=64,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
+    )
+
+
+async def shared_fence_key(redis: Redis) -> bytes:
+    """The key of the prompt fences, made up by whoever asks first: equal for all, so that equal prompts stay equal."""
+    await redis.set(FENCE_KEY, secrets.token_hex(32), nx=True)
+    return str(await redis.get(FENCE_KEY)).encode()
+
+
+async def entries(
+    redis: Redis, stream: str, *, after: str = "", count: int | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """Entries of a stream behind `after`, oldest first."""
+    found = await redis.xrange(stream, min=f"({after}" if after else "-", count=count)
+    return cast("list[tuple[str, dict[str, str]]]", found or [])
+
+
+class LuaFunction:
+    """An atomic step, written in `services/kit/lua/<name>.lua` and called by the hash of its text.
+
+    A script by content, not a server-side library: two releases of a service can run side by side.
+    """
+
+    def __init__(self, redis: Redis, name: str) -> None:
+        text = resources.files("services.kit").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        self._script = redis.register_script(text)
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        return await self._script(keys=list(keys), args=list(args))

@@ -1,0 +1,248 @@
+"""The rubric store: immutable rubrics by digest, one active pointer per line, and the line's history."""
+
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Literal, NamedTuple
+
+from redis.asyncio import Redis
+
+from regrade.contracts import (
+    Authority,
+    EventKind,
+    GatePass,
+    GateReport,
+    LineageEvent,
+    Override,
+    Rollback,
+    Rubric,
+    RubricRef,
+)
+from services.kit import keyspace as ks
+from services.kit.errors import Conflict, NotFound
+from services.kit.keyspace import Line
+from services.kit.redis import LuaFunction, entries
+
+_CACHED_RUBRICS = 512
+
+
+class Active(NamedTuple):
+    """An active pointer or a pin: which rubric, its label in its line, and the line's scope."""
+
+    digest: str
+    version: int | None
+    scope: str | None
+
+    @classmethod
+    def parse(cls, value: str) -> "Active":
+        digest, version, scope = value.split(" ", 2)
+        return cls(digest, int(version) or None, scope or None)
+
+    def __str__(self) -> str:
+        return f"{self.digest} {self.version or 0} {self.scope or ''}"
+
+    def ref(self, lineage: str) -> RubricRef:
+        """As `/score` answers it."""
+        return RubricRef(lineage=lineage, scope=self.scope, version=self.version, digest=self.digest)
+
+
+class Announcement(NamedTuple):
+    """Told to every replica when a rubric becomes active."""
+
+    line: Line
+    digest: str
+    version: int
+
+
+class RubricStore:
+    """Reads and writes rubrics. Rubrics are cached in process by digest: they cannot change (I1)."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._activate = LuaFunction(redis, "activate")
+        self._cache: OrderedDict[tuple[str, str], Rubric] = OrderedDict()
+
+    async def put(self, task: str, rubric: Rubric) -> str:
+        """Store a rubric under its digest and return the digest; a digest already there is left as it is."""
+        await self._redis.set(ks.rubric_key(task, rubric.digest), rubric.model_dump_json(), nx=True)
+        return rubric.digest
+
+    async def get(self, task: str, digest: str) -> Rubric:
+        """The rubric of that digest. Raises `NotFound`; a stored rubric whose content changed raises `ValueError`."""
+        cached = self._cache.get((task, digest))
+        if cached is not None:
+            self._cache.move_to_end((task, digest))
+            return cached
+        text = await self._redis.get(ks.rubric_key(task, digest))
+        if text is None:
+            raise NotFound(f"task {task!r} has no rubric {digest}", code="unknown_rubric")
+        rubric = Rubric.model_validate_json(text)
+        if rubric.digest != digest:
+            raise ValueError(f"the store holds another rubric under {digest}")
+        self._cache[(task, digest)] = rubric
+        if len(self._cache) > _CACHED_RUBRICS:
+            self._cache.popitem(last=False)
+        return rubric
+
+    async def labelled(self, line: Line, digest: str) -> Rubric:
+        """The rubric of that digest as it stands in `line`: with the line's names and its version there."""
+        rubric = await self.get(line.task, digest)
+        version = await self._redis.hget(ks.versions_key(line), digest)
+        place = {"lineage": line.lineage, "scope": line.scope, "version": int(version) if version else None}
+        return rubric.model_copy(update=place)
+
+    async def active(self, line: Line) -> Active | None:
+        """The active pointer of exactly this line."""
+        value = await self._redis.get(ks.active_key(line))
+        return Active.parse(str(value)) if value else None
+
+    async def active_with_fallback(self, line: Line) -> Active:
+        """The active pointer of the narrowest line that has one. Raises `NotFound`."""
+        for candidate in line.fallbacks():
+            active = await self.active(candidate)
+            if active is not None:
+                return active
+        raise NotFound(
+            f"task {line.task!r} has no active rubric in lineage {line.lineage!r}; put one first", code="unknown_task"
+        )
+
+    async def versions(self, line: Line) -> dict[int, str]:
+        """Digest by version, of every rubric that was ever active in this line, in ascending order."""
+        found = await self._redis.hgetall(ks.versions_key(line))
+        return dict(sorted((int(version), str(digest)) for digest, version in found.items()))
+
+    async def find(self, line: Line, name: int | str) -> Active:
+        """A rubric by version (in the narrowest line that has it) or by digest. Raises `NotFound`."""
+        for candidate in line.fallbacks():
+            for version, digest in (await self.versions(candidate)).items():
+                if name in (version, digest):
+                    return Active(digest, version, candidate.scope)
+        if isinstance(name, str):
+            return Active((await self.get(line.task, name)).digest, None, line.scope)
+        raise NotFound(f"task {line.task!r} has no rubric version {name}", code="unknown_rubric")
+
+    async def record(self, line: Line, event: LineageEvent) -> None:
+        """Append an event to the history; its id and time are the store's. A gate report that passed is remembered."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            if event.gate is not None and event.gate.passed:
+                pipe.hset(ks.passed_key(line), event.digest, event.gate.active.digest)
+            pipe.xadd(ks.lineage_key(line), {"event": _event_json(event)})
+            await pipe.execute()
+
+    async def record_gate(self, line: Line, report: GateReport) -> None:
+        """Record a gate's verdict; passing it is what `GatePass` activates on."""
+        kind = EventKind.GATED if report.passed else EventKind.REJECTED
+        reason = "; ".join(report.reasons) or "passed the gate"
+        digest = report.candidate.digest
+        event = _event(kind, digest, by=report.proposer, reason=reason, cycle=report.cycle, gate=report)
+        await self.record(line, event)
+
+    async def record_verdict(
+        self, line: Line, kind: EventKind, digest: str, *, by: str, reason: str, cycle: str
+    ) -> None:
+        """Record that a candidate was proposed, or refused before the gate measured it."""
+        await self.record(line, _event(kind, digest, by=by, reason=reason, cycle=cycle))
+
+    async def activate(
+        self, line: Line, digest: str, *, expected: str | None, authority: Authority, token: str = ""
+    ) -> int:
+        """Make a stored rubric active if `expected` still is, and return its version.
+
+        `token` is the fencing token of a cycle. Raises `Conflict` (another is active, the lease was
+        lost, no gate report stands behind a `GatePass`) or `NotFound`.
+        """
+        event = _activation(digest, authority)
+        what: Literal["gate", "override", "rollback", "bootstrap"] = authority.kind
+        if isinstance(authority, Override) and authority.bootstrap:
+            what = "bootstrap"
+        notice = json.dumps({"task": line.task, "lineage": line.lineage, "scope": line.scope, "digest": digest})
+        status, detail = await self._activate(
+            [
+                ks.active_key(line),
+                ks.versions_key(line),
+                ks.passed_key(line),
+                ks.lineage_key(line),
+                ks.lease_key(line),
+                ks.rubric_key(line.task, digest),
+            ],
+            [
+                digest,
+                line.scope or "",
+                expected or "",
+                what,
+                token,
+                _event_json(event),
+                ks.ACTIVATIONS_CHANNEL,
+                notice.removesuffix("}"),
+            ],
+        )
+        if status == "ok":
+            return int(detail)
+        if status == "unknown":
+            raise NotFound(f"rubric {digest} is not stored", code="unknown_rubric")
+        raise Conflict(_REFUSALS[status].format(detail=detail or "none"), code=status)
+
+    async def rollback(self, line: Line, *, by: str, reason: str, to: int | None = None) -> Active:
+        """Return to version `to`, or to the one before the active one. Raises `Conflict`, `NotFound`."""
+        current = await self.active(line)
+        if current is None:
+            raise NotFound(f"{line.label} of {line.task!r} has no active rubric", code="unknown_task")
+        target = (await self.find(line, to)).digest if to is not None else await self._before(line, current.digest)
+        authority = Rollback(by=by, reason=reason)
+        version = await self.activate(line, target, expected=current.digest, authority=authority)
+        return Active(target, version, line.scope)
+
+    async def _before(self, line: Line, digest: str) -> str:
+        for event in reversed(await self.history(line)):
+            if event.kind is EventKind.ACTIVATED and event.digest == digest and event.previous:
+                return event.previous
+        raise Conflict("the active rubric is the line's first: there is nothing to roll back to", code="first_version")
+
+    async def history(self, line: Line) -> list[LineageEvent]:
+        """Every event of the line, oldest first."""
+        return [_read_event(entry_id, fields) for entry_id, fields in await entries(self._redis, ks.lineage_key(line))]
+
+    async def announcements(self) -> AsyncIterator[Announcement]:
+        """Activations as they happen, of every task, until the iterator is closed."""
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            await pubsub.subscribe(ks.ACTIVATIONS_CHANNEL)
+            async for message in pubsub.listen():
+                told = json.loads(message["data"])
+                line = Line(told["task"], told["lineage"], told["scope"])
+                yield Announcement(line, told["digest"], told["version"])
+
+
+_REFUSALS = {
+    "fenced": "the cycle lost its lease; its activation was refused",
+    "conflict": "another rubric is active by now: {detail}",
+    "ungated": "rubric {detail} has not passed the gate against the active one",
+    "never_active": "rubric {detail} has never been active, so it is no target of a rollback",
+}
+
+
+def _event(
+    kind: EventKind, digest: str, *, by: str, reason: str, cycle: str, gate: GateReport | None = None
+) -> LineageEvent:
+    return LineageEvent(id="", time=0.0, kind=kind, digest=digest, by=by, reason=reason, cycle=cycle, gate=gate)
+
+
+def _activation(digest: str, authority: Authority) -> LineageEvent:
+    kind = EventKind.ROLLED_BACK if isinstance(authority, Rollback) else EventKind.ACTIVATED
+    if isinstance(authority, GatePass):
+        by, reason, cycle = "gate", "passed the gate", authority.cycle
+    else:
+        by, reason, cycle = authority.by, authority.reason, None
+    return LineageEvent(
+        id="", time=0.0, kind=kind, digest=digest, by=by, reason=reason, cycle=cycle, authority=authority
+    )
+
+
+def _event_json(event: LineageEvent) -> str:
+    return event.model_dump_json(exclude={"id", "time", "version", "previous"})
+
+
+def _read_event(entry_id: str, fields: dict[str, str]) -> LineageEvent:
+    version = fields.get("version")
+    stored = json.loads(fields["event"])
+    place = {"id": entry_id, "time": int(entry_id.split("-")[0]) / 1000.0, "version": int(version) if version else None}
+    return LineageEvent.model_validate(stored | place | {"previous": fields.get("previous") or None})

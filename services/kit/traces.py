@@ -1,0 +1,126 @@
+"""The trace log: pins and known outcomes in one read, outcomes and traces in one write, windows for the worker."""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from regrade.contracts import ItemResult, Trace
+from services.kit import keyspace as ks
+from services.kit.errors import Overloaded
+from services.kit.keyspace import Line
+from services.kit.redis import LuaFunction, entries
+from services.kit.rubrics import Active
+
+
+class PinRequest(NamedTuple):
+    """A pin to fix or read, the rubric asked for (or None), and the base identities of its items."""
+
+    key: str
+    line: Line
+    wanted: Active | None
+    ttl_s: int
+    items: tuple[str, ...]
+
+
+class PinState(NamedTuple):
+    """What a pin holds: `refused` when it holds another rubric than asked for, None when nothing is active."""
+
+    active: Active | None
+    refused: bool
+    outcomes: tuple[ItemResult | None, ...]
+
+
+class Record(NamedTuple):
+    """One item's outcome to be stored under its identity, and its trace, if it leaves one."""
+
+    identity: str
+    result: ItemResult
+    trace: Trace | None
+
+
+class TraceLog:
+    """Pins, item outcomes and traces of all tasks. `outcome_ttl_s` and `cap` (entries) bound what Redis keeps."""
+
+    def __init__(self, redis: Redis, *, outcome_ttl_s: int = 7 * 86_400, cap: int = 1_000_000) -> None:
+        self._redis = redis
+        self._resolve = LuaFunction(redis, "resolve")
+        self._append = LuaFunction(redis, "append")
+        self._outcome_ttl_s = outcome_ttl_s
+        self._cap = cap
+
+    async def resolve(self, task: str, pins: Sequence[PinRequest]) -> list[PinState]:
+        """Fix or read every pin of a batch and fetch its known outcomes, atomically, in one round trip."""
+        keys: list[str] = []
+        plan = []
+        for pin in pins:
+            keys.append(pin.key)
+            entry = {"pin": len(keys), "wanted": str(pin.wanted or ""), "ttl": pin.ttl_s, "items": pin.items}
+            keys.extend(ks.active_key(line) for line in pin.line.fallbacks())
+            plan.append(entry | {"active": list(range(len(keys) - len(pin.line.fallbacks()) + 1, len(keys) + 1))})
+        rows = await self._resolve(keys, [json.dumps({"prefix": ks.outcome_prefix(task), "pins": plan})])
+        return [_pin_state(row) for row in rows]
+
+    async def append(self, task: str, records: Sequence[Record]) -> list[ItemResult]:
+        """Store outcomes and traces in one write; where another writer came first, its outcome is what counts.
+
+        Raises `Overloaded` when the trace stream is at its cap; then nothing was written.
+        """
+        args: list[str | int] = [ks.outcome_prefix(task), self._outcome_ttl_s, self._cap]
+        for record in records:
+            trace = record.trace.model_dump_json() if record.trace is not None else ""
+            args.extend((record.identity, record.result.model_dump_json(), trace))
+        replies = await self._append([ks.traces_key(task)], args)
+        if replies == ["full"]:
+            raise Overloaded("the trace log is at its cap", code="trace_log_full", retry_after=30)
+        return [
+            record.result if reply == "" else _stored_outcome(reply)
+            for record, reply in zip(records, replies, strict=True)
+        ]
+
+    async def cursor(self, line: Line) -> str:
+        """The id of the last trace a finished cycle of this line has consumed; `0-0` before the first."""
+        stream = ks.traces_key(line.task)
+        try:
+            await self._redis.xgroup_create(stream, line.label, id="0-0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+        for group in await self._redis.xinfo_groups(stream):
+            if group["name"] == line.label:
+                return str(group["last-delivered-id"])
+        return "0-0"
+
+    async def read(self, line: Line, after: str, count: int) -> list[tuple[str, Trace]]:
+        """Up to `count` of this line's traces behind `after`, oldest first, each with its position."""
+        found: list[tuple[str, Trace]] = []
+        while len(found) < count:
+            page = await entries(self._redis, ks.traces_key(line.task), after=after, count=count)
+            for entry_id, fields in page:
+                after = entry_id
+                trace = Trace.model_validate_json(fields["trace"])
+                if (trace.lineage, trace.scope) == (line.lineage, line.scope):
+                    found.append((entry_id, trace))
+            if len(page) < count:
+                break
+        return found[:count]
+
+    async def latest(self, task: str, count: int) -> list[Trace]:
+        """The newest `count` traces of a task, newest first."""
+        newest = cast("list[tuple[str, dict[str, str]]]", await self._redis.xrevrange(ks.traces_key(task), count=count))
+        return [Trace.model_validate_json(fields["trace"]) for _, fields in newest]
+
+
+def _pin_state(row: Sequence[str]) -> PinState:
+    status, value, *outcomes = row
+    return PinState(
+        active=Active.parse(value) if value else None,
+        refused=status == "pinned",
+        outcomes=tuple(_stored_outcome(text) if text else None for text in outcomes),
+    )
+
+
+def _stored_outcome(text: str) -> ItemResult:
+    return ItemResult.model_validate_json(text).model_copy(update={"cached": True})

@@ -1,0 +1,153 @@
+"""The whole system on one machine: Valkey, an engine, both services, a training run. Real parts, no Docker."""
+
+import json
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+
+from services.local.engine import MODEL_NAME, gguf_path
+from services.local.processes import Processes
+from services.local.settings import LocalSettings
+from services.local.valkey import PASSWORD_VARIABLE
+from services.trainer.records import LOG_NAME
+
+REWARD_PORT = 8700
+META_REWARD_PORT = 8701
+
+_JUDGE_SLOTS = 4
+_TRAINER_NICE = 10
+"""The trainer computes all the time, the judge in bursts that somebody waits for."""
+
+
+class Addresses(NamedTuple):
+    """Where the parts listen."""
+
+    redis: str
+    judge: str
+    reward: str
+    meta_reward: str
+
+
+class Stack:
+    """Starts the parts in order, each when the one before is ready; their logs and ports stand in `folder`."""
+
+    def __init__(self, settings: LocalSettings, folder: Path, processes: Processes) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._processes = processes
+
+    def start(self, progress: Callable[[str], None]) -> Addresses:
+        """Everything but the trainer. Raises `StackError`."""
+        progress("starting Valkey")
+        redis = self._start_valkey()
+        judge, model = self._settings.judge_url, self._settings.judge_model
+        if not judge:
+            progress(f"starting the judge: llama.cpp with {MODEL_NAME}")
+            judge, model = self._start_engine(), MODEL_NAME
+        progress("starting the reward service")
+        reward = self._start_reward(redis, judge, model)
+        progress("starting the meta-reward service")
+        meta_reward = self._start_meta_reward(redis, judge, model, reward)
+        return Addresses(redis, judge, reward, meta_reward)
+
+    def start_trainer(self, addresses: Addresses, policy: Path, run: str) -> Path:
+        """Start the training run; answers the path of its log."""
+        settings = self._settings
+        output = self._folder / "training"
+        options = {
+            "task": settings.task,
+            "run": run,
+            "model": str(policy),
+            "output-dir": str(output),
+            "reward-url": addresses.reward,
+            "steps": str(settings.steps),
+            "groups-per-step": "2",
+            "group-size": "3",
+            "max-completion-tokens": "80",
+            "learning-rate": "5e-6",
+            "save-every": "10",
+            "seed": str(settings.seed),
+            "use-cpu": "true",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        self._start_python("trainer", "services.trainer.train", arguments, self._quiet_threads())
+        return output / LOG_NAME
+
+    def convert_policy(self, folder: Path) -> None:
+        """Turn the judge's GGUF into a trainable policy, once for all runs."""
+        arguments = ["--gguf", str(gguf_path()), "--folder", str(folder)]
+        self._start_python("policy", "services.trainer.from_gguf", arguments, self._quiet_threads())
+        self._processes.wait_for_end("policy", 300.0)
+
+    def _start_valkey(self) -> str:
+        password = secrets.token_hex(16)
+        arguments = ["--folder", str((self._folder / "valkey").resolve())]
+        address = self._start_on_port("valkey", "services.local.valkey", arguments, {PASSWORD_VARIABLE: password})
+        return f"redis://:{password}@{address}/0"
+
+    def _start_engine(self) -> str:
+        arguments = ["--slots", str(_JUDGE_SLOTS), "--threads", str(self._settings.threads)]
+        return self._start_server("engine", "services.local.engine", arguments, {}, "/health")
+
+    def _start_reward(self, redis: str, judge: str, model: str) -> str:
+        env = {
+            "REGRADE_REWARD_PORT": str(REWARD_PORT if self._settings.serve else 0),
+            "REGRADE_REWARD_REDIS_URL": redis,
+            "REGRADE_REWARD_JUDGE_URL": judge,
+            "REGRADE_REWARD_JUDGE_MODEL": model,
+            "REGRADE_REWARD_JUDGE_IN_FLIGHT": str(_JUDGE_SLOTS),
+            "REGRADE_REWARD_SHADOW_IN_FLIGHT": "1",
+            "REGRADE_REWARD_BOOTSTRAP_TASKS": json.dumps([self._settings.task]),
+        }
+        return self._start_server("reward", "services.reward", [], env, "/readyz")
+
+    def _start_meta_reward(self, redis: str, judge: str, model: str, reward: str) -> str:
+        settings = self._settings
+        env = {
+            "REGRADE_META_PORT": str(META_REWARD_PORT if self._settings.serve else 0),
+            "REGRADE_META_REDIS_URL": redis,
+            "REGRADE_META_REWARD_URL": reward,
+            "REGRADE_META_META_JUDGE_URL": judge,
+            "REGRADE_META_META_JUDGE_MODEL": model,
+            "REGRADE_META_META_JUDGE_IN_FLIGHT": "1",
+            "REGRADE_META_META_JUDGE_MAX_TOKENS": "300",
+            "REGRADE_META_TASKS": json.dumps([settings.task]),
+            "REGRADE_META_EVERY_TRACES": str(settings.every_traces),
+            "REGRADE_META_SAMPLES": str(settings.samples),
+            "REGRADE_META_GATE_ORIGINALS": str(settings.gate_originals),
+            "REGRADE_META_GATE_BATCH": "4",
+            "REGRADE_META_MAX_LLM_CRITERIA": "2",
+        }
+        return self._start_server("meta_reward", "services.meta_reward", [], env, "/readyz")
+
+    def _start_server(self, name: str, module: str, arguments: list[str], env: Mapping[str, str], ready: str) -> str:
+        url = f"http://{self._start_on_port(name, module, arguments, env)}"
+        self._processes.wait_for(name, lambda: _answers(url + ready), 120.0)
+        return url
+
+    def _start_on_port(self, name: str, module: str, arguments: list[str], env: Mapping[str, str]) -> str:
+        """Start a part that writes the port it got into a file; answers host and port."""
+        port_file = self._folder / f"{name}.port"
+        self._start_python(name, module, [*arguments, "--port-file", str(port_file)], env)
+        self._processes.wait_for(name, lambda: port_file.is_file() and port_file.read_text() != "", 120.0)
+        return f"127.0.0.1:{port_file.read_text()}"
+
+    def _start_python(self, name: str, module: str, arguments: list[str], env: Mapping[str, str]) -> None:
+        yields = ["nice", "-n", str(_TRAINER_NICE)] if name == "trainer" else []
+        self._processes.start(name, [*yields, sys.executable, "-m", module, *arguments], env)
+
+    def _quiet_threads(self) -> dict[str, str]:
+        """Two compute-heavy processes share the cores: waiting threads sleep instead of spinning."""
+        threads = str(self._settings.threads)
+        return {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5.0).is_success
+    except httpx.TransportError:
+        return False

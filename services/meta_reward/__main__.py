@@ -1,0 +1,17 @@
+"""`python -m services.meta_reward`: serve it; settings come from options (`--help`) and `REGRADE_META_*`."""
+
+from services.kit.logging import configure_logging
+from services.kit.web import serve
+from services.meta_reward.app import create_app
+from services.meta_reward.settings import MetaRewardSettings
+
+
+def main() -> None:
+    """Read the settings, open the port, serve until told to stop."""
+    settings = MetaRewardSettings(_cli_parse_args=True)
+    configure_logging("meta_reward", settings.log_level)
+    serve(create_app(settings), settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The routes of the meta-reward service: what evolved, and what an operator may do about it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+
+from regrade.contracts import (
+    MAIN_LINEAGE,
+    Contract,
+    CycleReport,
+    CycleStatus,
+    Digest,
+    LineageEvent,
+    Name,
+    Override,
+    Rubric,
+    RubricDiff,
+    Scope,
+)
+from services.kit.errors import NotFound
+from services.kit.keyspace import Line
+from services.kit.web import error_answers, require_key, require_operator
+from services.meta_reward.cycle import Parts
+from services.meta_reward.diff import diff_rubrics
+
+
+class Deed(Contract):
+    """Who asks for something, and why; it goes on record."""
+
+    by: str = Field(min_length=1, max_length=128)
+    reason: str = Field(min_length=1, max_length=2_000)
+
+
+class ActivateDeed(Deed):
+    """Activate a stored rubric without the gate; `expected` is the digest believed to be active."""
+
+    digest: Digest
+    expected: Digest | None = None
+
+
+class RollbackDeed(Deed):
+    """Go back to `version`, or to the one before."""
+
+    version: int | None = Field(default=None, ge=1)
+
+
+class Activated(Contract):
+    """What is active now."""
+
+    digest: Digest
+    version: int
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def _line(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None = None) -> Line:
+    return Line(task, lineage, scope)
+
+
+PartsDep = Annotated[Parts, Depends(_parts)]
+LineDep = Annotated[Line, Depends(_line)]
+
+reading = APIRouter(dependencies=[Depends(require_key)], responses=error_answers(401, 404, 422, 503), tags=["read"])
+operating = APIRouter(
+    dependencies=[Depends(require_operator)], responses=error_answers(401, 403, 404, 409, 422, 503), tags=["operate"]
+)
+
+
+@reading.get("/status/{task}")
+async def get_status(line: LineDep, parts: PartsDep) -> CycleStatus:
+    """What the worker is doing for this line now."""
+    return await parts.board.status(line)
+
+
+@reading.get("/lineage/{task}")
+async def get_lineage(line: LineDep, parts: PartsDep) -> list[LineageEvent]:
+    """Everything that happened to the line's rubrics, oldest first, with the gate's figures."""
+    return await parts.store.history(line)
+
+
+@reading.get("/cycles/{task}")
+async def get_cycles(line: LineDep, parts: PartsDep) -> list[CycleReport]:
+    """Every finished cycle, oldest first, with its evidence."""
+    return await parts.board.reports(line)
+
+
+@reading.get("/rubrics/{task}/diff")
+async def get_diff(
+    line: LineDep,
+    parts: PartsDep,
+    before: Annotated[int | Digest, Query(description="a version or a digest")],
+    after: Annotated[int | Digest, Query(description="a version or a digest")],
+) -> RubricDiff:
+    """What changed between two rubrics."""
+    return diff_rubrics(await _find(parts, line, before), await _find(parts, line, after))
+
+
+@operating.post("/cycles/{task}", status_code=202)
+async def post_cycle(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
+    """Ask for a cycle now; the worker takes it up at its next look."""
+    if await parts.store.active(line) is None:
+        raise NotFound(f"task {line.task!r} has no active rubric in {line.label!r}", code="unknown_task")
+    await parts.board.request(line, body.by, body.reason)
+    return await parts.board.status(line)
+
+
+@operating.post("/rubrics/{task}/activate")
+async def post_activate(body: ActivateDeed, line: LineDep, parts: PartsDep) -> Activated:
+    """Activate a stored rubric on your own authority, recorded as an override."""
+    expected = body.expected
+    if expected is None:
+        current = await parts.store.active(line)
+        expected = current.digest if current else None
+    authority = Override(by=body.by, reason=body.reason)
+    version = await parts.store.activate(line, body.digest, expected=expected, authority=authority)
+    return Activated(digest=body.digest, version=version)
+
+
+@operating.post("/rubrics/{task}/rollback")
+async def post_rollback(body: RollbackDeed, line: LineDep, parts: PartsDep) -> Activated:
+    """Go back to the version before, or to the one named."""
+    active = await parts.store.rollback(line, by=body.by, reason=body.reason, to=body.version)
+    return Activated(digest=active.digest, version=active.version or 0)
+
+
+async def _find(parts: Parts, line: Line, name: int | str) -> Rubric:
+    found = await parts.store.find(line, name)
+    return await parts.store.labelled(line._replace(scope=found.scope), found.digest)

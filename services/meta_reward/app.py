@@ -1,0 +1,94 @@
+"""Composition of the meta-reward service: the worker and its HTTP face in one process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from regrade import RewardClient
+from services.kit.http import JsonEndpoint, open_session
+from services.kit.lease import Leases
+from services.kit.redis import connect, shared_fence_key
+from services.kit.rubrics import RubricStore
+from services.kit.tasks import end_task
+from services.kit.traces import TraceLog
+from services.kit.web import assemble
+from services.meta_reward.api import operating, reading
+from services.meta_reward.board import Board
+from services.meta_reward.cycle import Parts
+from services.meta_reward.metajudge import MetaJudge
+from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.propose.base import Proposer
+from services.meta_reward.propose.catalogue import CatalogueProposer
+from services.meta_reward.propose.paper import PaperProposer
+from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.shadow import shadow_scorer
+from services.meta_reward.worker import Worker
+
+
+def create_app(settings: MetaRewardSettings) -> FastAPI:
+    """The meta-reward service's app. Nothing is opened before its lifespan starts."""
+    registry = CollectorRegistry()
+    metrics = MetaRewardMetrics(registry)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            redis = connect(settings.redis_url)
+            stack.push_async_callback(redis.aclose)
+            app.state.redis = redis
+            app.state.parts = await _open_parts(settings, redis, stack)
+            worker = asyncio.create_task(Worker(app.state.parts, Leases(redis), metrics).run())
+            try:
+                yield
+            finally:
+                await end_task(worker)
+
+    app = FastAPI(
+        title="Regrade meta-reward service",
+        version=version("regrade"),
+        summary="Reads traces, proposes rubrics, and lets none become active but through the gate.",
+        lifespan=lifespan,
+    )
+    app.include_router(reading)
+    app.include_router(operating)
+    return assemble(app, settings, registry, _ready)
+
+
+async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncExitStack) -> Parts:
+    session = await stack.enter_async_context(
+        open_session(connections=settings.meta_judge_in_flight, timeout_s=settings.meta_judge_timeout_s)
+    )
+    key = settings.reward_key.get_secret_value()
+    client = await stack.enter_async_context(RewardClient(settings.reward_url, key=key))
+    proposers: list[Proposer] = [CatalogueProposer()]
+    if settings.llm_proposer:
+        meta_judge = MetaJudge(
+            JsonEndpoint(session, settings.meta_judge_url, key=settings.meta_judge_key),
+            model=settings.meta_judge_model,
+            max_tokens=settings.meta_judge_max_tokens,
+            in_flight=settings.meta_judge_in_flight,
+            fence_key=await shared_fence_key(redis),
+        )
+        proposers.append(PaperProposer(meta_judge))
+    return Parts(
+        store=RubricStore(redis),
+        log=TraceLog(redis),
+        board=Board(redis),
+        score=shadow_scorer(client, settings.gate_batch),
+        proposers=proposers,
+        settings=settings,
+    )
+
+
+async def _ready(request: Request) -> dict[str, bool]:
+    redis: Redis = request.app.state.redis
+    try:
+        return {"redis": bool(await redis.ping())}
+    except RedisError:
+        return {"redis": False}

@@ -1,0 +1,66 @@
+"""The board: what the worker does, what cycles did, what operators ask for. All of it in Redis (I8)."""
+
+import json
+import time
+
+from redis.asyncio import Redis
+
+from regrade.contracts import CycleReport, CycleStatus
+from services.kit import keyspace as ks
+from services.kit.errors import Conflict
+from services.kit.keyspace import Line
+from services.kit.redis import LuaFunction, entries
+
+_REQUEST_TTL_S = 3_600
+
+
+class Board:
+    """Status, requests and reports of every line."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._finish = LuaFunction(redis, "finish_cycle")
+
+    async def status(self, line: Line) -> CycleStatus:
+        """What is going on in this line."""
+        text, lag = await self._redis.mget([ks.cycle_key(line), ks.lag_key(line)])
+        status = CycleStatus.model_validate_json(text) if text else CycleStatus()
+        completed = int(await self._redis.xlen(ks.reports_key(line)))
+        return status.model_copy(update={"completed": completed, "lag": int(lag or 0)})
+
+    async def set_status(self, line: Line, status: CycleStatus) -> None:
+        """Note what is going on."""
+        now = status.model_copy(update={"updated": time.time()})
+        await self._redis.set(ks.cycle_key(line), now.model_dump_json())
+
+    async def set_lag(self, line: Line, traces: int) -> None:
+        """Note how many traces wait for a cycle."""
+        await self._redis.set(ks.lag_key(line), traces)
+
+    async def request(self, line: Line, by: str, reason: str) -> None:
+        """Ask for a cycle as soon as the worker looks."""
+        await self._redis.set(ks.request_key(line), json.dumps({"by": by, "reason": reason}), ex=_REQUEST_TTL_S)
+
+    async def requested(self, line: Line) -> str | None:
+        """The pending request, as a trigger, or None."""
+        text = await self._redis.get(ks.request_key(line))
+        if text is None:
+            return None
+        asked = json.loads(text)
+        return f"requested by {asked['by']}: {asked['reason']}"
+
+    async def withdraw_request(self, line: Line) -> None:
+        """Forget a pending request: it was served, or there was nothing to serve it with."""
+        await self._redis.delete(ks.request_key(line))
+
+    async def finish(self, line: Line, token: str, last_trace: str, report: CycleReport) -> None:
+        """Record a finished cycle and move the cursor. Raises `Conflict` when the lease was lost meanwhile."""
+        keys = [ks.lease_key(line), ks.traces_key(line.task), ks.reports_key(line)]
+        if not await self._finish(keys, [token, line.label, last_trace, report.model_dump_json()]):
+            raise Conflict("the cycle lost its lease; its report was refused", code="fenced")
+        await self.withdraw_request(line)
+
+    async def reports(self, line: Line) -> list[CycleReport]:
+        """Every finished cycle, oldest first."""
+        found = await entries(self._redis, ks.reports_key(line))
+        return [CycleReport.model_validate_json(fields["report"]) for _, fields in found]

@@ -1,0 +1,98 @@
+"""The arithmetic of the gate: from rewards on anchors to shares, gains and their bounds. Pure."""
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import NamedTuple, TypeVar
+
+from regrade.tasks.anchors import AnchorSet, Case
+
+K = TypeVar("K")
+
+TIE = 0.02
+_RESAMPLES = 2_000
+
+
+class Table(NamedTuple):
+    """Rewards on the anchors that count, and per original the share of twins it beats and of attacks it resists."""
+
+    order: dict[int, float]
+    resisted: dict[int, float]
+    by_transform: dict[str, float]
+    rewards: tuple[float, ...]
+
+    @property
+    def mean_order(self) -> float:
+        """Mean share over the originals; 0 when none counts."""
+        return fmean(self.order.values()) if self.order else 0.0
+
+    @property
+    def mean_resisted(self) -> float:
+        """Mean share over the attacked originals; 1 when none was attacked."""
+        return fmean(self.resisted.values()) if self.resisted else 1.0
+
+
+def tabulate(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequence[bool]) -> Table:
+    """A rubric's table from its rewards on `anchors.cases`, of those cases that count.
+
+    A twin is ordered when the original scores higher by a tie or more; an attack is resisted when it
+    scores higher than its original by less than a tie.
+    """
+    known = [r if counted else None for r, counted in zip(rewards, counts, strict=True)]
+    start = len(anchors.originals)
+    honest = {c.original: r for c, r in zip(anchors.originals, known[:start], strict=True) if r is not None}
+    order: list[tuple[Case, float]] = []
+    resisted: list[tuple[Case, float]] = []
+    for index, case in enumerate(anchors.cases[start:], start):
+        reward = known[index]
+        if reward is None or case.original not in honest:
+            continue
+        gap = honest[case.original] - reward
+        if index < start + len(anchors.damaged):
+            order.append((case, float(gap >= TIE)))
+        else:
+            resisted.append((case, float(gap > -TIE)))
+    return Table(
+        order=_mean_by([(case.original, won) for case, won in order]),
+        resisted=_mean_by([(case.original, won) for case, won in resisted]),
+        by_transform=_mean_by([(case.kind, won) for case, won in order]),
+        rewards=tuple(reward for reward in known if reward is not None),
+    )
+
+
+class Gain(NamedTuple):
+    """Mean gain over another rubric, and its lower confidence bound."""
+
+    mean: float
+    lower: float
+
+
+def gain(candidate: Mapping[int, float], other: Mapping[int, float], level: float) -> Gain:
+    """Paired bootstrap over originals of the mean difference; the bound is its `level` quantile."""
+    differences = [candidate[original] - other[original] for original in candidate]
+    if not differences:
+        return Gain(0.0, 0.0)
+    rng = random.Random(0)  # noqa: S311 - the same resamples for every candidate
+    means = sorted(fmean(rng.choices(differences, k=len(differences))) for _ in range(_RESAMPLES))
+    return Gain(fmean(differences), means[int(level * _RESAMPLES)])
+
+
+def kendall_tau(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Kendall's tau-a of two rankings of the same items; 1 when there is nothing to compare."""
+    pairs = list(combinations(range(len(xs)), 2))
+    if not pairs:
+        return 1.0
+    return sum(_sign(xs[i] - xs[j]) * _sign(ys[i] - ys[j]) for i, j in pairs) / len(pairs)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _mean_by(rows: Sequence[tuple[K, float]]) -> dict[K, float]:
+    grouped: defaultdict[K, list[float]] = defaultdict(list)
+    for key, value in rows:
+        grouped[key].append(value)
+    return {key: fmean(values) for key, values in grouped.items()}

@@ -1,0 +1,157 @@
+"""The gate: candidates against the active rubric, on anchors no proposer has seen. Nothing passes on looks."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from regrade.contracts import GateReport, Rubric, RubricFigures, ScoreItem, Trace
+from regrade.tasks.anchors import AnchorSet
+from services.meta_reward.figures import Table, gain, kendall_tau, tabulate
+
+_SAME = 1e-6
+_MIN_ORIGINALS = 8
+
+Rewards = list[float | None]
+Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[Rewards]]
+"""Task, rubric, items; answers a reward, or None, for each item."""
+
+
+class GateError(Exception):
+    """The gate could not measure: too few anchors were scored. Nothing is decided."""
+
+
+class Candidate(NamedTuple):
+    """A rubric that passed the lint, and who proposed it."""
+
+    rubric: Rubric
+    proposer: str
+
+
+class Limits(NamedTuple):
+    """What a candidate has to show: error level of its gain, and the loss of order that is still non-inferior."""
+
+    alpha: float
+    margin: float
+
+
+class _Measured(NamedTuple):
+    """A rubric's rewards on all anchor cases (None: not scored), and its spread on trusted groups."""
+
+    rubric: Rubric
+    rewards: Rewards
+    spread: float
+
+
+class Gate:
+    """Shadow-scores candidates, the active rubric and the best earlier one, and compares."""
+
+    def __init__(
+        self, score: Scorer, task: str, anchors: AnchorSet, limits: Limits, early: Sequence[Sequence[Trace]]
+    ) -> None:
+        """`early` are groups of trusted early completions; on them a rubric must keep its spread."""
+        self._score = score
+        self._task = task
+        self._anchors = anchors
+        self._limits = limits
+        self._items = [case.item(index) for index, case in enumerate(anchors.cases)]
+        self._groups = [
+            [ScoreItem(prompt=t.prompt, completion=t.completion, id=t.trace_id) for t in group] for group in early
+        ]
+
+    async def decide(
+        self, cycle: str, candidates: Sequence[Candidate], active: Rubric, best_earlier: Rubric | None
+    ) -> list[GateReport]:
+        """One report a candidate, in order. Raises `GateError` when too few anchors could be scored."""
+        standing = [await self._measure(rubric) for rubric in (active, best_earlier) if rubric is not None]
+        if sum(reward is not None for reward in standing[0].rewards[: len(self._anchors.originals)]) < _MIN_ORIGINALS:
+            raise GateError(f"fewer than {_MIN_ORIGINALS} originals could be scored under the active rubric")
+        level = self._limits.alpha / len(candidates)
+        reports = []
+        for candidate in candidates:
+            looked = await self._first_look(candidate.rubric, standing[0])
+            measured = looked or await self._measure(candidate.rubric)
+            reasons = ["dropped at the first look: no gain on a third of the originals"] if looked else []
+            reports.append(self._report(cycle, candidate, measured, standing, level, reasons))
+        return reports
+
+    async def _first_look(self, rubric: Rubric, active: _Measured) -> _Measured | None:
+        """What a third of the originals shows of a clear loser; None for a candidate that deserves the rest."""
+        cases = self._anchors.cases
+        seen = [case.original < max(_MIN_ORIGINALS // 2, len(self._anchors.originals) // 3) for case in cases]
+        scored = iter(await self._score(self._task, rubric, [i for i, s in zip(self._items, seen, strict=True) if s]))
+        rewards = [next(scored) if s else None for s in seen]
+        own, other = self._tables(rewards, active.rewards)
+        if own.mean_order > other.mean_order or own.mean_resisted > other.mean_resisted:
+            return None
+        return _Measured(rubric, rewards, active.spread)
+
+    async def _measure(self, rubric: Rubric) -> _Measured:
+        flat = [item for group in self._groups for item in group]
+        rewards = await self._score(self._task, rubric, [*self._items, *flat])
+        rest = iter(rewards[len(self._items) :])
+        groups = [[next(rest) for _ in group] for group in self._groups]
+        groups.append(rewards[: len(self._anchors.originals)])
+        return _Measured(rubric, rewards[: len(self._items)], _spread(groups))
+
+    def _tables(self, own: Rewards, *others: Rewards) -> list[Table]:
+        """Tables on the cases that were scored under every one of these rubrics."""
+        together = [own, *others]
+        counts = [all(reward is not None for reward in rewards) for rewards in zip(*together, strict=True)]
+        return [tabulate(self._anchors, rewards, counts) for rewards in together]
+
+    def _report(
+        self,
+        cycle: str,
+        candidate: Candidate,
+        measured: _Measured,
+        standing: Sequence[_Measured],
+        level: float,
+        reasons: Sequence[str],
+    ) -> GateReport:
+        own, *others = self._tables(measured.rewards, *(s.rewards for s in standing))
+        order = gain(own.order, others[0].order, level)
+        attack = gain(own.resisted, others[0].resisted, level)
+        found = [*reasons]
+        for name, other in zip(("active", "best earlier"), others, strict=False):
+            if gain(own.order, other.order, level).lower < -self._limits.margin:
+                found.append(f"anchor order may be worse than the {name} rubric's by more than the margin")
+            if own.mean_resisted < other.mean_resisted - _SAME:
+                found.append(f"lets more attacks through than the {name} rubric")
+        if measured.spread < standing[0].spread - _SAME:
+            found.append("takes the spread out of trusted groups")
+        if max(order.lower, attack.lower) <= 0.0:
+            found.append("no certain gain in anchor order or resisted attacks")
+        figures = [_figures(m, t) for m, t in zip((measured, *standing), (own, *others), strict=True)]
+        return GateReport(
+            cycle=cycle,
+            proposer=candidate.proposer,
+            candidate=figures[0],
+            active=figures[1],
+            best_earlier=figures[2] if len(figures) > 2 else None,
+            order_gain=order.mean,
+            order_gain_lower=order.lower,
+            attack_gain=attack.mean,
+            attack_gain_lower=attack.lower,
+            rank_agreement=kendall_tau(own.rewards, others[0].rewards),
+            passed=not found,
+            reasons=tuple(found),
+        )
+
+
+def _spread(groups: Sequence[Rewards]) -> float:
+    """Share of groups whose rewards differ."""
+    scored = [[reward for reward in group if reward is not None] for group in groups]
+    compared = [group for group in scored if len(group) > 1]
+    alive = sum(max(group) - min(group) > _SAME for group in compared)
+    return alive / len(compared) if compared else 0.0
+
+
+def _figures(measured: _Measured, table: Table) -> RubricFigures:
+    return RubricFigures(
+        digest=measured.rubric.digest,
+        order=table.mean_order,
+        order_by_transform=table.by_transform,
+        attacks_resisted=table.mean_resisted,
+        spread=measured.spread,
+        judged=len(table.rewards),
+        llm_criteria=len(measured.rubric.llm_criteria),
+    )

@@ -1,0 +1,132 @@
+"""The catalogue proposer: turns evidence into checks, without an LLM.
+
+A check is proposed when a share of the policy's completions misses what every trusted original has;
+its parameter is what those originals show, less a margin, so that honest text passes.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import quantiles
+from typing import NamedTuple
+
+from regrade.contracts import CheckCriterion, Role, Trace, as_text
+from regrade.contracts import checks as c
+from services.kit import text as surface
+from services.meta_reward.gate import Candidate
+from services.meta_reward.propose.base import Brief, Progress, Proposal, extended
+
+_NEEDED_SHARE = 0.1
+_WEIGHT = 1.0
+_NGRAM = 4
+_ALONE = 2
+
+
+class Need(NamedTuple):
+    """A check the traces call for: the share of completions that miss it."""
+
+    criterion: CheckCriterion
+    missing: float
+
+
+class CatalogueProposer:
+    """Proposes all needed checks together, and the two most needed alone: a bundle hides which check does harm."""
+
+    name = "catalogue"
+
+    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+        """Candidates that add award checks to the active rubric, the strongest need first."""
+        present = {criterion.check.check for criterion in brief.active.check_criteria}
+        needs = [need for need in find_needs(brief.window, brief.visible) if need.criterion.check.check not in present]
+        needs.sort(key=lambda need: need.missing, reverse=True)
+        if not needs:
+            return Proposal((), ("catalogue: the traces call for no further check",))
+        bundles = [needs, *([need] for need in needs[:_ALONE])] if len(needs) > 1 else [needs]
+        return Proposal(tuple(self._candidate(brief, bundle) for bundle in bundles), ())
+
+    def _candidate(self, brief: Brief, needs: Sequence[Need]) -> Candidate:
+        why = "; ".join(f"{need.missing:.0%} of completions miss {need.criterion.check.check}" for need in needs)
+        added = [need.criterion for need in needs]
+        return Candidate(extended(brief.active, added, by=self.name, rationale=why), self.name)
+
+
+def find_needs(window: Sequence[Trace], visible: Sequence[tuple[str, str]]) -> list[Need]:
+    """Checks that a tenth of the completions miss; parameters come from `visible` (prompt, completion) pairs."""
+    produced = [(as_text(trace.prompt), as_text(trace.completion)) for trace in window]
+    needs = []
+    for name, title, build in _RULES:
+        found = build(produced, visible)
+        if found is not None:
+            check, missing = found
+            if missing >= _NEEDED_SHARE:
+                criterion = CheckCriterion(
+                    kind="check", id=name, name=title, role=Role.AWARD, weight=_WEIGHT, check=check
+                )
+                needs.append(Need(criterion, missing))
+    return needs
+
+
+Pairs = Sequence[tuple[str, str]]
+Found = tuple[c.Check, float] | None
+
+
+def _min_words(produced: Pairs, trusted: Pairs) -> Found:
+    limit = int(0.8 * _low(len(surface.words(text)) for _, text in trusted))
+    if limit < 1:
+        return None
+    return c.MinWords(check="min_words", words=limit), _share(len(surface.words(text)) < limit for _, text in produced)
+
+
+def _ends_properly(produced: Pairs, trusted: Pairs) -> Found:
+    if not all(surface.ends_properly(text) for _, text in trusted):
+        return None
+    return c.EndsProperly(check="ends_properly"), _share(not surface.ends_properly(text) for _, text in produced)
+
+
+def _not_repetitive(produced: Pairs, trusted: Pairs) -> Found:
+    limit = round(0.95 * _low(_distinct(text) for _, text in trusted), 2)
+    check = c.NotRepetitive(check="not_repetitive", ngram=_NGRAM, min_distinct=limit)
+    return check, _share(_distinct(text) < limit for _, text in produced)
+
+
+def _on_topic(produced: Pairs, trusted: Pairs) -> Found:
+    limit = round(0.8 * _low(_overlap(pair) for pair in trusted), 2)
+    if limit <= 0.0:
+        return None
+    return c.OnTopic(check="on_topic", min_overlap=limit), _share(_overlap(pair) < limit for pair in produced)
+
+
+def _no_prompt_copy(produced: Pairs, trusted: Pairs) -> Found:
+    limit = round(min(0.9, max((_copied(pair) for pair in trusted), default=0.0) + 0.1), 2)
+    check = c.NoPromptCopy(check="no_prompt_copy", max_copied=limit)
+    return check, _share(_copied(pair) > limit for pair in produced)
+
+
+_RULES: tuple[tuple[str, str, Callable[[Pairs, Pairs], Found]], ...] = (
+    ("min_words", "Long enough", _min_words),
+    ("ends_properly", "Ends with a finished sentence", _ends_properly),
+    ("not_repetitive", "Does not repeat itself", _not_repetitive),
+    ("on_topic", "Takes up the prompt", _on_topic),
+    ("no_prompt_copy", "Does not copy the prompt", _no_prompt_copy),
+)
+
+
+def _distinct(text: str) -> float:
+    return surface.distinct_share(surface.words(text), _NGRAM)
+
+
+def _overlap(pair: tuple[str, str]) -> float:
+    return surface.topic_overlap(surface.words(pair[1]), surface.words(pair[0]))
+
+
+def _copied(pair: tuple[str, str]) -> float:
+    return surface.copied_share(surface.words(pair[1]), surface.words(pair[0]))
+
+
+def _share(hits: Iterable[bool]) -> float:
+    found = list(hits)
+    return sum(found) / len(found) if found else 0.0
+
+
+def _low(values: Iterable[float]) -> float:
+    """The tenth percentile."""
+    ordered = list(values)
+    return quantiles(ordered, n=10, method="inclusive")[0] if len(ordered) > 1 else min(ordered, default=0.0)

@@ -1,0 +1,44 @@
+"""Settings of the meta-reward service: environment variables `REGRADE_META_*`."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from regrade.contracts import Name
+from services.kit.settings import ServiceSettings
+
+
+class MetaRewardSettings(ServiceSettings):
+    """What triggers a cycle, what a cycle may cost, and what a candidate has to show."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="REGRADE_META_",
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_prog_name="services.meta_reward",
+    )
+
+    reward_url: str = Field("http://127.0.0.1:8700", description="Base URL of the reward service.")
+    reward_key: SecretStr = Field(SecretStr(""), description="API key for the reward service.")
+    meta_judge_url: str = Field("http://127.0.0.1:8000", description="Base URL of the meta-judge, without /v1.")
+    meta_judge_model: str = Field("default", description="Model name sent to the meta-judge.")
+    meta_judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the meta-judge, if it wants one.")
+    meta_judge_timeout_s: float = Field(300.0, gt=0, description="Time limit of one meta-judge call.")
+    meta_judge_in_flight: int = Field(4, ge=1, description="Meta-judge calls at once.")
+    meta_judge_max_tokens: int = Field(1_024, ge=64, description="Longest meta-judge answer, in tokens.")
+
+    tasks: tuple[Name, ...] = Field(("essay_writing",), description="Task packs whose rubrics evolve (JSON list).")
+    poll_s: float = Field(1.0, gt=0, description="How often the trace log is looked at.")
+    every_traces: int = Field(512, ge=8, description="New training traces that start a cycle.")
+    max_window: int = Field(2_048, ge=8, description="Traces one cycle consumes at most.")
+    samples: int = Field(8, ge=1, le=64, description="Traces the meta-judge analyses in a cycle.")
+    llm_proposer: bool = Field(True, description="Ask the meta-judge for candidates; off: the catalogue alone.")
+    max_candidates: int = Field(5, ge=1, le=16, description="Candidates a gate compares at most.")
+
+    gate_originals: int = Field(24, ge=8, description="Trusted originals that only the gate sees, at most.")
+    gate_batch: int = Field(16, ge=1, le=128, description="Items in one shadow request.")
+    gate_alpha: float = Field(0.05, gt=0, lt=0.5, description="Error level of the gain, shared by all candidates.")
+    gate_margin: float = Field(0.05, ge=0, lt=1, description="Loss of anchor order that counts as non-inferior.")
+    max_llm_criteria: int = Field(8, ge=0, description="LLM criteria a candidate may have: its cost budget.")
+
+    watch_traces: int = Field(64, ge=8, description="Traces under a new rubric before the watch judges it.")

@@ -1,0 +1,26 @@
+"""Watch: whether a newly active rubric has to go again. Pure."""
+
+from collections.abc import Sequence
+
+from regrade.contracts import Trace
+from services.meta_reward.evidence import zero_variance_share
+
+_COLLAPSED = 0.8
+_MUCH_WORSE = 0.4
+
+
+def reason_to_roll_back(before: Sequence[Trace], after: Sequence[Trace]) -> str | None:
+    """Why the new rubric should go, or None: its groups lost their spread where no check explains it.
+
+    A flagged completion, or one that a check scores 0, is bad on its own account: a policy that has
+    collapsed must not get its old rubric back because everything now scores the same.
+    """
+    flat_before = zero_variance_share(before)
+    flat_after = zero_variance_share([trace for trace in after if not _explained(trace)])
+    if flat_after >= _COLLAPSED and flat_after - flat_before >= _MUCH_WORSE:
+        return f"spread collapsed: {flat_after:.0%} of groups score all equal, {flat_before:.0%} before"
+    return None
+
+
+def _explained(trace: Trace) -> bool:
+    return bool(trace.flags) or any(c.score == 0.0 and c.confidence == 1.0 for c in trace.criteria)

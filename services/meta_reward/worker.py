@@ -1,0 +1,107 @@
+"""The worker: looks at every line, starts a cycle when one is due, and watches what was activated."""
+
+import asyncio
+import logging
+
+from redis.exceptions import RedisError
+
+from regrade.contracts import CycleStatus, EventKind, GatePass, LineageEvent
+from regrade.errors import RegradeError
+from regrade.tasks import load_pack
+from services.kit.errors import Conflict, ServiceError
+from services.kit.keyspace import Line
+from services.kit.lease import Leases
+from services.meta_reward.cycle import Cycle, Parts
+from services.meta_reward.evidence import is_evidence
+from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.watch import reason_to_roll_back
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs cycles, one line at a time. Any number of workers may run: a line's lease admits one."""
+
+    def __init__(self, parts: Parts, leases: Leases, metrics: MetaRewardMetrics) -> None:
+        self._parts = parts
+        self._leases = leases
+        self._metrics = metrics
+        self._settled: set[str] = set()
+
+    async def run(self) -> None:
+        """Until cancelled. A line that fails is logged and looked at again; it never ends the worker."""
+        lines = [Line(task, "main") for task in self._parts.settings.tasks]
+        while True:
+            for line in lines:
+                try:
+                    await self.look_at(line)
+                except (RedisError, RegradeError, ServiceError) as error:
+                    self._metrics.failed(line.task, type(error).__name__)
+                    log.warning("a look at a line failed", exc_info=True, extra={"task": line.task})
+                except Exception:
+                    self._metrics.failed(line.task, "unexpected")
+                    log.exception("a look at a line failed unexpectedly", extra={"task": line.task})
+            await asyncio.sleep(self._parts.settings.poll_s)
+
+    async def look_at(self, line: Line) -> None:
+        """Watch the active rubric, then run a cycle if one is due and nobody else runs it."""
+        parts = self._parts
+        if await parts.store.active(line) is None:
+            return
+        cursor = await parts.log.cursor(line)
+        waiting = [t for _, t in await parts.log.read(line, cursor, parts.settings.max_window) if is_evidence(t)]
+        self._metrics.lag(line.task, len(waiting))
+        await parts.board.set_lag(line, len(waiting))
+        trigger = await parts.board.requested(line)
+        if trigger is None and len(waiting) >= parts.settings.every_traces:
+            trigger = f"{len(waiting)} new traces"
+        await self._watch(line)
+        if trigger is not None:
+            await self._run_cycle(line, trigger)
+
+    async def _run_cycle(self, line: Line, trigger: str) -> None:
+        parts = self._parts
+        async with self._leases.hold(line) as token:
+            if token is None:
+                return
+            try:
+                with self._metrics.cycle(line.task):
+                    report = await Cycle(parts, line, load_pack(line.task), token, trigger).run()
+            finally:
+                await parts.board.set_status(line, CycleStatus())
+        if report is None:
+            await parts.board.withdraw_request(line)
+        elif report.activated is not None:
+            self._metrics.activated(line.task)
+
+    async def _watch(self, line: Line) -> None:
+        """Judge a gated activation once, by its first traces, and roll it back when they call for it."""
+        parts = self._parts
+        last = await self._last_activation(line)
+        if (
+            last is None
+            or last.previous is None
+            or not isinstance(last.authority, GatePass)
+            or last.id in self._settled
+        ):
+            return
+        count = parts.settings.watch_traces
+        newest = [trace for trace in await parts.log.latest(line.task, 4 * count) if is_evidence(trace)]
+        after = [trace for trace in newest if trace.digest == last.digest]
+        before = [trace for trace in newest if trace.digest == last.previous]
+        if len(after) < count:
+            return
+        self._settled.add(last.id)
+        reason = reason_to_roll_back(before, after)
+        if reason is None:
+            return
+        try:
+            await parts.store.rollback(line, by="watch", reason=reason)
+        except Conflict:
+            log.info("somebody else changed what is active; no rollback", extra={"task": line.task})
+        else:
+            log.warning("rolled back", extra={"task": line.task, "reason": reason})
+
+    async def _last_activation(self, line: Line) -> LineageEvent | None:
+        changes = (EventKind.ACTIVATED, EventKind.ROLLED_BACK)
+        return next((e for e in reversed(await self._parts.store.history(line)) if e.kind in changes), None)

@@ -1,0 +1,17 @@
+"""`python -m services.reward`: serve it; settings come from options (`--help`) and `REGRADE_REWARD_*`."""
+
+from services.kit.logging import configure_logging
+from services.kit.web import serve
+from services.reward.app import create_app
+from services.reward.settings import RewardSettings
+
+
+def main() -> None:
+    """Read the settings, open the port, serve until told to stop."""
+    settings = RewardSettings(_cli_parse_args=True)
+    configure_logging("reward", settings.log_level)
+    serve(create_app(settings), settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The routes of the reward service."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from regrade.contracts import (
+    MAIN_LINEAGE,
+    Digest,
+    Name,
+    PutRubric,
+    PutRubricAnswer,
+    Rubric,
+    Scope,
+    ScoreRequest,
+    ScoreResponse,
+)
+from services.kit.errors import NotFound
+from services.kit.keyspace import Line
+from services.kit.web import error_answers, require_key, require_operator
+from services.reward.rubrics import publish, validate_rubric
+from services.reward.state import RewardState
+
+router = APIRouter()
+
+
+def _state(request: Request) -> RewardState:
+    state: RewardState = request.app.state.reward
+    return state
+
+
+State = Annotated[RewardState, Depends(_state)]
+
+
+@router.post(
+    "/score",
+    dependencies=[Depends(require_key)],
+    responses=error_answers(401, 404, 409, 413, 422, 429, 503),
+    tags=["scoring"],
+)
+async def score(body: ScoreRequest, state: State) -> ScoreResponse:
+    """Score completions by the pinned (else the active) rubric of their task.
+
+    200 when each item has an outcome: a reward in [0, 1], or null with a typed error. 503 when the
+    judge could serve none of them. Calling again with the same item ids is answered from what was
+    stored: nothing is judged or recorded twice.
+    """
+    if isinstance(body.rubric, Rubric):
+        validate_rubric(body.rubric)
+    return await state.service.score(body)
+
+
+@router.get(
+    "/rubrics/{task}",
+    dependencies=[Depends(require_key)],
+    responses=error_answers(401, 404, 422, 503),
+    tags=["rubrics"],
+)
+async def get_rubric(
+    task: Name,
+    state: State,
+    lineage: Name = MAIN_LINEAGE,
+    scope: Scope | None = None,
+    version: Annotated[int | None, Query(ge=1, description="a version of this lineage")] = None,
+    digest: Annotated[Digest | None, Query(description="any stored rubric, active once or not")] = None,
+) -> Rubric:
+    """The active rubric of a task, or the one of a version or digest."""
+    line = Line(task, lineage, scope)
+    if version is not None or digest is not None:
+        found = await state.store.find(line, version if version is not None else digest or "")
+        if None not in (version, digest) and found.digest != digest:
+            raise NotFound(f"version {version} is not rubric {digest}", code="unknown_rubric")
+    else:
+        found = await state.store.active_with_fallback(line)
+    return await state.store.labelled(line._replace(scope=found.scope), found.digest)
+
+
+@router.put(
+    "/rubrics/{task}",
+    dependencies=[Depends(require_operator)],
+    responses=error_answers(401, 403, 409, 413, 422, 503),
+    tags=["rubrics"],
+)
+async def put_rubric(task: Name, body: PutRubric, state: State) -> PutRubricAnswer:
+    """Make a rubric of your own active: recorded as the lineage's bootstrap, or as an override of what was active."""
+    return await publish(state.store, task, body)

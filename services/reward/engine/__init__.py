@@ -1,0 +1,1 @@
+"""Engines: one Protocol, a dialect for each kind of server, and the probe that tells them apart."""

@@ -1,0 +1,59 @@
+"""Answer equivalence by math-verify, in a worker process: symbolic algebra on policy text may never end."""
+
+import asyncio
+import multiprocessing
+
+from pebble import ProcessPool
+
+_MAX_ANSWER_CHARS = 2_000
+
+
+def boxed(text: str) -> str:
+    r"""The content of the last `\boxed{...}` with balanced braces, stripped; empty when there is none."""
+    start = text.rfind(r"\boxed{")
+    if start < 0:
+        return ""
+    depth = 0
+    begin = start + len(r"\boxed{")
+    for position in range(begin - 1, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        if depth == 0:
+            return text[begin:position].strip()
+    return ""
+
+
+class MathEqualPool:
+    """One spawned worker, started at the first use and replaced when it runs over `timeout_s`."""
+
+    def __init__(self, *, timeout_s: float = 5.0) -> None:
+        self._timeout_s = timeout_s
+        self._pool: ProcessPool | None = None
+
+    async def equal(self, completion: str, reference: str) -> bool:
+        """Whether the completion's final answer equals the reference. Raises `OSError`: out of time, worker dead."""
+        if self._pool is None:
+            self._pool = ProcessPool(1, context=multiprocessing.get_context("spawn"), initializer=_warm_up)
+        texts = (completion[-_MAX_ANSWER_CHARS:], reference[-_MAX_ANSWER_CHARS:])
+        try:
+            return bool(await asyncio.wrap_future(self._pool.schedule(_equal, args=texts, timeout=self._timeout_s)))
+        except RuntimeError as error:  # a worker that dies while idle takes its pool with it
+            self.close()
+            raise ChildProcessError("the math worker died") from error
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+
+
+def _warm_up() -> None:
+    import math_verify  # noqa: F401 - heavy; imported in the worker alone
+
+
+def _equal(completion: str, reference: str) -> bool:
+    from math_verify import parse, verify
+
+    gold = parse(reference, parsing_timeout=None) or parse(f"${reference}$", parsing_timeout=None)
+    return bool(verify(gold, parse(completion, parsing_timeout=None), timeout_seconds=None))

@@ -1,0 +1,95 @@
+"""Pins: which items share one, and which rubric a request may name (I2)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from regrade.contracts import ItemResult, Purpose, Rubric, ScoreRequest
+from services.kit import keyspace as ks
+from services.kit.errors import Conflict, Invalid, NotFound
+from services.kit.keyspace import Line
+from services.kit.rubrics import Active, RubricStore
+from services.kit.traces import PinRequest, TraceLog
+from services.reward.identity import group_of
+from services.reward.settings import RewardSettings
+
+
+class Resolved(NamedTuple):
+    """Per item: the rubric it is scored under, where that stands, and its stored outcome if it has one."""
+
+    rubric: Rubric
+    active: Active
+    known: ItemResult | None
+
+
+class Pins:
+    """Finds each item's rubric: the named candidate, else its pin's, else the active one, which is then pinned."""
+
+    def __init__(self, store: RubricStore, log: TraceLog, settings: RewardSettings) -> None:
+        self._store = store
+        self._log = log
+        self._settings = settings
+
+    async def resolve(self, request: ScoreRequest, bases: Sequence[str]) -> list[Resolved]:
+        """One entry an item. Raises `Conflict` (a pin holds another rubric), `NotFound`, `Invalid`."""
+        if isinstance(request.rubric, Rubric):
+            return await self._candidate(request, request.rubric)
+        if request.rubric is not None and request.purpose is not Purpose.TRAIN:
+            return await self._named(request, request.rubric)
+        if request.purpose is Purpose.SHADOW:
+            raise Invalid("a shadow request names the rubric it measures", code="rubric_missing")
+        return await self._pinned(request, bases)
+
+    async def _candidate(self, request: ScoreRequest, rubric: Rubric) -> list[Resolved]:
+        if request.purpose is Purpose.TRAIN:
+            raise Invalid(
+                "training items are scored by an activated rubric; name a version, or use purpose 'shadow' or 'eval'",
+                code="candidate_in_training",
+            )
+        await self._store.active_with_fallback(Line(request.task, request.lineage, rubric.scope))
+        return [Resolved(rubric, Active(rubric.digest, None, rubric.scope), None) for _ in request.items]
+
+    async def _named(self, request: ScoreRequest, name: int | str) -> list[Resolved]:
+        found: dict[str | None, Resolved] = {}
+        for item in request.items:
+            if item.scope not in found:
+                active = await self._store.find(Line(request.task, request.lineage, item.scope), name)
+                found[item.scope] = Resolved(await self._store.get(request.task, active.digest), active, None)
+        return [found[item.scope] for item in request.items]
+
+    async def _pinned(self, request: ScoreRequest, bases: Sequence[str]) -> list[Resolved]:
+        members: dict[str, list[int]] = {}
+        for index, item in enumerate(request.items):
+            line = Line(request.task, request.lineage, item.scope)
+            members.setdefault(ks.pin_key(line, request.run, request.step, group_of(item)), []).append(index)
+        pins = [await self._pin_request(request, key, indices, bases) for key, indices in members.items()]
+        states = await self._log.resolve(request.task, pins)
+        resolved: list[Resolved | None] = [None] * len(request.items)
+        for indices, state, pin in zip(members.values(), states, pins, strict=True):
+            if state.active is None:
+                raise NotFound(
+                    f"task {request.task!r} has no active rubric in lineage {request.lineage!r}; put one first",
+                    code="unknown_task",
+                )
+            if state.refused:
+                raise Conflict(
+                    f"pinned to rubric {state.active.digest}, the request names {pin.wanted and pin.wanted.digest}",
+                    code="pinned",
+                )
+            rubric = await self._store.get(request.task, state.active.digest)
+            for index, known in zip(indices, state.outcomes, strict=True):
+                resolved[index] = Resolved(rubric, state.active, known)
+        return [entry for entry in resolved if entry is not None]
+
+    async def _pin_request(
+        self, request: ScoreRequest, key: str, indices: Sequence[int], bases: Sequence[str]
+    ) -> PinRequest:
+        line = Line(request.task, request.lineage, request.items[indices[0]].scope)
+        wanted = None
+        if request.rubric is not None:
+            assert not isinstance(request.rubric, Rubric)
+            wanted = await self._store.find(line, request.rubric)
+            if wanted.version is None:
+                raise Invalid("this rubric was never active, so it scores no training items", code="never_active")
+        settings = self._settings
+        ttl = settings.pin_step_ttl_s if request.step is not None else settings.pin_group_ttl_s
+        return PinRequest(key, line, wanted, ttl, tuple(bases[i] for i in indices))

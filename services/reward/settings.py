@@ -1,0 +1,40 @@
+"""Settings of the reward service: environment variables `REGRADE_REWARD_*`."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from regrade.contracts import Name
+from services.kit.settings import ServiceSettings
+
+
+class RewardSettings(ServiceSettings):
+    """How the judge is reached and how much is done at once."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="REGRADE_REWARD_", extra="forbid", frozen=True, cli_kebab_case=True, cli_prog_name="services.reward"
+    )
+
+    judge_url: str = Field("http://127.0.0.1:8000", description="Base URL of the judge engine, without /v1.")
+    judge_model: str = Field("", description="Model name sent to the engine; empty takes the first one it lists.")
+    judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the engine, if it wants one.")
+    judge_dialect: Literal["auto", "openai", "llamacpp"] = Field(
+        "auto", description="How a constrained answer is asked for; auto asks the engine at start."
+    )
+    judge_timeout_s: float = Field(120.0, gt=0, description="Time limit of one engine call.")
+    judge_retries: int = Field(2, ge=0, le=10, description="Further tries of a failed engine call.")
+    judge_in_flight: int = Field(32, ge=1, description="Engine calls at once, for training and evaluation.")
+    shadow_in_flight: int = Field(4, ge=1, description="Engine calls at once for candidates; they yield to training.")
+    fence_key: SecretStr = Field(
+        SecretStr(""), description="Key of the prompt fences; empty shares one made up by the first replica."
+    )
+    max_completion_chars: int = Field(60_000, ge=1, description="A longer completion is refused by the guards.")
+    pin_step_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a step's pin is kept.")
+    pin_group_ttl_s: int = Field(3_600, ge=60, description="How long a group's pin is kept.")
+    outcome_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a retry is answered from the stored outcome.")
+    judgement_ttl_s: int = Field(86_400, ge=60, description="How long an engine's answer is reused.")
+    trace_cap: int = Field(1_000_000, ge=1, description="Traces a task may hold in Redis; at the cap: 429.")
+    bootstrap_tasks: tuple[Name, ...] = Field(
+        (), description="Task packs whose starting rubric is put at start where none is active (JSON list)."
+    )

@@ -1,0 +1,115 @@
+"""The `regrade` command against both services."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from regrade.cli.main import app
+from regrade.tasks import load_pack
+from services.meta_reward.app import create_app
+from services.meta_reward.settings import MetaRewardSettings
+from tests.support.builders import ESSAY, PROMPT, TASK, llm, min_words, rubric
+from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
+from tests.support.servers import ServerThread
+
+HONEST = {original.completion for original in load_pack(TASK).originals}
+
+
+@pytest.fixture
+def urls(redis_url: str, reward_url: str, fake_engine: FakeEngine) -> Iterator[list[str]]:
+    """Options that name both services."""
+    settings = MetaRewardSettings.model_validate(
+        {"redis_url": redis_url, "reward_url": reward_url, "meta_judge_url": fake_engine.url, "tasks": [TASK]}
+    )
+    meta = ServerThread(create_app(settings))
+    yield ["--url", reward_url, "--meta-url", meta.url]
+    meta.stop()
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "REGRADE_KEY": "", "USER": "tester"})
+
+
+def fine(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_score(urls: list[str], tmp_path: Path) -> None:
+    table = fine("score", TASK, "--prompt", PROMPT, "--completion", ESSAY, *urls[:2])
+    assert "v1" in table
+    lines = tmp_path / "items.jsonl"
+    lines.write_text("\n".join(json.dumps({"prompt": PROMPT, "completion": t}) for t in (ESSAY, "")))
+    answer = json.loads(fine("score", TASK, "--file", str(lines), "--json", *urls[:2]))
+    assert [result["flags"] for result in answer["results"]] == [[], ["empty"]]
+    assert run("score", TASK, *urls[:2]).exit_code == 1
+
+
+def test_rubrics(urls: list[str], tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text(rubric(llm(), min_words(12)).model_dump_json())
+    reward, meta = urls[:2], urls[2:]
+    assert "version 2 is active" in fine("rubric", "put", TASK, str(own), "--reason", "house style", *reward)
+    assert json.loads(fine("rubric", "show", TASK, *reward))["version"] == 2
+    assert json.loads(fine("rubric", "show", TASK, "--version", "1", *reward))["version"] == 1
+    assert "min_words(words=12)" in fine("rubric", "diff", TASK, "1", "2", *meta)
+    assert "version 1 is active" in fine("rubric", "rollback", TASK, "--reason", "too strict", *meta)
+    history = fine("rubric", "history", TASK, *meta)
+    assert "house style" in history
+    assert "rolled_back" in history
+    assert "asked for" in fine("evolve", TASK, *meta)
+
+
+def test_errors_are_one_line(urls: list[str], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"criteria": []}')
+    for arguments, words in (
+        (("rubric", "show", "no_such_task", *urls[:2]), "unknown_task"),
+        (("rubric", "put", TASK, str(tmp_path / "none.json"), "--reason", "x", *urls[:2]), "no file"),
+        (("rubric", "put", TASK, str(broken), "--reason", "x", *urls[:2]), "criteria"),
+        (("schema", "Nothing"), "no contract"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert words in result.output
+        assert "Traceback" not in result.output
+
+
+def test_schema() -> None:
+    assert "Rubric" in fine("schema").split()
+    assert json.loads(fine("schema", "Rubric"))["title"] == "Rubric"
+
+
+def _knows_honest_text(messages: Messages) -> Reply:
+    return certain(5 if any(text in messages[1]["content"] for text in HONEST) else 1)
+
+
+def test_doctor_with_a_judge_that_can_tell(urls: list[str], fake_engine: FakeEngine) -> None:
+    """Only an answer to another prompt escapes a judge that knows honest text by heart."""
+    fake_engine.script = _knows_honest_text
+    report = fine("doctor", TASK, "--originals", "4", *urls)
+    assert "anchor AUC of the judge alone, one-line rubric: 0.9" in report
+    assert "warning" not in report
+
+
+def test_doctor_with_a_judge_that_can_not(urls: list[str], fake_engine: FakeEngine) -> None:
+    fake_engine.script = lambda _: certain(3)
+    report = fine("doctor", TASK, "--originals", "4", *urls)
+    assert "warning" in report
+    assert "0.50" in report
+    assert "stronger model" in report
+
+
+def test_doctor_finds_what_is_away(urls: list[str], fake_engine: FakeEngine) -> None:
+    fake_engine.stop()
+    result = run("doctor", TASK, *urls)
+    assert result.exit_code == 1
+    assert "broken" in result.output
+    assert "start the judge engine" in result.output
+    result = run("doctor", TASK, "--url", "http://127.0.0.1:9", "--meta-url", "http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "start it: python -m services.reward" in result.output

@@ -1,0 +1,93 @@
+"""The request and response of `/score` as values, and the export of every public contract."""
+
+import inspect
+import re
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from regrade import contracts
+from regrade.contracts import ItemResult, Message, Rubric, ScoreItem, ScoreRequest, Usage, as_text
+from tests.support.builders import result, rubric
+
+MODELS = [entry for name in contracts.__all__ if inspect.isclass(entry := getattr(contracts, name))]
+MODELS = [model for model in MODELS if issubclass(model, BaseModel)]
+
+ITEM: dict[str, Any] = {"prompt": "p", "completion": "c"}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: str(model.__name__))
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+def test_every_contract_exports_a_json_schema(model: type[BaseModel], mode: Any) -> None:
+    jsonschema_rs.meta.validate(model.model_json_schema(mode=mode))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: str(model.__name__))
+def test_every_contract_is_frozen(model: type[BaseModel]) -> None:
+    assert model.model_config.get("frozen")
+
+
+def test_what_the_exported_schema_says_holds_for_a_rubric() -> None:
+    schema = Rubric.model_json_schema(mode="serialization")
+    jsonschema_rs.validator_for(schema).validate(rubric().model_dump(mode="json", by_alias=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"items": []}, "items: .*at least 1 item"),
+        ({"items": [ITEM] * 513}, "items: .*at most 512 items"),
+        ({"items": [ITEM | {"colour": "red"}]}, r"items\.0\.colour: Extra inputs"),
+        ({"items": [{"prompt": "p"}]}, r"items\.0\.completion: Field required"),
+        ({"items": [ITEM | {"scope": "a//b"}]}, r"items\.0\.scope: .*pattern"),
+        ({"items": [ITEM | {"scope": "a/b/c/d/e"}]}, r"items\.0\.scope: .*pattern"),
+        ({"items": [ITEM | {"id": ""}]}, r"items\.0\.id: .*at least 1 character"),
+        ({"items": [ITEM | {"metadata": {"x": float("nan")}}]}, "finite number"),
+        ({"items": [ITEM | {"metadata": {"x": [1]}}]}, r"items\.0\.metadata"),
+        ({"task": "two words"}, "task: .*pattern"),
+        ({"task": "x" * 65}, "task: .*pattern"),
+        ({"run": "a:b"}, "run: .*pattern"),
+        ({"step": -1}, "step: .*greater than or equal to 0"),
+        ({"step": 1.5}, "step: .*integer"),
+        ({"purpose": "fun"}, "purpose: .*'train', 'eval' or 'shadow'"),
+        ({"mode": "fast"}, "mode: .*'expected'"),
+        ({"rubric": 0}, "rubric"),
+        ({"rubric": "short"}, "rubric"),
+        ({"temperature": 1}, "temperature: Extra inputs"),
+    ],
+    ids=str,
+)
+def test_a_request_is_refused_with_where_and_why(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        ScoreRequest.model_validate({"task": "t", "items": [ITEM]} | fields)
+    told = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in refused.value.errors()]
+    assert any(re.search(reason, line) for line in told), told
+
+
+def test_a_conversation_is_as_good_as_a_text() -> None:
+    turns = (Message(role="user", content="Hello."), Message(role="assistant", content="Good day."))
+    asked = ScoreItem(prompt=turns, completion="c")
+    assert as_text(asked.prompt) == "Hello.\n\nGood day."
+    assert as_text("plain") == "plain"
+    with pytest.raises(ValidationError):
+        ScoreItem.model_validate(ITEM | {"prompt": []})
+    with pytest.raises(ValidationError):
+        ScoreItem.model_validate(ITEM | {"prompt": [{"role": "judge", "content": "x"}]})
+
+
+@pytest.mark.parametrize("reward", [-0.01, 1.01, float("nan")])
+def test_i3_a_result_holds_no_reward_outside_0_and_1(reward: float) -> None:
+    with pytest.raises(ValidationError):
+        ItemResult.model_validate(result("0" * 64).model_dump() | {"reward": reward})
+
+
+def test_an_older_client_reads_a_newer_answer() -> None:
+    newer = result("0" * 64).model_dump(mode="json") | {"added_later": 1}
+    assert ItemResult.model_validate(newer) == result("0" * 64)
+
+
+def test_usage_adds_up() -> None:
+    one = Usage(judge_calls=1, prompt_tokens=10, cached_tokens=4, completion_tokens=1)
+    assert one + one == Usage(judge_calls=2, prompt_tokens=20, cached_tokens=8, completion_tokens=2)

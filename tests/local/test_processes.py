@@ -1,0 +1,55 @@
+"""Child processes: started, watched, ended in order, never left behind."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.local.processes import Processes, StackError
+
+WAITS = "import time; print('up', flush=True); time.sleep(600)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+
+
+def _python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def _is_up(folder: Path, name: str) -> bool:
+    return "up" in (folder / f"{name}.log").read_text()
+
+
+def test_everything_ends_with_the_context(tmp_path: Path) -> None:
+    with Processes(tmp_path, grace_s=0.5) as processes:
+        for name, code in (("one", WAITS), ("two", STUBBORN)):
+            processes.start(name, _python(f"import os; print(os.getpid(), flush=True); {code}"), {"SOME": "value"})
+            processes.wait_for(name, lambda name=name: _is_up(tmp_path, name), 20.0)  # type: ignore[misc]
+        pids = [int((tmp_path / f"{name}.log").read_text().split()[0]) for name in ("one", "two")]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_dead_part_is_named_with_its_log(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        processes.start("broken", _python("import sys; print('no such model'); sys.exit(3)"))
+        with pytest.raises(StackError, match=r"broken ended with status 3; see .*broken\.log"):
+            processes.wait_for("broken", lambda: False, 20.0)
+    assert "no such model" in (tmp_path / "broken.log").read_text()
+
+
+def test_a_part_that_is_never_ready(tmp_path: Path) -> None:
+    with Processes(tmp_path, grace_s=0.5) as processes:
+        processes.start("slow", _python(WAITS))
+        with pytest.raises(StackError, match="slow was not ready"):
+            processes.wait_for("slow", lambda: False, 0.3)
+
+
+def test_a_part_may_end_well(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        processes.start("job", _python("print('done')"))
+        processes.wait_for_end("job", 20.0)
+        processes.check()

@@ -1,0 +1,42 @@
+"""The local stack's parts, really started: Valkey with a password, both services on an engine that is there already."""
+
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError
+
+from regrade.contracts import Stage
+from services.local.engine import gguf_path
+from services.local.observer import Observer
+from services.local.processes import Processes
+from services.local.settings import LocalSettings
+from services.local.stack import Stack
+from tests.support.builders import TASK
+from tests.support.fake_engine import FakeEngine
+
+
+def test_stack_starts_and_is_observed(tmp_path: Path, fake_engine: FakeEngine) -> None:
+    settings = LocalSettings(judge_url=fake_engine.url, runs_dir=tmp_path)
+    told: list[str] = []
+    with Processes(tmp_path) as processes:
+        addresses = Stack(settings, tmp_path, processes).start(told.append)
+        assert told == ["starting Valkey", "starting the reward service", "starting the meta-reward service"]
+        with Redis.from_url(addresses.redis) as redis:
+            assert redis.ping()
+        port = int(addresses.redis.rpartition(":")[2].split("/")[0])
+        with Redis(port=port) as stranger, pytest.raises(AuthenticationError):
+            stranger.ping()
+        observer = Observer(TASK, addresses.meta_reward, addresses.reward, tmp_path / "none.jsonl")
+        seen = observer.look()
+        assert seen.active is not None
+        assert (seen.active.version, seen.status.stage, seen.steps) == (1, Stage.IDLE, [])
+        assert observer.cycles() == []
+        assert observer.diff(seen.active.digest, seen.active.digest).text == ""
+        processes.stop()
+        assert observer.look().lineage == seen.lineage, "a look while everything is away shows the last one"
+        observer.close()
+
+
+def test_model_file_is_installed() -> None:
+    assert gguf_path().stat().st_size > 50_000_000

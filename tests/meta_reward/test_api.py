@@ -1,0 +1,122 @@
+"""The meta-reward service over HTTP, its worker running: what an operator asks and does."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from services.meta_reward.app import create_app
+from services.meta_reward.settings import MetaRewardSettings
+from tests.support.builders import TASK, item
+from tests.support.fake_engine import FakeEngine, certain
+from tests.support.meta import POOR, meta_script
+from tests.support.servers import ServerThread
+from tests.support.waiting import wait_until
+
+DEED = {"by": "me", "reason": "why"}
+
+
+class StartMeta:
+    """Starts meta-reward services in this process."""
+
+    def __init__(self, stack: ExitStack, defaults: dict[str, Any]) -> None:
+        self._stack = stack
+        self._defaults = defaults
+
+    def __call__(self, **settings: Any) -> httpx.Client:
+        server = ServerThread(create_app(MetaRewardSettings.model_validate(self._defaults | settings)))
+        self._stack.callback(server.stop)
+        return self._stack.enter_context(httpx.Client(base_url=server.url, timeout=30.0))
+
+
+@pytest.fixture
+def start_meta(redis_url: str, reward_url: str, fake_engine: FakeEngine) -> Iterator[StartMeta]:
+    fake_engine.script = meta_script(lambda _: certain(3))
+    defaults = {
+        "redis_url": redis_url,
+        "reward_url": reward_url,
+        "meta_judge_url": fake_engine.url,
+        "tasks": [TASK],
+        "poll_s": 0.05,
+        "every_traces": 8,
+        "gate_originals": 8,
+        "samples": 2,
+    }
+    with ExitStack() as stack:
+        yield StartMeta(stack, defaults)
+
+
+def _train(reward_url: str, count: int = 8) -> None:
+    items = [item(n, id=str(n), completion=f"{POOR}{' ' * n}") for n in range(count)]
+    answer = httpx.post(f"{reward_url}/score", json={"task": TASK, "run": "r", "step": 1, "items": items}, timeout=30.0)
+    assert answer.status_code == 200
+
+
+def test_a_cycle_as_an_operator_sees_it(start_meta: StartMeta, reward_url: str) -> None:
+    meta = start_meta()
+    assert meta.get("/readyz").json() == {"redis": True}
+    _train(reward_url)
+    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle", timeout_s=60.0)
+    report = meta.get(f"/cycles/{TASK}").json()[0]
+    assert report["activated"]
+    wait_until(lambda: meta.get(f"/status/{TASK}").json()["stage"] == "idle", "the worker to be idle")
+    assert meta.get(f"/status/{TASK}").json()["completed"] == 1
+    lineage = meta.get(f"/lineage/{TASK}").json()
+    assert [event["version"] for event in lineage if event["kind"] == "activated"] == [1, 2]
+    assert any(event["gate"] and event["gate"]["passed"] for event in lineage)
+
+    diff = meta.get(f"/rubrics/{TASK}/diff", params={"before": "1", "after": report["activated"]}).json()
+    assert "min_words" in diff["added"]
+    assert diff["before"]["version"] == 1
+
+    back = meta.post(f"/rubrics/{TASK}/rollback", json=DEED).json()
+    assert back["version"] == 1
+    first = meta.post(f"/rubrics/{TASK}/rollback", json=DEED)
+    assert (first.status_code, first.json()["error"]) == (409, "first_version")
+    forward = meta.post(f"/rubrics/{TASK}/activate", json=DEED | {"digest": report["activated"]}).json()
+    assert forward == {"digest": report["activated"], "version": 2}
+    last = meta.get(f"/lineage/{TASK}").json()[-1]
+    assert last["authority"] == {"kind": "override", "by": "me", "reason": "why", "bootstrap": False}
+    text = meta.get("/metrics").text
+    assert 'regrade_activations_total{task="essay_writing"} 1.0' in text
+
+
+def test_a_cycle_on_request(start_meta: StartMeta, reward_url: str) -> None:
+    meta = start_meta(every_traces=1_000)
+    _train(reward_url)
+    assert meta.post(f"/cycles/{TASK}", json=DEED).status_code == 202
+    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle", timeout_s=60.0)
+    assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
+
+
+def test_errors(start_meta: StartMeta) -> None:
+    meta = start_meta()
+    cases = [
+        (meta.post("/cycles/no_such_task", json=DEED), 404, "unknown_task"),
+        (meta.post("/rubrics/no_such_task/rollback", json=DEED), 404, "unknown_task"),
+        (meta.post(f"/rubrics/{TASK}/rollback", json=DEED | {"version": 9}), 404, "unknown_rubric"),
+        (meta.post(f"/rubrics/{TASK}/activate", json=DEED | {"digest": "0" * 64}), 404, "unknown_rubric"),
+        (meta.post(f"/rubrics/{TASK}/rollback", json={"by": "me"}), 422, "invalid"),
+        (meta.get(f"/rubrics/{TASK}/diff", params={"before": "x", "after": "1"}), 422, "invalid"),
+        (
+            meta.post(f"/rubrics/{TASK}/activate", json=DEED | {"digest": "0" * 64, "expected": "1" * 64}),
+            409,
+            "conflict",
+        ),
+    ]
+    for answer, status, code in cases:
+        assert (answer.status_code, answer.json()["error"]) == (status, code), answer.text
+        assert set(answer.json()) == {"error", "detail"}
+    assert meta.get("/lineage/no_such_task").json() == []
+
+
+def test_keys(start_meta: StartMeta) -> None:
+    meta = start_meta(api_keys=["k"], operator_keys=["o"])
+    assert meta.get(f"/status/{TASK}").status_code == 401
+    assert meta.get(f"/status/{TASK}", headers={"Authorization": "Bearer k"}).status_code == 200
+    for path in (f"/cycles/{TASK}", f"/rubrics/{TASK}/rollback"):
+        assert meta.post(path, json=DEED).status_code == 401
+        assert meta.post(path, json=DEED, headers={"Authorization": "Bearer k"}).status_code == 403
+    assert meta.post(f"/cycles/{TASK}", json=DEED, headers={"Authorization": "Bearer o"}).status_code == 202

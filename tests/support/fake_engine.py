@@ -1,0 +1,170 @@
+"""A scripted engine behind a real port: it speaks llama.cpp's dialect or plain OpenAI, and fails on demand.
+
+What it answers is a function of the conversation; by default a distribution that is fixed by the
+conversation's text. It can be held, stopped in mid-answer, and started again on its port.
+"""
+
+import asyncio
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiohttp import web
+
+from tests.support.waiting import wait_until
+
+Messages = Sequence[Mapping[str, str]]
+
+MODEL = "fake-judge"
+_LEVELS = 6
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer: its HTTP status and body, as bytes or as what becomes JSON. With `hang` it never comes."""
+
+    body: Any = None
+    status: int = 200
+    hang: bool = False
+
+
+Script = Callable[[Messages], Reply]
+
+
+def distribution(probabilities: Sequence[float], *, dialect: Literal["llamacpp", "openai"] = "llamacpp") -> Reply:
+    """A judge's answer: the probability of each level."""
+    best = str(max(range(len(probabilities)), key=lambda level: probabilities[level]))
+    if dialect == "llamacpp":
+        top = [{"token": str(level), "prob": p} for level, p in enumerate(probabilities)]
+        return chat(best, {"token": best, "prob": max(probabilities), "top_probs": top})
+    logs = [{"token": str(n), "logprob": math.log(p) if p > 0 else -9999.0} for n, p in enumerate(probabilities)]
+    return chat(best, {"token": best, "logprob": 0.0, "top_logprobs": logs})
+
+
+def certain(level: int) -> Reply:
+    """All mass on one level."""
+    return distribution([float(n == level) for n in range(_LEVELS)])
+
+
+def chat(text: str, position: Mapping[str, Any] | None = None) -> Reply:
+    """A chat completion of `text`, with one position's probabilities where given."""
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    if position is not None:
+        choice["logprobs"] = {"content": [dict(position)]}
+    usage = {"prompt_tokens": 100, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 60}}
+    return Reply({"object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage})
+
+
+def by_text(messages: Messages) -> Reply:
+    """A distribution that depends on the whole conversation, and on nothing else."""
+    seed = hashlib.sha256(json.dumps(list(messages)).encode()).digest()
+    weights = [1 + byte for byte in seed[:_LEVELS]]
+    return distribution([weight / sum(weights) for weight in weights])
+
+
+class FakeEngine:
+    """Runs in a thread from construction to `close`. `url` stays the same over `stop` and `start`."""
+
+    def __init__(self, *, dialect: Literal["llamacpp", "openai"] = "llamacpp") -> None:
+        self._dialect = dialect
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fake-engine", daemon=True)
+        self._thread.start()
+        self._runner: web.AppRunner | None = None
+        self._released = asyncio.Event()
+        self._released.set()
+        self._port = 0
+        self.script: Script = by_text
+        self.calls: list[Messages] = []
+        self.payloads: list[dict[str, Any]] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.peak = 0
+        self._in_flight = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Base URL, without /v1."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Listen, on the port of the first time."""
+        self._run(self._start())
+
+    def stop(self) -> None:
+        """Drop every connection, answered or not, and refuse new ones."""
+        self._run(self._stop())
+
+    def hold(self) -> None:
+        """Let chat calls come in, and answer none until `release`."""
+        self._loop.call_soon_threadsafe(self._released.clear)
+
+    def release(self) -> None:
+        """Answer those held, and the ones to come."""
+        self._loop.call_soon_threadsafe(self._released.set)
+
+    def wait_for_calls(self, count: int) -> None:
+        """Return once `count` chat calls have come in since construction or `forget`."""
+        wait_until(lambda: len(self.calls) >= count, f"{count} judge calls")
+
+    def forget(self) -> None:
+        """Forget the calls so far."""
+        self.calls.clear()
+        self.payloads.clear()
+        self.headers.clear()
+
+    def close(self) -> None:
+        """Stop and end the thread."""
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10.0)
+
+    async def _start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        if self._dialect == "llamacpp":
+            app.router.add_get("/props", self._props)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        if self._runner is not None:
+            with suppress(asyncio.CancelledError):
+                await self._runner.cleanup()
+            self._runner = None
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+    async def _props(self, _: web.Request) -> web.Response:
+        return web.json_response({"default_generation_settings": {}, "total_slots": 4})
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        payload = await request.json()
+        self.payloads.append(payload)
+        self.headers.append(dict(request.headers))
+        self.calls.append(payload["messages"])
+        self._in_flight += 1
+        self.peak = max(self.peak, self._in_flight)
+        try:
+            await self._released.wait()
+            reply = self.script(payload["messages"])
+            if reply.hang:
+                await asyncio.Event().wait()
+        finally:
+            self._in_flight -= 1
+        body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        return web.Response(body=body, status=reply.status, content_type="application/json")

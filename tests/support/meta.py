@@ -1,0 +1,115 @@
+"""The meta-reward service's parts on real ones; the scripted engine is judge and meta-judge."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from regrade import RewardClient
+from regrade.tasks import load_pack
+from services.kit.http import JsonEndpoint, open_session
+from services.kit.lease import Leases
+from services.kit.rubrics import RubricStore
+from services.kit.traces import TraceLog
+from services.meta_reward.board import Board
+from services.meta_reward.cycle import Parts
+from services.meta_reward.metajudge import MetaJudge
+from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.propose.base import Proposer
+from services.meta_reward.propose.catalogue import CatalogueProposer
+from services.meta_reward.propose.paper import PaperProposer
+from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.shadow import shadow_scorer
+from services.meta_reward.worker import Worker
+from tests.support.builders import TASK
+from tests.support.fake_engine import FakeEngine, Messages, Reply, Script, chat
+
+POOR = "Trees are nice and trees are nice and trees are nice and"
+"""Short, repetitive, broken off: what the catalogue has checks against."""
+
+GOOD_CRITERION = {
+    "name": "Concrete support",
+    "fault": False,
+    "description": "Claims are backed by concrete detail instead of generalities.",
+    "levels": [
+        "Nothing concrete.",
+        "One vague detail.",
+        "A detail or two, loosely tied in.",
+        "Several details that fit.",
+        "Most claims carry a fitting detail.",
+        "Every claim rests on a telling detail.",
+    ],
+}
+
+
+def meta_script(judge: Script, replies: Callable[[str], Reply | None] = lambda _: None) -> Script:
+    """Judge calls go to `judge`; meta-judge calls to `replies` by prompt, well-behaved where that answers None."""
+
+    def script(messages: Messages) -> Reply:
+        if len(messages) == 2:
+            return judge(messages)
+        prompt = messages[0]["content"]
+        return replies(prompt) or chat(json.dumps(_well_behaved(prompt)))
+
+    return script
+
+
+def _well_behaved(prompt: str) -> dict[str, Any]:
+    if '"verdict"' in prompt:
+        return {"verdict": "bad"}
+    if '"inflated"' in prompt:
+        return {"inflated": True, "missing": "It does not ask for support.", "fault": "It lets padding pass."}
+    return {"criteria": [GOOD_CRITERION]}
+
+
+class Meta(NamedTuple):
+    """A worker and what it works with."""
+
+    worker: Worker
+    parts: Parts
+    client: RewardClient
+    leases: Leases
+
+
+@asynccontextmanager
+async def running_meta(
+    redis: Redis, reward_url: str, engine: FakeEngine, *, llm: bool = False, **settings: Any
+) -> AsyncIterator[Meta]:
+    """A worker that is not running by itself: tests call `look_at`."""
+    told = {"every_traces": 8, "samples": 2, "gate_originals": 8, "tasks": [TASK], "watch_traces": 8} | settings
+    chosen = MetaRewardSettings.model_validate(told)
+    proposers: list[Proposer] = [CatalogueProposer()]
+    async with (
+        open_session(connections=8, timeout_s=30.0) as session,
+        RewardClient(reward_url, patience_s=2.0) as client,
+    ):
+        if llm:
+            proposers.append(PaperProposer(meta_judge(session, engine)))
+        parts = Parts(
+            store=RubricStore(redis),
+            log=TraceLog(redis),
+            board=Board(redis),
+            score=shadow_scorer(client, chosen.gate_batch),
+            proposers=proposers,
+            settings=chosen,
+        )
+        leases = Leases(redis, ttl_ms=5_000)
+        yield Meta(Worker(parts, leases, MetaRewardMetrics(CollectorRegistry())), parts, client, leases)
+
+
+def meta_judge(session: Any, engine: FakeEngine) -> MetaJudge:
+    """A meta-judge behind the scripted engine."""
+    endpoint = JsonEndpoint(session, engine.url, retries=0)
+    return MetaJudge(endpoint, model="fake", max_tokens=256, in_flight=2, fence_key=b"key")
+
+
+async def train(client: RewardClient, completion: str = POOR, *, step: int = 1, count: int = 8, run: str = "r") -> None:
+    """Score a step's completions, so that they leave traces; prompts are the pack's."""
+    prompts = load_pack(TASK).prompts
+    items = [
+        {"id": str(n), "prompt": prompts[n % 4].prompt, "completion": f"{completion}{' ' * n}"} for n in range(count)
+    ]
+    await client.score(TASK, items, run=run, step=step)

@@ -1,0 +1,130 @@
+"""Real servers for tests: an app under uvicorn in a thread (coverage sees it), or a service as a process to be killed.
+
+`ServerThread` takes any FastAPI app, `spawn` any `python -m` module with a `--port-file` or a `PORT_FILE` setting.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from tests.support.waiting import wait_until
+
+_GRACE_S = 15.0
+
+
+class _Server(uvicorn.Server):
+    """Tells when its startup has ended, well or not."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.settled = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        finally:
+            self.settled.set()
+
+
+class ServerThread:
+    """An app on a real port of this process, ready when the constructor returns. Raises `RuntimeError` if it fails."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
+        self._server = _Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        self._server.settled.wait(_GRACE_S)
+        if not self._server.started:
+            self._thread.join(_GRACE_S)
+            listener.close()
+            raise RuntimeError("the app did not start; see the captured log")
+
+    def stop(self) -> None:
+        """Shut down as on SIGTERM; does nothing the second time."""
+        self._server.should_exit = True
+        self._thread.join(_GRACE_S)
+
+
+class Process:
+    """A service as a process of its own; `url` is where it listens."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
+        self._process = process
+        self.url = url
+
+    def kill(self) -> None:
+        """SIGKILL: it gets no chance to tidy up."""
+        self._process.kill()
+        self._process.wait(_GRACE_S)
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit status; SIGKILL if it does not go. Does nothing to one that has ended."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+
+def spawn(command: list[str], port_file: Path, env: Mapping[str, str], *, ready: str, timeout_s: float) -> Process:
+    """Start `python -m <command>` and wait until its path `ready` answers 200. The log is beside the port file."""
+    log = port_file.with_suffix(".log")
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=os.environ | dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"{command[0]} ended with {process.returncode}:\n{log.read_text()[-3_000:]}")
+        port = port_file.read_text() if port_file.exists() else ""
+        if not port:
+            return False
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}{ready}", timeout=5.0).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(answers, f"{command[0]} to be ready", timeout_s=timeout_s)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return Process(process, f"http://127.0.0.1:{port_file.read_text()}")
+
+
+def spawn_service(module: str, prefix: str, folder: Path, **settings: Any) -> Process:
+    """A service as a process: `settings` become `<prefix><NAME>` in its environment, JSON where they are no text."""
+    port_file = folder / f"{module}.{len(list(folder.iterdir()))}.port"
+    settings = {"port_file": str(port_file), "log_level": "WARNING"} | settings
+    env = {f"{prefix}{n.upper()}": v if isinstance(v, str) else json.dumps(v) for n, v in settings.items()}
+    return spawn([module], port_file, env, ready="/healthz", timeout_s=60.0)
+
+
+def spawn_engine(folder: Path, *, slots: int = 4) -> Process:
+    """The real llama.cpp engine with SmolLM2-135M-Instruct."""
+    port_file = folder / "engine.port"
+    command = ["services.local.engine", "--port-file", str(port_file), "--slots", str(slots)]
+    return spawn(command, port_file, {}, ready="/health", timeout_s=120.0)

@@ -1,0 +1,52 @@
+"""What holds the repository together: schemas, versions, and files that have to agree."""
+
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from regrade import contracts
+from services.local.settings import LocalSettings
+from services.meta_reward.settings import MetaRewardSettings
+from services.reward.settings import RewardSettings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", [name for name in contracts.__all__ if name[0].isupper() and name != "MAIN_LINEAGE"])
+def test_every_contract_has_a_json_schema(name: str) -> None:
+    contract = getattr(contracts, name)
+    if not isinstance(contract, tuple | int | str):
+        assert TypeAdapter(contract).json_schema()
+
+
+def test_changelog_and_package_have_one_version() -> None:
+    top = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert top is not None
+    assert top[1] == version("regrade")
+
+
+def test_every_dependency_is_constrained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    names = {re.split(r"[\[<>=;]", requirement)[0].lower().replace("-", "_") for requirement in wanted} - {"regrade"}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    fixed = {line.split("==")[0].lower().replace("-", "_") for line in lines if "==" in line}
+    assert names <= fixed
+
+
+@pytest.mark.parametrize("settings", [RewardSettings, MetaRewardSettings, LocalSettings])
+def test_every_setting_says_what_it_is(settings: type) -> None:
+    fields = settings.model_fields  # type: ignore[attr-defined]
+    assert all(field.description for field in fields.values())
+
+
+def test_documents_name_only_variables_that_exist() -> None:
+    known = {f"REGRADE_REWARD_{n.upper()}" for n in RewardSettings.model_fields}
+    known |= {f"REGRADE_META_{n.upper()}" for n in MetaRewardSettings.model_fields}
+    for path in (ROOT / "README.md", ROOT / "docs" / "architecture.md"):
+        named = set(re.findall(r"REGRADE_(?:REWARD|META)_[A-Z_]+", path.read_text()))
+        assert named <= known, path

@@ -1,0 +1,91 @@
+"""A real TRL run on the CPU with a tiny random policy: rewards through `/score`, log, checkpoint, resume."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from regrade.tasks import load_pack
+from services.kit.traces import TraceLog
+from services.trainer.datasets import training_prompts
+from services.trainer.records import LOG_NAME, read_log
+from services.trainer.settings import TrainerSettings
+from services.trainer.train import train
+from tests.support.builders import TASK
+from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(240)]
+
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }} {{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant {% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer Llama and a word tokenizer of the task's prompts."""
+    folder = tmp_path_factory.mktemp("policy")
+    words = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    texts = [prompt.prompt for prompt in load_pack(TASK).prompts]
+    words.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=["<unk>", "<s>", "</s>", "<pad>"]))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        bos_token_id=1, eos_token_id=2, pad_token_id=3,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def _settings(policy: Path, output: Path, url: str, steps: int) -> TrainerSettings:
+    return TrainerSettings(
+        model=str(policy), output_dir=output, reward_url=url, run="tiny", steps=steps, groups_per_step=2,
+        group_size=2, max_completion_tokens=8, save_every=2, use_cpu=True,
+    )  # fmt: skip
+
+
+async def test_a_run_is_logged_and_resumes_where_it_was(
+    reward_url: str, fake_engine: FakeEngine, trace_log: TraceLog, policy: Path, tmp_path: Path
+) -> None:
+    """Three steps, one item unscored; then up to five: each step once, every trace of one run and its steps."""
+    fell = False
+
+    def script(messages: Messages) -> Reply:
+        nonlocal fell
+        fell, first = True, not fell
+        return Reply({}, 400) if first else by_text(messages)
+
+    fake_engine.script = script
+    train(_settings(policy, tmp_path, reward_url, 3))
+    rows = read_log(tmp_path / LOG_NAME)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(row["regrade/rubric_version"] == 1.0 for row in rows)
+    assert all(0.0 <= row["regrade/criterion/quality"] <= 1.0 for row in rows)
+    assert rows[0]["regrade/unscored_share"] == 0.25
+    assert all(row["ended"] > row["started"] for row in rows)
+    train(_settings(policy, tmp_path, reward_url, 5))
+    assert [row["step"] for row in read_log(tmp_path / LOG_NAME)] == [1, 2, 3, 4, 5]
+    assert (tmp_path / "final" / "model.safetensors").is_file()
+    traces = await trace_log.latest(TASK, 100)
+    assert {trace.run for trace in traces} == {"tiny"}
+    assert Counter(trace.step for trace in traces) == {0: 3, 1: 4, 2: 4, 3: 4, 4: 4}
+
+
+def test_prompts_come_in_a_seeded_order() -> None:
+    pack = load_pack(TASK)
+    first = training_prompts(pack, 0)["prompt"][:3]
+    assert first == training_prompts(pack, 0)["prompt"][:3]
+    assert first != training_prompts(pack, 1)["prompt"][:3]
+    assert first[0][0]["role"] == "user"
