@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import threading
+import time
 import uuid
 from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter
 
 from regrade.contracts import (
     MAIN_LINEAGE,
+    ErrorCode,
     Purpose,
     PutRubric,
     PutRubricAnswer,
@@ -40,7 +42,8 @@ class RewardClient:
     """Talks to the reward service at `url` (default: `REGRADE_URL`), with key `key` (default: `REGRADE_KEY`).
 
     A call is tried until `patience_s` has passed, with growing, jittered waits that honour
-    `Retry-After`. Raises `RequestError` for what asking again cannot mend, `ServiceUnavailableError` else.
+    `Retry-After`; items that the judge was away for are asked for again meanwhile. Raises
+    `RequestError` for what asking again cannot mend, `ServiceUnavailableError` else.
     """
 
     def __init__(
@@ -66,7 +69,16 @@ class RewardClient:
         """
         named = [_with_id(item) for item in items]
         request = ScoreRequest.model_validate({"task": task, "items": named, **options})
-        return ScoreResponse.model_validate_json(await self._send("POST", "/score", request.model_dump_json()))
+        patience = _Patience(self._patience_s)
+        response = await self._score(request, patience)
+        while (missed := _missed(response)) and await patience.wait():
+            try:
+                repeated = request.model_copy(update={"items": tuple(named[i] for i in missed)})
+                again = await self._score(repeated, patience)
+            except ServiceUnavailableError:
+                break
+            response = _merged(response, missed, again)
+        return response
 
     async def shadow(self, task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> ScoreResponse:
         """Score by a candidate rubric: nothing is pinned or traced, and training goes first."""
@@ -118,9 +130,20 @@ class RewardClient:
     ) -> None:
         await self.aclose()
 
-    async def _send(self, method: str, path: str, body: str | None = None, *, params: Any = None) -> bytes:
-        deadline = asyncio.get_running_loop().time() + self._patience_s
-        wait = 0.25
+    async def _score(self, request: ScoreRequest, patience: "_Patience") -> ScoreResponse:
+        body = request.model_dump_json()
+        return ScoreResponse.model_validate_json(await self._send("POST", "/score", body, patience=patience))
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: str | None = None,
+        *,
+        params: Any = None,
+        patience: "_Patience | None" = None,
+    ) -> bytes:
+        patience = patience or _Patience(self._patience_s)
         while True:
             try:
                 response = await self._http.request(
@@ -136,11 +159,25 @@ class RewardClient:
                 if response.status_code not in _RETRIED_STATUS:
                     raise problem
                 asked_to_wait = _retry_after(response)
-            pause = max(asked_to_wait, wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            if asyncio.get_running_loop().time() + pause > deadline:
+            if not await patience.wait(asked_to_wait):
                 raise problem
-            await asyncio.sleep(pause)
-            wait = min(_LONGEST_WAIT_S, 2 * wait)
+
+
+class _Patience:
+    """How long one call still tries: growing, jittered waits until `seconds` have passed."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._next_s = 0.25
+
+    async def wait(self, at_least_s: float = 0.0) -> bool:
+        """Wait until the next try is due; False at once when it would come too late."""
+        pause = max(at_least_s, self._next_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        if time.monotonic() + pause > self._deadline:
+            return False
+        await asyncio.sleep(pause)
+        self._next_s = min(_LONGEST_WAIT_S, 2 * self._next_s)
+        return True
 
 
 class BlockingRewardClient:
@@ -200,6 +237,22 @@ class BlockingRewardClient:
 def _with_id(item: ScoreItem | Mapping[str, Any]) -> ScoreItem:
     item = ScoreItem.model_validate(item)
     return item if item.id is not None else item.model_copy(update={"id": uuid.uuid4().hex})
+
+
+def _missed(response: ScoreResponse) -> list[int]:
+    """The results that want nothing but a judge that answers."""
+    errors = [result.error for result in response.results]
+    return [i for i, error in enumerate(errors) if error is not None and error.code is ErrorCode.JUDGE_UNAVAILABLE]
+
+
+def _merged(response: ScoreResponse, places: Sequence[int], again: ScoreResponse) -> ScoreResponse:
+    """`response` with the results of `again` in their places, and what both were billed."""
+    replaced = dict(zip(places, again.results, strict=True))
+    return ScoreResponse(
+        results=tuple(replaced.get(i, result) for i, result in enumerate(response.results)),
+        usage=response.usage + again.usage,
+        degraded=response.degraded or again.degraded,
+    )
 
 
 def _error_of(response: httpx.Response) -> RegradeError:

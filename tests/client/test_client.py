@@ -35,6 +35,38 @@ async def test_retries_through_an_outage_with_the_same_ids(
     assert [trace.item_id for trace in await trace_log.latest(TASK, 10)] == [response.results[0].id]
 
 
+async def test_items_the_judge_was_away_for_are_asked_for_again(
+    client: RewardClient, fake_engine: FakeEngine, trace_log: TraceLog
+) -> None:
+    """Half a batch finds the judge away: the caller gets it whole, each item judged and traced once, in order."""
+    away = {"This is version 1 of it.", "This is version 3 of it."}
+
+    def script(messages: Messages) -> Reply:
+        found = next((text for text in away if text in messages[1]["content"]), None)
+        if found is None:
+            return by_text(messages)
+        away.discard(found)
+        return Reply({}, 503)
+
+    fake_engine.script = script
+    response = await client.score(TASK, [item(n, id=str(n)) for n in range(4)], run="r", step=1)
+    assert [result.id for result in response.results] == ["0", "1", "2", "3"]
+    assert all(result.reward is not None for result in response.results)
+    assert response.usage.judge_calls == 4
+    assert len(fake_engine.calls) == 6
+    assert sorted(trace.item_id for trace in await trace_log.latest(TASK, 10)) == ["0", "1", "2", "3"]
+
+
+async def test_what_the_judge_did_serve_is_kept_when_patience_is_over(reward_url: str, fake_engine: FakeEngine) -> None:
+    fake_engine.script = lambda m: Reply({}, 503) if "version 1 of it" in m[1]["content"] else by_text(m)
+    async with RewardClient(reward_url, patience_s=0.5) as client:
+        first, second = (await client.score(TASK, [item(0), item(1)], run="r", step=1)).results
+    assert first.reward is not None
+    assert second.reward is None
+    assert second.error is not None
+    assert second.error.code == "judge_unavailable"
+
+
 async def test_gives_up_when_its_patience_is_over(reward_url: str, fake_engine: FakeEngine) -> None:
     fake_engine.stop()
     async with RewardClient(reward_url, patience_s=0.5) as client:

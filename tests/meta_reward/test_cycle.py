@@ -5,17 +5,16 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from regrade import RequestError
+from regrade import RequestError, ServiceUnavailableError
 from regrade.contracts import EventKind, GatePass, Stage
 from regrade.tasks import load_pack
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict
-from services.kit.tasks import end_task
 from services.meta_reward.cycle import Cycle
 from services.meta_reward.propose.catalogue import CatalogueProposer
 from tests.support.builders import LINE, TASK, activate, checks_only, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, by_text, certain, chat
-from tests.support.meta import POOR, meta_script, running_meta, train
+from tests.support.meta import POOR, meta_script, running_meta, train, working
 from tests.support.waiting import until
 
 
@@ -209,20 +208,36 @@ async def test_a_worker_outlives_a_failing_cycle(redis: Redis, reward_url: str, 
     async with running_meta(redis, reward_url, fake_engine, poll_s=0.05) as meta:
         await train(meta.client)
         fake_engine.stop()
-        running = asyncio.create_task(meta.worker.run())
-        await until(lambda: _is_at_gate(meta.parts.board), "the cycle to reach its gate")
-        fake_engine.start()
+
+        async def is_at_gate() -> bool:
+            return (await meta.parts.board.status(LINE)).stage is Stage.GATE
 
         async def activated() -> bool:
             active = await meta.parts.store.active(LINE)
             return active is not None and active.version == 2
 
-        await until(activated, "an activation", timeout_s=60.0)
-        await end_task(running)
+        async with working(meta.worker):
+            await until(is_at_gate, "the cycle to reach its gate")
+            fake_engine.start()
+            await until(activated, "an activation", timeout_s=60.0)
 
 
-async def _is_at_gate(board: object) -> bool:
-    return (await board.status(LINE)).stage is Stage.GATE  # type: ignore[attr-defined]
+async def test_a_gate_that_loses_its_judge_decides_nothing(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """The judge serves some anchors of a batch and not the others: no verdict, no candidate refused, window unread."""
+    trained = 8
+    fake_engine.script = meta_script(
+        lambda _: certain(3) if len(fake_engine.calls) <= trained + 5 else Reply({"error": "away"}, 503)
+    )
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await train(meta.client, count=trained)
+        with pytest.raises(ServiceUnavailableError, match="judge_unavailable"):
+            await meta.worker.look_at(LINE)
+        assert len(fake_engine.calls) > trained + 5, "the judge was to go in the middle of it"
+        assert await meta.parts.log.cursor(LINE) == "0-0"
+        assert await meta.parts.board.reports(LINE) == []
+        assert all(event.kind is not EventKind.REJECTED for event in await meta.parts.store.history(LINE))
 
 
 async def test_watch_rolls_back_once_spread_is_gone(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:

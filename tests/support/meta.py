@@ -1,5 +1,6 @@
 """The meta-reward service's parts on real ones; the scripted engine is judge and meta-judge."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from regrade.tasks import load_pack
 from services.kit.http import JsonEndpoint, open_session
 from services.kit.lease import Leases
 from services.kit.rubrics import RubricStore
+from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
 from services.meta_reward.board import Board
 from services.meta_reward.cycle import Parts
@@ -98,6 +100,16 @@ async def running_meta(
         )
         leases = Leases(redis, ttl_ms=5_000)
         yield Meta(Worker(parts, leases, MetaRewardMetrics(CollectorRegistry())), parts, client, leases)
+
+
+@asynccontextmanager
+async def working(worker: Worker) -> AsyncIterator[None]:
+    """The worker runs by itself for the length of a `with` block, and has ended behind it whatever happened there."""
+    running = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        await end_task(running)
 
 
 def meta_judge(session: Any, engine: FakeEngine) -> MetaJudge:
