@@ -9,9 +9,9 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from regrade.contracts import CycleReport, Stage
+from regrade.contracts import Stage
 from services.local.engine import MODEL_NAME
-from services.local.observer import Observer, Snapshot
+from services.local.observer import Observer
 from services.local.processes import Processes, StackError
 from services.local.report import Run, write_report
 from services.local.settings import LocalSettings
@@ -55,8 +55,12 @@ def run(settings: LocalSettings, folder: Path, processes: Processes, console: Co
     observer = Observer(settings.task, addresses.meta_reward, addresses.reward, log)
     try:
         with View(console, settings.steps, settings.every_traces) as view:
-            snapshot = _follow(processes, observer, view)
-        return write_report(_collect(settings, folder.name, observer, snapshot), folder)
+            _follow(processes, observer, view)
+        return _report(settings, folder, observer)
+    except KeyboardInterrupt:
+        if observer.look().steps:
+            console.print(f"interrupted; the report so far: {_report(settings, folder, observer)}")
+        raise
     finally:
         observer.close()
 
@@ -70,7 +74,7 @@ def serve(settings: LocalSettings, folder: Path, processes: Processes, console: 
         time.sleep(_LOOK_EVERY_S)
 
 
-def _follow(processes: Processes, observer: Observer, view: View) -> Snapshot:
+def _follow(processes: Processes, observer: Observer, view: View) -> None:
     """Show the run until the trainer has ended and a cycle under way has come to its end, or taken too long."""
     ended_at: float | None = None
     while True:
@@ -79,22 +83,24 @@ def _follow(processes: Processes, observer: Observer, view: View) -> Snapshot:
         if processes.check(may_end="trainer"):
             ended_at = ended_at or time.monotonic()
             if snapshot.status.stage is Stage.IDLE or time.monotonic() - ended_at > _LAST_CYCLE_S:
-                return observer.look()
+                return
         time.sleep(_LOOK_EVERY_S)
 
 
-def _collect(settings: LocalSettings, name: str, observer: Observer, snapshot: Snapshot) -> Run:
-    cycles: list[CycleReport] = observer.cycles()
+def _report(settings: LocalSettings, folder: Path, observer: Observer) -> Path:
+    """Write the report of the run as it stands; answers its path."""
+    snapshot = observer.look()
     changes = [e for e in snapshot.lineage if e.version is not None and e.previous is not None]
-    return Run(
-        name=name,
+    run = Run(
+        name=folder.name,
         task=settings.task,
         judge_model=settings.judge_model or MODEL_NAME,
         steps=snapshot.steps,
-        cycles=cycles,
+        cycles=observer.cycles(),
         lineage=snapshot.lineage,
         diffs=[observer.diff(event.previous, event.digest) for event in changes if event.previous],
     )
+    return write_report(run, folder)
 
 
 def _new_folder(settings: LocalSettings) -> Path:

@@ -26,7 +26,11 @@ class Processes:
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start `command`, its output in `<name>.log`. In a session of its own: Ctrl-C reaches us, and we end it."""
+        """Start `command`, its output in `<name>.log`.
+
+        In a process group of its own, so that Ctrl-C reaches us and we end it; but in our session:
+        Linux shares the cores out between sessions first, and `nice` would count for nothing.
+        """
         with self._log(name).open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own commands
                 command,
@@ -34,7 +38,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=0,
             )
         self._running.append((name, process))
 
