@@ -51,7 +51,8 @@ def run(settings: LocalSettings, folder: Path, processes: Processes, console: Co
         stack.convert_policy(policy)
     addresses = stack.start(lambda what: console.print(what))
     log = stack.start_trainer(addresses, policy, folder.name)
-    console.print(f"training {MODEL_NAME}; logs are in {folder}; the reward service listens on {addresses.reward}")
+    where = f"training {MODEL_NAME}; logs are in {folder}; the reward service listens on {addresses.reward}"
+    console.print(where, soft_wrap=True)
     observer = Observer(settings.task, addresses.meta_reward, addresses.reward, log)
     try:
         with View(console, settings.steps, settings.every_traces) as view:

@@ -25,5 +25,6 @@ class LocalSettings(BaseSettings):
     every_traces: int = Field(24, ge=8, description="New traces that start a rubric cycle.")
     gate_originals: int = Field(10, ge=8, description="Trusted originals the gate measures on.")
     samples: int = Field(1, ge=1, description="Traces the meta-judge analyses in a cycle.")
-    threads: int = Field(2, ge=1, description="CPU threads of the engine, and of the trainer.")
+    threads: int = Field(2, ge=1, description="CPU threads of the trainer.")
+    judge_threads: int = Field(1, ge=1, description="CPU threads of the engine; one leaves room for a training step.")
     seed: int = Field(0, ge=0, description="Seed of the training run.")

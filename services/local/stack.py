@@ -90,7 +90,7 @@ class Stack:
         return f"redis://:{password}@{address}/0"
 
     def _start_engine(self) -> str:
-        arguments = ["--slots", str(_JUDGE_SLOTS), "--threads", str(self._settings.threads)]
+        arguments = ["--slots", str(_JUDGE_SLOTS), "--threads", str(self._settings.judge_threads)]
         return self._start_server("engine", "services.local.engine", arguments, {}, "/health")
 
     def _start_reward(self, redis: str, judge: str, model: str) -> str:
