@@ -97,7 +97,7 @@ class ScoreRequest(Contract):
     """A batch of completions of one task.
 
     `rubric` names the one to score by (a version, a digest, or a whole candidate); left out, it is
-    the pinned one, else the active one.
+    the pinned one, else the active one. `mode` left out is the one set for the task.
     """
 
     task: Name
@@ -106,7 +106,7 @@ class ScoreRequest(Contract):
     items: tuple[ScoreItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
     rubric: Version | Digest | Rubric | None = None
     lineage: Name = MAIN_LINEAGE
-    mode: Mode = Mode.EXPECTED
+    mode: Mode | None = None
     purpose: Purpose = Purpose.TRAIN
     fresh: bool = False
     explain: bool = False

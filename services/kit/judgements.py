@@ -7,26 +7,36 @@ from redis.asyncio import Redis
 
 from services.kit import keyspace as ks
 
+Distributions = tuple[tuple[float, ...], ...]
+Judged = Distributions | str
+"""What a call answered: one distribution over the levels for each position asked, or a written text."""
+
 
 class JudgementStore:
-    """Probabilities over the levels by judgement identity, shared by replicas, duplicates and candidates."""
+    """Judgements by identity, shared by replicas, duplicates and candidates. The first one stored is what counts."""
 
     def __init__(self, redis: Redis, *, ttl_s: int = 86_400) -> None:
         self._redis = redis
         self._ttl_s = ttl_s
 
-    async def get(self, task: str, identities: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    async def get(self, task: str, identities: Sequence[str]) -> dict[str, Judged]:
         """Those of `identities` that are known, in one round trip."""
         if not identities:
             return {}
         values = await self._redis.mget([ks.judgement_key(task, i) for i in identities])
-        return {i: tuple(json.loads(v)) for i, v in zip(identities, values, strict=True) if v is not None}
+        return {i: _read(str(v)) for i, v in zip(identities, values, strict=True) if v is not None}
 
-    async def put(self, task: str, judgements: Mapping[str, Sequence[float]]) -> None:
-        """Store judgements, in one round trip."""
+    async def put(self, task: str, judgements: Mapping[str, Judged]) -> dict[str, Judged]:
+        """Store judgements in one round trip; answers those that another replica had stored before."""
         if not judgements:
-            return
+            return {}
         async with self._redis.pipeline(transaction=False) as pipe:
-            for identity, probabilities in judgements.items():
-                pipe.set(ks.judgement_key(task, identity), json.dumps(list(probabilities)), ex=self._ttl_s)
-            await pipe.execute()
+            for identity, judged in judgements.items():
+                pipe.set(ks.judgement_key(task, identity), json.dumps(judged), ex=self._ttl_s, nx=True, get=True)
+            stood = await pipe.execute()
+        return {i: _read(text) for i, text in zip(judgements, stood, strict=True) if text is not None}
+
+
+def _read(text: str) -> Judged:
+    value = json.loads(text)
+    return value if isinstance(value, str) else tuple(tuple(distribution) for distribution in value)

@@ -1,8 +1,9 @@
 """The routes of the reward service."""
 
+import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 
 from regrade.contracts import (
     MAIN_LINEAGE,
@@ -30,6 +31,10 @@ def _state(request: Request) -> RewardState:
 
 
 State = Annotated[RewardState, Depends(_state)]
+Timeout = Annotated[
+    float | None,
+    Header(alias="Regrade-Timeout-S", gt=0, le=86_400, description="Seconds the caller waits; later items are null."),
+]
 
 
 @router.post(
@@ -38,16 +43,17 @@ State = Annotated[RewardState, Depends(_state)]
     responses=error_answers(401, 404, 409, 413, 422, 429, 503),
     tags=["scoring"],
 )
-async def score(body: ScoreRequest, state: State) -> ScoreResponse:
+async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> ScoreResponse:
     """Score completions by the pinned (else the active) rubric of their task.
 
     200 when each item has an outcome: a reward in [0, 1], or null with a typed error. 503 when the
     judge could serve none of them. Calling again with the same item ids is answered from what was
     stored: nothing is judged or recorded twice.
     """
+    deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
     if isinstance(body.rubric, Rubric):
         validate_rubric(body.rubric)
-    return await state.service.score(body)
+    return await state.service.score(body, deadline=deadline)
 
 
 @router.get(

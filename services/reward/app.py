@@ -18,10 +18,12 @@ from services.kit.rubrics import RubricStore
 from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
 from services.kit.web import assemble
+from services.reward.admission import Admission
 from services.reward.api import router
+from services.reward.calls import EngineCalls
 from services.reward.checks import CheckCatalogue
 from services.reward.engine.probe import EngineHandle
-from services.reward.judge import Judge
+from services.reward.judge import Judge, JudgeLimits
 from services.reward.mathequal import MathEqualPool
 from services.reward.metrics import RewardMetrics
 from services.reward.pins import Pins
@@ -44,8 +46,7 @@ def create_app(settings: RewardSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings.redis_url)
         math_pool = MathEqualPool()
-        connections = settings.judge_in_flight + settings.shadow_in_flight
-        async with open_session(connections=connections, timeout_s=settings.judge_timeout_s) as session:
+        async with open_session(connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s) as session:
             endpoint = JsonEndpoint(session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries)
             engine = EngineHandle(endpoint, dialect=settings.judge_dialect, model=settings.judge_model)
             app.state.reward = await _open_state(settings, redis, engine, metrics, math_pool)
@@ -74,23 +75,34 @@ async def _open_state(
     store = RubricStore(redis)
     log_of_traces = TraceLog(redis, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
     await bootstrap(store, settings.bootstrap_tasks)
-    judge = Judge(
-        JudgementStore(redis, ttl_s=settings.judgement_ttl_s),
-        metrics,
-        in_flight=settings.judge_in_flight,
-        shadow_in_flight=settings.shadow_in_flight,
+    admission = Admission(
+        capacity=settings.judge_in_flight, shadow_capacity=settings.shadow_in_flight, queue=settings.judge_queue
     )
+    calls = EngineCalls(JudgementStore(redis, ttl_s=settings.judgement_ttl_s), admission, metrics)
+    fence_key = settings.fence_key.get_secret_value().encode() or await shared_fence_key(redis)
     service = ScoreService(
         pins=Pins(store, log_of_traces, settings),
         log=log_of_traces,
         engine=engine,
-        judge=judge,
+        judge=Judge(calls, _limits(settings), fence_key),
+        admission=admission,
+        modes=settings.task_modes,
         checks=CheckCatalogue(math_pool),
         metrics=metrics,
-        fence_key=settings.fence_key.get_secret_value().encode() or await shared_fence_key(redis),
+        fence_key=fence_key,
         max_completion_chars=settings.max_completion_chars,
     )
     return RewardState(redis=redis, store=store, engine=engine, service=service)
+
+
+def _limits(settings: RewardSettings) -> JudgeLimits:
+    return JudgeLimits(
+        shard=settings.judge_shard,
+        rationale_words=settings.rationale_words,
+        plan_words=settings.plan_words,
+        samples=settings.judge_samples,
+        temperature=settings.judge_temperature,
+    )
 
 
 async def _follow_activations(store: RubricStore, metrics: RewardMetrics) -> None:

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-from regrade.contracts import ScoreItem, ScoreRequest, as_text, sha256_of
+from regrade.contracts import Mode, ScoreItem, ScoreRequest, as_text, sha256_of
 from services.reward.engine.base import ChatMessages
 
 
@@ -27,10 +27,10 @@ def group_of(item: ScoreItem) -> str:
     return item.group or hashlib.sha256(as_text(item.prompt).encode()).hexdigest()[:32]
 
 
-def item_base(request: ScoreRequest, item: ScoreItem, item_id: str, judge_model: str) -> str:
+def item_base(request: ScoreRequest, mode: Mode, item: ScoreItem, item_id: str, judge_model: str) -> str:
     """An item's identity but for the rubric. The purpose is part of it: a shadow score is no training reward."""
     dumped = item.model_dump(mode="json", include={"prompt", "completion", "reference", "scope"})
-    place = [request.lineage, request.run, request.step, request.mode, request.purpose]
+    place = [request.lineage, request.run, request.step, mode, request.purpose]
     return sha256_of([*place, group_of(item), item_id, dumped, judge_model])
 
 
@@ -44,6 +44,6 @@ def trace_id(identity: str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
-def judgement_identity(messages: ChatMessages, model: str, sample: int = 0) -> str:
-    """Everything that decides an engine's answer: conversation, model, which of several samples."""
-    return sha256_of([list(messages), model, "choose", sample])
+def judgement_identity(messages: ChatMessages, model: str, asked: str) -> str:
+    """Everything that decides an engine's answer: conversation, model, and what is asked and how it is sampled."""
+    return sha256_of([list(messages), model, asked])

@@ -1,124 +1,201 @@
-"""The judge: levels for (item, criterion) pairs, each engine call made once however many ask for it."""
+"""The judge: scores for the LLM criteria of an item, in one of three modes."""
 
 import asyncio
-import logging
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from regrade.contracts import LEVELS, TOP_LEVEL, ErrorCode, ItemError, Purpose, Usage
-from services.kit.http import UpstreamError, UpstreamMalformed, UpstreamRefused
-from services.kit.judgements import JudgementStore
-from services.kit.tasks import end_task
-from services.reward.engine.base import ChatMessages, ChoiceAnswer, Engine
-from services.reward.identity import judgement_identity
-from services.reward.metrics import RewardMetrics
-
-log = logging.getLogger(__name__)
+from regrade.contracts import LEVELS, TOP_LEVEL, ItemError, LlmCriterion, Mode, Usage
+from services.reward.calls import Answer, Asker, EngineCalls
+from services.reward.engine.base import ChatMessages, Distribution, Sampling
+from services.reward.prompt import Material, ask_execution, ask_levels, ask_plan, ask_rationale, then_levels
 
 _CHOICES = tuple(str(level) for level in LEVELS)
 _WIDEST_STD = TOP_LEVEL / 2
+_TOKENS_A_WORD = 2
+"""Room for what is written: a text that runs on is cut off there, and its level asked for all the same."""
+
+
+class JudgeLimits(NamedTuple):
+    """Criteria asked in one call, words of a rationale and of a plan, and how many rationales are averaged."""
+
+    shard: int
+    rationale_words: int
+    plan_words: int
+    samples: int
+    temperature: float
 
 
 class Judgement(NamedTuple):
-    """An expected score in [0, 1], and how concentrated the levels' distribution is (1: one level, 0: the ends)."""
+    """An expected score in [0, 1], how concentrated the levels' distribution is (1: one level, 0: the ends), why."""
 
     score: float
     confidence: float
+    rationale: str | None = None
 
 
-class JudgeJob(NamedTuple):
-    """One criterion of one item to be judged."""
+class Exam(NamedTuple):
+    """An item to be judged."""
 
-    messages: ChatMessages
+    shown: Material
+    criteria: tuple[LlmCriterion, ...]
 
 
-class JudgeAnswer(NamedTuple):
-    """A judgement or an error, and what the engine was billed for it (nothing, where it was known or shared)."""
+class Verdict(NamedTuple):
+    """A judgement or an error for each criterion of an exam, by id, and what the engine was billed for them."""
 
-    judgement: Judgement | ItemError
+    judgements: dict[str, Judgement | ItemError]
     usage: Usage
 
 
-def judgement_of(probabilities: Sequence[float]) -> Judgement:
+class _Question(NamedTuple):
+    """A conversation that asks for the levels of some criteria of an exam; the rationale, where one came before."""
+
+    exam: int
+    criteria: tuple[LlmCriterion, ...]
+    messages: ChatMessages
+    rationale: str | None = None
+
+
+def judgement_of(probabilities: Sequence[float], rationale: str | None = None) -> Judgement:
     """Expected level / 5 and confidence of a distribution over levels 0..5.
 
     Source: expected score from token probabilities beats the mode, arXiv 2503.03064.
     """
-    mean = math.fsum(level * p for level, p in zip(LEVELS, probabilities, strict=True))
-    variance = math.fsum(p * (level - mean) ** 2 for level, p in zip(LEVELS, probabilities, strict=True))
+    mean = sum(level * p for level, p in zip(LEVELS, probabilities, strict=True))
+    variance = sum(p * (level - mean) ** 2 for level, p in zip(LEVELS, probabilities, strict=True))
     score = min(1.0, max(0.0, mean / TOP_LEVEL))
-    return Judgement(score, min(1.0, max(0.0, 1.0 - math.sqrt(variance) / _WIDEST_STD)))
+    return Judgement(score, min(1.0, max(0.0, 1.0 - math.sqrt(variance) / _WIDEST_STD)), rationale)
 
 
 class Judge:
-    """Asks an engine, at most `in_flight` calls at once for training and `shadow_in_flight` for candidates."""
+    """Asks an engine for levels, after a rationale or by a plan where the mode says so."""
 
-    def __init__(self, store: JudgementStore, metrics: RewardMetrics, *, in_flight: int, shadow_in_flight: int) -> None:
-        self._store = store
-        self._metrics = metrics
-        self._train_slots = asyncio.Semaphore(in_flight)
-        self._shadow_slots = asyncio.Semaphore(shadow_in_flight)
-        self._flying: dict[str, asyncio.Task[ChoiceAnswer]] = {}
+    def __init__(self, calls: EngineCalls, limits: JudgeLimits, fence_key: bytes) -> None:
+        self._calls = calls
+        self._limits = limits
+        self._fence_key = fence_key
 
-    async def answer(
-        self, engine: Engine, task: str, jobs: Sequence[JudgeJob], *, purpose: Purpose, fresh: bool
-    ) -> list[JudgeAnswer]:
-        """One answer a job, in order. A failed job yields an `ItemError`; the others go on."""
-        identities = [judgement_identity(job.messages, engine.model) for job in jobs]
-        known = {} if fresh else await self._store.get(task, list(dict.fromkeys(identities)))
-        slots = self._shadow_slots if purpose is Purpose.SHADOW else self._train_slots
-        learnt: dict[str, tuple[float, ...]] = {}
-
-        async def one(identity: str, job: JudgeJob) -> JudgeAnswer:
-            if identity in known:
-                return JudgeAnswer(judgement_of(known[identity]), Usage())
-            try:
-                answer, billed = await self._call(engine, identity, job, slots)
-            except UpstreamError as error:
-                return JudgeAnswer(_item_error(error), Usage())
-            learnt[identity] = answer.probabilities
-            return JudgeAnswer(judgement_of(answer.probabilities), answer.usage if billed else Usage())
-
-        answers = await asyncio.gather(*(one(i, job) for i, job in zip(identities, jobs, strict=True)))
-        await self._store.put(task, learnt)
-        return answers
-
-    async def _call(
-        self, engine: Engine, identity: str, job: JudgeJob, slots: asyncio.Semaphore
-    ) -> tuple[ChoiceAnswer, bool]:
-        """The engine's answer, and whether this caller is the one billed for it; concurrent equals join one call."""
-        flying = self._flying.get(identity)
-        if flying is not None:
-            return await asyncio.shield(flying), False
-
-        async def fly() -> ChoiceAnswer:
-            async with slots:
-                with self._metrics.judge_call():
-                    return await engine.choose(job.messages, _CHOICES)
-
-        task = asyncio.create_task(fly())
-        self._flying[identity] = task
-        task.add_done_callback(lambda done: self._landed(identity, done))
-        return await asyncio.shield(task), True
-
-    def _landed(self, identity: str, task: asyncio.Task[ChoiceAnswer]) -> None:
-        del self._flying[identity]
-        if not task.cancelled():
-            task.exception()  # taken note of here, since all who waited for it may be gone
+    async def judge(self, asker: Asker, mode: Mode, exams: Sequence[Exam]) -> list[Verdict]:
+        """One verdict an exam, in order. A criterion that fails has its error; all the others go on."""
+        sheet = _Sheet(exams)
+        if mode is Mode.REASONED:
+            questions = await self._reason(asker, sheet)
+        elif mode is Mode.PLANNED:
+            questions = await self._carry_out(asker, sheet)
+        else:
+            questions = [
+                _Question(n, shard, ask_levels(exam.shown, shard))
+                for n, exam in enumerate(exams)
+                for shard in self._shards(exam)
+            ]
+        await self._ask_levels(asker, sheet, questions)
+        return sheet.verdicts()
 
     async def aclose(self) -> None:
         """Drop the calls under way."""
-        for task in list(self._flying.values()):
-            await end_task(task)
+        await self._calls.aclose()
+
+    def _shards(self, exam: Exam) -> list[tuple[LlmCriterion, ...]]:
+        size = self._limits.shard
+        return [exam.criteria[start : start + size] for start in range(0, len(exam.criteria), size)]
+
+    async def _reason(self, asker: Asker, sheet: "_Sheet") -> list[_Question]:
+        """A rationale for each criterion, `samples` of them, each followed by its level (the paper's way)."""
+        asked = [
+            _Question(n, (criterion,), ask_rationale(exam.shown, criterion, self._limits.rationale_words))
+            for n, exam in enumerate(sheet.exams)
+            for criterion in exam.criteria
+        ]
+        drawn = await asyncio.gather(
+            *(self._write(asker, asked, self._limits.rationale_words, seed) for seed in range(self._limits.samples))
+        )
+        return [
+            _Question(q.exam, q.criteria, then_levels(q.messages, text, q.criteria), text)
+            for answers in drawn
+            for q, text in sheet.written(asked, answers)
+        ]
+
+    async def _carry_out(self, asker: Asker, sheet: "_Sheet") -> list[_Question]:
+        """A plan for each task, carried out on each response, followed by the levels (the paper's way for math)."""
+        limits = self._limits
+        wanted = [
+            _Question(n, exam.criteria, ask_plan(exam.shown, limits.plan_words)) for n, exam in enumerate(sheet.exams)
+        ]
+        plans = sheet.written(wanted, await self._write(asker, wanted, limits.plan_words, 0))
+        asked = [
+            q._replace(messages=ask_execution(sheet.exams[q.exam].shown, plan, limits.rationale_words, self._fence_key))
+            for q, plan in plans
+        ]
+        drawn = await asyncio.gather(
+            *(self._write(asker, asked, limits.rationale_words, seed) for seed in range(limits.samples))
+        )
+        return [
+            _Question(q.exam, shard, then_levels(q.messages, text, shard), text)
+            for answers in drawn
+            for q, text in sheet.written(asked, answers)
+            for shard in self._shards(sheet.exams[q.exam])
+        ]
+
+    async def _write(self, asker: Asker, asked: Sequence[_Question], words: int, seed: int) -> list[Answer]:
+        temperature = self._limits.temperature if self._limits.samples > 1 else 0.0
+        sampling = Sampling(words * _TOKENS_A_WORD, temperature, seed)
+        return await self._calls.write(asker, [question.messages for question in asked], sampling)
+
+    async def _ask_levels(self, asker: Asker, sheet: "_Sheet", questions: Sequence[_Question]) -> None:
+        async def of_size(size: int) -> None:
+            alike = [question for question in questions if len(question.criteria) == size]
+            conversations = [question.messages for question in alike]
+            answers = await self._calls.choose(asker, conversations, _CHOICES, positions=size)
+            for question, answer in zip(alike, answers, strict=True):
+                sheet.enter(question, answer)
+
+        await asyncio.gather(*(of_size(size) for size in {len(question.criteria) for question in questions}))
 
 
-def _item_error(error: UpstreamError) -> ItemError:
-    if isinstance(error, UpstreamRefused):
-        code = ErrorCode.JUDGE_REFUSED
-    elif isinstance(error, UpstreamMalformed):
-        code = ErrorCode.JUDGE_MALFORMED
-    else:
-        code = ErrorCode.JUDGE_UNAVAILABLE
-    log.warning("judge call failed", extra={"code": code, "detail": str(error)})
-    return ItemError(code=code, message=f"the judge engine gave no usable answer: {error}", retryable=error.retryable)
+class _Sheet:
+    """What is known of a batch of exams: bills, errors, and the distributions drawn for each criterion."""
+
+    def __init__(self, exams: Sequence[Exam]) -> None:
+        self.exams = exams
+        self._usage = [Usage() for _ in exams]
+        self._errors: dict[tuple[int, str], ItemError] = {}
+        self._drawn: dict[tuple[int, str], list[tuple[Distribution, str | None]]] = {}
+
+    def written(self, asked: Sequence[_Question], answers: Sequence[Answer]) -> list[tuple[_Question, str]]:
+        """The questions that were answered by a text; the others' criteria have failed."""
+        told = []
+        for question, answer in zip(asked, answers, strict=True):
+            self._bill(question, answer)
+            if isinstance(answer.judged, str):
+                told.append((question, answer.judged))
+        return told
+
+    def enter(self, question: _Question, answer: Answer) -> None:
+        """Note the levels of a question's criteria."""
+        self._bill(question, answer)
+        if isinstance(answer.judged, tuple):
+            for criterion, distribution in zip(question.criteria, answer.judged, strict=True):
+                drawn = self._drawn.setdefault((question.exam, criterion.id), [])
+                drawn.append((distribution, question.rationale))
+
+    def verdicts(self) -> list[Verdict]:
+        """One an exam: a criterion's judgement is its mean distribution's, unless any part of it failed."""
+        return [
+            Verdict({c.id: self._judgement(n, c.id) for c in exam.criteria}, self._usage[n])
+            for n, exam in enumerate(self.exams)
+        ]
+
+    def _judgement(self, exam: int, criterion: str) -> Judgement | ItemError:
+        failed = self._errors.get((exam, criterion))
+        if failed is not None:
+            return failed
+        drawn = self._drawn[exam, criterion]
+        mean = [sum(levels) / len(drawn) for levels in zip(*(distribution for distribution, _ in drawn), strict=True)]
+        return judgement_of(mean, drawn[0][1])
+
+    def _bill(self, question: _Question, answer: Answer) -> None:
+        self._usage[question.exam] += answer.usage
+        if isinstance(answer.judged, ItemError):
+            for criterion in question.criteria:
+                self._errors.setdefault((question.exam, criterion.id), answer.judged)

@@ -1,7 +1,7 @@
 """What the reward service measures of itself; label values come from closed sets."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -24,27 +24,33 @@ class RewardMetrics:
             "regrade_reward_ratio", "Rewards of training items.", ("task",), buckets=_REWARDS, registry=registry
         )
         self._calls = Histogram(
-            "regrade_judge_call_seconds", "Engine calls.", ("outcome",), buckets=_CALL_SECONDS, registry=registry
+            "regrade_judge_call_seconds", "Engine requests.", ("outcome",), buckets=_CALL_SECONDS, registry=registry
         )
-        self._in_flight = Gauge("regrade_judge_in_flight_calls", "Engine calls under way.", registry=registry)
+        self._in_flight = Gauge(
+            "regrade_judge_in_flight_calls", "Conversations under way with the engine.", registry=registry
+        )
         self._tokens = Counter("regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry)
         self._active = Gauge(
             "regrade_active_rubric_version", "Version of the active rubric.", ("task", "lineage"), registry=registry
         )
 
     @contextmanager
-    def judge_call(self) -> Iterator[None]:
-        """Time one engine call and note how it ended."""
+    def judge_call(self, conversations: int) -> Iterator[Callable[[Sequence[object]], None]]:
+        """Time one engine request; what it yields is told the answers, an `UpstreamError` among them or not."""
         started = time.perf_counter()
-        outcome = "ok"
-        with self._in_flight.track_inprogress():
-            try:
-                yield
-            except UpstreamError as error:
-                outcome = type(error).__name__
-                raise
-            finally:
-                self._calls.labels(outcome).observe(time.perf_counter() - started)
+        outcome = "dropped"
+
+        def ended(answers: Sequence[object]) -> None:
+            nonlocal outcome
+            failed = next((answer for answer in answers if isinstance(answer, UpstreamError)), None)
+            outcome = "ok" if failed is None else type(failed).__name__
+
+        self._in_flight.inc(conversations)
+        try:
+            yield ended
+        finally:
+            self._in_flight.dec(conversations)
+            self._calls.labels(outcome).observe(time.perf_counter() - started)
 
     def scored(self, request: ScoreRequest, results: tuple[ItemResult, ...], usage: Usage) -> None:
         """Count a batch's outcomes and tokens."""

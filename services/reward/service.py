@@ -1,7 +1,7 @@
 """One batch's way: pin, guards, checks, judge, aggregate, trace, reward."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from regrade.contracts import (
@@ -21,20 +21,22 @@ from regrade.contracts import (
     as_text,
 )
 from regrade.tasks import judge_role
-from services.kit.errors import Invalid, Unavailable
+from services.kit.errors import Unavailable
 from services.kit.fence import neutralise
 from services.kit.http import UpstreamError
 from services.kit.traces import Record, TraceLog
+from services.reward.admission import Admission
 from services.reward.aggregate import aggregate, fires
+from services.reward.calls import Asker
 from services.reward.checks import CheckCatalogue, CheckError, Subject
 from services.reward.engine.base import Engine
 from services.reward.engine.probe import EngineHandle
 from services.reward.guards import guard
 from services.reward.identity import group_of, item_base, item_identity, item_ids, trace_id
-from services.reward.judge import Judge, JudgeAnswer, JudgeJob
+from services.reward.judge import Exam, Judge, Verdict
 from services.reward.metrics import RewardMetrics
 from services.reward.pins import Pins, Resolved
-from services.reward.prompt import render
+from services.reward.prompt import Material, material, system_turn
 
 _RETRY_AFTER_S = 5
 
@@ -67,6 +69,8 @@ class ScoreService:
         log: TraceLog,
         engine: EngineHandle,
         judge: Judge,
+        admission: Admission,
+        modes: Mapping[str, Mode],
         checks: CheckCatalogue,
         metrics: RewardMetrics,
         fence_key: bytes,
@@ -76,19 +80,25 @@ class ScoreService:
         self._log = log
         self._engine = engine
         self._judge = judge
+        self._admission = admission
+        self._modes = modes
         self._checks = checks
         self._metrics = metrics
         self._fence_key = fence_key
         self._max_completion_chars = max_completion_chars
 
-    async def score(self, request: ScoreRequest) -> ScoreResponse:
-        """One result an item. Raises `Unavailable` (the judge could serve none), `Conflict`, `NotFound`, `Invalid`."""
+    async def score(self, request: ScoreRequest, *, deadline: float | None = None) -> ScoreResponse:
+        """One result an item; what is not judged by `deadline` (the loop's clock) is null.
+
+        Raises `Unavailable` (the judge could serve none), `Overloaded`, `Conflict`, `NotFound`, `Invalid`.
+        """
         started = time.perf_counter()
-        if request.mode is not Mode.EXPECTED:
-            raise Invalid(f"mode {request.mode.value!r} is not offered by this service", code="mode_unavailable")
+        self._admission.refuse_if_full()
+        mode = request.mode or self._modes.get(request.task, Mode.EXPECTED)
         engine = await self._open_engine()
+        asker = Asker(engine, request.task, request.purpose, fresh=request.fresh, deadline=deadline)
         ids = item_ids(request.items)
-        bases = [item_base(request, i, name, engine.model) for i, name in zip(request.items, ids, strict=True)]
+        bases = [item_base(request, mode, i, name, engine.model) for i, name in zip(request.items, ids, strict=True)]
         resolved = await self._pins.resolve(request, bases)
         cases = [
             _Case(i, name, item_identity(base, r.active.digest), r, as_text(i.prompt), as_text(i.completion))
@@ -97,7 +107,8 @@ class ScoreService:
         new = [case for case in cases if case.resolved.known is None]
         for case in new:
             await self._screen(case)
-        await self._ask_judge(engine, request, [case for case in new if not case.decided and case.error is None])
+        asked = [case for case in new if not case.decided and case.error is None]
+        await self._ask_judge(asker, mode, asked, explain=request.explain)
         computed = await self._settle(request, new, engine.model, started)
         results = tuple(case.resolved.known or computed[id(case)] for case in cases)
         _refuse_if_judge_is_away(results)
@@ -140,25 +151,20 @@ class ScoreService:
             case.flags.append(Flag.VETOED)
             case.error = None
 
-    async def _ask_judge(self, engine: Engine, request: ScoreRequest, cases: Sequence[_Case]) -> None:
-        asked = [(case, criterion) for case in cases for criterion in case.resolved.rubric.llm_criteria]
-        role = judge_role(request.task)
-        jobs = [
-            JudgeJob(
-                render(
-                    role=role,
-                    rubric=case.resolved.rubric,
-                    criterion=criterion,
-                    prompt=case.prompt,
-                    completion=case.completion,
-                    fence_key=self._fence_key,
-                )
-            )
-            for case, criterion in asked
-        ]
-        answers = await self._judge.answer(engine, request.task, jobs, purpose=request.purpose, fresh=request.fresh)
-        for (case, criterion), answer in zip(asked, answers, strict=True):
-            _note(case, criterion.id, answer)
+    async def _ask_judge(self, asker: Asker, mode: Mode, cases: Sequence[_Case], *, explain: bool) -> None:
+        role = judge_role(asker.task)
+        exams = [Exam(self._shown(role, case), case.resolved.rubric.llm_criteria) for case in cases]
+        for case, verdict in zip(cases, await self._judge.judge(asker, mode, exams), strict=True):
+            _note(case, verdict, explain=explain)
+
+    def _shown(self, role: str, case: _Case) -> Material:
+        return material(
+            system=system_turn(role, case.resolved.rubric),
+            prompt=case.prompt,
+            reference=case.item.reference,
+            completion=case.completion,
+            fence_key=self._fence_key,
+        )
 
     async def _settle(
         self, request: ScoreRequest, cases: Sequence[_Case], model: str, started: float
@@ -178,13 +184,14 @@ class ScoreService:
         return results
 
 
-def _note(case: _Case, criterion_id: str, answer: JudgeAnswer) -> None:
-    case.usage += answer.usage
-    if isinstance(answer.judgement, ItemError):
-        case.error = answer.judgement
-        return
-    score, confidence = answer.judgement
-    case.scores[criterion_id] = CriterionScore(id=criterion_id, score=score, confidence=confidence)
+def _note(case: _Case, verdict: Verdict, *, explain: bool) -> None:
+    case.usage += verdict.usage
+    for name, found in verdict.judgements.items():
+        if isinstance(found, ItemError):
+            case.error = found
+            continue
+        rationale = found.rationale if explain else None
+        case.scores[name] = CriterionScore(id=name, score=found.score, confidence=found.confidence, rationale=rationale)
 
 
 def _result(request: ScoreRequest, case: _Case) -> ItemResult:

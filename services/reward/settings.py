@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from regrade.contracts import Name
+from regrade.contracts import Mode, Name
 from services.kit.settings import ServiceSettings
 
 
@@ -24,8 +24,21 @@ class RewardSettings(ServiceSettings):
     )
     judge_timeout_s: float = Field(120.0, gt=0, description="Time limit of one engine call.")
     judge_retries: int = Field(2, ge=0, le=10, description="Further tries of a failed engine call.")
-    judge_in_flight: int = Field(32, ge=1, description="Engine calls at once, for training and evaluation.")
-    shadow_in_flight: int = Field(4, ge=1, description="Engine calls at once for candidates; they yield to training.")
+    judge_in_flight: int = Field(64, ge=1, description="Conversations with the engine at once.")
+    shadow_in_flight: int = Field(4, ge=1, description="Of these, for candidates; they yield to training.")
+    judge_queue: int = Field(4_096, ge=1, description="Conversations that may wait for the engine; beyond that: 429.")
+    judge_shard: int = Field(
+        1, ge=1, le=8, description="Criteria asked in one call. More cost less and agree less with people."
+    )
+    task_modes: dict[Name, Mode] = Field(
+        {}, description='Judge mode by task (JSON object), where the request names none; else "expected".'
+    )
+    rationale_words: int = Field(80, ge=8, le=400, description="Longest rationale, in words.")
+    plan_words: int = Field(120, ge=8, le=600, description="Longest plan, in words.")
+    judge_samples: int = Field(1, ge=1, le=8, description="Rationales drawn and averaged, in modes that write one.")
+    judge_temperature: float = Field(
+        0.7, gt=0, le=2, description="Temperature of the rationales when several are drawn."
+    )
     fence_key: SecretStr = Field(
         SecretStr(""), description="Key of the prompt fences; empty shares one made up by the first replica."
     )

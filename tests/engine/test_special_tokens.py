@@ -3,12 +3,9 @@
 import httpx
 import pytest
 
-from services.reward.prompt import render
-from tests.support.builders import PROMPT, llm, rubric
+from tests.support.conversations import CONVERSATIONS
 
 pytestmark = pytest.mark.engine
-
-RUBRIC = rubric(llm())
 
 
 def _special_tokens(engine_url: str) -> dict[int, str]:
@@ -24,14 +21,7 @@ def _special_tokens(engine_url: str) -> dict[int, str]:
 
 
 def _special_ids(engine_url: str, completion: str, special: dict[int, str]) -> list[int]:
-    messages = render(
-        role="an examiner",
-        rubric=RUBRIC,
-        criterion=RUBRIC.llm_criteria[0],
-        prompt=PROMPT,
-        completion=completion,
-        fence_key=b"key",
-    )
+    messages = CONVERSATIONS["expected"](completion)
     prompt = httpx.post(f"{engine_url}/apply-template", json={"messages": list(messages)}).json()["prompt"]
     body = {"content": prompt, "parse_special": True}
     return [token for token in httpx.post(f"{engine_url}/tokenize", json=body).json()["tokens"] if token in special]

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from services.kit.http import JsonEndpoint, UpstreamMalformed, UpstreamUnavailable, open_session
+from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamUnavailable, open_session
+from services.reward.engine.base import ChoiceAnswer
 from services.reward.engine.llamacpp import LlamaCppEngine
 from services.reward.engine.openai import OpenAIEngine
 from services.reward.engine.probe import EngineHandle, open_engine
-from services.reward.judge import judgement_of
+from services.reward.judge import Judgement, judgement_of
 from tests.support.fake_engine import FakeEngine, Reply, chat, distribution
 
 MESSAGES = [{"role": "user", "content": "How good?"}]
@@ -22,8 +23,10 @@ async def _ask(fake: FakeEngine, reply: Reply, *, plain: bool = False) -> tuple[
     fake.script = lambda _: reply
     async with open_session(connections=1, timeout_s=5.0) as session:
         kind = OpenAIEngine if plain else LlamaCppEngine
-        answer = await kind(JsonEndpoint(session, fake.url, retries=0), "m").choose(MESSAGES, CHOICES)
-    return answer.probabilities
+        (answer,) = await kind(JsonEndpoint(session, fake.url, retries=0), "m").choose([MESSAGES], CHOICES)
+    if isinstance(answer, UpstreamError):
+        raise answer
+    return answer.distributions[0]
 
 
 async def test_each_dialect_gives_the_distribution(fake_engine: FakeEngine) -> None:
@@ -127,21 +130,22 @@ async def test_a_masked_choice_has_no_mass(fake_engine: FakeEngine) -> None:
 async def test_a_bill_is_never_negative(fake_engine: FakeEngine) -> None:
     fake_engine.script = lambda _: _with_usage({"prompt_tokens": -7, "completion_tokens": None})
     async with open_session(connections=1, timeout_s=5.0) as session:
-        answer = await LlamaCppEngine(JsonEndpoint(session, fake_engine.url), "m").choose(MESSAGES, CHOICES)
+        (answer,) = await LlamaCppEngine(JsonEndpoint(session, fake_engine.url), "m").choose([MESSAGES], CHOICES)
+    assert isinstance(answer, ChoiceAnswer)
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.judge_calls) == (0, 0, 1)
 
 
 async def test_the_constraint_is_asked_for_in_llamacpps_words(fake_engine: FakeEngine) -> None:
     await _ask(fake_engine, distribution(SKEWED))
     (payload,) = fake_engine.payloads
-    assert payload["grammar"] == 'root ::= "0" | "1" | "2" | "3" | "4" | "5"'
+    assert payload["grammar"] == 'root ::= choice\nchoice ::= "0" | "1" | "2" | "3" | "4" | "5"'
     assert (payload["max_tokens"], payload["temperature"], payload["top_k"], payload["min_p"]) == (1, 1.0, 0, 0.0)
 
 
 def test_a_judgement_is_the_expected_level() -> None:
-    assert judgement_of([0, 0, 0, 0, 0, 1]) == (1.0, 1.0)
-    assert judgement_of([1, 0, 0, 0, 0, 0]) == (0.0, 1.0)
-    assert judgement_of([0.5, 0, 0, 0, 0, 0.5]) == (0.5, 0.0)
-    score, confidence = judgement_of(SKEWED)
+    assert judgement_of([0, 0, 0, 0, 0, 1]) == Judgement(1.0, 1.0)
+    assert judgement_of([1, 0, 0, 0, 0, 0]) == Judgement(0.0, 1.0)
+    assert judgement_of([0.5, 0, 0, 0, 0, 0.5], "why") == Judgement(0.5, 0.0, "why")
+    score, confidence, _ = judgement_of(SKEWED)
     assert score == pytest.approx((0.4 + 0.9 + 1.6) / 5)
     assert 0.0 < confidence < 1.0

@@ -24,7 +24,7 @@ from tests.support.builders import (
     rubric,
     veto,
 )
-from tests.support.fake_engine import FakeEngine, certain
+from tests.support.fake_engine import FakeEngine, Reply, certain
 
 BODY = {"task": TASK, "items": [{"prompt": PROMPT, "completion": ESSAY}]}
 KEYS = {"api_keys": ["score-key"], "operator_keys": ["operator-key"]}
@@ -91,8 +91,18 @@ def test_10_mb_are_refused(http: httpx.Client) -> None:
     _assert_error(http.post("/score", content=chunks()), 413, "too_large")
 
 
-def test_other_modes_are_refused_in_so_many_words(http: httpx.Client) -> None:
-    _assert_error(http.post("/score", json=BODY | {"mode": "planned"}), 422, "mode_unavailable", "planned")
+def test_a_caller_that_can_wait_no_longer_is_answered(http: httpx.Client, fake_engine: FakeEngine) -> None:
+    """Items judged in time have a reward, the others an error, and a nonsensical limit is refused."""
+    fake_engine.script = lambda m: Reply(hang=True) if "slow" in m[1]["content"] else certain(4)
+    items = [{"prompt": "p", "completion": "A quick answer."}, {"prompt": "p", "completion": "A slow answer."}]
+    answer = http.post("/score", json={"task": TASK, "items": items}, headers={"Regrade-Timeout-S": "0.5"})
+    quick, slow = answer.json()["results"]
+    assert (quick["reward"], quick["error"]) == (0.8, None)
+    assert (slow["reward"], slow["error"]["code"], slow["error"]["retryable"]) == (None, "judge_unavailable", True)
+    assert "deadline" in slow["error"]["message"]
+    for nonsense in ("0", "-1", "soon", "nan"):
+        refused = http.post("/score", json=BODY, headers={"Regrade-Timeout-S": nonsense})
+        _assert_error(refused, 422, "invalid", "Regrade-Timeout-S")
 
 
 def test_keys(start_reward: StartReward) -> None:
@@ -240,12 +250,12 @@ async def test_full_trace_log_is_429(start_reward: StartReward) -> None:
 def test_metrics_have_bounded_labels(http: httpx.Client) -> None:
     http.post("/score", json=BODY)
     http.get("/rubrics/some-secret-task-name")
-    http.get("/no/such/path-4711")
+    http.get("/no/such/path-zebra")
     text = http.get("/metrics").text
     assert 'route="/rubrics/{task}"' in text
     assert 'regrade_items_total{outcome="scored",purpose="train",task="essay_writing"} 1.0' in text
     assert "some-secret-task-name" not in text
-    assert "4711" not in text
+    assert "zebra" not in text
 
 
 def test_openapi_documents_every_route(http: httpx.Client) -> None:

@@ -180,20 +180,23 @@ async def test_purposes_leave_what_they_should(
         await client.score(TASK, [item()], purpose="shadow")
 
 
-async def test_calls_at_once_are_bounded_and_shadow_has_its_own_share(
-    start_reward: StartReward, fake_engine: FakeEngine
-) -> None:
+async def test_calls_at_once_are_bounded_and_shadow_yields(start_reward: StartReward, fake_engine: FakeEngine) -> None:
+    """A candidate's calls never take all the room, and those still to come wait until training has no more."""
     url = start_reward(bootstrap_tasks=[TASK], judge_in_flight=3, shadow_in_flight=2).url
+    candidate = rubric(llm("other"))
     async with RewardClient(url) as client:
         fake_engine.hold()
-        candidate = rubric(llm("other"))
-        work = [
-            asyncio.create_task(client.score(TASK, [item(n) for n in range(9)], run="r", step=1)),
-            asyncio.create_task(client.score(TASK, [item(n) for n in range(9)], rubric=candidate, purpose="shadow")),
-        ]
-        await asyncio.to_thread(fake_engine.wait_for_calls, 5)
+        shadow = asyncio.create_task(
+            client.score(TASK, [item(n) for n in range(9)], rubric=candidate, purpose="shadow")
+        )
+        await asyncio.to_thread(fake_engine.wait_for_calls, 2)
+        training = asyncio.create_task(client.score(TASK, [item(n) for n in range(9)], run="r", step=1))
+        await asyncio.to_thread(fake_engine.wait_for_calls, 3)
         fake_engine.release()
-        for answer in await asyncio.gather(*work):
+        for answer in await asyncio.gather(shadow, training):
             assert all(result.reward is not None for result in answer.results)
-    assert fake_engine.peak <= 5
-    assert len(fake_engine.calls) == 18
+    assert fake_engine.peak == 3
+    for_candidate = ["Criterion: Other" in messages[0]["content"] for messages in fake_engine.calls]
+    assert len(for_candidate) == 18
+    assert for_candidate[:2] == [True, True]
+    assert for_candidate[2:11] == [False] * 9

@@ -36,26 +36,33 @@ class Reply:
 Script = Callable[[Messages], Reply]
 
 
-def distribution(probabilities: Sequence[float], *, dialect: Literal["llamacpp", "openai"] = "llamacpp") -> Reply:
-    """A judge's answer: the probability of each level."""
+def distribution(*lines: Sequence[float], dialect: Literal["llamacpp", "openai"] = "llamacpp") -> Reply:
+    """A judge's answer: the probability of each level, for one line or several."""
+    told = [_position(probabilities, dialect) for probabilities in lines]
+    breaks = {"token": "\n", "prob": 1.0, "logprob": 0.0, "top_probs": [], "top_logprobs": []}
+    positions = [told[0], *(entry for position in told[1:] for entry in (breaks, position))]
+    return chat("\n".join(str(position["token"]) for position in told), *positions)
+
+
+def _position(probabilities: Sequence[float], dialect: str) -> dict[str, Any]:
     best = str(max(range(len(probabilities)), key=lambda level: probabilities[level]))
     if dialect == "llamacpp":
         top = [{"token": str(level), "prob": p} for level, p in enumerate(probabilities)]
-        return chat(best, {"token": best, "prob": max(probabilities), "top_probs": top})
+        return {"token": best, "prob": max(probabilities), "top_probs": top}
     logs = [{"token": str(n), "logprob": math.log(p) if p > 0 else -9999.0} for n, p in enumerate(probabilities)]
-    return chat(best, {"token": best, "logprob": 0.0, "top_logprobs": logs})
+    return {"token": best, "logprob": 0.0, "top_logprobs": logs}
 
 
-def certain(level: int) -> Reply:
-    """All mass on one level."""
-    return distribution([float(n == level) for n in range(_LEVELS)])
+def certain(*levels: int) -> Reply:
+    """All mass on one level, in each line."""
+    return distribution(*([float(n == level) for n in range(_LEVELS)] for level in levels))
 
 
-def chat(text: str, position: Mapping[str, Any] | None = None) -> Reply:
-    """A chat completion of `text`, with one position's probabilities where given."""
+def chat(text: str, *positions: Mapping[str, Any]) -> Reply:
+    """A chat completion of `text`, with the probabilities of its tokens where given."""
     choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    if position is not None:
-        choice["logprobs"] = {"content": [dict(position)]}
+    if positions:
+        choice["logprobs"] = {"content": [dict(position) for position in positions]}
     usage = {"prompt_tokens": 100, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 60}}
     return Reply({"object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage})
 

@@ -1,4 +1,4 @@
-"""llama.cpp's server: a bias and a grammar constrain the token, and it tells the probabilities after both.
+"""llama.cpp's server: a bias and a grammar constrain the tokens, and it tells the probabilities after both.
 
 The grammar alone does not do: the server applies it only when its first, free sample breaks it, and
 otherwise tells the unconstrained distribution. An equal bias on every choice leaves their ratios as
@@ -8,7 +8,7 @@ they are and all other tokens without mass.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.reward.engine.base import ChatMessages
+from services.reward.engine.base import Sampling
 from services.reward.engine.openai import OpenAIEngine, summed
 
 _BIAS = 100.0
@@ -17,20 +17,25 @@ _BIAS = 100.0
 class LlamaCppEngine(OpenAIEngine):
     """The samplers that cut or skew the distribution are switched off, so that it is the model's own."""
 
-    def _payload(self, messages: ChatMessages, choices: Sequence[str]) -> dict[str, Any]:
+    def _constraint(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
         alternatives = " | ".join(f'"{choice}"' for choice in choices)
-        return super()._payload(messages, choices) | {
+        lines = ' "\\n" '.join(["choice"] * positions)
+        return {
             "temperature": 1.0,
+            "seed": 0,
             "top_k": 0,
             "top_p": 1.0,
             "min_p": 0.0,
             "repeat_penalty": 1.0,
             "logit_bias": [[choice, _BIAS] for choice in choices],
-            "grammar": f"root ::= {alternatives}",
+            "grammar": f"root ::= {lines}\nchoice ::= {alternatives}",
             "top_logprobs": len(choices) + 2,
             "post_sampling_probs": True,
             "cache_prompt": True,
         }
+
+    def _text_payload(self, sampling: Sampling) -> dict[str, Any]:
+        return super()._text_payload(sampling) | {"cache_prompt": True}
 
     def _masses(self, position: Mapping[str, Any]) -> dict[str, float]:
         return summed((entry["token"], float(entry["prob"])) for entry in position["top_probs"])

@@ -1,36 +1,53 @@
-"""Plain OpenAI chat completions: one token, its top log-probabilities, renormalised over the choices.
+"""Plain OpenAI chat completions: a few tokens with their top log-probabilities, renormalised over the choices.
 
-The dialect for servers that cannot constrain the answer; others refine `_payload` and `_masses`.
+The dialect for servers that cannot constrain the answer; others refine `_constraint` and `_masses`.
 """
 
+import asyncio
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from regrade.contracts import Usage
 from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed
-from services.reward.engine.base import ChatMessages, ChoiceAnswer
+from services.reward.engine.base import ChatMessages, ChoiceAnswer, Distribution, Sampling, TextAnswer
 
 _TOP_TOKENS = 20
+
+T = TypeVar("T")
 
 
 class OpenAIEngine:
     """An endpoint that speaks `/v1/chat/completions` with `logprobs`."""
 
+    batch = 1
+
     def __init__(self, endpoint: JsonEndpoint, model: str) -> None:
         self._endpoint = endpoint
         self.model = model
 
-    async def choose(self, messages: ChatMessages, choices: Sequence[str]) -> ChoiceAnswer:
-        """The distribution over `choices`. Raises `UpstreamMalformed` when the answer names none of them."""
-        answer = await self._endpoint.post("/v1/chat/completions", self._payload(messages, choices))
-        try:
-            first = answer["choices"][0]["logprobs"]["content"][0]
-            masses = self._masses(first)
-            usage = _usage(answer.get("usage") or {})
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UpstreamMalformed(f"no token probabilities in the engine's answer ({error!r})") from error
-        return ChoiceAnswer(_normalised([masses.get(choice, 0.0) for choice in choices]), usage)
+    async def choose(
+        self, conversations: Sequence[ChatMessages], choices: Sequence[str], *, positions: int = 1
+    ) -> list[ChoiceAnswer | UpstreamError]:
+        """One call a conversation. `UpstreamMalformed` stands where the answer names none of the choices."""
+
+        async def one(messages: ChatMessages) -> ChoiceAnswer:
+            payload = self._choice_payload(choices, positions) | {"messages": list(messages)}
+            answer = await self._endpoint.post("/v1/chat/completions", payload)
+            return self.read_choice(answer, choices, positions)
+
+        return await each(conversations, one)
+
+    async def write(
+        self, conversations: Sequence[ChatMessages], sampling: Sampling
+    ) -> list[TextAnswer | UpstreamError]:
+        """One call a conversation. `UpstreamMalformed` stands where nothing was written."""
+
+        async def one(messages: ChatMessages) -> TextAnswer:
+            payload = self._text_payload(sampling) | {"messages": list(messages)}
+            return read_text(await self._endpoint.post("/v1/chat/completions", payload))
+
+        return await each(conversations, one)
 
     async def ready(self) -> bool:
         """Whether the server lists its models."""
@@ -40,19 +57,68 @@ class OpenAIEngine:
             return False
         return True
 
-    def _payload(self, messages: ChatMessages, choices: Sequence[str]) -> dict[str, Any]:
+    def read_choice(
+        self, answer: Mapping[str, Any], choices: Sequence[str], positions: int, index: int = 0
+    ) -> ChoiceAnswer:
+        """The distributions in an answer's choice `index`. Raises `UpstreamMalformed`."""
+        try:
+            told = _asked_positions(answer["choices"][index]["logprobs"]["content"], choices, positions)
+            masses = [self._masses(position) for position in told]
+            usage = usage_of(answer)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UpstreamMalformed(f"no token probabilities in the engine's answer ({error!r})") from error
+        return ChoiceAnswer(tuple(_normalised([m.get(choice, 0.0) for choice in choices]) for m in masses), usage)
+
+    def _choice_payload(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
         return {
             "model": self.model,
-            "messages": list(messages),
-            "max_tokens": 1,
+            "max_tokens": 2 * positions - 1,  # a line break stands between two answers
             "temperature": 0.0,
             "logprobs": True,
             "top_logprobs": _TOP_TOKENS,
+            **self._constraint(choices, positions),
         }
+
+    def _text_payload(self, sampling: Sampling) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "seed": sampling.seed,
+        }
+
+    def _constraint(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
+        return {}
 
     def _masses(self, position: Mapping[str, Any]) -> dict[str, float]:
         top = position["top_logprobs"]
         return summed((entry["token"], math.exp(min(float(entry["logprob"]), 0.0))) for entry in top)
+
+
+async def each(
+    conversations: Sequence[ChatMessages], ask: Callable[[ChatMessages], Awaitable[T]]
+) -> list[T | UpstreamError]:
+    """Ask for every conversation at once; an `UpstreamError` becomes the answer of the one it befell."""
+
+    async def one(messages: ChatMessages) -> T | UpstreamError:
+        try:
+            return await ask(messages)
+        except UpstreamError as error:
+            return error
+
+    return list(await asyncio.gather(*(one(messages) for messages in conversations)))
+
+
+def read_text(answer: Mapping[str, Any], index: int = 0) -> TextAnswer:
+    """The text of an answer's choice `index`. Raises `UpstreamMalformed` when there is none."""
+    try:
+        text = answer["choices"][index]["message"]["content"]
+        usage = usage_of(answer)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UpstreamMalformed(f"no text in the engine's answer ({error!r})") from error
+    if not isinstance(text, str) or not text.strip():
+        raise UpstreamMalformed("the engine wrote nothing")
+    return TextAnswer(text.strip(), usage)
 
 
 def summed(tokens: Iterable[tuple[Any, float]]) -> dict[str, float]:
@@ -64,14 +130,9 @@ def summed(tokens: Iterable[tuple[Any, float]]) -> dict[str, float]:
     return masses
 
 
-def _normalised(masses: Sequence[float]) -> tuple[float, ...]:
-    total = math.fsum(masses)
-    if not math.isfinite(total) or total <= 0.0 or min(masses) < 0.0:
-        raise UpstreamMalformed("the engine's answer gives the choices no probabilities")
-    return tuple(mass / total for mass in masses)
-
-
-def _usage(told: Mapping[str, Any]) -> Usage:
+def usage_of(answer: Mapping[str, Any]) -> Usage:
+    """What a call was billed; never negative."""
+    told = answer.get("usage") or {}
     details = told.get("prompt_tokens_details") or {}
     return Usage(
         judge_calls=1,
@@ -79,3 +140,22 @@ def _usage(told: Mapping[str, Any]) -> Usage:
         cached_tokens=max(0, int(details.get("cached_tokens") or 0)),
         completion_tokens=max(0, int(told.get("completion_tokens") or 0)),
     )
+
+
+def _asked_positions(
+    content: Sequence[Mapping[str, Any]], choices: Sequence[str], positions: int
+) -> Sequence[Mapping[str, Any]]:
+    """The tokens that answer: the first of one answer, whatever was sampled; of several, those that are choices."""
+    if positions == 1:
+        return [content[0]]
+    answers = [position for position in content if str(position["token"]).strip() in choices]
+    if len(answers) != positions:
+        raise ValueError(f"{len(answers)} answers, {positions} asked for")
+    return answers
+
+
+def _normalised(masses: Sequence[float]) -> Distribution:
+    total = math.fsum(masses)
+    if not math.isfinite(total) or total <= 0.0 or min(masses) < 0.0:
+        raise UpstreamMalformed("the engine's answer gives the choices no probabilities")
+    return tuple(mass / total for mass in masses)
