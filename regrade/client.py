@@ -27,6 +27,7 @@ from regrade.contracts import (
     ScoreItem,
     ScoreRequest,
     ScoreResponse,
+    Usage,
 )
 from regrade.errors import AccessError, PinConflictError, RegradeError, RequestError, ServiceUnavailableError
 
@@ -250,7 +251,7 @@ def _merged(response: ScoreResponse, places: Sequence[int], again: ScoreResponse
     replaced = dict(zip(places, again.results, strict=True))
     return ScoreResponse(
         results=tuple(replaced.get(i, result) for i, result in enumerate(response.results)),
-        usage=response.usage + again.usage,
+        usage=Usage.total((response.usage, again.usage)),
         degraded=response.degraded or again.degraded,
     )
 

@@ -1,5 +1,6 @@
 """The contract of `POST /score`: items in, one outcome per item out, always with the same keys."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -166,12 +167,15 @@ class Usage(Outcome):
     cached_tokens: int = 0
     completion_tokens: int = 0
 
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            judge_calls=self.judge_calls + other.judge_calls,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            cached_tokens=self.cached_tokens + other.cached_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
+    @classmethod
+    def total(cls, usages: "Iterable[Usage]") -> "Usage":
+        """The sum of several bills."""
+        told = list(usages)
+        return cls(
+            judge_calls=sum(usage.judge_calls for usage in told),
+            prompt_tokens=sum(usage.prompt_tokens for usage in told),
+            cached_tokens=sum(usage.cached_tokens for usage in told),
+            completion_tokens=sum(usage.completion_tokens for usage in told),
         )
 
 

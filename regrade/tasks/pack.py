@@ -9,7 +9,7 @@
 
 import json
 import tomllib
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Annotated, Literal
@@ -97,6 +97,7 @@ def available_tasks() -> list[str]:
     return sorted(folder.name for folder in folders if folder.joinpath("task.toml").is_file())
 
 
+@lru_cache(maxsize=256)
 def judge_role(task: str) -> str:
     """The role words for a task's judge; plain ones for a task without a pack."""
     return load_pack(task).judge_role if task in available_tasks() else DEFAULT_JUDGE_ROLE

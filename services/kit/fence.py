@@ -1,14 +1,13 @@
 """Fences round text that nobody vouches for, and the removal of what could reach past them (I4). Pure."""
 
-import base64
-import hashlib
 import hmac
 import re
 from typing import NamedTuple
 
 from regrade.contracts import Flag
 
-_CODE_CHARS = 10  # 50 bits, in letters: a tokenizer takes fewer tokens for them than for hex
+_CODE_CHARS = 10  # 47 bits, in letters: a tokenizer takes fewer tokens for them than for hex
+_LETTERS = bytes(ord("a") + byte % 26 for byte in range(256))
 
 # Special tokens of the models in use: ChatML and Llama 3, Llama 2 and Mistral, Gemma, DeepSeek, GLM, T5,
 # StarCoder and SmolLM.
@@ -51,6 +50,6 @@ def without_control_tokens(text: str) -> str:
 def fence(label: str, text: str, key: bytes) -> str:
     """Enclose a neutralised text in markers with a keyed hash of it: it cannot hold its own closing marker."""
     safe = neutralise(text).text
-    keyed = hmac.new(key, f"{label}\n{safe}".encode(), hashlib.sha256).digest()
-    code = base64.b32encode(keyed).decode()[:_CODE_CHARS].lower()
+    keyed = hmac.digest(key, f"{label}\n{safe}".encode("utf-8", "surrogatepass"), "sha256")
+    code = keyed[:_CODE_CHARS].translate(_LETTERS).decode()
     return f"[BEGIN {label} {code}]\n{safe}\n[END {label} {code}]"

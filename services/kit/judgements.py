@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from redis.asyncio import Redis
 
 from services.kit import keyspace as ks
+from services.kit.redis import LuaFunction
 
 Distributions = tuple[tuple[float, ...], ...]
 Judged = Distributions | str
@@ -17,6 +18,7 @@ class JudgementStore:
 
     def __init__(self, redis: Redis, *, ttl_s: int = 86_400) -> None:
         self._redis = redis
+        self._remember = LuaFunction(redis, "remember")
         self._ttl_s = ttl_s
 
     async def get(self, task: str, identities: Sequence[str]) -> dict[str, Judged]:
@@ -30,11 +32,9 @@ class JudgementStore:
         """Store judgements in one round trip; answers those that another replica had stored before."""
         if not judgements:
             return {}
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for identity, judged in judgements.items():
-                pipe.set(ks.judgement_key(task, identity), json.dumps(judged), ex=self._ttl_s, nx=True, get=True)
-            stood = await pipe.execute()
-        return {i: _read(text) for i, text in zip(judgements, stood, strict=True) if text is not None}
+        keys = [ks.judgement_key(task, identity) for identity in judgements]
+        stood = await self._remember(keys, [self._ttl_s, *map(json.dumps, judgements.values())])
+        return {i: _read(text) for i, text in zip(judgements, stood, strict=True) if text != ""}
 
 
 def _read(text: str) -> Judged:

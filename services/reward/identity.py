@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
-from regrade.contracts import Mode, ScoreItem, ScoreRequest, as_text, sha256_of
+from regrade.contracts import Conversation, Mode, ScoreItem, ScoreRequest, as_text
 from services.reward.engine.base import ChatMessages
 
 
@@ -16,7 +17,7 @@ def item_ids(items: Sequence[ScoreItem]) -> list[str]:
         if item.id is not None:
             ids.append(item.id)
             continue
-        content = sha256_of([item.group, as_text(item.prompt), as_text(item.completion), item.reference, item.scope])
+        content = _hash((item.group or "", *_content(item)))
         ids.append(f"#{seen[content]}")
         seen[content] += 1
     return ids
@@ -24,14 +25,16 @@ def item_ids(items: Sequence[ScoreItem]) -> list[str]:
 
 def group_of(item: ScoreItem) -> str:
     """The group an item is compared in: as given, else the hash of its prompt."""
-    return item.group or hashlib.sha256(as_text(item.prompt).encode()).hexdigest()[:32]
+    return item.group or _prompt_hash(as_text(item.prompt))
 
 
-def item_base(request: ScoreRequest, mode: Mode, item: ScoreItem, item_id: str, judge_model: str) -> str:
-    """An item's identity but for the rubric. The purpose is part of it: a shadow score is no training reward."""
-    dumped = item.model_dump(mode="json", include={"prompt", "completion", "reference", "scope"})
-    place = [request.lineage, request.run, request.step, mode, request.purpose]
-    return sha256_of([*place, group_of(item), item_id, dumped, judge_model])
+def item_bases(request: ScoreRequest, mode: Mode, ids: Sequence[str], judge_model: str) -> list[str]:
+    """Each item's identity but for the rubric. The purpose is part of it: a shadow score is no training reward."""
+    step = "" if request.step is None else str(request.step)
+    place = (request.lineage, request.run or "", step, mode, request.purpose, judge_model)
+    return [
+        _hash((*place, group_of(item), name, *_content(item))) for item, name in zip(request.items, ids, strict=True)
+    ]
 
 
 def item_identity(base: str, digest: str) -> str:
@@ -46,4 +49,33 @@ def trace_id(identity: str) -> str:
 
 def judgement_identity(messages: ChatMessages, model: str, asked: str) -> str:
     """Everything that decides an engine's answer: conversation, model, and what is asked and how it is sampled."""
-    return sha256_of([list(messages), model, asked])
+    turns = (part for message in messages for part in (message["role"], message["content"]))
+    return _hash((model, asked, *turns))
+
+
+@lru_cache(maxsize=64)
+def _prompt_hash(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _content(item: ScoreItem) -> tuple[str, ...]:
+    """What an item says, each part preceded by what it is, so that no two items read alike."""
+    return (
+        *_parts(item.prompt),
+        *_parts(item.completion),
+        *(() if item.reference is None else ("reference", item.reference)),
+        *(() if item.scope is None else ("scope", item.scope)),
+    )
+
+
+def _parts(content: str | Conversation) -> tuple[str, ...]:
+    if isinstance(content, str):
+        return ("text", content)
+    turns = (part for message in content for part in (message.role, message.content))
+    return (f"{len(content)} turns", *turns)
+
+
+def _hash(parts: Iterable[str]) -> str:
+    """SHA-256 of the parts, each led by its length: no two lists of parts make one text."""
+    framed = "".join([f"{len(part)}:{part}" for part in parts])
+    return hashlib.sha256(framed.encode("utf-8", "surrogatepass")).hexdigest()

@@ -158,7 +158,7 @@ class _Sheet:
 
     def __init__(self, exams: Sequence[Exam]) -> None:
         self.exams = exams
-        self._usage = [Usage() for _ in exams]
+        self._bills: list[list[Usage]] = [[] for _ in exams]
         self._errors: dict[tuple[int, str], ItemError] = {}
         self._drawn: dict[tuple[int, str], list[tuple[Distribution, str | None]]] = {}
 
@@ -182,7 +182,7 @@ class _Sheet:
     def verdicts(self) -> list[Verdict]:
         """One an exam: a criterion's judgement is its mean distribution's, unless any part of it failed."""
         return [
-            Verdict({c.id: self._judgement(n, c.id) for c in exam.criteria}, self._usage[n])
+            Verdict({c.id: self._judgement(n, c.id) for c in exam.criteria}, _sum_of(self._bills[n]))
             for n, exam in enumerate(self.exams)
         ]
 
@@ -195,7 +195,11 @@ class _Sheet:
         return judgement_of(mean, drawn[0][1])
 
     def _bill(self, question: _Question, answer: Answer) -> None:
-        self._usage[question.exam] += answer.usage
+        self._bills[question.exam].append(answer.usage)
         if isinstance(answer.judged, ItemError):
             for criterion in question.criteria:
                 self._errors.setdefault((question.exam, criterion.id), answer.judged)
+
+
+def _sum_of(bills: Sequence[Usage]) -> Usage:
+    return bills[0] if len(bills) == 1 else Usage.total(bills)

@@ -1,12 +1,14 @@
 """What the reward service measures of itself; label values come from closed sets."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import Counter as CounterMetric
 
-from regrade.contracts import ItemResult, ScoreRequest, Usage
+from regrade.contracts import ItemResult, Purpose, ScoreRequest, Usage
 from services.kit.http import UpstreamError
 
 _CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -17,7 +19,7 @@ class RewardMetrics:
     """Counters and histograms of one app. `task` labels are names of activated tasks, never free text."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._items = Counter(
+        self._items = CounterMetric(
             "regrade_items_total", "Items by outcome.", ("task", "purpose", "outcome"), registry=registry
         )
         self._rewards = Histogram(
@@ -29,7 +31,9 @@ class RewardMetrics:
         self._in_flight = Gauge(
             "regrade_judge_in_flight_calls", "Conversations under way with the engine.", registry=registry
         )
-        self._tokens = Counter("regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry)
+        self._tokens = CounterMetric(
+            "regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry
+        )
         self._active = Gauge(
             "regrade_active_rubric_version", "Version of the active rubric.", ("task", "lineage"), registry=registry
         )
@@ -54,15 +58,27 @@ class RewardMetrics:
 
     def scored(self, request: ScoreRequest, results: tuple[ItemResult, ...], usage: Usage) -> None:
         """Count a batch's outcomes and tokens."""
-        for result in results:
-            outcome = "cached" if result.cached else "scored" if result.error is None else result.error.code.value
-            self._items.labels(request.task, request.purpose.value, outcome).inc()
-            if request.purpose == "train" and result.reward is not None and not result.cached:
-                self._rewards.labels(request.task).observe(result.reward)
-        self._tokens.labels(request.task, "prompt").inc(usage.prompt_tokens)
-        self._tokens.labels(request.task, "cached").inc(usage.cached_tokens)
-        self._tokens.labels(request.task, "completion").inc(usage.completion_tokens)
+        outcomes = Counter(_outcome(result) for result in results)
+        for outcome, count in outcomes.items():
+            self._items.labels(request.task, request.purpose.value, outcome).inc(count)
+        if request.purpose is Purpose.TRAIN:
+            rewards = self._rewards.labels(request.task)
+            for result in results:
+                if result.reward is not None and not result.cached:
+                    rewards.observe(result.reward)
+        for kind, count in (
+            ("prompt", usage.prompt_tokens),
+            ("cached", usage.cached_tokens),
+            ("completion", usage.completion_tokens),
+        ):
+            self._tokens.labels(request.task, kind).inc(count)
 
     def activated(self, task: str, lineage: str, version: int) -> None:
         """Note which rubric is active now."""
         self._active.labels(task, lineage).set(version)
+
+
+def _outcome(result: ItemResult) -> str:
+    if result.error is not None:
+        return result.error.code.value
+    return "cached" if result.cached else "scored"

@@ -32,13 +32,14 @@ from services.reward.checks import CheckCatalogue, CheckError, Subject
 from services.reward.engine.base import Engine
 from services.reward.engine.probe import EngineHandle
 from services.reward.guards import guard
-from services.reward.identity import group_of, item_base, item_identity, item_ids, trace_id
+from services.reward.identity import group_of, item_bases, item_identity, item_ids, trace_id
 from services.reward.judge import Exam, Judge, Verdict
 from services.reward.metrics import RewardMetrics
 from services.reward.pins import Pins, Resolved
 from services.reward.prompt import Material, material, system_turn
 
 _RETRY_AFTER_S = 5
+_MAX_SYSTEM_TURNS = 512
 
 
 @dataclass(slots=True)
@@ -86,6 +87,7 @@ class ScoreService:
         self._metrics = metrics
         self._fence_key = fence_key
         self._max_completion_chars = max_completion_chars
+        self._systems: dict[tuple[str, str], str] = {}
 
     async def score(self, request: ScoreRequest, *, deadline: float | None = None) -> ScoreResponse:
         """One result an item; what is not judged by `deadline` (the loop's clock) is null.
@@ -98,7 +100,7 @@ class ScoreService:
         engine = await self._open_engine()
         asker = Asker(engine, request.task, request.purpose, fresh=request.fresh, deadline=deadline)
         ids = item_ids(request.items)
-        bases = [item_base(request, mode, i, name, engine.model) for i, name in zip(request.items, ids, strict=True)]
+        bases = item_bases(request, mode, ids, engine.model)
         resolved = await self._pins.resolve(request, bases)
         cases = [
             _Case(i, name, item_identity(base, r.active.digest), r, as_text(i.prompt), as_text(i.completion))
@@ -112,7 +114,7 @@ class ScoreService:
         computed = await self._settle(request, new, engine.model, started)
         results = tuple(case.resolved.known or computed[id(case)] for case in cases)
         _refuse_if_judge_is_away(results)
-        usage = sum((case.usage for case in new), Usage())
+        usage = Usage.total(case.usage for case in new)
         self._metrics.scored(request, results, usage)
         return ScoreResponse(results=results, usage=usage, degraded=False)
 
@@ -159,12 +161,21 @@ class ScoreService:
 
     def _shown(self, role: str, case: _Case) -> Material:
         return material(
-            system=system_turn(role, case.resolved.rubric),
+            system=self._system(role, case.resolved),
             prompt=case.prompt,
             reference=case.item.reference,
             completion=case.completion,
             fence_key=self._fence_key,
         )
+
+    def _system(self, role: str, resolved: Resolved) -> str:
+        """The system turn of a rubric, written once for all its items."""
+        key = (role, resolved.active.digest)
+        if key not in self._systems:
+            if len(self._systems) >= _MAX_SYSTEM_TURNS:
+                self._systems.clear()
+            self._systems[key] = system_turn(role, resolved.rubric)
+        return self._systems[key]
 
     async def _settle(
         self, request: ScoreRequest, cases: Sequence[_Case], model: str, started: float
@@ -185,7 +196,7 @@ class ScoreService:
 
 
 def _note(case: _Case, verdict: Verdict, *, explain: bool) -> None:
-    case.usage += verdict.usage
+    case.usage = verdict.usage
     for name, found in verdict.judgements.items():
         if isinstance(found, ItemError):
             case.error = found
@@ -205,13 +216,15 @@ def _result(request: ScoreRequest, case: _Case) -> ItemResult:
         reward, raw, vetoed = aggregate(rubric, scores)
         if vetoed:
             case.flags.append(Flag.VETOED)
-    unscored = {c.id: CriterionScore(id=c.id, score=None, confidence=None) for c in rubric.criteria}
+    criteria = tuple(
+        case.scores.get(c.id) or CriterionScore(id=c.id, score=None, confidence=None) for c in rubric.criteria
+    )
     return ItemResult(
         id=case.item_id,
         reward=reward,
         raw=raw,
         rubric=active.ref(request.lineage),
-        criteria=tuple((unscored | case.scores).values()),
+        criteria=criteria,
         flags=tuple(case.flags),
         error=case.error,
         trace_id=trace_id(case.identity),

@@ -90,4 +90,4 @@ def test_an_older_client_reads_a_newer_answer() -> None:
 
 def test_usage_adds_up() -> None:
     one = Usage(judge_calls=1, prompt_tokens=10, cached_tokens=4, completion_tokens=1)
-    assert one + one == Usage(judge_calls=2, prompt_tokens=20, cached_tokens=8, completion_tokens=2)
+    assert Usage.total([one, one]) == Usage(judge_calls=2, prompt_tokens=20, cached_tokens=8, completion_tokens=2)
