@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from regrade.contracts import (
     MAIN_LINEAGE,
@@ -39,11 +39,12 @@ Timeout = Annotated[
 
 @router.post(
     "/score",
+    response_model=ScoreResponse,
     dependencies=[Depends(require_key)],
     responses=error_answers(401, 404, 409, 413, 422, 429, 503),
     tags=["scoring"],
 )
-async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> ScoreResponse:
+async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> Response:
     """Score completions by the pinned (else the active) rubric of their task.
 
     200 when each item has an outcome: a reward in [0, 1], or null with a typed error. 503 when the
@@ -53,7 +54,8 @@ async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> 
     deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
     if isinstance(body.rubric, Rubric):
         validate_rubric(body.rubric)
-    return await state.service.score(body, deadline=deadline)
+    answer = await state.service.score(body, deadline=deadline)
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 @router.get(

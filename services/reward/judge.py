@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from operator import mul
 from typing import NamedTuple
 
 from regrade.contracts import LEVELS, TOP_LEVEL, ItemError, LlmCriterion, Mode, Usage
@@ -11,6 +12,7 @@ from services.reward.engine.base import ChatMessages, Distribution, Sampling
 from services.reward.prompt import Material, ask_execution, ask_levels, ask_plan, ask_rationale, then_levels
 
 _CHOICES = tuple(str(level) for level in LEVELS)
+_SQUARES = tuple(level * level for level in LEVELS)
 _WIDEST_STD = TOP_LEVEL / 2
 _TOKENS_A_WORD = 2
 """Room for what is written: a text that runs on is cut off there, and its level asked for all the same."""
@@ -62,10 +64,10 @@ def judgement_of(probabilities: Sequence[float], rationale: str | None = None) -
 
     Source: expected score from token probabilities beats the mode, arXiv 2503.03064.
     """
-    mean = sum(level * p for level, p in zip(LEVELS, probabilities, strict=True))
-    variance = sum(p * (level - mean) ** 2 for level, p in zip(LEVELS, probabilities, strict=True))
+    mean = sum(map(mul, LEVELS, probabilities))
+    variance = max(0.0, sum(map(mul, _SQUARES, probabilities)) - mean * mean)
     score = min(1.0, max(0.0, mean / TOP_LEVEL))
-    return Judgement(score, min(1.0, max(0.0, 1.0 - math.sqrt(variance) / _WIDEST_STD)), rationale)
+    return Judgement(score, max(0.0, 1.0 - math.sqrt(variance) / _WIDEST_STD), rationale)
 
 
 class Judge:
@@ -191,6 +193,8 @@ class _Sheet:
         if failed is not None:
             return failed
         drawn = self._drawn[exam, criterion]
+        if len(drawn) == 1:
+            return judgement_of(*drawn[0])
         mean = [sum(levels) / len(drawn) for levels in zip(*(distribution for distribution, _ in drawn), strict=True)]
         return judgement_of(mean, drawn[0][1])
 
