@@ -116,6 +116,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def on_http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if error.status_code == 400:  # what FastAPI answers to a body that is no UTF-8
+            return error_response(Invalid("the body is not JSON in UTF-8"))
         body = ErrorBody(error=str(error.detail).lower().replace(" ", "_"), detail=str(error.detail))
         return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
 
