@@ -32,7 +32,7 @@ PROMISES = [not_a_server_error, status_code_conformance, content_type_conformanc
 def _aimed(case: Any) -> Any:
     """Half the cases at a task that is there, the others wherever they were made up to go; none with a time limit.
 
-    A limit of no time at all is answered 503, as it should be, and is nothing that a check here could tell from a fault.
+    A limit of no time at all is rightly answered 503, which a check here could not tell from a fault.
     """
     case.headers.pop("Regrade-Timeout-S", None)
     if isinstance(case.body, dict) and len(str(case.body)) % 2:
