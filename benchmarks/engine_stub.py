@@ -80,16 +80,22 @@ def _tokens(asked: int | None, token_ids: list[int] | None) -> tuple[str, ...]:
     return (_DIGITS + _OTHERS)[: max(1, asked if asked is not None else len(_DIGITS))]
 
 
-def _completion(choices: list[bytes]) -> bytes:
-    calls = len(choices)
+@lru_cache(maxsize=256)
+def _around(calls: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the choices of an answer to so many conversations."""
+    head = {"id": "chatcmpl-stub", "object": "chat.completion", "created": 1_700_000_000, "model": MODEL}
     usage = {
         "prompt_tokens": _PROMPT_TOKENS * calls,
         "completion_tokens": calls,
         "total_tokens": (_PROMPT_TOKENS + 1) * calls,
         "prompt_tokens_details": {"cached_tokens": _CACHED_TOKENS * calls},
     }
-    head = {"id": "chatcmpl-stub", "object": "chat.completion", "created": 1_700_000_000, "model": MODEL}
-    return _json(head)[:-1] + b',"choices":[' + b",".join(choices) + b'],"usage":' + _json(usage) + b"}"
+    return _json(head)[:-1] + b',"choices":[', b'],"usage":' + _json(usage) + b"}"
+
+
+def _completion(choices: list[bytes]) -> bytes:
+    before, behind = _around(len(choices))
+    return before + b",".join(choices) + behind
 
 
 def _one(body: bytes) -> list[bytes]:

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Sequence
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import psutil
@@ -39,6 +39,14 @@ class Sender:
     def send(self, url: str, bodies: Sequence[bytes], at_once: int) -> tuple[list[bytes], list[float]]:
         """The answers' bodies and latencies in seconds. Raises `RuntimeError` for an answer other than 200."""
         return self._runner.run(self._send(url, bodies, at_once))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._session is not None:
+            self._runner.run(self._session.close())
+        self._runner.close()
 
     async def _send(self, url: str, bodies: Sequence[bytes], at_once: int) -> tuple[list[bytes], list[float]]:
         if self._session is None:
@@ -91,12 +99,11 @@ def check_score(answer: bytes) -> None:
         raise RuntimeError(f"{len(results)} results, {len(bad)} of them not newly judged: {str(bad[:1])[:300]}")
 
 
-def score(url: str, redis_url: str, service_pid: int, engine_url: str) -> Measure:
+def score(sender: Sender, url: str, redis_url: str, service_pid: int, engine_url: str) -> Measure:
     """Measure the reward service: the CPU of all its processes until the last trace is in Redis.
 
     Raises `RuntimeError` unless every item got a reward, left a trace, and was really put to the engine.
     """
-    sender = Sender()
     redis = Redis.from_url(redis_url)
     redis_pid = int(redis.info("server")["process_id"])
 
@@ -133,9 +140,8 @@ def _wait_for_traces(redis: Redis, stream: str, items: int) -> None:
         time.sleep(0.002)
 
 
-def engine(url: str, bodies_of: dict[str, list[str]], *, batched: bool) -> Measure:
+def engine(sender: Sender, url: str, bodies_of: dict[str, list[str]], *, batched: bool) -> Measure:
     """Measure a bare client of the engine; its own CPU is what counts. `bodies_of` holds the bodies by task."""
-    sender = Sender()
     path = "/v1/chat/completions/batch" if batched else "/v1/chat/completions"
 
     def measure(order: dict[str, Any]) -> Measurement:
@@ -161,11 +167,12 @@ def main() -> None:
     parser.add_argument("--engine-url", default="", help="the engine behind the service")
     parser.add_argument("--bodies", type=Path, help="JSON object: task to bodies of engine calls")
     args = parser.parse_args()
-    if args.what == "score":
-        answer_orders(lambda: score(args.url, args.redis_url, args.service_pid, args.engine_url))
-    else:
-        bodies = json.loads(args.bodies.read_text(encoding="utf-8"))
-        answer_orders(lambda: engine(args.url, bodies, batched=args.what == "batches"))
+    with Sender() as sender:
+        if args.what == "score":
+            answer_orders(lambda: score(sender, args.url, args.redis_url, args.service_pid, args.engine_url))
+        else:
+            bodies = json.loads(args.bodies.read_text(encoding="utf-8"))
+            answer_orders(lambda: engine(sender, args.url, bodies, batched=args.what == "batches"))
 
 
 if __name__ == "__main__":

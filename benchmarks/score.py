@@ -75,6 +75,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     logs = args.out / "logs"
     logs.mkdir(exist_ok=True)
+    for old in logs.glob("*.log"):
+        old.unlink()
     skipped: dict[str, str] = {}
     with ExitStack() as stack:
         settings = dict(pair.split("=", 1) for pair in args.setting)
