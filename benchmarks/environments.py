@@ -43,7 +43,7 @@ def _run(command: list[str]) -> None:
         raise NotInstallable(f"not installed within {_INSTALL_S:.0f} s") from error
     except subprocess.CalledProcessError as error:
         said = [line for line in error.stderr.splitlines() if line.lower().startswith("error")]
-        raise NotInstallable(said[0] if said else f"pip ended with status {error.returncode}") from error
+        raise NotInstallable(said[-1] if said else f"pip ended with status {error.returncode}") from error
 
 
 def version(peer: str) -> str:
