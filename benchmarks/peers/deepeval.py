@@ -1,4 +1,7 @@
-"""deepeval: G-Eval with given steps, on its built-in GPT model, weighted by the log-probabilities of the score."""
+"""deepeval: G-Eval with given steps, on its built-in GPT model, weighted by the log-probabilities of the score.
+
+With one HTTP client for all calls, as deepeval allows: left to itself it opens one a call, seven times as dear.
+"""
 
 import os
 
@@ -14,12 +17,18 @@ def prepare() -> Measure:
     from deepeval.metrics import GEval
     from deepeval.models import OpenAIModel
     from deepeval.test_case import LLMTestCase, SingleTurnParams
+    from openai import DefaultAsyncHttpxClient
 
     top = [{"token": str(n), "logprob": -0.5 - abs(n - 6), "bytes": None} for n in range(11)]
     said = verdict(
         {"reason": "It keeps to the subject.", "score": 6}, logprobs={"content": [{**top[6], "top_logprobs": top}]}
     )
-    model = OpenAIModel(model="gpt-4o", base_url=engine_url("deepeval", said) + "/v1", api_key="none")
+    model = OpenAIModel(
+        model="gpt-4o",
+        base_url=engine_url("deepeval", said) + "/v1",
+        api_key="none",
+        async_http_client=DefaultAsyncHttpxClient(),
+    )
     params = [SingleTurnParams.INPUT, SingleTurnParams.ACTUAL_OUTPUT]
 
     async def judge(prompt: str, completion: str) -> float:
