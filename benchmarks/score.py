@@ -32,6 +32,7 @@ from benchmarks import environments, parts, report
 from benchmarks.contender import Contender, ContenderFailed
 from benchmarks.load import BATCH
 from services.local.processes import StackError
+from services.reward.settings import RewardSettings
 
 OUT = Path(__file__).parent / "out"
 _SLOTS = 64
@@ -121,8 +122,10 @@ def _arguments() -> argparse.Namespace:
     unknown = set(_wanted_peers(args)) - set(environments.peers())
     if unknown:
         parser.error(f"no such peers: {', '.join(sorted(unknown))}; there are {', '.join(environments.peers())}")
-    if not all("=" in pair for pair in args.setting):
-        parser.error("--setting wants NAME=VALUE")
+    for pair in args.setting:
+        name, equals, _ = pair.partition("=")
+        if not equals or name not in RewardSettings.model_fields:
+            parser.error(f"--setting wants NAME=VALUE, NAME a setting of the reward service; got {pair!r}")
     return args
 
 
