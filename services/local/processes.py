@@ -25,8 +25,8 @@ class Processes:
         self._grace_s = grace_s
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
-    def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start `command`, its output in `<name>.log`.
+    def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+        """Start `command`, its output in `<name>.log`; returns its process id.
 
         In a process group of its own, so that Ctrl-C reaches us and we end it; but in our session:
         Linux shares the cores out between sessions first, and `nice` would count for nothing.
@@ -41,6 +41,7 @@ class Processes:
                 process_group=0,
             )
         self._running.append((name, process))
+        return process.pid
 
     def wait_for(self, name: str, condition: Callable[[], bool], timeout_s: float) -> None:
         """Wait until a part is ready. Raises `StackError` when it dies or the time is over."""

@@ -1,0 +1,245 @@
+"""A stub engine that costs next to nothing, so that a benchmark measures the client and not the engine.
+
+It speaks vLLM's dialect as far as a judge goes, and answers after a settable delay:
+
+    GET  /v1/models, /version, /health        as vLLM does
+    POST /tokenize                            one token a character: its code point
+    POST /v1/chat/completions                 one choice; its log-probabilities lie on the digits 0 to 5
+    POST /v1/chat/completions/batch           `messages` is a list of conversations; one choice each, in order
+    POST /say/NAME/v1/chat/completions        the choice registered under NAME: JSON, a tool call, whatever fits
+
+and, for the benchmark itself:
+
+    PUT  /say/NAME                            the body becomes that choice
+    PUT  /delay/MS                            what is asked from now on is answered MS milliseconds later
+    GET  /captured                            the last judge calls, as {"path", "body"}; emptied by reading
+    GET  /judged                              how many conversations judge calls have brought up to now
+
+No framework and no request object: bytes come in, bytes prepared beforehand go out.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import re
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import uvloop
+
+MODEL = "stub-judge"
+VERSION = "0.32.0"
+
+_DIGITS = tuple("012345")
+_OTHERS = tuple(chr(code) for code in range(ord("A"), ord("A") + 40))
+_LOGPROBS = (
+    (-4.2, -3.1, -1.9, -0.6, -1.4, -3.7),
+    (-5.0, -3.9, -2.4, -1.1, -0.7, -2.6),
+    (-2.2, -0.9, -1.2, -2.3, -3.6, -5.1),
+    (-6.3, -4.8, -3.0, -1.6, -0.9, -1.2),
+)
+_OUT_OF_REACH = -14.5
+_PROMPT_TOKENS, _CACHED_TOKENS = 900, 512
+_TOP = re.compile(rb'"top_logprobs"\s*:\s*(\d+)')
+_LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
+_TURNS = count()
+
+
+@lru_cache(maxsize=64)
+def _tails(tokens: tuple[str, ...]) -> tuple[bytes, ...]:
+    """What follows a choice's index, once for each of a few distributions over `tokens`."""
+    tails = []
+    for logprobs in _LOGPROBS:
+        known = dict(zip(_DIGITS, logprobs, strict=True))
+        top = sorted(((known.get(token, _OUT_OF_REACH), token) for token in tokens), reverse=True)
+        entries = [{"token": token, "logprob": value, "bytes": list(token.encode())} for value, token in top]
+        choice = {
+            "message": {"role": "assistant", "content": top[0][1], "refusal": None, "tool_calls": []},
+            "logprobs": {"content": [entries[0] | {"top_logprobs": entries}]},
+            "finish_reason": "length",
+            "stop_reason": None,
+            "token_ids": None,
+        }
+        tails.append(_json(choice)[1:])
+    return tuple(tails)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _tokens(asked: int | None, token_ids: list[int] | None) -> tuple[str, ...]:
+    """The tokens a choice tells the log-probabilities of: the digits come first, as a judge's answer has them."""
+    if token_ids:
+        return tuple(chr(code) for code in token_ids)
+    return (_DIGITS + _OTHERS)[: max(1, asked if asked is not None else len(_DIGITS))]
+
+
+@lru_cache(maxsize=256)
+def _around(calls: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the choices of an answer to so many conversations."""
+    head = {"id": "chatcmpl-stub", "object": "chat.completion", "created": 1_700_000_000, "model": MODEL}
+    usage = {
+        "prompt_tokens": _PROMPT_TOKENS * calls,
+        "completion_tokens": calls,
+        "total_tokens": (_PROMPT_TOKENS + 1) * calls,
+        "prompt_tokens_details": {"cached_tokens": _CACHED_TOKENS * calls},
+    }
+    return _json(head)[:-1] + b',"choices":[', b'],"usage":' + _json(usage) + b"}"
+
+
+def _completion(choices: list[bytes]) -> bytes:
+    before, behind = _around(len(choices))
+    return before + b",".join(choices) + behind
+
+
+def _one(body: bytes) -> list[bytes]:
+    """The choice for a single conversation, without parsing it."""
+    asked = _TOP.search(body)
+    tails = _tails(_tokens(int(asked[1]) if asked else None, None))
+    return [b'{"index":0,' + tails[next(_TURNS) % len(tails)]]
+
+
+def _batch(body: bytes) -> list[bytes]:
+    """One choice a conversation. Raises `ValueError` for what is no list of conversations."""
+    request = json.loads(body)
+    conversations = request["messages"]
+    if not all(isinstance(conversation, list) for conversation in conversations):
+        raise ValueError("messages has to be a list of conversations")
+    tails = _tails(_tokens(request.get("top_logprobs"), request.get("logprob_token_ids")))
+    turn = next(_TURNS)
+    return [b'{"index":%d,%b' % (n, tails[(turn + n) % len(tails)]) for n in range(len(conversations))]
+
+
+_MAKERS: dict[bytes, Callable[[bytes], list[bytes]]] = {
+    b"/v1/chat/completions": _one,
+    b"/v1/chat/completions/batch": _batch,
+}
+
+
+class Stub:
+    """What all connections share: the delay, the registered answers, the calls seen last."""
+
+    def __init__(self, delay_ms: float) -> None:
+        self.delay_s = delay_ms / 1_000.0
+        self._said: dict[bytes, bytes] = {}
+        self._seen: deque[tuple[str, bytes]] = deque(maxlen=64)
+        self._judged = 0
+        models = {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "vllm"}]}
+        self._fixed = {b"/v1/models": _json(models), b"/version": _json({"version": VERSION}), b"/health": b"{}"}
+
+    def answer(self, method: bytes, path: bytes, body: bytes) -> tuple[bytes | None, float]:
+        """The answer's body, None where there is no such route, and its delay in seconds."""
+        if method == b"POST":
+            made = self._post(path, body)
+            return made, self.delay_s if b"/chat/" in path else 0.0
+        if method == b"PUT":
+            return self._put(path, body), 0.0
+        if path == b"/captured":
+            seen = [{"path": where, "body": base64.b64encode(what).decode()} for where, what in self._seen]
+            self._seen.clear()
+            return _json(seen), 0.0
+        if path == b"/judged":
+            return _json(self._judged), 0.0
+        return self._fixed.get(path), 0.0
+
+    def _post(self, path: bytes, body: bytes) -> bytes | None:
+        if path.startswith(b"/say/"):
+            name, _, route = path[5:].partition(b"/")
+            return self._said.get(name) if route == b"v1/chat/completions" else None
+        if path == b"/tokenize":
+            text = json.loads(body)["prompt"]
+            return _json({"count": len(text), "max_model_len": 32_768, "tokens": [ord(letter) for letter in text]})
+        maker = _MAKERS.get(path)
+        if maker is None:
+            return None
+        self._seen.append((path.decode(), body))
+        choices = maker(body)
+        self._judged += len(choices)
+        return _completion(choices)
+
+    def _put(self, path: bytes, body: bytes) -> bytes | None:
+        if path.startswith(b"/say/"):
+            self._said[path[5:]] = _completion([_json({"index": 0} | json.loads(body))])
+        elif path.startswith(b"/delay/"):
+            self.delay_s = float(path[7:]) / 1_000.0
+        else:
+            return None
+        return b"{}"
+
+
+class _Connection(asyncio.Protocol):
+    """HTTP/1.1 as far as our clients speak it: a content length, keep-alive, one request at a time."""
+
+    def __init__(self, stub: Stub, loop: asyncio.AbstractEventLoop) -> None:
+        self._stub = stub
+        self._loop = loop
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = bytes(self._buffer[:end])
+            length = _LENGTH.search(head)
+            whole = end + 4 + (int(length[1]) if length else 0)
+            if len(self._buffer) < whole:
+                return
+            body = bytes(self._buffer[end + 4 : whole])
+            del self._buffer[:whole]
+            method, path, _ = head.split(b" ", 2)
+            self._respond(method, path, body)
+
+    def _respond(self, method: bytes, path: bytes, body: bytes) -> None:
+        try:
+            answer, delay_s = self._stub.answer(method, path, body)
+        except (ValueError, KeyError, TypeError) as error:
+            self._send(_http(b"400 Bad Request", _json({"error": {"message": str(error)}})))
+            return
+        made = _http(b"404 Not Found", b'{"detail":"Not Found"}') if answer is None else _http(b"200 OK", answer)
+        if delay_s > 0.0:
+            self._loop.call_later(delay_s, self._send, made)
+        else:
+            self._send(made)
+
+    def _send(self, made: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(made)
+
+
+def _http(status: bytes, body: bytes) -> bytes:
+    return b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+
+
+async def listen(stub: Stub, port: int = 0) -> asyncio.Server:
+    """Serve `stub` on a loopback port, a free one by default, until the server is closed."""
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(lambda: _Connection(stub, loop), "127.0.0.1", port, backlog=2_048)
+
+
+async def _serve(args: argparse.Namespace) -> None:
+    server = await listen(Stub(args.delay_ms), args.port)
+    if args.port_file is not None:
+        args.port_file.write_text(str(server.sockets[0].getsockname()[1]), encoding="utf-8")
+    await server.serve_forever()
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port-file", type=Path, help="the port listened on is written to this file")
+    parser.add_argument("--delay-ms", type=float, default=0.0)
+    uvloop.run(_serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
