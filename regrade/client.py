@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter
@@ -97,14 +98,16 @@ class RewardClient:
         """The active rubric, or the one of a version or digest."""
         wanted = {"version": version, "digest": digest, "lineage": lineage, "scope": scope}
         query = {name: value for name, value in wanted.items() if value is not None}
-        return Rubric.model_validate_json(await self._send("GET", f"/rubrics/{task}", params=query))
+        return Rubric.model_validate_json(await self._send("GET", f"/rubrics/{quote(task, safe='')}", params=query))
 
     async def put_rubric(
         self, task: str, rubric: Rubric, *, by: str, reason: str, expected: str | None = None
     ) -> PutRubricAnswer:
         """Make a rubric active, on record as yours."""
         body = PutRubric(rubric=rubric, by=by, reason=reason, expected=expected)
-        return PutRubricAnswer.model_validate_json(await self._send("PUT", f"/rubrics/{task}", body.model_dump_json()))
+        return PutRubricAnswer.model_validate_json(
+            await self._send("PUT", f"/rubrics/{quote(task, safe='')}", body.model_dump_json())
+        )
 
     async def call(self, method: str, path: str, answer: type[T], *, json: Any = None, params: Any = None) -> T:
         """Any other route of either service, its answer validated as `answer`."""

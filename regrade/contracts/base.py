@@ -4,10 +4,15 @@ import hashlib
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Strict, StringConstraints
 
 NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 SCOPE_PATTERN = r"^[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64}){0,3}$"
+
+Count = Annotated[int, Strict()]
+"""A whole number; neither text nor true or false stands for one."""
+Number = Annotated[float, Strict()]
+YesNo = Annotated[bool, Strict()]
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Scope = Annotated[str, StringConstraints(pattern=SCOPE_PATTERN)]

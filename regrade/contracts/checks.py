@@ -4,34 +4,36 @@ A check states what is wanted and yields a value in [0, 1]. There is no code and
 expression in a check, only a name and bounded parameters, so a meta-judge may propose one.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from regrade.contracts.base import Contract, canonical_json
+from regrade.contracts.base import Contract, Count, Number, canonical_json
 
 MAX_SCHEMA_BYTES = 8_192
+_REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 
 
 class MinWords(Contract):
     """At least `words` words; below it the value falls linearly to 0."""
 
     check: Literal["min_words"]
-    words: int = Field(ge=1, le=20_000)
+    words: Count = Field(ge=1, le=20_000)
 
 
 class MaxWords(Contract):
     """At most `words` words; above it the value falls linearly to 0 at twice the limit."""
 
     check: Literal["max_words"]
-    words: int = Field(ge=1, le=20_000)
+    words: Count = Field(ge=1, le=20_000)
 
 
 class MinSentences(Contract):
     """At least `sentences` sentences; below it the value falls linearly to 0."""
 
     check: Literal["min_sentences"]
-    sentences: int = Field(ge=1, le=1_000)
+    sentences: Count = Field(ge=1, le=1_000)
 
 
 class Language(Contract):
@@ -45,22 +47,22 @@ class NotRepetitive(Contract):
     """The share of distinct word n-grams reaches `min_distinct`; 0 at half of it, linear between."""
 
     check: Literal["not_repetitive"]
-    ngram: int = Field(default=4, ge=1, le=8)
-    min_distinct: float = Field(default=0.9, gt=0.0, le=1.0)
+    ngram: Count = Field(default=4, ge=1, le=8)
+    min_distinct: Number = Field(default=0.9, gt=0.0, le=1.0)
 
 
 class NoPromptCopy(Contract):
     """At most `max_copied` of the completion's word 5-grams stand in the prompt; 0 when all do."""
 
     check: Literal["no_prompt_copy"]
-    max_copied: float = Field(default=0.2, ge=0.0, lt=1.0)
+    max_copied: Number = Field(default=0.2, ge=0.0, lt=1.0)
 
 
 class OnTopic(Contract):
     """The completion uses at least `min_overlap` of the prompt's content words; linear below."""
 
     check: Literal["on_topic"]
-    min_overlap: float = Field(default=0.25, gt=0.0, le=1.0)
+    min_overlap: Number = Field(default=0.25, gt=0.0, le=1.0)
 
 
 class Matches(Contract):
@@ -106,6 +108,8 @@ class JsonSchema(Contract):
     def _is_bounded(cls, schema: dict[str, Any]) -> dict[str, Any]:
         if len(canonical_json(schema)) > MAX_SCHEMA_BYTES:
             raise ValueError(f"a JSON Schema in a check may take {MAX_SCHEMA_BYTES} bytes at most")
+        if any(word in _REFERENCES for word in _words(schema)):
+            raise ValueError("a JSON Schema in a check may not refer to itself or to others ($ref): it could never end")
         return schema
 
 
@@ -127,3 +131,15 @@ Check = Annotated[
 ]
 
 NEEDS_REFERENCE = (MathEqual, VerdictEqual)
+
+
+def _words(schema: Any) -> Iterator[str]:
+    """Every key of a JSON value, at any depth."""
+    waiting = [schema]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from value
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)

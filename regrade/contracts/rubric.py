@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, computed_field, model_validator
 
-from regrade.contracts.base import Contract, Digest, Name, Scope, sha256_of
+from regrade.contracts.base import Contract, Count, Digest, Name, Number, Scope, sha256_of
 from regrade.contracts.checks import Check
 
 TOP_LEVEL = 5
@@ -33,8 +33,8 @@ class _Criterion(Contract):
     id: Name
     name: Annotated[str, Field(min_length=1, max_length=120)]
     role: Role = Role.AWARD
-    weight: float = Field(default=1.0, ge=0.0, le=100.0)
-    threshold: float | None = Field(default=None, gt=0.0, le=1.0)
+    weight: Number = Field(default=1.0, ge=0.0, le=100.0)
+    threshold: Number | None = Field(default=None, gt=0.0, le=1.0)
 
     @model_validator(mode="after")
     def _threshold_is_a_vetos(self) -> Self:
@@ -71,11 +71,11 @@ class Rubric(Contract):
 
     lineage: Name = MAIN_LINEAGE
     scope: Scope | None = None
-    version: int | None = Field(default=None, ge=1)
+    version: Count | None = Field(default=None, ge=1)
     parent: Digest | None = None
     preamble: str = Field(default="", max_length=4_000)
     criteria: tuple[Criterion, ...] = Field(min_length=1, max_length=MAX_CRITERIA)
-    offset: float = Field(default=0.0, ge=-MAX_OFFSET, le=MAX_OFFSET)
+    offset: Number = Field(default=0.0, ge=-MAX_OFFSET, le=MAX_OFFSET)
     created_by: str = Field(default="", max_length=128)
     rationale: str = Field(default="", max_length=4_000)
 

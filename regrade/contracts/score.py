@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
-from regrade.contracts.base import Contract, Digest, Name, Scope
+from regrade.contracts.base import Contract, Count, Digest, Name, Scope, YesNo
 from regrade.contracts.rubric import MAIN_LINEAGE, Rubric
 
 MAX_ITEMS = 512
@@ -14,7 +14,7 @@ MAX_TEXT = 200_000
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
-Version = Annotated[int, Field(ge=1)]
+Version = Annotated[int, Strict(), Field(ge=1)]
 Scalar = str | int | float | bool | None
 
 
@@ -90,7 +90,7 @@ class ScoreItem(Contract):
     group: Label | None = None
     reference: Text | None = None
     scope: Scope | None = None
-    truncated: bool = False
+    truncated: YesNo = False
     metadata: dict[Label, Scalar] = Field(default_factory=dict, max_length=32)
 
 
@@ -103,14 +103,14 @@ class ScoreRequest(Contract):
 
     task: Name
     run: Name | None = None
-    step: int | None = Field(default=None, ge=0, le=2**53)
+    step: Count | None = Field(default=None, ge=0, le=2**53)
     items: tuple[ScoreItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
     rubric: Version | Digest | Rubric | None = None
     lineage: Name = MAIN_LINEAGE
     mode: Mode | None = None
     purpose: Purpose = Purpose.TRAIN
-    fresh: bool = False
-    explain: bool = False
+    fresh: YesNo = False
+    explain: YesNo = False
 
 
 class Outcome(BaseModel):

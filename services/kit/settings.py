@@ -1,7 +1,16 @@
-"""Settings every service shares; each service adds its own under its own prefix."""
+"""Settings every service shares; each service adds its own under its own prefix. And how a program reads them."""
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import os
+import sys
+from typing import TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+_CLIENT_VARIABLES = frozenset({"REGRADE_META_URL"})
+"""Read by the `regrade` command; a user may well have exported it where a service starts."""
+
+S = TypeVar("S", bound=BaseSettings)
 
 
 class ServiceSettings(BaseSettings):
@@ -23,3 +32,33 @@ class ServiceSettings(BaseSettings):
         (), description="Keys that may also change what is active: put, activate, roll back, trigger (JSON list)."
     )
     max_body_bytes: int = Field(8_000_000, ge=1_024, description="Larger request bodies are answered 413.")
+
+
+def read_settings(kind: type[S]) -> S:
+    """A program's settings, from its options and environment.
+
+    A value that does not fit, or a variable of the program's prefix that is no setting, ends the
+    program with status 2 and a sentence for each problem: a mistyped variable would else be silent.
+    """
+    prefix = kind.model_config["env_prefix"]
+    known = {f"{prefix}{name}".upper() for name in kind.model_fields} | _CLIENT_VARIABLES
+    unknown = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
+    if unknown:
+        sys.exit(_usage([f"{name} is no setting; --help lists them" for name in unknown]))
+    try:
+        return kind(_cli_parse_args=True)
+    except ValidationError as error:
+        sys.exit(_usage([f"{prefix}{_place(e['loc'])}: {e['msg']}" for e in error.errors()]))
+    except SettingsError as error:
+        sys.exit(_usage([f"{error}; lists and objects are given as JSON"]))
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in parts).upper()
+
+
+def _usage(problems: list[str]) -> int:
+    """Tell each problem on stderr; answers the exit status of a usage error."""
+    for problem in problems:
+        sys.stderr.write(f"settings: {problem}\n")
+    return 2

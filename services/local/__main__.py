@@ -10,6 +10,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from regrade.contracts import Stage
+from services.kit.settings import read_settings
 from services.local.engine import MODEL_NAME
 from services.local.observer import Observer
 from services.local.processes import Processes, StackError
@@ -24,7 +25,7 @@ _LAST_CYCLE_S = 240.0
 
 def main() -> None:
     """Run the demonstration; ends with status 0 when training finished, 130 on Ctrl-C, 1 when a part failed."""
-    settings = LocalSettings(_cli_parse_args=True)
+    settings = read_settings(LocalSettings)
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
     folder = _new_folder(settings)

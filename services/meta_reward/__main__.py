@@ -1,6 +1,7 @@
 """`python -m services.meta_reward`: serve it; settings come from options (`--help`) and `REGRADE_META_*`."""
 
 from services.kit.logging import configure_logging
+from services.kit.settings import read_settings
 from services.kit.web import serve
 from services.meta_reward.app import create_app
 from services.meta_reward.settings import MetaRewardSettings
@@ -8,7 +9,7 @@ from services.meta_reward.settings import MetaRewardSettings
 
 def main() -> None:
     """Read the settings, open the port, serve until told to stop."""
-    settings = MetaRewardSettings(_cli_parse_args=True)
+    settings = read_settings(MetaRewardSettings)
     configure_logging("meta_reward", settings.log_level)
     serve(create_app(settings), settings)
 

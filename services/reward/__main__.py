@@ -1,6 +1,7 @@
 """`python -m services.reward`: serve it; settings come from options (`--help`) and `REGRADE_REWARD_*`."""
 
 from services.kit.logging import configure_logging
+from services.kit.settings import read_settings
 from services.kit.web import serve
 from services.reward.app import create_app
 from services.reward.settings import RewardSettings
@@ -8,7 +9,7 @@ from services.reward.settings import RewardSettings
 
 def main() -> None:
     """Read the settings, open the port, serve until told to stop."""
-    settings = RewardSettings(_cli_parse_args=True)
+    settings = read_settings(RewardSettings)
     configure_logging("reward", settings.log_level)
     serve(create_app(settings), settings)
 

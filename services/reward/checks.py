@@ -13,7 +13,7 @@ import jsonschema_rs
 import py3langid.langid
 import re2
 
-from regrade.contracts import canonical_json
+from regrade.contracts import Rubric, canonical_json
 from regrade.contracts import checks as c
 from services.kit import text as surface
 from services.reward.mathequal import MathEqualPool, boxed
@@ -140,6 +140,11 @@ _PURE: dict[type, Callable[[Any, Subject], float]] = {
     c.VerdictEqual: _verdict_equal,
     c.JsonSchema: _json_schema,
 }
+
+
+def needs_worker(rubric: Rubric) -> bool:
+    """Whether one of its checks is decided in a worker process."""
+    return any(isinstance(criterion.check, c.MathEqual) for criterion in rubric.check_criteria)
 
 
 def detect_language(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Answer equivalence by math-verify, in a worker process: symbolic algebra on policy text may never end."""
+"""Answer equivalence by math-verify, in worker processes: symbolic algebra on policy text may never end."""
 
 import asyncio
 import multiprocessing
@@ -23,16 +23,17 @@ def boxed(text: str) -> str:
 
 
 class MathEqualPool:
-    """One spawned worker, started at the first use and replaced when it runs over `timeout_s`."""
+    """Spawned workers, started at the first use; one that runs over `timeout_s` is replaced."""
 
-    def __init__(self, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, *, timeout_s: float = 3.0, workers: int = 4) -> None:
         self._timeout_s = timeout_s
+        self._workers = workers
         self._pool: ProcessPool | None = None
 
     async def equal(self, completion: str, reference: str) -> bool:
         """Whether the completion's final answer equals the reference. Raises `OSError`: out of time, worker dead."""
         if self._pool is None:
-            self._pool = ProcessPool(1, context=multiprocessing.get_context("spawn"), initializer=_warm_up)
+            self._pool = ProcessPool(self._workers, context=multiprocessing.get_context("spawn"), initializer=_warm_up)
         texts = (completion[-_MAX_ANSWER_CHARS:], reference[-_MAX_ANSWER_CHARS:])
         try:
             return bool(await asyncio.wrap_future(self._pool.schedule(_equal, args=texts, timeout=self._timeout_s)))
@@ -41,7 +42,7 @@ class MathEqualPool:
             raise ChildProcessError("the math worker died") from error
 
     def close(self) -> None:
-        """End the worker."""
+        """End the workers."""
         if self._pool is not None:
             self._pool.stop()
             self._pool.join()

@@ -1,5 +1,6 @@
 """One batch's way: pin, guards, checks, judge, aggregate, trace, reward."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from services.kit.traces import Record, TraceLog
 from services.reward.admission import Admission
 from services.reward.aggregate import aggregate, fires
 from services.reward.calls import Asker
-from services.reward.checks import CheckCatalogue, CheckError, Subject
+from services.reward.checks import CheckCatalogue, CheckError, Subject, needs_worker
 from services.reward.engine.base import Engine
 from services.reward.engine.probe import EngineHandle
 from services.reward.guards import guard
@@ -107,8 +108,7 @@ class ScoreService:
             for i, name, base, r in zip(request.items, ids, bases, resolved, strict=True)
         ]
         new = [case for case in cases if case.resolved.known is None]
-        for case in new:
-            await self._screen(case)
+        await self._screen_all(new)
         asked = [case for case in new if not case.decided and case.error is None]
         await self._ask_judge(asker, mode, asked, explain=request.explain)
         computed = await self._settle(request, new, engine.model, started)
@@ -127,6 +127,14 @@ class ScoreService:
             return await self._engine.get()
         except UpstreamError as error:
             raise _judge_is_away(str(error)) from error
+
+    async def _screen_all(self, cases: Sequence[_Case]) -> None:
+        """Side by side where a check waits for a worker, so that one item's endless algebra delays no other's."""
+        if any(needs_worker(case.resolved.rubric) for case in cases):
+            await asyncio.gather(*map(self._screen, cases))
+        else:
+            for case in cases:
+                await self._screen(case)
 
     async def _screen(self, case: _Case) -> None:
         """Guards, then checks; a guard or a fired veto settles the item."""

@@ -14,6 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 from regrade import BlockingRewardClient
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import load_pack
+from services.kit.settings import read_settings
 from services.trainer.datasets import training_prompts
 from services.trainer.progress import TrainingLog
 from services.trainer.records import LOG_NAME
@@ -80,7 +81,7 @@ def train(settings: TrainerSettings) -> None:
 def main() -> None:
     """Read options and environment, then train."""
     logging.basicConfig(level=logging.INFO)
-    train(TrainerSettings(_cli_parse_args=True))
+    train(read_settings(TrainerSettings))
 
 
 if __name__ == "__main__":

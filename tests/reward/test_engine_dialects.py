@@ -122,6 +122,12 @@ async def test_i3_no_log_probabilities_are_an_error_too(fake_engine: FakeEngine,
         await _ask(fake_engine, reply, plain=True)
 
 
+async def test_i3_noise_beside_another_answer_is_no_level(fake_engine: FakeEngine) -> None:
+    """A model that begins to think aloud leaves the levels a trace of its probability: their ratio means nothing."""
+    with pytest.raises(UpstreamMalformed, match="did not answer with a level"):
+        await _ask(fake_engine, _logprobs(-20.0, -21.0, -25.0, -19.0, -22.0, -30.0), plain=True)
+
+
 async def test_a_masked_choice_has_no_mass(fake_engine: FakeEngine) -> None:
     answer = await _ask(fake_engine, _logprobs(-9999.0, float("-inf"), 0.0001, -9999.0), plain=True)
     assert answer == pytest.approx((0.0, 0.0, 1.0, 0.0, 0.0, 0.0))

@@ -13,6 +13,8 @@ from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed
 from services.reward.engine.base import ChatMessages, ChoiceAnswer, Distribution, Sampling, TextAnswer
 
 _TOP_TOKENS = 20
+_LEAST_MASS = 0.05
+"""With less on all choices together the model said something else, and their ratio is noise (I3)."""
 
 T = TypeVar("T")
 
@@ -156,6 +158,10 @@ def _asked_positions(
 
 def _normalised(masses: Sequence[float]) -> Distribution:
     total = math.fsum(masses)
-    if not math.isfinite(total) or total <= 0.0 or min(masses) < 0.0:
+    if not math.isfinite(total) or min(masses) < 0.0:
         raise UpstreamMalformed("the engine's answer gives the choices no probabilities")
+    if total < _LEAST_MASS:
+        raise UpstreamMalformed(
+            f"the model did not answer with a level: the levels have {total:.1e} of its probability"
+        )
     return tuple(mass / total for mass in masses)
