@@ -27,6 +27,7 @@ class RegradeReward:
     out); raises `regrade.RegradeError` when the service stays away longer than the client's patience.
     Logs the rubric version, the mean of each criterion and the share of each flag to the trainer's log.
 
+    `run` names the training run: a new name for every run that starts anew, the same one when it resumes.
     `rank` tells apart the item ids of several processes; `max_tokens` (the trainer's
     `max_completion_length`) marks completions that were cut off as truncated.
     """
@@ -35,7 +36,7 @@ class RegradeReward:
         self,
         task: str,
         *,
-        run: str | None = None,
+        run: str,
         url: str | None = None,
         key: str | None = None,
         rank: int = 0,

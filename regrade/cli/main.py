@@ -75,7 +75,8 @@ def evolve(
     with connect(meta_url, key) as client:
         body = {"by": by, "reason": reason}
         status = client.call("POST", f"/cycles/{task}", CycleStatus, json=body, params=place)
-    console.print(f"asked for; {status.completed} cycles done so far, {status.lag} traces wait")
+    console.print(f"asked for; {status.completed} cycles done so far, {status.lag} traces wait", soft_wrap=True)
+    console.print(f"what comes of it: regrade rubric history {task}")
 
 
 @app.command()

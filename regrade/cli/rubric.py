@@ -46,7 +46,7 @@ def put(
     with connect(url, key) as client:
         rubric = Rubric.model_validate_json(file.read_bytes())
         answer = client.put_rubric(task, rubric, by=by, reason=reason, expected=expected)
-    console.print(f"version {answer.version} is active: {answer.digest}")
+    console.print(f"version {answer.version} is active: {answer.digest}", soft_wrap=True)
 
 
 @app.command()
@@ -128,7 +128,7 @@ def rollback(
         answer = client.call(
             "POST", f"/rubrics/{task}/rollback", PutRubricAnswer, json=body, params=_place(lineage, scope)
         )
-    console.print(f"version {answer.version} is active: {answer.digest}")
+    console.print(f"version {answer.version} is active: {answer.digest}", soft_wrap=True)
 
 
 def _place(lineage: str, scope: str | None) -> dict[str, Any]:

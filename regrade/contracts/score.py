@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from regrade.contracts.base import Contract, Count, Digest, Name, Scope, YesNo
 from regrade.contracts.rubric import MAIN_LINEAGE, Rubric
@@ -111,6 +111,12 @@ class ScoreRequest(Contract):
     purpose: Purpose = Purpose.TRAIN
     fresh: YesNo = False
     explain: YesNo = False
+
+    @model_validator(mode="after")
+    def _a_step_is_a_runs(self) -> Self:
+        if self.step is not None and self.run is None:
+            raise ValueError("a step needs its run: two trainers' steps of one number would share a rubric")
+        return self
 
 
 class Outcome(BaseModel):

@@ -37,7 +37,7 @@ def test_conversational_batch_with_a_null(reward_url: str, fake_engine: FakeEngi
 
 def test_text_batch_without_a_step(reward_url: str) -> None:
     """Equal completions of a group are items of their own, and a later call scores anew."""
-    reward = RegradeReward(TASK, url=reward_url)
+    reward = RegradeReward(TASK, run="r", url=reward_url)
     rewards = reward([PROMPT] * 2, [ESSAY] * 2, reference=[None, "a"], scope=[None, None])
     assert len(rewards) == 2
     assert all(value is not None for value in rewards)

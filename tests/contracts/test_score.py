@@ -49,6 +49,7 @@ def test_what_the_exported_schema_says_holds_for_a_rubric() -> None:
         ({"task": "two words"}, "task: .*pattern"),
         ({"task": "x" * 65}, "task: .*pattern"),
         ({"run": "a:b"}, "run: .*pattern"),
+        ({"step": 1}, "a step needs its run"),
         ({"step": -1}, "step: .*greater than or equal to 0"),
         ({"step": 1.5}, "step: .*integer"),
         ({"step": "1"}, "step: .*integer"),
