@@ -39,6 +39,15 @@ class Purpose(StrEnum):
     """Measures a rubric: neither pinned nor traced, and yields to the others."""
 
 
+class OnOutage(StrEnum):
+    """What a caller wants while the service's Redis is away."""
+
+    SERVE = "serve"
+    """Go on: the answer is `degraded`, items whose pin is not known are flagged `unpinned`."""
+    REFUSE = "refuse"
+    """Be answered 503, so that no item is scored outside its pin."""
+
+
 class Flag(StrEnum):
     """What was noticed about an item, beside its score."""
 
@@ -50,6 +59,8 @@ class Flag(StrEnum):
     HIDDEN_UNICODE = "hidden_unicode"
     TRUNCATED = "truncated"
     VETOED = "vetoed"
+    UNPINNED = "unpinned"
+    """Scored while Redis was away, under a rubric that other replicas may not have used for this pin."""
 
 
 class ErrorCode(StrEnum):
@@ -97,7 +108,7 @@ class ScoreRequest(Contract):
     """A batch of completions of one task.
 
     `rubric` names the one to score by (a version, a digest, or a whole candidate); left out, it is
-    the pinned one, else the active one.
+    the pinned one, else the active one. `on_outage` says what is wanted while Redis is away.
     """
 
     task: Name
@@ -110,6 +121,7 @@ class ScoreRequest(Contract):
     purpose: Purpose = Purpose.TRAIN
     fresh: bool = False
     explain: bool = False
+    on_outage: OnOutage = OnOutage.SERVE
 
 
 class Outcome(BaseModel):
@@ -176,7 +188,10 @@ class Usage(Outcome):
 
 
 class ScoreResponse(Outcome):
-    """One result per item, in request order."""
+    """One result per item, in request order.
+
+    `degraded`: Redis was away, or its trace log full, so that something of this answer rests on one replica alone.
+    """
 
     results: tuple[ItemResult, ...]
     usage: Usage

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from services.kit.keyspace import FENCE_KEY
+from services.kit.keyspace import FENCE_KEY, PROBE_KEY
 
 
 def connect(url: SecretStr) -> Redis:
@@ -28,6 +28,11 @@ def connect(url: SecretStr) -> Redis:
         max_connections=64,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
     )
+
+
+async def can_write(redis: Redis) -> None:
+    """Write one short-lived key: a Redis that only answers pings is of no use. Raises what the client raises."""
+    await redis.set(PROBE_KEY, "1", ex=60)
 
 
 async def shared_fence_key(redis: Redis) -> bytes:

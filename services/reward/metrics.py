@@ -1,7 +1,7 @@
 """What the reward service measures of itself; label values come from closed sets."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -28,6 +28,16 @@ class RewardMetrics:
         )
         self._in_flight = Gauge("regrade_judge_in_flight_calls", "Engine calls under way.", registry=registry)
         self._tokens = Counter("regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry)
+        self._degraded = Gauge(
+            "regrade_degraded_state", "1 while Redis is away and answers are degraded, else 0.", registry=registry
+        )
+        self._spool_bytes = Gauge("regrade_spool_bytes", "Size of this replica's spool.", registry=registry)
+        self._spool_records = Gauge(
+            "regrade_spool_records", "Items in the spool that Redis has not acknowledged.", registry=registry
+        )
+        self._replayed = Counter(
+            "regrade_spool_replayed_records_total", "Spooled items that Redis has acknowledged.", registry=registry
+        )
         self._active = Gauge(
             "regrade_active_rubric_version", "Version of the active rubric.", ("task", "lineage"), registry=registry
         )
@@ -56,6 +66,18 @@ class RewardMetrics:
         self._tokens.labels(request.task, "prompt").inc(usage.prompt_tokens)
         self._tokens.labels(request.task, "cached").inc(usage.cached_tokens)
         self._tokens.labels(request.task, "completion").inc(usage.completion_tokens)
+
+    def watch_outages(
+        self, away: Callable[[], bool], spool_bytes: Callable[[], int], spool_records: Callable[[], int]
+    ) -> None:
+        """Ask these whenever the metrics are read."""
+        self._degraded.set_function(away)
+        self._spool_bytes.set_function(spool_bytes)
+        self._spool_records.set_function(spool_records)
+
+    def replayed(self, records: int) -> None:
+        """Count spooled items that Redis has taken."""
+        self._replayed.inc(records)
 
     def activated(self, task: str, lineage: str, version: int) -> None:
         """Note which rubric is active now."""
