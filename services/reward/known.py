@@ -165,10 +165,10 @@ class ActiveRubrics:
                 if active is None:
                     self._active.pop(line, None)
                 elif active != self._active.get(line):
-                    await self._activated(line, active)
+                    await self._circuit.call(lambda line=line, active=active: self._activated(line, active))  # type: ignore[misc]
 
     async def _activated(self, line: Line, active: Active) -> None:
-        await self.rubric(line.task, active.digest)
+        await self._store.get(line.task, active.digest)
         self._active.keep(line, active)
         self._remember(line, active)
         if active.version is not None:

@@ -125,7 +125,7 @@ class Recovery:
             while pins := self._pins.made_up(_BATCH_ENTRIES):
                 await self._settle(pins)
         except Exception as error:  # any: the circuit stays open, and the next probe says why
-            log.warning("Redis is still away", extra={"detail": f"{type(error).__name__}: {error}"})
+            log.info("Redis is still away", extra={"detail": f"{type(error).__name__}: {error}"})
             return False
         self._circuit.close()
         return True
