@@ -18,12 +18,12 @@ def _scored(*digests: str) -> Answer:
     return Answer(200, response.model_dump(mode="json"))
 
 
-async def _names(calls: list[dict[str, Any]], *answers: Answer) -> list[str | None]:
+async def _names(calls: list[dict[str, Any]], *answers: Answer) -> list[Any]:
     """The rubric that each of the requests named on the wire."""
     with scripted_service(answers) as service:
         async with RewardClient(service.url) as client:
             for call in calls:
-                await client.score(TASK, call.pop("items", [item()]), **call)
+                await client.score(TASK, **{"items": [item()]} | call)
     return [asked.body["rubric"] for asked in service.asked]
 
 

@@ -145,6 +145,30 @@ async def test_i5_a_pin_that_another_replica_fixed_meanwhile_counts(
     assert await traces_by_item(valkey.url) == {"0": 1, "1": 1, "2": 1}
 
 
+async def test_i5_a_batch_that_redis_came_back_under(url: str, valkey: Valkey, fake_engine: FakeEngine) -> None:
+    """Its pin was made up, another replica's counts by the time it ends: a retry finds what it was answered."""
+    score(url, _items(0), **STEP)
+    valkey.stop()
+    score(url, _items(9), **STEP)
+    fake_engine.forget()
+    fake_engine.hold()
+    batch = asyncio.create_task(asyncio.to_thread(score, url, _items(1), run="r", step=2))
+    await asyncio.to_thread(fake_engine.wait_for_calls, 1)
+    with valkey.elsewhere() as redis_url:
+        await activate_at(redis_url, checks_only(3))
+        redis = connect(SecretStr(redis_url))
+        await TraceLog(redis).resolve(TASK, [PinRequest(ks.pin_key(LINE, "r", 2, "g"), LINE, None, 600, ())])
+        await redis.aclose()
+    valkey.start_again()
+    await recovered(url)
+    fake_engine.release()
+    during = await batch
+    await recovered(url)
+    again = score(url, _items(1), run="r", step=2)
+    assert (rewards(again), digests(again)) == (rewards(during), digests(during))
+    assert await traces_by_item(valkey.url) == {"0": 1, "9": 1, "1": 1}
+
+
 async def test_i5_concurrent_equal_items_agree(url: str, valkey: Valkey) -> None:
     score(url, _items(0), **STEP)
     valkey.stop()
