@@ -62,13 +62,6 @@ class Ledger:
 
     async def append(self, task: str, records: Sequence[Record], on_outage: OnOutage) -> Kept:
         """Keep outcomes and traces, first writer wins. Raises `RedisAway`, `Overloaded`, `Unavailable`."""
-        waiting = [self._held(task, _base(record)) for record in records]
-        fresh = [record for record, outcome in zip(records, waiting, strict=True) if outcome is None]
-        kept = await self._append(task, fresh, on_outage) if fresh else Kept([], degraded=True)
-        results = iter(kept.results)
-        return Kept([outcome or next(results) for outcome in waiting], kept.degraded or len(fresh) < len(records))
-
-    async def _append(self, task: str, records: Sequence[Record], on_outage: OnOutage) -> Kept:
         if self._spool is not None and any(Flag.UNPINNED in record.result.flags for record in records):
             return await self._to_spool(self._spool, task, records)
         try:

@@ -201,7 +201,13 @@ class Spool:
                 continue
             log.warning("taking over a spool", extra={"folder": str(folder.path)})
             for path in folder.segments():
-                loaded.append((Segment(folder, path, size=path.stat().st_size), list(files.read_lines(path))))
+                try:
+                    lines = list(files.read_lines(path))
+                except (KeyError, TypeError, ValueError):  # whole, so of another release: for that one to replay
+                    kept = path.rename(self._root / f"{folder.path.name}-{path.stem}.unread")
+                    log.exception("a segment of the spool is of another format", extra={"kept": str(kept)})
+                else:
+                    loaded.append((Segment(folder, path, size=path.stat().st_size), lines))
         return loaded
 
     async def sealed(self) -> list[Segment]:

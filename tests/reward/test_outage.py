@@ -16,10 +16,11 @@ from redis import Redis as BlockingRedis
 from regrade import RewardClient
 from services.kit import keyspace as ks
 from services.kit.redis import connect
+from services.kit.rubrics import Active, RubricStore
 from services.kit.traces import PinRequest, TraceLog
 from tests.conftest import StartReward
 from tests.support.builders import LINE, TASK, checks_only, item, llm, rubric
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import FakeEngine, Reply, by_text
 from tests.support.outage import (
     activate_at,
     ask,
@@ -145,6 +146,21 @@ async def test_i5_a_pin_that_another_replica_fixed_meanwhile_counts(
     assert await traces_by_item(valkey.url) == {"0": 1, "1": 1, "2": 1}
 
 
+async def test_i2_a_pin_made_up_for_an_item_without_a_reward_is_put_to_redis_too(
+    url: str, valkey: Valkey, fake_engine: FakeEngine
+) -> None:
+    first = score(url, _items(0), **STEP)
+    valkey.stop()
+    fake_engine.script = lambda _: Reply({}, 400)
+    assert rewards(score(url, _items(1), run="r", step=2)) == [None]
+    with valkey.elsewhere() as redis_url:
+        await activate_at(redis_url, checks_only(3))
+    valkey.start_again()
+    await recovered(url)
+    fake_engine.script = by_text
+    assert digests(score(url, _items(1), run="r", step=2)) == digests(first)
+
+
 async def test_i5_a_batch_that_redis_came_back_under(url: str, valkey: Valkey, fake_engine: FakeEngine) -> None:
     """Its pin was made up, another replica's counts by the time it ends: a retry finds what it was answered."""
     score(url, _items(0), **STEP)
@@ -256,11 +272,12 @@ async def test_the_last_rubric_known_is_the_newest_activated(url: str, valkey: V
 
 async def test_a_lost_announcement_is_made_up_for_by_the_poll(url: str, valkey: Valkey) -> None:
     score(url, _items(0), **STEP)
-    with BlockingRedis.from_url(valkey.url) as connection:
-        assert connection.client_kill_filter(_type="pubsub") == 1
-        await activate_at(valkey.url, checks_only(3))
+    redis = connect(SecretStr(valkey.url))
+    digest = await RubricStore(redis).put(TASK, checks_only(3))
+    await redis.set(ks.active_key(LINE), str(Active(digest, 2, None)))
+    await redis.aclose()
     labels = f'regrade_active_rubric_version{{lineage="main",task="{TASK}"}} 2.0'
-    await until(lambda: labels in httpx.get(f"{url}/metrics").text, "the poll", timeout_s=0.9)
+    await until(lambda: labels in httpx.get(f"{url}/metrics").text, "the poll")
 
 
 async def test_a_request_may_name_the_rubric_of_a_new_step(url: str, valkey: Valkey) -> None:
@@ -273,6 +290,7 @@ async def test_a_request_may_name_the_rubric_of_a_new_step(url: str, valkey: Val
         answer = score(url, _items(1), run="r", step=step, rubric=name)
         assert digests(answer) == {first["digest"]}
         assert answer["results"][0]["flags"] == ["unpinned"]
+        assert digests(score(url, _items(2), run="r", step=step)) == {first["digest"]}
     for unknown in (77, "0" * 64):
         assert error_of(url, _items(1), run="r", step=12, rubric=unknown) == (503, "redis_unavailable")
     assert error_of(url, _items(1), **STEP, rubric=checks_only(3).digest) == (409, "pinned")
@@ -327,7 +345,9 @@ async def test_a_full_spool_takes_no_more_and_judges_no_more(
     assert gauge(url, "regrade_spool_bytes") == 0
 
 
-async def test_a_full_trace_log_is_spooled_then_429(start_reward: StartReward, valkey: Valkey, tmp_path: Path) -> None:
+async def test_a_full_trace_log_is_spooled_then_429(
+    start_reward: StartReward, valkey: Valkey, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     url = start_reward(**settings(valkey, tmp_path, trace_cap=2, spool_max_bytes=12_000)).url
     assert score(url, _items(0, 1), **STEP)["degraded"] is False
     spooled = score(url, _items(2), **STEP)
@@ -335,6 +355,8 @@ async def test_a_full_trace_log_is_spooled_then_429(start_reward: StartReward, v
     assert score(url, _items(2), **STEP)["results"][0]["cached"] is True
     assert error_of(url, _items(3), **STEP, on_outage="refuse") == (429, "trace_log_full")
     assert error_of(url, _items(*range(10, 40)), **STEP) == (429, "spool_full")
+    await until(lambda: "the spool waits" in caplog.text, "a replay that finds no room")
+    assert gauge(url, "regrade_spool_records") == 1.0
     with BlockingRedis.from_url(valkey.url) as connection:
         connection.delete(ks.traces_key(TASK))
     await recovered(url)

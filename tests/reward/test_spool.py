@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import stat
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,19 @@ async def test_a_disk_that_fails_is_told_and_counts_nothing(tmp_path: Path) -> N
     shutil.move(moved, own)
     assert await _write(spool, "a") == [""]
     await spool.aclose()
+
+
+async def test_a_segment_of_another_release_is_put_aside_not_lost(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, LIMITS)
+    await _write(spool, "a")
+    await spool.aclose()
+    (segment,) = _segments(tmp_path)
+    payload = b'{"kind":"item","colour":"red"}'
+    segment.write_bytes(b"%d %08x %s\n" % (len(payload), zlib.crc32(payload), payload))
+    later, found = await _reopened(tmp_path)
+    assert found == []
+    await later.aclose()
+    assert (tmp_path / f"{segment.parent.name}-{segment.stem}.unread").read_bytes().endswith(payload + b"\n")
 
 
 async def test_foreign_folders_are_let_be(tmp_path: Path) -> None:

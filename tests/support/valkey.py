@@ -19,8 +19,9 @@ class Valkey:
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
     def stop(self) -> None:
-        """End it; without a folder, what it held is lost."""
-        self._server.stop()
+        """End it, if it runs; without a folder, what it held is lost."""
+        if self._server._process is not None:
+            self._server.stop()
 
     def start_again(self) -> None:
         """Start one on the same port."""
