@@ -150,8 +150,9 @@ class ActiveRubrics:
             try:
                 async for told in self._store.announcements():
                     await self._activated(told.line, Active(told.digest, told.version, told.line.scope))
-            except (RedisError, NotFound):
-                log.warning("lost the activation channel; connecting again", exc_info=True)
+            except (RedisError, NotFound) as error:
+                detail = f"{type(error).__name__}: {error}"
+                log.warning("lost the activation channel; connecting again", extra={"detail": detail})
             await asyncio.sleep(_RECONNECT_S)
 
     async def poll(self) -> None:
