@@ -10,6 +10,7 @@ import random
 import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -36,6 +37,8 @@ DEFAULT_URL = "http://127.0.0.1:8700"
 
 _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S = 30.0
+_STEPS_REMEMBERED = 256
+_NO_STEP = ("", "", "", -1)
 
 T = TypeVar("T")
 
@@ -46,6 +49,9 @@ class RewardClient:
     A call is tried until `patience_s` has passed, with growing, jittered waits that honour
     `Retry-After`; items that the judge was away for are asked for again meanwhile. Raises
     `RequestError` for what asking again cannot mend, `ServiceUnavailableError` else.
+
+    The later calls of a training step name the rubric of the step's first answer, so that a replica
+    that has lost its Redis can stay with it.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class RewardClient:
             timeout=httpx.Timeout(timeout_s, connect=5.0),
         )
         self._patience_s = patience_s
+        self._steps = _StepRubrics()
 
     async def score(self, task: str, items: Sequence[ScoreItem | Mapping[str, Any]], **options: Any) -> ScoreResponse:
         """Score completions. `items` are `ScoreItem`s or their fields; `options` are `ScoreRequest`'s other fields.
@@ -135,8 +142,17 @@ class RewardClient:
         await self.aclose()
 
     async def _score(self, request: ScoreRequest, patience: "_Patience") -> ScoreResponse:
-        body = request.model_dump_json()
-        return ScoreResponse.model_validate_json(await self._send("POST", "/score", body, patience=patience))
+        named = self._steps.named(request)
+        try:
+            body = await self._send("POST", "/score", named.model_dump_json(), patience=patience)
+        except RequestError:
+            if named is request:
+                raise
+            self._steps.forget(request)  # a name the caller did not choose must not fail the call
+            body = await self._send("POST", "/score", request.model_dump_json(), patience=patience)
+        response = ScoreResponse.model_validate_json(body)
+        self._steps.note(request, response)
+        return response
 
     async def _send(
         self,
@@ -182,6 +198,41 @@ class _Patience:
         await asyncio.sleep(pause)
         self._next_s = min(_LONGEST_WAIT_S, 2 * self._next_s)
         return True
+
+
+class _StepRubrics:
+    """The rubric that each step's first answer came from, for the steps seen last."""
+
+    def __init__(self) -> None:
+        self._digests: OrderedDict[tuple[str, str, str, int], str | None] = OrderedDict()
+
+    def named(self, request: ScoreRequest) -> ScoreRequest:
+        """The request, naming its step's rubric where that is known and the caller named none."""
+        digest = self._digests.get(_step_of(request) or _NO_STEP)
+        return request if digest is None else request.model_copy(update={"rubric": digest})
+
+    def note(self, request: ScoreRequest, response: ScoreResponse) -> None:
+        """Remember the first answer of a step; one by several rubrics names none."""
+        step = _step_of(request)
+        if step is None or step in self._digests:
+            return
+        digests = {result.rubric.digest for result in response.results}
+        self._digests[step] = digests.pop() if len(digests) == 1 else None
+        if len(self._digests) > _STEPS_REMEMBERED:
+            self._digests.popitem(last=False)
+
+    def forget(self, request: ScoreRequest) -> None:
+        """Take the step's next answer for its first."""
+        self._digests.pop(_step_of(request) or _NO_STEP, None)
+
+
+def _step_of(request: ScoreRequest) -> tuple[str, str, str, int] | None:
+    """What shares a pin for certain: a training step's items without a scope of their own, by whatever is pinned."""
+    if request.purpose is not Purpose.TRAIN or request.rubric is not None:
+        return None
+    if request.run is None or request.step is None or any(item.scope is not None for item in request.items):
+        return None
+    return request.task, request.lineage, request.run, request.step
 
 
 class BlockingRewardClient:

@@ -25,7 +25,9 @@ class RegradeReward:
 
     Returns one reward in [0, 1] a completion, None where it could not be scored (TRL leaves those
     out); raises `regrade.RegradeError` when the service stays away longer than the client's patience.
-    Logs the rubric version, the mean of each criterion and the share of each flag to the trainer's log.
+    Logs the rubric version, the mean of each criterion and the share of each flag to the trainer's log:
+    `regrade/flag/unpinned` above 0 tells of a step scored while the service's Redis was away; with
+    `on_outage="refuse"` among the `options` the client waits for Redis instead.
 
     `run` names the training run: a new name for every run that starts anew, the same one when it resumes.
     `rank` tells apart the item ids of several processes; `max_tokens` (the trainer's

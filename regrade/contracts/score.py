@@ -40,6 +40,15 @@ class Purpose(StrEnum):
     """Measures a rubric: neither pinned nor traced, and yields to the others."""
 
 
+class OnOutage(StrEnum):
+    """What a caller wants while the service's Redis is away."""
+
+    SERVE = "serve"
+    """Go on: the answer is `degraded`, items whose pin is not known are flagged `unpinned`."""
+    REFUSE = "refuse"
+    """Be answered 503, so that no item is scored outside its pin."""
+
+
 class Flag(StrEnum):
     """What was noticed about an item, beside its score."""
 
@@ -51,6 +60,8 @@ class Flag(StrEnum):
     HIDDEN_UNICODE = "hidden_unicode"
     TRUNCATED = "truncated"
     VETOED = "vetoed"
+    UNPINNED = "unpinned"
+    """Scored while Redis was away, under a rubric that other replicas may not have used for this pin."""
 
 
 class ErrorCode(StrEnum):
@@ -98,7 +109,8 @@ class ScoreRequest(Contract):
     """A batch of completions of one task.
 
     `rubric` names the one to score by (a version, a digest, or a whole candidate); left out, it is
-    the pinned one, else the active one. `mode` left out is the one set for the task.
+    the pinned one, else the active one. `mode` left out is the one set for the task. `on_outage`
+    says what is wanted while Redis is away.
     """
 
     task: Name
@@ -111,6 +123,7 @@ class ScoreRequest(Contract):
     purpose: Purpose = Purpose.TRAIN
     fresh: YesNo = False
     explain: YesNo = False
+    on_outage: OnOutage = OnOutage.SERVE
 
     @model_validator(mode="after")
     def _a_step_is_a_runs(self) -> Self:
@@ -186,7 +199,10 @@ class Usage(Outcome):
 
 
 class ScoreResponse(Outcome):
-    """One result per item, in request order."""
+    """One result per item, in request order.
+
+    `degraded`: Redis was away, or its trace log full, so that something of this answer rests on one replica alone.
+    """
 
     results: tuple[ItemResult, ...]
     usage: Usage

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from redis.asyncio import Redis
 
 from services.kit import keyspace as ks
+from services.kit.circuit import Circuit, RedisAway
 from services.kit.redis import LuaFunction
 
 Distributions = tuple[tuple[float, ...], ...]
@@ -14,10 +15,14 @@ Judged = Distributions | str
 
 
 class JudgementStore:
-    """Judgements by identity, shared by replicas, duplicates and candidates. The first one stored is what counts."""
+    """Judgements by identity, shared by replicas, duplicates and candidates. The first one stored is what counts.
 
-    def __init__(self, redis: Redis, *, ttl_s: int = 86_400) -> None:
+    A cache: while Redis is away nothing is known and nothing is kept, and nobody is failed for it.
+    """
+
+    def __init__(self, redis: Redis, circuit: Circuit, *, ttl_s: int = 86_400) -> None:
         self._redis = redis
+        self._circuit = circuit
         self._remember = LuaFunction(redis, "remember")
         self._ttl_s = ttl_s
 
@@ -25,7 +30,11 @@ class JudgementStore:
         """Those of `identities` that are known, in one round trip."""
         if not identities:
             return {}
-        values = await self._redis.mget([ks.judgement_key(task, i) for i in identities])
+        keys = [ks.judgement_key(task, i) for i in identities]
+        try:
+            values = await self._circuit.call(lambda: self._redis.mget(keys))
+        except RedisAway:
+            return {}
         return {i: _read(str(v)) for i, v in zip(identities, values, strict=True) if v is not None}
 
     async def put(self, task: str, judgements: Mapping[str, Judged]) -> dict[str, Judged]:
@@ -33,7 +42,11 @@ class JudgementStore:
         if not judgements:
             return {}
         keys = [ks.judgement_key(task, identity) for identity in judgements]
-        stood = await self._remember(keys, [self._ttl_s, *map(json.dumps, judgements.values())])
+        values = [str(self._ttl_s), *(json.dumps(judged) for judged in judgements.values())]
+        try:
+            stood = await self._circuit.call(lambda: self._remember(keys, values))
+        except RedisAway:
+            return {}
         return {i: _read(text) for i, text in zip(judgements, stood, strict=True) if text != ""}
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 ACTIVATIONS_CHANNEL = "rg:activations"
 FENCE_KEY = "rg:fence_key"
+PROBE_KEY = "rg:probe"
 
 
 class Line(NamedTuple):

@@ -11,7 +11,7 @@ from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from services.kit.keyspace import FENCE_KEY
+from services.kit.keyspace import FENCE_KEY, PROBE_KEY
 
 
 def connect(url: SecretStr) -> Redis:
@@ -50,6 +50,11 @@ class _Connection(_PacksFast, Connection):
 
 class _SSLConnection(_PacksFast, SSLConnection):
     pass
+
+
+async def can_write(redis: Redis) -> None:
+    """Write one short-lived key: a Redis that only answers pings is of no use. Raises what the client raises."""
+    await redis.set(PROBE_KEY, "1", ex=60)
 
 
 async def shared_fence_key(redis: Redis) -> bytes:

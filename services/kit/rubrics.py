@@ -2,7 +2,7 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
@@ -69,9 +69,8 @@ class RubricStore:
 
     async def get(self, task: str, digest: str) -> Rubric:
         """The rubric of that digest. Raises `NotFound`; a stored rubric whose content changed raises `ValueError`."""
-        cached = self._cache.get((task, digest))
+        cached = self.cached(task, digest)
         if cached is not None:
-            self._cache.move_to_end((task, digest))
             return cached
         text = await self._redis.get(ks.rubric_key(task, digest))
         if text is None:
@@ -79,10 +78,21 @@ class RubricStore:
         rubric = Rubric.model_validate_json(text)
         if rubric.digest != digest:
             raise ValueError(f"the store holds another rubric under {digest}")
-        self._cache[(task, digest)] = rubric
+        self.keep(task, rubric)
+        return rubric
+
+    def cached(self, task: str, digest: str) -> Rubric | None:
+        """The rubric of that digest if this process has it."""
+        found = self._cache.get((task, digest))
+        if found is not None:
+            self._cache.move_to_end((task, digest))
+        return found
+
+    def keep(self, task: str, rubric: Rubric) -> None:
+        """Have a rubric in process from now on."""
+        self._cache[(task, rubric.digest)] = rubric
         if len(self._cache) > _CACHED_RUBRICS:
             self._cache.popitem(last=False)
-        return rubric
 
     async def labelled(self, line: Line, digest: str) -> Rubric:
         """The rubric of that digest as it stands in `line`: with the line's names and its version there."""
@@ -95,6 +105,11 @@ class RubricStore:
         """The active pointer of exactly this line."""
         value = await self._redis.get(ks.active_key(line))
         return Active.parse(str(value)) if value else None
+
+    async def active_of(self, task: str, lines: Sequence[Line]) -> list[Active | None]:
+        """The active pointers of exactly these lines of one task, in one round trip."""
+        values = await self._redis.mget([ks.active_key(line) for line in lines])
+        return [Active.parse(str(value)) if value else None for value in values]
 
     async def active_with_fallback(self, line: Line) -> Active:
         """The active pointer of the narrowest line that has one. Raises `NotFound`."""

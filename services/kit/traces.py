@@ -14,6 +14,8 @@ from services.kit.keyspace import Line
 from services.kit.redis import LuaFunction, entries
 from services.kit.rubrics import Active
 
+TRACE_LOG_FULL = "trace_log_full"
+
 
 class PinRequest(NamedTuple):
     """A pin to fix or read, the rubric asked for (or None), and the base identities of its items."""
@@ -31,14 +33,27 @@ class PinState(NamedTuple):
     active: Active | None
     refused: bool
     outcomes: tuple[ItemResult | None, ...]
+    unpinned: bool = False
+    """Redis was away and this pin not known: another replica may hold another rubric for it."""
+    degraded: bool = False
+    """Something of it comes from this replica, not from Redis."""
 
 
 class Record(NamedTuple):
-    """One item's outcome to be stored under its identity, and its trace, if it leaves one."""
+    """One item's outcome to be stored under its identity, its trace, if it leaves one, and its pin, if it has one."""
 
     identity: str
     result: ItemResult
     trace: Trace | None
+    pin: PinRequest | None = None
+
+
+class Row(NamedTuple):
+    """A record as Redis takes it: identity, outcome and trace (or "") as JSON."""
+
+    identity: str
+    outcome: str
+    trace: str
 
 
 class TraceLog:
@@ -68,17 +83,21 @@ class TraceLog:
 
         Raises `Overloaded` when the trace stream is at its cap; then nothing was written.
         """
-        args: list[str | int] = [ks.outcome_prefix(task), self._outcome_ttl_s, self._cap]
-        for record in records:
-            trace = record.trace.model_dump_json() if record.trace is not None else ""
-            args.extend((record.identity, record.result.model_dump_json(), trace))
-        replies = await self._append([ks.traces_key(task)], args)
-        if replies == ["full"]:
-            raise Overloaded("the trace log is at its cap", code="trace_log_full", retry_after=30)
+        replies = await self.append_rows(task, [row_of(record) for record in records])
         return [
-            record.result if reply == "" else _stored_outcome(reply)
+            record.result if reply == "" else stored_outcome(reply)
             for record, reply in zip(records, replies, strict=True)
         ]
+
+    async def append_rows(self, task: str, rows: Sequence[Row]) -> list[str]:
+        """`append` on JSON: per row "" when it was written, else the outcome that stood there before."""
+        args: list[str | int] = [ks.outcome_prefix(task), self._outcome_ttl_s, self._cap]
+        for row in rows:
+            args.extend(row)
+        replies: list[str] = await self._append([ks.traces_key(task)], args)
+        if replies == ["full"]:
+            raise Overloaded("the trace log is at its cap", code=TRACE_LOG_FULL, retry_after=30)
+        return replies
 
     async def cursor(self, line: Line) -> str:
         """The id of the last trace a finished cycle of this line has consumed; `0-0` before the first."""
@@ -118,9 +137,16 @@ def _pin_state(row: Sequence[str]) -> PinState:
     return PinState(
         active=Active.parse(value) if value else None,
         refused=status == "pinned",
-        outcomes=tuple(_stored_outcome(text) if text else None for text in outcomes),
+        outcomes=tuple(stored_outcome(text) if text else None for text in outcomes),
     )
 
 
-def _stored_outcome(text: str) -> ItemResult:
+def row_of(record: Record) -> Row:
+    """A record as JSON."""
+    trace = record.trace.model_dump_json() if record.trace is not None else ""
+    return Row(record.identity, record.result.model_dump_json(), trace)
+
+
+def stored_outcome(text: str) -> ItemResult:
+    """An outcome that was stored earlier, as a retry is answered with it."""
     return ItemResult.model_validate_json(text).model_copy(update={"cached": True})

@@ -4,7 +4,7 @@ import hmac
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -22,7 +22,15 @@ from services.kit.settings import ServiceSettings
 _bearer = HTTPBearer(auto_error=False, description="An API key of the service.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
-ReadinessProbe = Callable[[Request], Awaitable[dict[str, bool]]]
+
+class Readiness(NamedTuple):
+    """Whether each part answers, and whether requests can be served, be it without some part."""
+
+    parts: dict[str, bool]
+    ready: bool
+
+
+ReadinessProbe = Callable[[Request], Awaitable[Readiness]]
 
 
 def _holds(keys: Sequence[SecretStr], given: str) -> bool:
@@ -100,9 +108,9 @@ def assemble(app: FastAPI, settings: ServiceSettings, registry: CollectorRegistr
 
     @router.get("/readyz", responses={503: {}})
     async def readyz(request: Request) -> JSONResponse:
-        """Readiness: each dependency, true where it answers; 503 unless all do."""
-        parts = await ready(request)
-        return JSONResponse(parts, status_code=200 if all(parts.values()) else 503)
+        """Readiness: each dependency, true where it answers; 503 unless requests can be served."""
+        parts, serves = await ready(request)
+        return JSONResponse(parts, status_code=200 if serves else 503)
 
     @router.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

@@ -17,7 +17,7 @@ from services.kit.redis import connect, shared_fence_key
 from services.kit.rubrics import RubricStore
 from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
-from services.kit.web import assemble
+from services.kit.web import Readiness, assemble
 from services.meta_reward.api import operating, reading
 from services.meta_reward.board import Board
 from services.meta_reward.cycle import Parts
@@ -86,9 +86,10 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
     )
 
 
-async def _ready(request: Request) -> dict[str, bool]:
+async def _ready(request: Request) -> Readiness:
     redis: Redis = request.app.state.redis
     try:
-        return {"redis": bool(await redis.ping())}
+        answers = bool(await redis.ping())
     except RedisError:
-        return {"redis": False}
+        answers = False
+    return Readiness({"redis": answers}, answers)

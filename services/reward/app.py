@@ -1,7 +1,7 @@
 """Composition of the reward service: each part made once, in the lifespan, and closed in order."""
 
 import asyncio
-import logging
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -11,30 +11,33 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from regrade.contracts import MAIN_LINEAGE
+from services.kit.circuit import Circuit
 from services.kit.http import JsonEndpoint, open_session
 from services.kit.judgements import JudgementStore
+from services.kit.keyspace import Line
 from services.kit.redis import connect, shared_fence_key
 from services.kit.rubrics import RubricStore
 from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
-from services.kit.web import assemble
+from services.kit.web import Readiness, assemble
 from services.reward.admission import Admission
 from services.reward.api import router
 from services.reward.calls import EngineCalls
 from services.reward.checks import CheckCatalogue
 from services.reward.engine.probe import EngineHandle
 from services.reward.judge import Judge, JudgeLimits
+from services.reward.known import ActiveRubrics, KnownPins
+from services.reward.ledger import Ledger
 from services.reward.mathequal import MathEqualPool
 from services.reward.metrics import RewardMetrics
 from services.reward.pins import Pins
+from services.reward.recovery import Recovery
 from services.reward.rubrics import bootstrap
 from services.reward.service import ScoreService
 from services.reward.settings import RewardSettings
+from services.reward.spool import open_spool
 from services.reward.state import RewardState
-
-log = logging.getLogger(__name__)
-
-_RECONNECT_S = 1.0
 
 
 def create_app(settings: RewardSettings) -> FastAPI:
@@ -49,14 +52,18 @@ def create_app(settings: RewardSettings) -> FastAPI:
         async with open_session(connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s) as session:
             endpoint = JsonEndpoint(session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries)
             engine = EngineHandle(endpoint, dialect=settings.judge_dialect, model=settings.judge_model)
-            app.state.reward = await _open_state(settings, redis, engine, metrics, math_pool)
-            listener = asyncio.create_task(_follow_activations(app.state.reward.store, metrics))
+            app.state.reward = state = await _open_state(settings, redis, engine, metrics, math_pool)
+            background = [asyncio.create_task(state.actives.follow()), asyncio.create_task(state.recovery.run())]
             try:
                 yield
             finally:
-                await end_task(listener)
-                await app.state.reward.service.aclose()
+                for task in background:
+                    await end_task(task)
+                await state.service.aclose()
+                if state.spool is not None:
+                    await state.spool.aclose()
                 math_pool.close()
+                await state.circuit.aclose()
                 await redis.aclose()
 
     app = FastAPI(
@@ -72,27 +79,45 @@ def create_app(settings: RewardSettings) -> FastAPI:
 async def _open_state(
     settings: RewardSettings, redis: Redis, engine: EngineHandle, metrics: RewardMetrics, math_pool: MathEqualPool
 ) -> RewardState:
+    circuit = Circuit(timeout_s=settings.redis_timeout_s)
     store = RubricStore(redis)
-    log_of_traces = TraceLog(redis, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
-    await bootstrap(store, settings.bootstrap_tasks)
+    trace_log = TraceLog(redis, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
+    pins, actives = KnownPins(), ActiveRubrics(store, circuit, metrics)
+    spool = open_spool(settings)
+    ledger = Ledger(trace_log, circuit, pins, actives, spool)
     admission = Admission(
         capacity=settings.judge_in_flight, shadow_capacity=settings.shadow_in_flight, queue=settings.judge_queue
     )
-    calls = EngineCalls(JudgementStore(redis, ttl_s=settings.judgement_ttl_s), admission, metrics)
-    fence_key = settings.fence_key.get_secret_value().encode() or await shared_fence_key(redis)
+    calls = EngineCalls(JudgementStore(redis, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
     service = ScoreService(
-        pins=Pins(store, log_of_traces, settings),
-        log=log_of_traces,
+        pins=Pins(actives, ledger, settings),
+        ledger=ledger,
         engine=engine,
-        judge=Judge(calls, _limits(settings), fence_key),
+        judge=Judge(calls, _limits(settings)),
         admission=admission,
         modes=settings.task_modes,
         checks=CheckCatalogue(math_pool),
         metrics=metrics,
-        fence_key=fence_key,
+        fence_key=settings.fence_key.get_secret_value().encode() or secrets.token_bytes(32),
         max_completion_chars=settings.max_completion_chars,
     )
-    return RewardState(redis=redis, store=store, engine=engine, service=service)
+    recovery = Recovery(
+        redis=redis,
+        circuit=circuit,
+        store=store,
+        trace_log=trace_log,
+        pins=pins,
+        actives=actives,
+        spool=spool,
+        metrics=metrics,
+        poll_s=settings.active_poll_s,
+        prepare=lambda: _prepare(settings, redis, store, actives, service),
+    )
+    await recovery.start()
+    metrics.watch_outages(
+        lambda: circuit.away, lambda: spool.bytes if spool else 0, lambda: spool.entries if spool else 0
+    )
+    return RewardState(redis, store, engine, service, circuit, actives, spool, recovery)
 
 
 def _limits(settings: RewardSettings) -> JudgeLimits:
@@ -105,23 +130,26 @@ def _limits(settings: RewardSettings) -> JudgeLimits:
     )
 
 
-async def _follow_activations(store: RubricStore, metrics: RewardMetrics) -> None:
-    """Have every newly active rubric in process before the first request asks for it."""
-    while True:
-        try:
-            async for told in store.announcements():
-                await store.get(told.line.task, told.digest)
-                metrics.activated(told.line.task, told.line.lineage, told.version)
-                log.info("rubric active", extra={"task": told.line.task, "version": told.version})
-        except RedisError:
-            log.warning("lost the activation channel; connecting again", exc_info=True)
-        await asyncio.sleep(_RECONNECT_S)
+async def _prepare(
+    settings: RewardSettings, redis: Redis, store: RubricStore, actives: ActiveRubrics, service: ScoreService
+) -> None:
+    """What is needed of Redis once, at start or when it first answers: starting rubrics, and the shared fence key."""
+    await bootstrap(store, settings.bootstrap_tasks)
+    for task in settings.bootstrap_tasks:
+        await actives.load(Line(task, MAIN_LINEAGE))
+    if not settings.fence_key.get_secret_value():
+        service.use_fence_key(await shared_fence_key(redis))
 
 
-async def _ready(request: Request) -> dict[str, bool]:
+async def _ready(request: Request) -> Readiness:
+    """Ready without Redis, too, where a spool has room and some rubric is known: degraded answers beat none."""
     state: RewardState = request.app.state.reward
     try:
-        redis_answers = bool(await state.redis.ping())
+        redis_answers = bool(await state.circuit.call(state.redis.ping))
     except RedisError:
         redis_answers = False
-    return {"redis": redis_answers, "judge": await state.engine.ready()}
+    parts = {"redis": redis_answers, "judge": await state.engine.ready()}
+    if state.spool is not None:
+        parts["spool"] = not state.spool.full
+    goes_on = parts.get("spool", False) and state.actives.any
+    return Readiness(parts, parts["judge"] and (redis_answers or goes_on))

@@ -20,12 +20,14 @@ log = logging.getLogger(__name__)
 class Asker(NamedTuple):
     """On whose behalf calls are made: the engine, the task, what for, whether stored answers will do, until when.
 
-    `deadline` is a time of the event loop's clock, or None; what is not answered by then is an error.
+    `fence_key` is the key of the fences in its conversations. `deadline` is a time of the event loop's
+    clock, or None; what is not answered by then is an error.
     """
 
     engine: Engine
     task: str
     purpose: Purpose
+    fence_key: bytes
     fresh: bool = False
     deadline: float | None = None
 

@@ -73,10 +73,9 @@ def judgement_of(probabilities: Sequence[float], rationale: str | None = None) -
 class Judge:
     """Asks an engine for levels, after a rationale or by a plan where the mode says so."""
 
-    def __init__(self, calls: EngineCalls, limits: JudgeLimits, fence_key: bytes) -> None:
+    def __init__(self, calls: EngineCalls, limits: JudgeLimits) -> None:
         self._calls = calls
         self._limits = limits
-        self._fence_key = fence_key
 
     async def judge(self, asker: Asker, mode: Mode, exams: Sequence[Exam]) -> list[Verdict]:
         """One verdict an exam, in order. A criterion that fails has its error; all the others go on."""
@@ -126,7 +125,7 @@ class Judge:
         ]
         plans = sheet.written(wanted, await self._write(asker, wanted, limits.plan_words, 0))
         asked = [
-            q._replace(messages=ask_execution(sheet.exams[q.exam].shown, plan, limits.rationale_words, self._fence_key))
+            q._replace(messages=ask_execution(sheet.exams[q.exam].shown, plan, limits.rationale_words, asker.fence_key))
             for q, plan in plans
         ]
         drawn = await asyncio.gather(

@@ -34,6 +34,16 @@ class RewardMetrics:
         self._tokens = CounterMetric(
             "regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry
         )
+        self._degraded = Gauge(
+            "regrade_degraded_state", "1 while Redis is away and answers are degraded, else 0.", registry=registry
+        )
+        self._spool_bytes = Gauge("regrade_spool_bytes", "Size of this replica's spool.", registry=registry)
+        self._spool_records = Gauge(
+            "regrade_spool_records", "Items in the spool that Redis has not acknowledged.", registry=registry
+        )
+        self._replayed = CounterMetric(
+            "regrade_spool_replayed_records_total", "Spooled items that Redis has acknowledged.", registry=registry
+        )
         self._active = Gauge(
             "regrade_active_rubric_version", "Version of the active rubric.", ("task", "lineage"), registry=registry
         )
@@ -72,6 +82,18 @@ class RewardMetrics:
             ("completion", usage.completion_tokens),
         ):
             self._tokens.labels(request.task, kind).inc(count)
+
+    def watch_outages(
+        self, away: Callable[[], bool], spool_bytes: Callable[[], int], spool_records: Callable[[], int]
+    ) -> None:
+        """Ask these whenever the metrics are read."""
+        self._degraded.set_function(away)
+        self._spool_bytes.set_function(spool_bytes)
+        self._spool_records.set_function(spool_records)
+
+    def replayed(self, records: int) -> None:
+        """Count spooled items that Redis has taken."""
+        self._replayed.inc(records)
 
     def activated(self, task: str, lineage: str, version: int) -> None:
         """Note which rubric is active now."""

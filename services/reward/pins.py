@@ -7,36 +7,43 @@ from regrade.contracts import ItemResult, Purpose, Rubric, ScoreRequest
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.keyspace import Line
-from services.kit.rubrics import Active, RubricStore
-from services.kit.traces import PinRequest, TraceLog
+from services.kit.rubrics import Active
+from services.kit.traces import PinRequest
 from services.reward.identity import group_of
+from services.reward.known import ActiveRubrics
+from services.reward.ledger import Ledger
 from services.reward.settings import RewardSettings
 
 
 class Resolved(NamedTuple):
-    """Per item: the rubric it is scored under, where that stands, and its stored outcome if it has one."""
+    """Per item: the rubric it is scored under, where that stands, its stored outcome if it has one, and its pin."""
 
     rubric: Rubric
     active: Active
     known: ItemResult | None
+    pin: PinRequest | None = None
+    unpinned: bool = False
+    degraded: bool = False
 
 
 class Pins:
     """Finds each item's rubric: the named candidate, else its pin's, else the active one, which is then pinned."""
 
-    def __init__(self, store: RubricStore, log: TraceLog, settings: RewardSettings) -> None:
-        self._store = store
-        self._log = log
+    def __init__(self, actives: ActiveRubrics, ledger: Ledger, settings: RewardSettings) -> None:
+        self._actives = actives
+        self._ledger = ledger
         self._settings = settings
 
     async def resolve(self, request: ScoreRequest, bases: Sequence[str]) -> list[Resolved]:
-        """One entry an item. Raises `Conflict` (a pin holds another rubric), `NotFound`, `Invalid`."""
+        """One entry an item. Raises `Conflict` (a pin holds another rubric), `NotFound`, `Invalid`, `RedisAway`."""
         if isinstance(request.rubric, Rubric):
             return await self._candidate(request, request.rubric)
         if request.rubric is not None and request.purpose is not Purpose.TRAIN:
             return await self._named(request, request.rubric)
         if request.purpose is Purpose.SHADOW:
             raise Invalid("a shadow request names the rubric it measures", code="rubric_missing")
+        if request.purpose is Purpose.EVAL and request.run is None:
+            return await self._active(request)
         return await self._pinned(request, bases)
 
     async def _candidate(self, request: ScoreRequest, rubric: Rubric) -> list[Resolved]:
@@ -45,15 +52,24 @@ class Pins:
                 "training items are scored by an activated rubric; name a version, or use purpose 'shadow' or 'eval'",
                 code="candidate_in_training",
             )
-        await self._store.active_with_fallback(Line(request.task, request.lineage, rubric.scope))
+        await self._actives.now(Line(request.task, request.lineage, rubric.scope))
         return [Resolved(rubric, Active(rubric.digest, None, rubric.scope), None) for _ in request.items]
+
+    async def _active(self, request: ScoreRequest) -> list[Resolved]:
+        """Somebody looks at a text, outside of any run: what is active now is what counts, not an earlier look's pin."""
+        found: dict[str | None, Resolved] = {}
+        for item in request.items:
+            if item.scope not in found:
+                active = await self._actives.now(Line(request.task, request.lineage, item.scope))
+                found[item.scope] = Resolved(await self._actives.rubric(request.task, active.digest), active, None)
+        return [found[item.scope] for item in request.items]
 
     async def _named(self, request: ScoreRequest, name: int | str) -> list[Resolved]:
         found: dict[str | None, Resolved] = {}
         for item in request.items:
             if item.scope not in found:
-                active = await self._store.find(Line(request.task, request.lineage, item.scope), name)
-                found[item.scope] = Resolved(await self._store.get(request.task, active.digest), active, None)
+                active = await self._actives.find(Line(request.task, request.lineage, item.scope), name)
+                found[item.scope] = Resolved(await self._actives.rubric(request.task, active.digest), active, None)
         return [found[item.scope] for item in request.items]
 
     async def _pinned(self, request: ScoreRequest, bases: Sequence[str]) -> list[Resolved]:
@@ -62,7 +78,7 @@ class Pins:
             line = Line(request.task, request.lineage, item.scope)
             members.setdefault(ks.pin_key(line, request.run, request.step, group_of(item)), []).append(index)
         pins = [await self._pin_request(request, key, indices, bases) for key, indices in members.items()]
-        states = await self._log.resolve(request.task, pins)
+        states = await self._ledger.resolve(request.task, pins, request.on_outage)
         resolved: list[Resolved | None] = [None] * len(request.items)
         for indices, state, pin in zip(members.values(), states, pins, strict=True):
             if state.active is None:
@@ -75,9 +91,9 @@ class Pins:
                     f"pinned to rubric {state.active.digest}, the request names {pin.wanted and pin.wanted.digest}",
                     code="pinned",
                 )
-            rubric = await self._store.get(request.task, state.active.digest)
+            rubric = await self._actives.rubric(request.task, state.active.digest)
             for index, known in zip(indices, state.outcomes, strict=True):
-                resolved[index] = Resolved(rubric, state.active, known)
+                resolved[index] = Resolved(rubric, state.active, known, pin, state.unpinned, state.degraded)
         return [entry for entry in resolved if entry is not None]
 
     async def _pin_request(
@@ -87,7 +103,7 @@ class Pins:
         wanted = None
         if request.rubric is not None:
             assert not isinstance(request.rubric, Rubric)
-            wanted = await self._store.find(line, request.rubric)
+            wanted = await self._actives.find(line, request.rubric)
             if wanted.version is None:
                 raise Invalid("this rubric was never active, so it scores no training items", code="never_active")
         settings = self._settings

@@ -25,7 +25,7 @@ from regrade.tasks import judge_role
 from services.kit.errors import Unavailable
 from services.kit.fence import neutralise
 from services.kit.http import UpstreamError
-from services.kit.traces import Record, TraceLog
+from services.kit.traces import Record
 from services.reward.admission import Admission
 from services.reward.aggregate import aggregate, fires
 from services.reward.calls import Asker
@@ -35,6 +35,7 @@ from services.reward.engine.probe import EngineHandle
 from services.reward.guards import guard
 from services.reward.identity import group_of, item_bases, item_identity, item_ids, trace_id
 from services.reward.judge import Exam, Judge, Verdict
+from services.reward.ledger import Ledger
 from services.reward.metrics import RewardMetrics
 from services.reward.pins import Pins, Resolved
 from services.reward.prompt import Material, material, system_turn
@@ -62,13 +63,13 @@ class _Case:
 
 
 class ScoreService:
-    """Scores batches; keeps nothing that Redis does not have (I8)."""
+    """Scores batches; keeps nothing that Redis does not have, but a spool while it is away (I8)."""
 
     def __init__(
         self,
         *,
         pins: Pins,
-        log: TraceLog,
+        ledger: Ledger,
         engine: EngineHandle,
         judge: Judge,
         admission: Admission,
@@ -79,7 +80,7 @@ class ScoreService:
         max_completion_chars: int,
     ) -> None:
         self._pins = pins
-        self._log = log
+        self._ledger = ledger
         self._engine = engine
         self._judge = judge
         self._admission = admission
@@ -90,6 +91,10 @@ class ScoreService:
         self._max_completion_chars = max_completion_chars
         self._systems: dict[tuple[str, str], str] = {}
 
+    def use_fence_key(self, fence_key: bytes) -> None:
+        """Fence with this key from now on: the replicas' shared one, once Redis has told it."""
+        self._fence_key = fence_key
+
     async def score(self, request: ScoreRequest, *, deadline: float | None = None) -> ScoreResponse:
         """One result an item; what is not judged by `deadline` (the loop's clock) is null.
 
@@ -99,7 +104,7 @@ class ScoreService:
         self._admission.refuse_if_full()
         mode = request.mode or self._modes.get(request.task, Mode.EXPECTED)
         engine = await self._open_engine()
-        asker = Asker(engine, request.task, request.purpose, fresh=request.fresh, deadline=deadline)
+        asker = Asker(engine, request.task, request.purpose, self._fence_key, request.fresh, deadline)
         ids = item_ids(request.items)
         bases = item_bases(request, mode, ids, engine.model)
         resolved = await self._pins.resolve(request, bases)
@@ -111,12 +116,12 @@ class ScoreService:
         await self._screen_all(new)
         asked = [case for case in new if not case.decided and case.error is None]
         await self._ask_judge(asker, mode, asked, explain=request.explain)
-        computed = await self._settle(request, new, engine.model, started)
+        computed, spooled = await self._settle(request, new, engine.model, started)
         results = tuple(case.resolved.known or computed[id(case)] for case in cases)
         _refuse_if_judge_is_away(results)
         usage = Usage.total(case.usage for case in new)
         self._metrics.scored(request, results, usage)
-        return ScoreResponse(results=results, usage=usage, degraded=False)
+        return ScoreResponse(results=results, usage=usage, degraded=spooled or any(r.degraded for r in resolved))
 
     async def aclose(self) -> None:
         """Drop the judge calls under way."""
@@ -138,6 +143,8 @@ class ScoreService:
 
     async def _screen(self, case: _Case) -> None:
         """Guards, then checks; a guard or a fired veto settles the item."""
+        if case.resolved.unpinned:
+            case.flags.append(Flag.UNPINNED)
         if case.item.truncated:
             case.flags.append(Flag.TRUNCATED)
         stopped = guard(case.completion, max_chars=self._max_completion_chars)
@@ -187,20 +194,28 @@ class ScoreService:
 
     async def _settle(
         self, request: ScoreRequest, cases: Sequence[_Case], model: str, started: float
-    ) -> dict[int, ItemResult]:
-        """Aggregate, then store and trace what has a reward; what a concurrent retry stored first is what counts."""
+    ) -> tuple[dict[int, ItemResult], bool]:
+        """Aggregate, then store and trace what has a reward; what a concurrent retry stored first is what counts.
+
+        Answers the results, and whether they rest on this replica's disk alone.
+        """
         results = {id(case): _result(request, case) for case in cases}
         kept = [case for case in cases if results[id(case)].reward is not None]
         if request.purpose is Purpose.SHADOW or not kept:
-            return results
+            return results, False
         latency_ms = 1_000.0 * (time.perf_counter() - started)
         records = [
-            Record(case.identity, results[id(case)], _trace(request, case, results[id(case)], model, latency_ms))
+            Record(
+                case.identity,
+                results[id(case)],
+                _trace(request, case, results[id(case)], model, latency_ms),
+                case.resolved.pin,
+            )
             for case in kept
         ]
-        for case, stored in zip(kept, await self._log.append(request.task, records), strict=True):
-            results[id(case)] = stored
-        return results
+        stored = await self._ledger.append(request.task, records, request.on_outage)
+        results.update(zip(map(id, kept), stored.results, strict=True))
+        return results, stored.degraded
 
 
 def _note(case: _Case, verdict: Verdict, *, explain: bool) -> None:
@@ -214,7 +229,7 @@ def _note(case: _Case, verdict: Verdict, *, explain: bool) -> None:
 
 
 def _result(request: ScoreRequest, case: _Case) -> ItemResult:
-    rubric, active, _ = case.resolved
+    rubric, active = case.resolved.rubric, case.resolved.active
     reward: float | None = None
     raw: float | None = None
     if case.error is None and case.decided:

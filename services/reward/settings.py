@@ -1,8 +1,8 @@
 """Settings of the reward service: environment variables `REGRADE_REWARD_*`."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Mode, Name
@@ -47,7 +47,36 @@ class RewardSettings(ServiceSettings):
     pin_group_ttl_s: int = Field(3_600, ge=60, description="How long a group's pin is kept.")
     outcome_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a retry is answered from the stored outcome.")
     judgement_ttl_s: int = Field(86_400, ge=60, description="How long an engine's answer is reused.")
-    trace_cap: int = Field(1_000_000, ge=1, description="Traces a task may hold in Redis; at the cap: 429.")
+    trace_cap: int = Field(
+        1_000_000, ge=1, description="Traces a task may hold in Redis; at the cap they are spooled, or answered 429."
+    )
+    redis_timeout_s: float = Field(
+        3.0, gt=0, description="How long a batch waits for one answer of Redis before Redis is taken to be away."
+    )
+    active_poll_s: float = Field(5.0, gt=0, description="How often the active rubrics known in process are checked.")
+    spool_dir: str = Field(
+        "",
+        description="Folder on a lasting volume for what Redis cannot take; empty: while Redis is away, /score is 503.",
+    )
+    spool_max_bytes: int = Field(
+        1_000_000_000, ge=4_096, description="Size of one replica's spool; a batch beyond it is answered 429."
+    )
+    spool_segment_bytes: int = Field(
+        8_000_000, ge=1_024, description="Size at which the spool begins another file; one is deleted once replayed."
+    )
+    spool_max_age_s: int = Field(
+        5 * 86_400, ge=60, description="No more is spooled beside an entry of this age; below outcome_ttl_s."
+    )
+    spool_fsync: bool = Field(
+        True, description="Have a batch on the disk itself before it is answered; without, a power cut may lose it."
+    )
     bootstrap_tasks: tuple[Name, ...] = Field(
         (), description="Task packs whose starting rubric is put at start where none is active (JSON list)."
     )
+
+    @model_validator(mode="after")
+    def _outcomes_outlive_the_spool(self) -> Self:
+        """A replay finds out by the stored outcome what Redis had already taken."""
+        if self.spool_dir and self.spool_max_age_s >= self.outcome_ttl_s:
+            raise ValueError("spool_max_age_s must be below outcome_ttl_s, or a replay could leave a second trace")
+        return self

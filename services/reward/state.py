@@ -4,9 +4,13 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from services.kit.circuit import Circuit
 from services.kit.rubrics import RubricStore
 from services.reward.engine.probe import EngineHandle
+from services.reward.known import ActiveRubrics
+from services.reward.recovery import Recovery
 from services.reward.service import ScoreService
+from services.reward.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +21,7 @@ class RewardState:
     store: RubricStore
     engine: EngineHandle
     service: ScoreService
+    circuit: Circuit
+    actives: ActiveRubrics
+    spool: Spool | None
+    recovery: Recovery

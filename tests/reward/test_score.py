@@ -200,3 +200,15 @@ async def test_calls_at_once_are_bounded_and_shadow_yields(start_reward: StartRe
     assert len(for_candidate) == 18
     assert for_candidate[:2] == [True, True]
     assert for_candidate[2:11] == [False] * 9
+
+
+async def test_a_look_outside_of_a_run_sees_what_is_active_now(client: RewardClient) -> None:
+    """Evaluation in a run is pinned like training; a look without a run is not held to an earlier look's rubric."""
+    looks = {"purpose": "eval"}
+    before = await client.score(TASK, [item()], **looks)
+    in_run = await client.score(TASK, [item()], run="r", step=1, **looks)
+    await client.put_rubric(TASK, checks_only(9), by="me", reason="why")
+    after = await client.score(TASK, [item()], **looks)
+    later_in_run = await client.score(TASK, [item(1)], run="r", step=1, **looks)
+    versions = [answer.results[0].rubric.version for answer in (before, in_run, after, later_in_run)]
+    assert versions == [1, 1, 2, 1]
