@@ -40,16 +40,38 @@ class Purpose(StrEnum):
 
 
 class Flag(StrEnum):
-    """What was noticed about an item, beside its score."""
+    """What was noticed about an item, beside its score. Evidence only: no flag changes a reward by itself."""
 
     EMPTY = "empty"
+    """Guarded: no text at all."""
     PUNCTUATION_ONLY = "punctuation_only"
+    """Guarded: no letter and no digit."""
     CONTROL_TOKENS_ONLY = "control_tokens_only"
+    """Guarded: nothing but control tokens."""
+    NO_CONTENT = "no_content"
+    """Guarded: only an opener such as "Solution:", which announces an answer and gives none."""
     TOO_LONG = "too_long"
+    """Guarded: longer than the service takes."""
     CONTROL_TOKENS = "control_tokens"
+    """Held a control token of some chat template."""
     HIDDEN_UNICODE = "hidden_unicode"
+    """Held invisible or direction-changing characters."""
+    FLOOD = "flood"
+    """Held an absurd run of white space or of combining marks."""
+    FENCE_SPOOF = "fence_spoof"
+    """Held what looks like the end of the material to be graded."""
+    ROLE_SPOOF = "role_spoof"
+    """Pretended to be another turn of the conversation."""
+    RUBRIC_SPOOF = "rubric_spoof"
+    """Held a rubric of its own."""
+    SCORE_SMUGGLE = "score_smuggle"
+    """Held a finished verdict."""
+    INSTRUCTION = "instruction"
+    """Spoke to whoever grades."""
     TRUNCATED = "truncated"
+    """The caller said that it was cut at the token limit."""
     VETOED = "vetoed"
+    """A veto fired."""
 
 
 class ErrorCode(StrEnum):

@@ -26,6 +26,7 @@ from services.kit.fence import neutralise
 from services.kit.http import UpstreamError
 from services.kit.traces import Record, TraceLog
 from services.reward.aggregate import aggregate, fires
+from services.reward.attempts import attempts
 from services.reward.checks import CheckCatalogue, CheckError, Subject
 from services.reward.engine.base import Engine
 from services.reward.engine.probe import EngineHandle
@@ -124,8 +125,7 @@ class ScoreService:
             case.flags.append(stopped)
             case.decided = True
             return
-        found = dict.fromkeys((*neutralise(case.prompt).flags, *neutralise(case.completion).flags))
-        case.flags.extend(found)
+        case.flags.extend(_noticed(case))
         subject = Subject(case.prompt, case.completion, case.item.reference)
         for criterion in case.resolved.rubric.check_criteria:
             try:
@@ -176,6 +176,12 @@ class ScoreService:
         for case, stored in zip(kept, await self._log.append(request.task, records), strict=True):
             results[id(case)] = stored
         return results
+
+
+def _noticed(case: _Case) -> list[Flag]:
+    """What was taken out of the prompt and the completion, and what the completion tries; each flag once."""
+    visible, found = neutralise(case.completion)
+    return list(dict.fromkeys((*neutralise(case.prompt).flags, *found, *attempts(visible))))
 
 
 def _note(case: _Case, criterion_id: str, answer: JudgeAnswer) -> None:
