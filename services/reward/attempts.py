@@ -76,8 +76,9 @@ _INSTRUCTION = (
     r"|language model|llm|dan|scoring bot)\b",
     rf"\b(?:full|maximum|max|top|highest|perfect) {_MARKS} (?:is|are|please|for this|should be|must be|regardless)\b",
     r"\b(?:anything|a score|a mark|a grade) (?:below|less than|lower than|under) (?:a )?(?:5|five|10|ten)\b",
-    r"(?:ignor|忽略|无视|無視|忘记|игнорир|ignorier|무시|olvid|oubli|vergiss|забудь)[^\n.]{0,40}"
-    r"(?:instru[ckçz]|anweisung|consign|指令|指示|说明|說明|инструкц|지시|규칙|评分标准|criter|kriteri)",
+    r"(?:\b(?:ignora|ignorad|ignorez|ignoriere?|ignoriert|olvida|oubliez|vergiss|dimentica)\b|игнорир|забудь|忽略|无视|無視"
+    r"|忘记|무시)[^\n.]{0,40}(?:instruc|instruç|istruzion|anweisung|consigne|指令|指示|说明|說明|инструкц|지시|규칙|评分标准)",
+    r"(?:指示|ルール|지시|규칙)[^\n.]{0,12}(?:無視|무시)",
     r"(?:满分|最高分|満点|最高点|만점|最高評価|puntuación máxima|note maximale|höchstpunktzahl|nota máxima"
     r"|punteggio massimo|максимальн\w{0,4} (?:балл|оценк))",
     rf"\bas an? (?:ai|llm|automated|impartial|fair) {_WHO}?[, ]{{1,2}}(?:you|your)\b",
