@@ -23,7 +23,7 @@ EVALUATORS = {
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "code", "pty"}
 NUMBERS = {"int", "float", "Decimal", "Fraction"}
 MATCHERS = {"group", "groups", "groupdict", "findall", "finditer", "search", "match", "fullmatch", "split", "partition"}
-# A rubric's level texts, checked for amounts that rise, and the version in what our own Lua function answers.
+# A rubric's level texts, checked for amounts that rise, and the time in a stream's entry id.
 NO_SCORE = {("services/meta_reward/lint.py", "int"), ("services/kit/rubrics.py", "int")}
 # A page made of a template that ships with the package, every value escaped.
 SHIPPED_TEMPLATE = {("services/local/report.py", "from_string")}
