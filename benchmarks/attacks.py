@@ -31,6 +31,7 @@ from services.local.processes import Processes
 from services.local.settings import LocalSettings
 from services.local.stack import Addresses, Stack
 from services.reward.engine.base import Engine
+from services.reward.engine.llamacpp import LlamaCppEngine
 from services.reward.engine.probe import open_engine
 from services.reward.judge import judgement_of
 from services.reward.prompt import render
@@ -70,7 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--originals", type=int, help="honest texts that every pattern is applied to")
     parser.add_argument("--quick", action="store_true", help=f"one honest text, {_QUICK_PATTERNS} patterns a family")
-    parser.add_argument("--judge-url", default="", help="a llama.cpp server of your own, without /v1")
+    parser.add_argument("--judge-url", default="", help="a judge engine of your own, without /v1")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/attacks.json"))
     args = parser.parse_args()
     count = args.originals or (_QUICK_ORIGINALS if args.quick else _ORIGINALS)
@@ -102,13 +103,14 @@ async def _run(
     broken: list[dict[str, object]] = []
     async with open_session(connections=4, timeout_s=120.0) as session, RewardClient(addresses.reward) as client:
         engine = await open_engine(JsonEndpoint(session, addresses.judge), dialect="auto", model="")
+        tokens_seen = isinstance(engine, LlamaCppEngine)
         for mode in modes:
             reason = await _refusal(client, mode, pack)
             if reason is not None or mode not in RENDERERS:
                 skipped[mode] = reason or "this benchmark has no renderer for its prompt"
                 console.print(f"mode {mode}: skipped ({skipped[mode]})")
                 continue
-            found = _structure(addresses.judge, mode, pack, cases)
+            found = _structure(addresses.judge if tokens_seen else None, mode, pack, cases)
             broken += found
             figures = await _figures(client, engine, pack, mode, cases, console)
             families = _by_family(cases, figures, Counter(str(breach["family"]) for breach in found))
@@ -118,6 +120,7 @@ async def _run(
         "structural_breaches": len(broken),
         "breaches": broken,
         "judge": engine.model,
+        "engine_tokens_seen": tokens_seen,
         "task": TASK,
         "patterns": len(patterns),
         "originals": len(originals),
@@ -154,11 +157,11 @@ async def _refusal(client: RewardClient, mode: Mode, pack: TaskPack) -> str | No
     return None
 
 
-def _structure(judge_url: str, mode: Mode, pack: TaskPack, cases: Iterable[Attacked]) -> list[dict[str, object]]:
-    """The structural breaches, in the rendered conversation and in the engine's own tokens."""
+def _structure(judge_url: str | None, mode: Mode, pack: TaskPack, cases: Iterable[Attacked]) -> list[dict[str, object]]:
+    """The structural breaches, in the rendered conversation and (given a llama.cpp server) in the engine's tokens."""
     broken: list[dict[str, object]] = []
-    with httpx.Client(base_url=judge_url, timeout=60.0) as http:
-        engine = LlamaCppTokens(http)
+    with httpx.Client(base_url=judge_url or "", timeout=60.0) as http:
+        engine = LlamaCppTokens(http) if judge_url else None
         for case in cases:
             found = breaches(RENDERERS[mode](pack, case.original), case.original.completion, case.text, engine)
             if found:
