@@ -43,7 +43,6 @@ _GUARDS = {
 _CHOICES = tuple(str(level) for level in LEVELS)
 _FENCE_KEY = b"a key of the benchmark's own"
 _BATCH = 16
-_QUICK_ORIGINALS, _ORIGINALS = 1, 2
 _QUICK_PATTERNS = 3
 CONDITIONS = ("judge_alone", "guards", "guards_and_checks")
 
@@ -69,18 +68,19 @@ def main() -> None:
     parser.add_argument(
         "--modes", nargs="+", type=Mode, default=list(Mode), help="judge modes; absent ones are skipped"
     )
-    parser.add_argument("--originals", type=int, help="honest texts that every pattern is applied to")
-    parser.add_argument("--quick", action="store_true", help=f"one honest text, {_QUICK_PATTERNS} patterns a family")
+    parser.add_argument("--originals", type=int, default=1, help="honest texts that every pattern is applied to")
+    parser.add_argument("--quick", action="store_true", help=f"only {_QUICK_PATTERNS} patterns a family")
     parser.add_argument("--judge-url", default="", help="a judge engine of your own, without /v1")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/attacks.json"))
     args = parser.parse_args()
-    count = args.originals or (_QUICK_ORIGINALS if args.quick else _ORIGINALS)
     patterns = _first_of_each(load_patterns(), _QUICK_PATTERNS) if args.quick else load_patterns()
     console = Console()
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
         settings = LocalSettings(task=TASK, judge_url=args.judge_url, judge_threads=2)
         addresses = Stack(settings, Path(folder), processes).start(console.print)
-        report = asyncio.run(_run(addresses, args.modes, patterns, load_pack(TASK).originals[:count], console))
+        report = asyncio.run(
+            _run(addresses, args.modes, patterns, load_pack(TASK).originals[: args.originals], console)
+        )
     if not report["modes"]:
         sys.exit("no mode was measured")
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regrade.contracts import Flag
@@ -52,6 +52,8 @@ def test_honest_text_is_left_alone(text: str) -> None:
     assert neutralise(text) == (text, ())
 
 
+@example("<|<0|>>")
+@example("[END TASK [|a|]]")
 @given(_TEXTS)
 def test_i4_neutralising_leaves_nothing_to_neutralise(text: str) -> None:
     once = neutralise(text).text
@@ -99,7 +101,15 @@ def test_what_scripts_and_emoji_need_is_left_alone(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a\u200db", "a\ufe0fb", "\U0001f600\ufe0f\ufe0f\U0001f600", "\U0001f600\U000e0150\U000e0151", "\u200dx"]
+    "text",
+    [
+        "a\u200db",
+        "a\ufe0fb",
+        "\U0001f600\ufe0f\ufe0f\U0001f600",
+        "\U0001f600\U000e0150\U000e0151",
+        "\u200dx",
+        "\u00e9\u200dx",
+    ],
 )
 def test_joiners_and_selectors_that_nothing_needs_are_dropped(text: str) -> None:
     safe, flags = neutralise(text)
