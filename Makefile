@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo serve test check format bench-score clean
+.PHONY: help demo serve test check format bench-score bench-attacks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,9 @@ serve: $(STAMP) ## both services on ports 8700 and 8701 with a small real judge,
 test: $(STAMP) ## all tests, with branch coverage
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+bench-attacks: $(STAMP) ## what an attack corpus does to the rewards of the small judge; 1 on a structural breach
+	@$(BIN)/python -m benchmarks.attacks $(ARGS)
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff format --check .

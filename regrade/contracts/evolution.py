@@ -71,6 +71,7 @@ class Evidence(Outcome):
     zero_variance_groups: float
     """Share of groups (of two or more) whose rewards are all equal."""
     flagged_share: float
+    flag_shares: dict[str, float] = Field(default_factory=dict)
     alarms: tuple[str, ...]
 
 

@@ -1,4 +1,8 @@
-"""Fences round text that nobody vouches for, and the removal of what could reach past them (I4). Pure."""
+"""Fences round text that nobody vouches for, and the removal of what could reach past them (I4). Pure.
+
+Every pattern here is bounded, so that the time is linear in the text; a text of plain characters is
+recognised by two passes over its bytes and never meets a pattern.
+"""
 
 import hmac
 import re
@@ -8,23 +12,71 @@ from regrade.contracts import Flag
 
 _CODE_CHARS = 10  # 47 bits, in letters: a tokenizer takes fewer tokens for them than for hex
 _LETTERS = bytes(ord("a") + byte % 26 for byte in range(256))
+_LONGEST_BLANK = 64
+_MOST_MARKS = 4
 
-# Special tokens of the models in use: ChatML and Llama 3, Llama 2 and Mistral, Gemma, DeepSeek, GLM, T5,
-# StarCoder and SmolLM.
+# Brackets and bars, with their compatibility forms: a tokenizer that normalises makes the plain ones of them.
+_LT, _GT, _BAR = "[<＜﹤]", "[>＞﹥]", "[|｜￨∣ǀ❘│]"
+_LB, _RB, _SLASH = r"[\[［﹇]", r"[\]］﹈]", "[/／]"
+_RESPELT = "‹›⟦⟧¦"  # no pattern matches these, and each starts and ends with what becomes one: hence idempotent
+
+# Control tokens of the chat templates in use. Most are of one of a few shapes; the others are listed.
+_BRACKETED = (
+    "INST|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|PREFIX|MIDDLE|SUFFIX|SYSTEM_PROMPT|THINK|ARGS|CALL_ID|[gs]MASK"
+    "|AVAILABLE_TOOLS|TOOL_(?:CALLS|CONTENT|RESULTS)|MODEL_SETTINGS|BOS|EOS|EOT|PAD|UNK|CLS|SEP|MASK"
+    "|[@]BOS[@]"
+)
+_ANGLED = (
+    "s|bos|eos|pad|unk|cls|sep|mask|mask_token|image|start_of_(?:turn|image)|end_of_(?:turn|image)|image_soft_token"
+    "|img_context|(?:bos|eos|eop|eot|pad|unk)_token|think|tool_(?:call|response)|arg_(?:key|value)|sop|eop|eo[ahm]"
+    r"|unused_?\d{1,4}|extra_id_\d{1,4}|special_\d{1,4}|tokens_unused_\d{1,4}|reserved_\d{1,4}|2mass"
+    r"|repo_?name|file_sep|filename|gh_stars|empty_output|(?:issue|jupyter|commit|fim)_\w{1,12}|pre|suf|mid|eot"
+    rf"|(?:seed|minimax):\w{{1,24}}|{_LB}[^<>\[\]［］{_RESPELT}\n]{{1,64}}{_RB}"
+)
 _CONTROL_TOKEN = re.compile(
-    r"<\|[^<>|\n]{1,64}\|>|<｜[^<>｜\n]{1,64}｜>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>"
-    r"|<(?:bos|eos|pad|unk|mask|image)>|\[/?(?:gMASK|sMASK|AVAILABLE_TOOLS|TOOL_RESULTS|SYSTEM_PROMPT)\]"
-    r"|</?(?:think|tool_call|tool_response)>|<(?:unused|extra_id_)\d{1,3}>"
-    r"|<(?:repo_?name|file_sep|filename|gh_stars|issue_\w{1,12}|jupyter_\w{1,12}|empty_output|commit_\w{1,12}"
-    r"|fim_\w{1,12})>",
+    rf"{_LT}{_SLASH}?{_BAR}[^<>＜＞|｜￨∣ǀ❘│{_RESPELT}\n]{{1,64}}{_BAR}{_GT}"  # <|im_end|>
+    rf"|{_LT}{_SLASH}?{_BAR}[^\s<>＜＞{_RESPELT}]{{1,64}}{_GT}"  # <|turn>
+    rf"|{_LT}[\w/▁]{{1,40}}{_BAR}{_GT}"  # <turn|>
+    rf"|{_LT}{_SLASH}?(?:{_ANGLED}){_GT}"
+    rf"|{_LT}{_LT}{_SLASH}?SYS{_GT}{_GT}"
+    rf"|{_LB}{_SLASH}?(?:(?-i:{_BRACKETED})|INST|SYSTEM_PROMPT|multimodal){_RB}"
+    rf"|{_LB}{_BAR}[^\[\]{_RESPELT}\n]{{1,64}}?{_BAR}{_RB}"  # [|endofturn|]
+    rf"|{_BAR}{{3}}[A-Z_]{{2,24}}{_BAR}{{3}}"  # |||EMAIL_ADDRESS|||
+    rf"|{_GT}{_GT}(?-i:[A-Z]{{4,16}}){_LT}{_LT}"  # >>ABSTRACT<<
+    rf"|{_RB}~!?b{_LB}|{_RB}~b{_RB}|{_LB}e~{_LB}",
     re.IGNORECASE,
 )
-# Unicode tags, bidirectional controls, zero-width and invisible characters, and control codes but tab and newline.
-_HIDDEN = re.compile(
-    "[\U000e0000-\U000e007f\u061c\u202a-\u202e\u2066-\u2069\u200b\u200e\u200f\u2060-\u2064\ufeff"
-    "\u0000-\u0008\u000b-\u001f\u007f-\u009f]"
+# What looks like a marker of ours. It is no forgery without the key, but a weak judge may not look at the code.
+_MARKER = re.compile(
+    rf"{_LB}[ \t]{{0,4}}{_SLASH}?(?:BEGIN|END)[ \t_-]{{1,4}}(?:OF[ \t_-]{{1,4}})?(?:THE[ \t_-]{{1,4}})?"
+    rf"(?:TASK|RESPONSE|ANALYSIS|PROPOSALS|CRITERION|RUBRIC|PLAN|REFERENCE|RATIONALE)[^\[\]［］{_RESPELT}\n]{{0,40}}{_RB}",
+    re.IGNORECASE,
 )
-_VISIBLE = str.maketrans("<>[]｜", "‹›⟦⟧¦")
+# Never honest in a completion: Unicode tags, bidirectional controls, invisible letters and operators, control
+# codes but tab and line ends, halves of surrogate pairs.
+_HIDDEN = (
+    "\U000e0000-\U000e007f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a"
+    "\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ud800-\udfff"
+)
+# Honest within Indic and Persian words and emoji: joiners, and one variation selector at a time.
+_JOINERS = "\u200c\u200d"
+_SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"
+_INVISIBLE = re.compile(f"[{_HIDDEN}{_JOINERS}{_SELECTORS}]+")
+_KEPT = re.compile(f"[{_SELECTORS}]?[{_JOINERS}]?")
+_SELECTOR_AT_ASCII = re.compile("[0-9#*]\ufe0f\u20e3")
+_COMBINING = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+_MARKS = re.compile(rf"([{_COMBINING}]{{{_MOST_MARKS}}})[{_COMBINING}]+")
+_BLANKS = re.compile(rf"([\s\u2800]{{{_LONGEST_BLANK}}})[\s\u2800]+")
+
+_VISIBLE = str.maketrans("<>[]|＜﹤＞﹥［﹇］﹈｜￨∣ǀ❘│", "‹›⟦⟧¦‹‹››⟦⟦⟧⟧¦¦¦¦¦¦")
+_PLAIN = bytes(code for code in range(0x20, 0x7F) if chr(code) not in "<[]|") + b"\t\n\r"
+_BLANK = bytes.maketrans(b"\t\n\r", b"   ")
+_FLOOD = b" " * (_LONGEST_BLANK + 1)
+_SUSPECT = re.compile(
+    f"[<＜﹤\\[［﹇{_HIDDEN}{_JOINERS}{_SELECTORS}{_COMBINING}\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000]"
+)
+_SUSPECT_PAIRS = ("]~", "］~", "|||", "｜｜｜")
 
 
 class Neutralised(NamedTuple):
@@ -35,16 +87,42 @@ class Neutralised(NamedTuple):
 
 
 def neutralise(text: str) -> Neutralised:
-    """Drop hidden characters, and spell control tokens so that no tokenizer takes them for one."""
-    visible, hidden = _HIDDEN.subn("", text)
-    safe, tokens = _CONTROL_TOKEN.subn(lambda match: match.group().translate(_VISIBLE), visible)
-    flags = (Flag.CONTROL_TOKENS,) * bool(tokens) + (Flag.HIDDEN_UNICODE,) * bool(hidden)
-    return Neutralised(safe, flags)
+    """Drop hidden characters, shorten floods, and spell control tokens and our markers so that they are none.
+
+    Idempotent, and linear in the text.
+    """
+    if is_plain(text):
+        return Neutralised(text, ())
+    flags = []
+    visible = _without_hidden(text)
+    if visible != text:
+        flags.append(Flag.HIDDEN_UNICODE)
+    short, floods = _BLANKS.subn(r"\1", _MARKS.sub(r"\1", visible))
+    if floods or len(short) != len(visible):
+        flags.append(Flag.FLOOD)
+    safe, tokens = _CONTROL_TOKEN.subn(_respelt, short)
+    if tokens:
+        flags.append(Flag.CONTROL_TOKENS)
+    safe, markers = _MARKER.subn(_respelt, safe)
+    if markers:
+        flags.append(Flag.FENCE_SPOOF)
+    return Neutralised(safe, tuple(flags))
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text holds nothing that `neutralise` could want to change. Cheap, and true of most honest prose."""
+    raw = text.encode("utf-8", "surrogatepass")
+    if _FLOOD in raw.translate(_BLANK):
+        return False
+    unusual = raw.translate(None, _PLAIN).decode("utf-8", "surrogatepass")
+    if not unusual:
+        return True
+    return not _SUSPECT.search(unusual) and not any(pair in text for pair in _SUSPECT_PAIRS)
 
 
 def without_control_tokens(text: str) -> str:
     """What is left of a text when control tokens and hidden characters are taken out."""
-    return _CONTROL_TOKEN.sub("", _HIDDEN.sub("", text))
+    return text if is_plain(text) else _CONTROL_TOKEN.sub("", _without_hidden(text))
 
 
 def fence(label: str, text: str, key: bytes) -> str:
@@ -53,3 +131,24 @@ def fence(label: str, text: str, key: bytes) -> str:
     keyed = hmac.digest(key, f"{label}\n{safe}".encode("utf-8", "surrogatepass"), "sha256")
     code = keyed[:_CODE_CHARS].translate(_LETTERS).decode()
     return f"[BEGIN {label} {code}]\n{safe}\n[END {label} {code}]"
+
+
+def _respelt(match: re.Match[str]) -> str:
+    return match.group().translate(_VISIBLE)
+
+
+def _without_hidden(text: str) -> str:
+    return _INVISIBLE.sub(_honest_part, text)
+
+
+def _honest_part(match: re.Match[str]) -> str:
+    """Of a run of invisible characters, what script or emoji needs: one selector, one joiner, no plain neighbour."""
+    text, start, end = match.string, match.start(), match.end()
+    run = match.group()
+    if start == 0 or not _KEPT.fullmatch(run):
+        return ""
+    if text[start - 1].isascii():
+        return run if _SELECTOR_AT_ASCII.match(text, start - 1) else ""
+    if run[-1] in _JOINERS and (end == len(text) or text[end].isascii()):
+        return run[:-1]
+    return run

@@ -22,6 +22,7 @@ from services.kit import keyspace as ks
 from services.kit.errors import Conflict, NotFound
 from services.kit.keyspace import Line
 from services.kit.redis import LuaFunction, entries
+from services.kit.template import fill
 
 _CACHED_RUBRICS = 512
 
@@ -195,7 +196,7 @@ class RubricStore:
             return int(detail)
         if status == "unknown":
             raise NotFound(f"rubric {digest} is not stored", code="unknown_rubric")
-        raise Conflict(_REFUSALS[status].format(detail=detail or "none"), code=status)
+        raise Conflict(fill(_REFUSALS[status], detail=detail or "none"), code=status)
 
     async def rollback(self, line: Line, *, by: str, reason: str, to: int | None = None) -> Active:
         """Return to version `to`, or to the one before the active one. Raises `Conflict`, `NotFound`."""

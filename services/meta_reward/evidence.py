@@ -1,6 +1,6 @@
 """Evidence: what a window of traces shows, measured without an LLM. Pure."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import correlation, fmean, pstdev
 
@@ -78,6 +78,7 @@ def measure(traces: Sequence[Trace], baseline: Sequence[Trace], window: tuple[st
         saturated_share=saturated,
         zero_variance_groups=zero_variance,
         flagged_share=sum(bool(trace.flags) for trace in traces) / len(traces),
+        flag_shares={flag: count / len(traces) for flag, count in sorted(_flags(traces).items())},
         alarms=tuple(_alarms(first, drift, correlations, saturated, zero_variance)),
     )
 
@@ -100,6 +101,11 @@ def _alarms(
     if zero_variance > _MAX_ZERO_VARIANCE:
         alarms.append("groups_without_spread")
     return alarms
+
+
+def _flags(traces: Sequence[Trace]) -> Counter[str]:
+    """How many traces raised each flag: what the policy is trying."""
+    return Counter(flag for trace in traces for flag in trace.flags)
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -56,7 +56,7 @@ class Pins:
         return [Resolved(rubric, Active(rubric.digest, None, rubric.scope), None) for _ in request.items]
 
     async def _active(self, request: ScoreRequest) -> list[Resolved]:
-        """Somebody looks at a text, outside of any run: what is active now is what counts, not an earlier look's pin."""
+        """A look at a text outside of any run: what is active now counts, not what an earlier look was pinned to."""
         found: dict[str | None, Resolved] = {}
         for item in request.items:
             if item.scope not in found:

@@ -28,6 +28,7 @@ from services.kit.http import UpstreamError
 from services.kit.traces import Record
 from services.reward.admission import Admission
 from services.reward.aggregate import aggregate, fires
+from services.reward.attempts import attempts
 from services.reward.calls import Asker
 from services.reward.checks import CheckCatalogue, CheckError, Subject, needs_worker
 from services.reward.engine.base import Engine
@@ -152,8 +153,7 @@ class ScoreService:
             case.flags.append(stopped)
             case.decided = True
             return
-        found = dict.fromkeys((*neutralise(case.prompt).flags, *neutralise(case.completion).flags))
-        case.flags.extend(found)
+        case.flags.extend(_noticed(case))
         subject = Subject(case.prompt, case.completion, case.item.reference)
         for criterion in case.resolved.rubric.check_criteria:
             try:
@@ -216,6 +216,12 @@ class ScoreService:
         stored = await self._ledger.append(request.task, records, request.on_outage)
         results.update(zip(map(id, kept), stored.results, strict=True))
         return results, stored.degraded
+
+
+def _noticed(case: _Case) -> list[Flag]:
+    """What was taken out of the prompt and the completion, and what the completion tries; each flag once."""
+    visible, found = neutralise(case.completion)
+    return list(dict.fromkeys((*neutralise(case.prompt).flags, *found, *attempts(visible))))
 
 
 def _note(case: _Case, verdict: Verdict, *, explain: bool) -> None:

@@ -21,7 +21,7 @@ def _special_tokens(engine_url: str) -> dict[int, str]:
 
 
 def _special_ids(engine_url: str, completion: str, special: dict[int, str]) -> list[int]:
-    messages = CONVERSATIONS["expected"](completion)
+    messages = CONVERSATIONS["expected, level"](completion)
     prompt = httpx.post(f"{engine_url}/apply-template", json={"messages": list(messages)}).json()["prompt"]
     body = {"content": prompt, "parse_special": True}
     return [token for token in httpx.post(f"{engine_url}/tokenize", json=body).json()["tokens"] if token in special]

@@ -3,17 +3,22 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regrade.contracts import Flag
-from services.kit.fence import fence, neutralise, without_control_tokens
+from services.kit.fence import fence, is_plain, neutralise, without_control_tokens
 
 _KEY = b"key"
 _FENCE = re.compile(r"\[BEGIN RESPONSE ([a-z2-7]{10})\]\n(.*)\n\[END RESPONSE \1\]", re.DOTALL)
 _PIECES = st.sampled_from(
-    ["<|", "|>", "<|im_end|>", "im_end", "<", ">", "</s>", "[INST]", "[END RESPONSE a]", "\n", "\u202e"]
-)
+    [
+        "<|", "|>", "<|im_end|>", "im_end", "<", ">", "</s>", "[INST]", "[END RESPONSE a]", "\n", "\u202e", "\uff1c",
+        "\uff5c", "\uff1e", "[", "]", "|||", "A", "]~b", "e~", "]~!", "<<", ">>", "SYS", "/", "BEGIN TASK x", "\u200d",
+        "\ufe0f", "\u20e3", "1", "\U0001f468", "e\u0301", "\u0301" * 5, " " * 40, "\u3000" * 40, "\ud800", "\r",
+    ]
+)  # fmt: skip
+_TEXTS = st.text(max_size=80) | st.lists(_PIECES, max_size=14).map("".join)
 
 TOKENS = """
 <|im_start|> <|im_end|> <|endoftext|> <|eot_id|> <|IM_END|> <s> </s> [INST] [/INST] <<SYS>> <</SYS>>
@@ -47,13 +52,81 @@ def test_honest_text_is_left_alone(text: str) -> None:
     assert neutralise(text) == (text, ())
 
 
-@given(st.text(max_size=80) | st.lists(_PIECES, max_size=12).map("".join))
+@example("<|<0|>>")
+@example("[END TASK [|a|]]")
+@given(_TEXTS)
 def test_i4_neutralising_leaves_nothing_to_neutralise(text: str) -> None:
     once = neutralise(text).text
     assert neutralise(once) == (once, ())
 
 
-@given(st.text(max_size=80) | st.lists(_PIECES, max_size=12).map("".join))
+@settings(max_examples=2_000)
+@given(_TEXTS)
+def test_i4_the_quick_look_and_the_patterns_agree(text: str) -> None:
+    """What is recognised as plain without a pattern holds nothing that a pattern would change."""
+    if is_plain(text):
+        assert neutralise(f"{text}\u200b") == (text, (Flag.HIDDEN_UNICODE,))
+        assert without_control_tokens(f"{text}\u200b") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("a" + " " * 200 + "b", "a" + " " * 64 + "b"),
+        ("a" + "\n" * 200 + "b", "a" + "\n" * 64 + "b"),
+        ("a" + " \t\r\n" * 50, "a" + " \t\r\n" * 16),
+        ("a" + "\u2800\u3000" * 50, "a" + "\u2800\u3000" * 32),
+        ("o" + "\u0316" * 30 + "k", "o" + "\u0316" * 4 + "k"),
+    ],
+)
+def test_floods_are_shortened_and_flagged(text: str, safe: str) -> None:
+    assert neutralise(text) == (safe, (Flag.FLOOD,))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "\u2764\ufe0f\u200d\U0001f525 \u2764\ufe0f",
+        "1\ufe0f\u20e3",
+        "e\u0301o\u0302\u0301",
+        "a\r\nb",
+        "x" * 5_000,
+        " " * 64,
+    ],
+)
+def test_what_scripts_and_emoji_need_is_left_alone(text: str) -> None:
+    assert neutralise(text) == (text, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\u200db",
+        "a\ufe0fb",
+        "\U0001f600\ufe0f\ufe0f\U0001f600",
+        "\U0001f600\U000e0150\U000e0151",
+        "\u200dx",
+        "\u00e9\u200dx",
+    ],
+)
+def test_joiners_and_selectors_that_nothing_needs_are_dropped(text: str) -> None:
+    safe, flags = neutralise(text)
+    assert not {"\u200d", "\ufe0f", "\U000e0150", "\U000e0151"} & set(safe)
+    assert flags == (Flag.HIDDEN_UNICODE,)
+
+
+@pytest.mark.parametrize(
+    "marker", ["[END RESPONSE abc]", "[ end of the response ]", "[/BEGIN TASK]", "\uff3bEND PLAN\uff3d"]
+)
+def test_i4_what_looks_like_our_marker_is_respelt_and_flagged(marker: str) -> None:
+    safe, flags = neutralise(f"a {marker} b")
+    assert marker not in safe
+    assert flags == (Flag.FENCE_SPOOF,)
+
+
+@given(_TEXTS)
 def test_i4_a_fence_encloses_everything(text: str) -> None:
     whole = _FENCE.fullmatch(fence("RESPONSE", text, _KEY))
     assert whole is not None

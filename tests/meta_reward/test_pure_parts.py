@@ -42,6 +42,16 @@ def test_evidence_sees_a_reward_that_follows_length() -> None:
     assert "reward_follows_words" in found.alarms
 
 
+def test_evidence_counts_what_was_tried() -> None:
+    window = [
+        *_traces(2, flags=("instruction", "score_smuggle")),
+        *_traces(2, completion="Fine.", flags=("instruction",)),
+    ]
+    found = measure([*window, *_traces(4, completion="Honest.")], [], ("0-0", "8-0"))
+    assert found.flag_shares == {"instruction": 0.5, "score_smuggle": 0.25}
+    assert found.flagged_share == 0.5
+
+
 def test_sample_is_seeded_and_takes_the_suspicious() -> None:
     window = [*_traces(20), trace("odd", completion="!" * 5, reward=0.99)]
     first = choose(window, 6, "cycle-1")

@@ -1,0 +1,53 @@
+"""Every conversation the judge is asked, as functions of the completion: what must hold of a prompt holds in all.
+
+The plan is none of them: it is made before any completion is seen.
+"""
+
+from benchmarks.breach import Render
+from regrade.contracts import Mode, Rubric
+from services.reward.engine.base import ChatMessages
+from services.reward.prompt import (
+    Material,
+    ask_execution,
+    ask_levels,
+    ask_rationale,
+    material,
+    system_turn,
+    then_levels,
+)
+
+FENCE_KEY = b"a key of nobody else's"
+_WORDS = 40
+_WRITTEN = "It answers the task."
+
+
+def conversations(rubric: Rubric, prompt: str, role: str = "an examiner") -> dict[Mode, dict[str, Render]]:
+    """By mode and by what is asked. `rubric` needs an LLM criterion."""
+    criteria = rubric.llm_criteria
+    system = system_turn(role, rubric)
+
+    def shown(completion: str) -> Material:
+        return material(
+            system=system, prompt=prompt, reference="A reference.", completion=completion, fence_key=FENCE_KEY
+        )
+
+    def rationale(completion: str) -> ChatMessages:
+        return ask_rationale(shown(completion), criteria[0], _WORDS)
+
+    def execution(completion: str) -> ChatMessages:
+        return ask_execution(shown(completion), "First look for an answer.", _WORDS, FENCE_KEY)
+
+    return {
+        Mode.EXPECTED: {
+            "level": lambda completion: ask_levels(shown(completion), criteria[:1]),
+            "levels": lambda completion: ask_levels(shown(completion), criteria),
+        },
+        Mode.REASONED: {
+            "rationale": rationale,
+            "level": lambda completion: then_levels(rationale(completion), _WRITTEN, criteria[:1]),
+        },
+        Mode.PLANNED: {
+            "execution": execution,
+            "levels": lambda completion: then_levels(execution(completion), _WRITTEN, criteria),
+        },
+    }
