@@ -6,12 +6,14 @@ recognised by two passes over its bytes and never meets a pattern.
 
 import hmac
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from regrade.contracts import Flag
 
 _CODE_CHARS = 10  # 47 bits, in letters: a tokenizer takes fewer tokens for them than for hex
 _LETTERS = bytes(ord("a") + byte % 26 for byte in range(256))
+_REMEMBERED = 256  # texts: on its way an item is looked at by guard, flags and fence, a prompt by all of its group
 _LONGEST_BLANK = 64
 _MOST_MARKS = 4
 
@@ -86,6 +88,7 @@ class Neutralised(NamedTuple):
     flags: tuple[Flag, ...]
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def neutralise(text: str) -> Neutralised:
     """Drop hidden characters, shorten floods, and spell control tokens and our markers so that they are none.
 
@@ -122,7 +125,7 @@ def is_plain(text: str) -> bool:
 
 def without_control_tokens(text: str) -> str:
     """What is left of a text when control tokens and hidden characters are taken out."""
-    return text if is_plain(text) else _CONTROL_TOKEN.sub("", _without_hidden(text))
+    return _CONTROL_TOKEN.sub("", _without_hidden(text)) if neutralise(text).flags else text
 
 
 def fence(label: str, text: str, key: bytes) -> str:
