@@ -1,13 +1,26 @@
 """Settings every service shares; each service adds its own under its own prefix."""
 
-from pydantic import Field, SecretStr
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.kit.replicas import split_urls
+
+
+def _checked(text: str) -> str:
+    split_urls(text)
+    return text
+
+
+BaseUrls = Annotated[str, AfterValidator(_checked), Field(repr=False)]
+"""Base URLs separated by commas; a user and password in them are sent, and shown nowhere."""
 
 
 class ServiceSettings(BaseSettings):
     """Read from the environment, frozen, unknown fields refused."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey; a password goes into the URL."

@@ -30,6 +30,15 @@ class RewardMetrics:
             "regrade_judge_in_flight_calls", "Conversations under way with the engine.", registry=registry
         )
         self._tokens = Counter("regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry)
+        self._resting = Gauge(
+            "regrade_judge_ejected_endpoints", "Engine endpoints left out after failures.", registry=registry
+        )
+        self._retries = Counter(
+            "regrade_judge_retries_total",
+            "Failed engine requests: tried again, or not.",
+            ("outcome",),
+            registry=registry,
+        )
         self._active = Gauge(
             "regrade_active_rubric_version", "Version of the active rubric.", ("task", "lineage"), registry=registry
         )
@@ -62,6 +71,14 @@ class RewardMetrics:
         self._tokens.labels(request.task, "prompt").inc(usage.prompt_tokens)
         self._tokens.labels(request.task, "cached").inc(usage.cached_tokens)
         self._tokens.labels(request.task, "completion").inc(usage.completion_tokens)
+
+    def replicas_resting(self, count: int) -> None:
+        """Note how many engine endpoints are left out."""
+        self._resting.set(count)
+
+    def retry(self, *, afforded: bool) -> None:
+        """Count a retry, or one that the budget forbade."""
+        self._retries.labels("tried" if afforded else "over_budget").inc()
 
     def activated(self, task: str, lineage: str, version: int) -> None:
         """Note which rubric is active now."""
