@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class EngineHandle:
     """The engine, opened at its first use: a replica starts, and stays alive, while its engine is away."""
 
-    def __init__(self, endpoint: JsonEndpoint, *, dialect: Dialect, model: str, batch: int) -> None:
+    def __init__(self, endpoint: JsonEndpoint, *, dialect: Dialect, model: str, batch: int = 64) -> None:
         self._endpoint = endpoint
         self._batch = batch
         self._dialect: Dialect = dialect
