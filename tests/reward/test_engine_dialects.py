@@ -2,18 +2,27 @@
 
 import json
 import math
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamUnavailable, open_session
-from services.reward.engine.base import ChoiceAnswer
+from services.reward.engine.base import ChoiceAnswer, Engine
 from services.reward.engine.llamacpp import LlamaCppEngine
 from services.reward.engine.openai import OpenAIEngine
 from services.reward.engine.probe import EngineHandle, open_engine
+from services.reward.engine.sglang import SglangEngine
+from services.reward.engine.vllm import VllmEngine
 from services.reward.judge import Judgement, judgement_of
-from tests.support.fake_engine import FakeEngine, Reply, chat, distribution
+from tests.support.fake_engine import Dialect, FakeEngine, Reply, chat, distribution
 
+KINDS: dict[Dialect, type[Engine]] = {
+    "vllm": VllmEngine,
+    "sglang": SglangEngine,
+    "llamacpp": LlamaCppEngine,
+    "openai": OpenAIEngine,
+}
 MESSAGES = [{"role": "user", "content": "How good?"}]
 CHOICES = tuple("012345")
 SKEWED = [0.1, 0.0, 0.2, 0.3, 0.4, 0.0]
@@ -34,17 +43,21 @@ async def test_each_dialect_gives_the_distribution(fake_engine: FakeEngine) -> N
     assert await _ask(fake_engine, distribution(SKEWED, dialect="openai"), plain=True) == pytest.approx(SKEWED)
 
 
-async def test_an_engine_is_recognised_by_what_it_answers(fake_engine: FakeEngine) -> None:
-    other = FakeEngine(dialect="openai")
-    try:
+async def test_a_named_dialect_and_model_are_believed() -> None:
+    with closing(FakeEngine(dialect="openai")) as other:
         async with open_session(connections=2, timeout_s=5.0) as session:
-            llamacpp = await open_engine(JsonEndpoint(session, fake_engine.url), dialect="auto", model="")
-            openai = await open_engine(JsonEndpoint(session, other.url), dialect="auto", model="")
-            named = await open_engine(JsonEndpoint(session, other.url), dialect="llamacpp", model="mine")
-    finally:
-        other.close()
-    assert (type(llamacpp), type(openai), type(named)) == (LlamaCppEngine, OpenAIEngine, LlamaCppEngine)
-    assert (llamacpp.model, named.model) == ("fake-judge", "mine")
+            for dialect, kind in KINDS.items():
+                named = await open_engine(JsonEndpoint(session, other.url), dialect=dialect, model="mine")
+                assert (type(named), named.model, named.batch) == (kind, "mine", 1)
+
+
+async def test_the_batched_route_is_used_as_far_as_wanted() -> None:
+    with closing(FakeEngine(dialect="vllm")) as vllm:
+        async with open_session(connections=2, timeout_s=5.0) as session:
+            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch=1)
+            assert engine.batch == 1
+            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch=7)
+            assert engine.batch == 7
 
 
 async def test_an_engine_is_asked_what_it_is_once_it_is_there(fake_engine: FakeEngine) -> None:

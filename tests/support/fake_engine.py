@@ -46,7 +46,7 @@ _IDENTITY: dict[Dialect, tuple[str, dict[str, Any]]] = {
 }
 
 
-def distribution(*lines: Sequence[float], dialect: Literal["llamacpp", "openai"] = "llamacpp") -> Reply:
+def distribution(*lines: Sequence[float], dialect: Dialect = "llamacpp") -> Reply:
     """A judge's answer: the probability of each level, for one line or several."""
     told = [_position(probabilities, dialect) for probabilities in lines]
     breaks = {"token": "\n", "prob": 1.0, "logprob": 0.0, "top_probs": [], "top_logprobs": []}
@@ -91,7 +91,7 @@ class FakeEngine:
         self, *, dialect: Dialect = "llamacpp", served: str = MODEL, batched: bool = True, model: Model | None = None
     ) -> None:
         self._dialect = dialect
-        self._served = served
+        self.served = served
         self._batched = batched
         self._model = model
         self._loop = asyncio.new_event_loop()
@@ -102,9 +102,11 @@ class FakeEngine:
         self._released.set()
         self._port = 0
         self.script: Script = by_text
+        self.together: Callable[[Sequence[Reply]], Reply] = together
         self.calls: list[Messages] = []
         self.payloads: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
+        self.probes = 0
         self.peak = 0
         self._in_flight = 0
         self.start()
@@ -172,7 +174,8 @@ class FakeEngine:
             self._runner = None
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": self._served, "object": "model"}]})
+        self.probes += 1
+        return web.json_response({"object": "list", "data": [{"id": self.served, "object": "model"}]})
 
     async def _chat(self, request: web.Request) -> web.Response:
         payload = await self._note(request)
@@ -199,14 +202,14 @@ class FakeEngine:
                 await asyncio.Event().wait()
         finally:
             self._in_flight -= len(conversations)
-        return replies[0] if len(replies) == 1 else _together(replies)
+        return replies[0] if conversations == [payload["messages"]] else self.together(replies)
 
 
 async def _told(answer: dict[str, Any], _: web.Request) -> web.Response:
     return web.json_response(answer)
 
 
-def _together(replies: Sequence[Reply]) -> Reply:
+def together(replies: Sequence[Reply]) -> Reply:
     """As vLLM's batched route answers: sums alone in the usage, and one failure is the failure of all."""
     failed = next((reply for reply in replies if reply.status != 200 or not isinstance(reply.body, dict)), None)
     if failed is not None:

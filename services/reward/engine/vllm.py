@@ -1,6 +1,8 @@
 """vLLM: structured outputs constrain the answer, and one request takes many conversations where the route is there.
 
 vLLM applies the constraint before it computes log-probabilities, so they are those of the choices alone.
+The batched route bills sums and no cached tokens; a single call tells those of a server that was started
+with `--enable-prompt-tokens-details`. Behind vLLM's router, name the dialect where the probe sees the router.
 """
 
 from collections.abc import Callable, Sequence
