@@ -4,7 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo serve test check format clean
+VLLM   := .cache/vllm
+MODEL  := .cache/vllm-model
+
+.PHONY: help demo serve test test-vllm check format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +31,16 @@ serve: $(STAMP) ## both services on ports 8700 and 8701 with a small real judge,
 test: $(STAMP) ## all tests, with branch coverage
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+test-vllm: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## the engine tests on a real vLLM on this CPU (3.4 GB)
+	$(BIN)/python -m pytest -m vllm $(ARGS)
+
+$(VLLM)/.installed: tests/support/install_vllm.py
+	$(PYTHON) tests/support/install_vllm.py $(VLLM)
+
+$(MODEL)/config.json: | $(STAMP)
+	$(BIN)/python -m services.trainer.from_gguf --folder $(MODEL) \
+	  --gguf "$$($(BIN)/python -c 'from services.local.engine import gguf_path; print(gguf_path())')"
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff format --check .
