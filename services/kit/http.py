@@ -105,12 +105,17 @@ class JsonEndpoint:
         """One POST; `weight` is what it adds to a replica's load. Raises `UpstreamError`."""
         return await self._with_retries("POST", path, json.dumps(payload).encode(), weight)
 
-    async def probe_all(self) -> None:
-        """Probe every replica, and leave out those away. Raises `UpstreamRefused` for one that is not acceptable."""
+    async def probe_all(self) -> list[Any]:
+        """Probe every replica, leave out those away, and tell the others' answers, in order.
+
+        None stands for a replica that is there and does not answer the probe with JSON. Raises
+        `UpstreamUnavailable` when all are away.
+        """
         probes = await asyncio.gather(*(self._probe(replica) for replica in self._replicas.all))
-        for error in probes:
-            if isinstance(error, UpstreamRefused):
-                raise error
+        answers = [probe for probe in probes if not isinstance(probe, UpstreamError)]
+        if not answers:
+            raise UpstreamUnavailable(f"no answer to a probe: {probes[0]}")
+        return answers
 
     async def _with_retries(self, method: str, path: str, body: bytes | None, weight: int) -> Any:
         self._budget.earn()
@@ -154,28 +159,28 @@ class JsonEndpoint:
             replica.answered()
         return answer
 
-    async def _probe(self, replica: Replica) -> UpstreamError | None:
-        """Ask the probe's path of a replica: in service if it answers acceptably, else out for longer."""
+    async def _probe(self, replica: Replica) -> Any:
+        """What a replica answers at the probe's path: in service if that is acceptable, else an error and out."""
         replica.probed = True
         try:
-            self.accept(await self._served(replica))
+            answer = await self._answer_to_probe(replica)
+            self.accept(answer)
         except UpstreamError as error:
             log.warning("replica failed its probe", extra={"replica": replica.address.name, "detail": str(error)})
             replica.rest(time.monotonic())
             return error
         else:
             replica.returned()
-            return None
+            return answer
         finally:
             replica.probed = False
             self._tell_resting()
 
-    async def _served(self, replica: Replica) -> Any:
-        """What a replica says it serves; None if it answers, but not that."""
+    async def _answer_to_probe(self, replica: Replica) -> Any:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 return await self._once(replica, "GET", self._probe_path, None)
-        except UpstreamRefused:
+        except (UpstreamRefused, UpstreamMalformed):
             return None
         except TimeoutError as error:
             raise UpstreamUnavailable(f"no answer in {_PROBE_TIMEOUT_S} s at {self._probe_path}") from error

@@ -46,7 +46,7 @@ CONTRACTS = [
     pytest.param(Contract("LlamaCppEngine", 1e-9, dialect="llamacpp"), id="llamacpp"),
     pytest.param(Contract("OpenAIEngine", 1e-9), id="openai"),
     pytest.param(Contract("LlamaCppEngine", 1e-2, fixture="engine_url"), id="real llama.cpp", marks=pytest.mark.engine),
-    pytest.param(Contract("VllmEngine", 2e-2, batch=64, fixture="vllm_url"), id="real vLLM", marks=pytest.mark.vllm),
+    pytest.param(Contract("VllmEngine", 5e-3, batch=64, fixture="vllm_url"), id="real vLLM", marks=pytest.mark.vllm),
 ]
 
 

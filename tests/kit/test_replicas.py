@@ -157,6 +157,19 @@ async def test_refusals_between_failures_show_it_is_alive(fake_engine: FakeEngin
                 await endpoint.post(CHAT, BODY)
 
 
+async def test_telling_what_it_serves_does_not_show_that_it_works(fake_engine: FakeEngine) -> None:
+    fake_engine.script = partial(_always, BROKEN)
+    async with open_session(connections=4, timeout_s=5.0) as session:
+        endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
+        for _ in range(5):
+            with pytest.raises(UpstreamUnavailable, match="HTTP 503"):
+                await endpoint.post(CHAT, BODY)
+            if len(fake_engine.calls) < 5:
+                await endpoint.get("/v1/models")
+        with pytest.raises(UpstreamUnavailable, match="out of service"):
+            await endpoint.post(CHAT, BODY)
+
+
 async def test_retries_stay_within_their_budget(fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicas, "_RETRIES_AT_ONCE", 3.0)
     monkeypatch.setattr(replicas, "_RETRIES_A_SECOND", 0.0)
@@ -237,7 +250,9 @@ async def test_credentials_are_sent_and_never_told(fake_engine: FakeEngine, capl
                 await endpoint.post(CHAT, BODY)
             told.append(repr(error.value) + repr(error.value.__cause__))
         fake_engine.stop()
-        await endpoint.probe_all()
+        with pytest.raises(UpstreamUnavailable) as away:
+            await endpoint.probe_all()
+        told.append(repr(away.value))
     assert [headers["Authorization"] for headers in fake_engine.headers[:2]] == ["Basic bWU6aHVzaC0x", "Bearer hush-2"]
     logged = "".join(f"{record.getMessage()}{record.__dict__}" for record in caplog.records)
     assert "out of service" in logged

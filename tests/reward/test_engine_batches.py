@@ -1,5 +1,6 @@
 """vLLM's batched route: one request for many conversations, one error for one of them, a bill that adds up."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
@@ -10,6 +11,7 @@ from services.reward.engine.base import ChatMessages, ChoiceAnswer, Sampling, Te
 from services.reward.engine.vllm import VllmEngine, divided
 from tests.support.fake_engine import FakeEngine, Messages, Reply, chat, distribution
 from tests.support.tiny_model import tiny_model
+from tests.support.waiting import until
 
 CHOICES = tuple("012345")
 ASKED: tuple[ChatMessages, ...] = tuple([{"role": "user", "content": "word " * n}] for n in (1, 20, 5))
@@ -84,6 +86,23 @@ async def test_a_batch_that_fails_is_tried_again_as_a_whole(vllm: FakeEngine, fa
         answers = await VllmEngine(endpoint, "m", batch=64).choose(ASKED, CHOICES)
     assert [type(answer) for answer in answers] == [UpstreamUnavailable] * 3
     assert [len(payload["messages"]) for payload in vllm.payloads] == [3, 3, 3]
+
+
+async def test_a_batch_weighs_as_much_as_its_conversations(vllm: FakeEngine) -> None:
+    with closing(FakeEngine(dialect="vllm")) as other:
+        vllm.hold()
+        other.hold()
+        async with open_session(connections=9, timeout_s=5.0) as session:
+            engine = VllmEngine(JsonEndpoint(session, f"{vllm.url},{other.url}", retries=0), "m", batch=64)
+            batch = asyncio.create_task(engine.choose(ASKED, CHOICES))
+            await until(lambda: bool(vllm.calls or other.calls), "the batch")
+            busy, idle = (vllm, other) if vllm.calls else (other, vllm)
+            singles = [asyncio.create_task(engine.choose(ASKED[:1], CHOICES)) for _ in range(3)]
+            await until(lambda: len(vllm.calls) + len(other.calls) == 6, "the single calls")
+            assert (len(busy.payloads), len(idle.payloads)) == (1, 3)
+            vllm.release()
+            other.release()
+            await asyncio.gather(batch, *singles)
 
 
 async def test_one_choice_that_is_no_distribution_is_an_error_in_its_place(vllm: FakeEngine) -> None:

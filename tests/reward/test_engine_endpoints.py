@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from regrade import RewardClient
 from regrade.contracts import ErrorCode
 from services.kit import replicas
-from services.kit.http import JsonEndpoint, UpstreamRefused, UpstreamUnavailable, open_session
+from services.kit.http import JsonEndpoint, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
 from services.meta_reward.settings import MetaRewardSettings
 from services.reward.engine.base import ChoiceAnswer
 from services.reward.engine.probe import open_engine
@@ -37,10 +37,22 @@ async def test_endpoints_of_different_models_are_refused(fake_engine: FakeEngine
     second_engine.served = "a-smaller-judge"
     async with open_session(connections=2, timeout_s=5.0) as session:
         endpoint = JsonEndpoint(session, f"{fake_engine.url},{second_engine.url}")
-        with pytest.raises(UpstreamRefused, match=r"all endpoints must serve one model.*judge"):
+        for model in ("", "fake-judge"):
+            with pytest.raises(UpstreamRefused, match=r"one model: one has 'fake-judge', another a-smaller-judge"):
+                await open_engine(endpoint, dialect="auto", model=model)
+        with pytest.raises(UpstreamRefused, match=r"one model: one has 'a-smaller-judge', another fake-judge"):
+            await open_engine(endpoint, dialect="auto", model="a-smaller-judge")
+        second_engine.served = fake_engine.served
+        assert (await open_engine(endpoint, dialect="auto", model="")).model == "fake-judge"
+
+
+async def test_a_server_that_lists_no_models_is_asked_for_the_one_named(fake_engine: FakeEngine) -> None:
+    fake_engine.served = ""
+    async with open_session(connections=2, timeout_s=5.0) as session:
+        endpoint = JsonEndpoint(session, fake_engine.url)
+        with pytest.raises(UpstreamMalformed, match="REGRADE_REWARD_JUDGE_MODEL"):
             await open_engine(endpoint, dialect="auto", model="")
-        with pytest.raises(UpstreamRefused, match=r"'fake-judge' is asked for, and one serves a-smaller-judge"):
-            await open_engine(endpoint, dialect="auto", model="fake-judge")
+        assert (await open_engine(endpoint, dialect="auto", model="mine")).model == "mine"
 
 
 async def test_an_endpoint_that_comes_back_with_another_model_stays_out(

@@ -175,6 +175,8 @@ class FakeEngine:
 
     async def _models(self, _: web.Request) -> web.Response:
         self.probes += 1
+        if not self.served:
+            raise web.HTTPNotFound
         return web.json_response({"object": "list", "data": [{"id": self.served, "object": "model"}]})
 
     async def _chat(self, request: web.Request) -> web.Response:

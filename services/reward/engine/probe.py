@@ -103,37 +103,36 @@ async def _has_batched_route(endpoint: JsonEndpoint) -> bool:
 
 
 async def _agree_on_model(endpoint: JsonEndpoint, model: str) -> str:
-    """The model to ask for; from now on, a replica that serves none of that name is left out of service."""
-    try:
-        served = _names(await endpoint.get("/v1/models"))
-    except (UpstreamRefused, UpstreamMalformed):
-        if not model:
-            raise
-        return model
-    model = model or served[0]
-    endpoint.accept = _serves(model if model in served else served[0])
-    await endpoint.probe_all()
+    """The model to ask for. From now on, an endpoint that lists its models and lacks this one is left out.
+
+    Raises `UpstreamRefused` when endpoints serve different ones. A name that none of them lists is
+    believed, for servers that go by another; then it is the first one listed that all must have.
+    """
+    answers = await endpoint.probe_all()
+    listed = [name for answer in answers for name in _names(answer)]
+    if not model and not listed:
+        raise UpstreamMalformed("the engine lists no model; name one in REGRADE_REWARD_JUDGE_MODEL")
+    model = model or listed[0]
+    if listed:
+        accept = _serves(model if model in listed else listed[0])
+        for answer in answers:
+            accept(answer)
+        endpoint.accept = accept
     return model
 
 
 def _serves(model: str) -> Callable[[Any], None]:
     def accept(answer: Any) -> None:
-        """Raises `UpstreamRefused`. A replica that does not tell what it serves is taken at its word."""
-        if answer is not None and model not in _names(answer):
-            served = ", ".join(_names(answer))
-            raise UpstreamRefused(
-                f"all endpoints must serve one model: {model!r} is asked for, and one serves {served}"
-            )
+        names = _names(answer)
+        if names and model not in names:
+            raise UpstreamRefused(f"all endpoints must serve one model: one has {model!r}, another {', '.join(names)}")
 
     return accept
 
 
 def _names(answer: Any) -> list[str]:
-    """The models in an answer, one at least. Raises `UpstreamMalformed`."""
+    """The models that a server lists; none if it does not."""
     try:
-        names = [str(entry["id"]) for entry in answer["data"]]
-    except (KeyError, TypeError) as error:
-        raise UpstreamMalformed("the engine does not list its models") from error
-    if not names:
-        raise UpstreamMalformed("the engine lists no model; name one in REGRADE_REWARD_JUDGE_MODEL")
-    return names
+        return [str(entry["id"]) for entry in answer["data"]]
+    except (KeyError, TypeError):
+        return []
