@@ -1,5 +1,6 @@
 """What an engine answers: a distribution over the levels, or a typed error; never a number made up."""
 
+import asyncio
 import json
 import math
 from contextlib import closing
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from services.kit import http
 from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamUnavailable, open_session
 from services.reward.engine.base import ChoiceAnswer, Engine
 from services.reward.engine.llamacpp import LlamaCppEngine
@@ -70,6 +72,25 @@ async def test_an_engine_is_asked_what_it_is_once_it_is_there(fake_engine: FakeE
         fake_engine.start()
         assert await handle.ready()
         assert await handle.get() is await handle.get()
+
+
+async def test_who_waits_for_a_silent_engine_shares_one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_PROBE_TIMEOUT_S", 0.3)
+    asked = 0
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, open_session(connections=9, timeout_s=5.0) as session:
+        handle = EngineHandle(JsonEndpoint(session, url), dialect="auto", model="")
+        waves = [await asyncio.gather(*(handle.get() for _ in range(9)), return_exceptions=True) for _ in range(2)]
+    assert [type(error) for wave in waves for error in wave] == [UpstreamUnavailable] * 18
+    assert asked == 2
 
 
 async def test_tokens_that_spell_one_choice_add_up(fake_engine: FakeEngine) -> None:

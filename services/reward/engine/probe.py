@@ -34,15 +34,28 @@ class EngineHandle:
         self._model = model
         self._engine: Engine | None = None
         self._opening = asyncio.Lock()
+        self._failed = 0
+        self._error: UpstreamError | None = None
 
     async def get(self) -> Engine:
-        """The engine. Raises `UpstreamError` while it cannot be asked what it is."""
-        async with self._opening:
-            if self._engine is None:
-                self._engine = await open_engine(
-                    self._endpoint, dialect=self._dialect, model=self._model, batch=self._batch
-                )
+        """The engine. Raises `UpstreamError` while it cannot be asked what it is; who waits shares one attempt."""
+        if self._engine is not None:
             return self._engine
+        seen = self._failed
+        async with self._opening:
+            if self._engine is None and self._failed > seen and self._error is not None:
+                raise self._error
+            if self._engine is None:
+                self._engine = await self._open()
+            return self._engine
+
+    async def _open(self) -> Engine:
+        try:
+            return await open_engine(self._endpoint, dialect=self._dialect, model=self._model, batch=self._batch)
+        except UpstreamError as error:
+            self._failed += 1
+            self._error = error
+            raise
 
     async def ready(self) -> bool:
         """Whether the engine is there and answers."""
