@@ -4,7 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo serve test check format bench-score bench-attacks clean
+VLLM   := .cache/vllm
+MODEL  := .cache/vllm-model
+
+.PHONY: help demo serve test test-vllm check format bench-score bench-attacks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +32,15 @@ test: $(STAMP) ## all tests, with branch coverage
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
+test-vllm: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## the engine tests on a real vLLM on this CPU (3.4 GB)
+	$(BIN)/python -m pytest -m vllm $(ARGS)
+
+$(VLLM)/.installed: tests/support/install_vllm.py
+	$(PYTHON) tests/support/install_vllm.py $(VLLM)
+
+$(MODEL)/config.json: | $(STAMP)
+	$(BIN)/python -m services.trainer.from_gguf --folder $(MODEL) \
+	  --gguf "$$($(BIN)/python -c 'from services.local.engine import gguf_path; print(gguf_path())')"
 bench-attacks: $(STAMP) ## what an attack corpus does to the rewards of the small judge; 1 on a structural breach
 	@$(BIN)/python -m benchmarks.attacks $(ARGS)
 
@@ -46,5 +58,5 @@ bench-score: $(STAMP) ## what scoring costs, beside its limit and what people us
 	@$(BIN)/python -m benchmarks.score $(ARGS)
 
 clean: ## remove what the other targets made, runs included
-	rm -rf $(VENV) runs benchmarks/out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov
+	rm -rf $(VENV) .cache runs benchmarks/out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 """Fixtures on real parts: Valkey, uvicorn, the llama.cpp engine; and a scripted engine for faults and timing."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,11 +20,23 @@ from services.reward.app import create_app
 from services.reward.settings import RewardSettings
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine
-from tests.support.servers import Process, ServerThread, spawn_engine, spawn_service
+from tests.support.servers import Process, ServerThread, spawn_engine, spawn_service, spawn_vllm
 from tests.support.valkey import Valkey, running_valkey
 
 settings.register_profile("regrade", deadline=None, derandomize=True, database=None)
 settings.load_profile("regrade")
+
+
+VLLM_URL = "REGRADE_TEST_VLLM_URL"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs vLLM, which is large, unless it is asked for by marker or given by URL."""
+    if "vllm" in config.option.markexpr or os.environ.get(VLLM_URL):
+        return
+    left_out = [item for item in items if item.get_closest_marker("vllm")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 class StartReward(Protocol):
@@ -85,6 +98,18 @@ def fake_engine() -> Iterator[FakeEngine]:
 def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The real llama.cpp engine; mark tests that use it with `engine`."""
     process = spawn_engine(tmp_path_factory.mktemp("engine"))
+    yield process.url
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real vLLM: the one at `REGRADE_TEST_VLLM_URL`, else one on this CPU; mark tests that use it with `vllm`."""
+    given = os.environ.get(VLLM_URL)
+    if given:
+        yield given
+        return
+    process = spawn_vllm(tmp_path_factory.mktemp("vllm"))
     yield process.url
     process.stop()
 

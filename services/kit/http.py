@@ -2,14 +2,23 @@
 
 import asyncio
 import json
+import logging
 import random
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import aiohttp
 from pydantic import SecretStr
 
+from services.kit.replicas import Replica, Replicas, RetryBudget, split_urls
+
 _MAX_ANSWER_BYTES = 16_000_000
-_RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_BUSY_STATUS = frozenset({408, 429})
+_RETRIED_STATUS = _BUSY_STATUS | {500, 502, 503, 504}
+_PROBE_TIMEOUT_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class UpstreamError(Exception):
@@ -22,14 +31,34 @@ class UpstreamUnavailable(UpstreamError):
     """No answer within the retry budget: refused connections, time-outs, 5xx, 429."""
 
 
+class UpstreamBusy(UpstreamUnavailable):
+    """It is there, and will not take more just now: 429, 408."""
+
+
 class UpstreamRefused(UpstreamError):
-    """The request itself was refused; asking again brings the same."""
+    """The request itself was refused, with `status` where HTTP did; asking again brings the same."""
 
     retryable = False
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class UpstreamMalformed(UpstreamError):
     """An answer that is not what the protocol promises."""
+
+
+class Watch(Protocol):
+    """What is told of replicas and retries; for metrics."""
+
+    def replicas_resting(self, count: int) -> None:
+        """How many replicas are out of service now."""
+        ...
+
+    def retry(self, *, afforded: bool) -> None:
+        """A request failed and was tried again, or was not because the budget is spent."""
+        ...
 
 
 def open_session(*, connections: int, timeout_s: float) -> aiohttp.ClientSession:
@@ -41,59 +70,152 @@ def open_session(*, connections: int, timeout_s: float) -> aiohttp.ClientSession
 
 
 class JsonEndpoint:
-    """A base URL that answers JSON. A failed call is tried `retries` times more, `backoff_s` apart and doubling."""
+    """A JSON API behind one or several base URLs (comma-separated), alike in what they serve.
+
+    A request goes to the replica with the least under way. A failed one is tried `retries` times more,
+    on another replica where there is one, else `backoff_s` apart and doubling. Replicas that keep failing
+    are left out until they answer `probe_path` as `accept` wants it; with none left, requests fail at once.
+    """
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        base_url: str,
+        base_urls: str,
         *,
         key: SecretStr | None = None,
         retries: int = 2,
         backoff_s: float = 0.2,
+        probe_path: str = "/v1/models",
+        watch: Watch | None = None,
     ) -> None:
         self._session = session
-        self._base_url = base_url.rstrip("/")
-        self._headers = {"Content-Type": "application/json"}
-        if key is not None and key.get_secret_value():
-            self._headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+        self._replicas = Replicas(split_urls(base_urls, key.get_secret_value() if key is not None else ""))
+        self._budget = RetryBudget()
         self._retries = retries
         self._backoff_s = backoff_s
+        self._probe_path = probe_path
+        self._watch = watch
+        self.accept: Callable[[Any], None] = lambda _: None
 
     async def get(self, path: str) -> Any:
         """One GET. Raises `UpstreamError`."""
-        return await self._with_retries("GET", path, None)
+        return await self._with_retries("GET", path, None, 1)
 
-    async def post(self, path: str, payload: Any) -> Any:
-        """One POST. Raises `UpstreamError`."""
-        return await self._with_retries("POST", path, json.dumps(payload).encode())
+    async def post(self, path: str, payload: Any, *, weight: int = 1) -> Any:
+        """One POST; `weight` is what it adds to a replica's load. Raises `UpstreamError`."""
+        return await self._with_retries("POST", path, json.dumps(payload).encode(), weight)
 
-    async def _with_retries(self, method: str, path: str, body: bytes | None) -> Any:
+    async def probe_all(self) -> list[Any]:
+        """Probe every replica, leave out those away, and tell the others' answers, in order.
+
+        None stands for a replica that is there and does not answer the probe with JSON. Raises
+        `UpstreamUnavailable` when all are away.
+        """
+        probes = await asyncio.gather(*(self._probe(replica) for replica in self._replicas.all))
+        answers = [probe for probe in probes if not isinstance(probe, UpstreamError)]
+        if not answers:
+            raise UpstreamUnavailable(f"no answer to a probe: {probes[0]}")
+        return answers
+
+    async def _with_retries(self, method: str, path: str, body: bytes | None, weight: int) -> Any:
+        self._budget.earn()
+        tried: set[Replica] = set()
         for attempt in range(self._retries + 1):
+            replica = await self._choose(tried)
             try:
-                return await self._once(method, path, body)
+                return await self._asked(replica, method, path, body, weight)
             except UpstreamUnavailable:
-                if attempt == self._retries:
+                if attempt == self._retries or not self._affords_retry():
                     raise
+            tried.add(replica)
+            if self._replicas.least_loaded(tried) in tried:
                 await asyncio.sleep(self._backoff_s * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
 
-    async def _once(self, method: str, path: str, body: bytes | None) -> Any:
+    async def _choose(self, tried: set[Replica]) -> Replica:
+        due = self._replicas.due(time.monotonic())
+        if due is not None:
+            await self._probe(due)
+        replica = self._replicas.least_loaded(tried)
+        if replica is None:
+            raise UpstreamUnavailable(f"out of service after repeated failures (all {len(self._replicas.all)})")
+        return replica
+
+    async def _asked(self, replica: Replica, method: str, path: str, body: bytes | None, weight: int) -> Any:
+        try:
+            with replica.load(weight):
+                answer = await self._once(replica, method, path, body)
+        except UpstreamBusy:
+            raise
+        except UpstreamUnavailable as error:
+            if replica.failed(time.monotonic()):
+                log.warning("replica out of service", extra={"replica": replica.address.name, "detail": str(error)})
+                self._tell_resting()
+            raise
+        except UpstreamRefused:
+            replica.answered()
+            raise
+        if method == "POST":  # a server whose model is stuck may still tell what it serves
+            replica.answered()
+        return answer
+
+    async def _probe(self, replica: Replica) -> Any:
+        """What a replica answers at the probe's path: in service if that is acceptable, else an error and out."""
+        replica.probed = True
+        try:
+            answer = await self._answer_to_probe(replica)
+            self.accept(answer)
+        except UpstreamError as error:
+            log.warning("replica failed its probe", extra={"replica": replica.address.name, "detail": str(error)})
+            replica.rest(time.monotonic())
+            return error
+        else:
+            replica.returned()
+            return answer
+        finally:
+            replica.probed = False
+            self._tell_resting()
+
+    async def _answer_to_probe(self, replica: Replica) -> Any:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                return await self._once(replica, "GET", self._probe_path, None)
+        except (UpstreamRefused, UpstreamMalformed):
+            return None
+        except TimeoutError as error:
+            raise UpstreamUnavailable(f"no answer in {_PROBE_TIMEOUT_S} s at {self._probe_path}") from error
+
+    async def _once(self, replica: Replica, method: str, path: str, body: bytes | None) -> Any:
+        address = replica.address
+        headers = address.headers | {"Content-Type": "application/json"}
         try:
             async with self._session.request(
-                method, self._base_url + path, data=body, headers=self._headers, allow_redirects=False
+                method, address.url + path, data=body, headers=headers, allow_redirects=False
             ) as response:
                 answer = await _bounded_body(response)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UpstreamUnavailable(f"{type(error).__name__} at {path}") from error
+        if response.status in _BUSY_STATUS:
+            raise UpstreamBusy(f"HTTP {response.status} at {path}")
         if response.status in _RETRIED_STATUS:
             raise UpstreamUnavailable(f"HTTP {response.status} at {path}")
         if response.status >= 300:
-            raise UpstreamRefused(f"HTTP {response.status} at {path}: {answer[:300].decode(errors='replace')}")
+            told = answer[:300].decode(errors="replace")
+            raise UpstreamRefused(f"HTTP {response.status} at {path}: {told}", response.status)
         try:
             return json.loads(answer)
         except (ValueError, RecursionError) as error:
             raise UpstreamMalformed(f"no JSON at {path}") from error
+
+    def _affords_retry(self) -> bool:
+        afforded = self._budget.spend()
+        if self._watch is not None:
+            self._watch.retry(afforded=afforded)
+        return afforded
+
+    def _tell_resting(self) -> None:
+        if self._watch is not None:
+            self._watch.replicas_resting(self._replicas.resting)
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:

@@ -2,10 +2,12 @@
 
 import os
 import sys
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from services.kit.replicas import split_urls
 
 _CLIENT_VARIABLES = frozenset({"REGRADE_META_URL"})
 """Read by the `regrade` command; a user may well have exported it where a service starts."""
@@ -13,10 +15,19 @@ _CLIENT_VARIABLES = frozenset({"REGRADE_META_URL"})
 S = TypeVar("S", bound=BaseSettings)
 
 
+def _checked(text: str) -> str:
+    split_urls(text)
+    return text
+
+
+BaseUrls = Annotated[str, AfterValidator(_checked), Field(repr=False)]
+"""Base URLs separated by commas; a user and password in them are sent, and shown nowhere."""
+
+
 class ServiceSettings(BaseSettings):
     """Read from the environment, frozen, unknown fields refused."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey; a password goes into the URL."

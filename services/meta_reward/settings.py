@@ -4,7 +4,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Name
-from services.kit.settings import ServiceSettings
+from services.kit.settings import BaseUrls, ServiceSettings
 
 
 class MetaRewardSettings(ServiceSettings):
@@ -20,7 +20,10 @@ class MetaRewardSettings(ServiceSettings):
 
     reward_url: str = Field("http://127.0.0.1:8700", description="Base URL of the reward service.")
     reward_key: SecretStr = Field(SecretStr(""), description="API key for the reward service.")
-    meta_judge_url: str = Field("http://127.0.0.1:8000", description="Base URL of the meta-judge, without /v1.")
+    meta_judge_url: BaseUrls = Field(
+        "http://127.0.0.1:8000",
+        description="Base URL of the meta-judge, without /v1; several of one model: separated by commas.",
+    )
     meta_judge_model: str = Field("default", description="Model name sent to the meta-judge.")
     meta_judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the meta-judge, if it wants one.")
     meta_judge_timeout_s: float = Field(300.0, gt=0, description="Time limit of one meta-judge call.")

@@ -50,8 +50,12 @@ def create_app(settings: RewardSettings) -> FastAPI:
         redis = connect(settings.redis_url)
         math_pool = MathEqualPool()
         async with open_session(connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s) as session:
-            endpoint = JsonEndpoint(session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries)
-            engine = EngineHandle(endpoint, dialect=settings.judge_dialect, model=settings.judge_model)
+            endpoint = JsonEndpoint(
+                session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries, watch=metrics
+            )
+            engine = EngineHandle(
+                endpoint, dialect=settings.judge_dialect, model=settings.judge_model, batch=settings.judge_batch
+            )
             app.state.reward = state = await _open_state(settings, redis, engine, metrics, math_pool)
             background = [asyncio.create_task(state.actives.follow()), asyncio.create_task(state.recovery.run())]
             try:

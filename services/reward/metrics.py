@@ -44,6 +44,15 @@ class RewardMetrics:
         self._replayed = CounterMetric(
             "regrade_spool_replayed_records_total", "Spooled items that Redis has acknowledged.", registry=registry
         )
+        self._resting = Gauge(
+            "regrade_judge_ejected_endpoints", "Engine endpoints left out after failures.", registry=registry
+        )
+        self._retries = CounterMetric(
+            "regrade_judge_retries_total",
+            "Failed engine requests: tried again, or not.",
+            ("outcome",),
+            registry=registry,
+        )
         self._active = Gauge(
             "regrade_active_rubric_version", "Version of the active rubric.", ("task", "lineage"), registry=registry
         )
@@ -94,6 +103,14 @@ class RewardMetrics:
     def replayed(self, records: int) -> None:
         """Count spooled items that Redis has taken."""
         self._replayed.inc(records)
+
+    def replicas_resting(self, count: int) -> None:
+        """Note how many engine endpoints are left out."""
+        self._resting.set(count)
+
+    def retry(self, *, afforded: bool) -> None:
+        """Count a retry, or one that the budget forbade."""
+        self._retries.labels("tried" if afforded else "over_budget").inc()
 
     def activated(self, task: str, lineage: str, version: int) -> None:
         """Note which rubric is active now."""

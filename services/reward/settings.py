@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Mode, Name
-from services.kit.settings import ServiceSettings
+from services.kit.settings import BaseUrls, ServiceSettings
 
 
 class RewardSettings(ServiceSettings):
@@ -16,14 +16,20 @@ class RewardSettings(ServiceSettings):
         env_prefix="REGRADE_REWARD_", extra="forbid", frozen=True, cli_kebab_case=True, cli_prog_name="services.reward"
     )
 
-    judge_url: str = Field("http://127.0.0.1:8000", description="Base URL of the judge engine, without /v1.")
+    judge_url: BaseUrls = Field(
+        "http://127.0.0.1:8000",
+        description="Base URL of the judge engine, without /v1; several engines of one model: separated by commas.",
+    )
     judge_model: str = Field("", description="Model name sent to the engine; empty takes the first one it lists.")
     judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the engine, if it wants one.")
-    judge_dialect: Literal["auto", "openai", "llamacpp"] = Field(
-        "auto", description="How a constrained answer is asked for; auto asks the engine at start."
+    judge_dialect: Literal["auto", "vllm", "sglang", "llamacpp", "openai"] = Field(
+        "auto", description="How a constrained answer is asked for; auto asks the engine what it is."
+    )
+    judge_batch: int = Field(
+        64, ge=1, description="Conversations in one engine request, where the engine takes several; 1: never several."
     )
     judge_timeout_s: float = Field(120.0, gt=0, description="Time limit of one engine call.")
-    judge_retries: int = Field(2, ge=0, le=10, description="Further tries of a failed engine call.")
+    judge_retries: int = Field(2, ge=0, le=10, description="Further tries of a failed engine call, within a budget.")
     judge_in_flight: int = Field(64, ge=1, description="Conversations with the engine at once.")
     shadow_in_flight: int = Field(4, ge=1, description="Of these, for candidates; they yield to training.")
     judge_queue: int = Field(4_096, ge=1, description="Conversations that may wait for the engine; beyond that: 429.")

@@ -1,38 +1,66 @@
-"""I4 in the real engine's own tokens: no spelling of a special token in policy text becomes one."""
+"""I4 in the real engines' own tokens: no spelling of a special token in policy text becomes one."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import httpx
 import pytest
 
+from services.reward.engine.base import ChatMessages
 from tests.support.conversations import CONVERSATIONS
 
-pytestmark = pytest.mark.engine
+Tokens = Callable[[ChatMessages], Sequence[int]]
 
 
-def _special_tokens(engine_url: str) -> dict[int, str]:
-    """Id and spelling of the engine's special tokens: those it prints only when asked to parse them back."""
-    found = {}
+@pytest.mark.engine
+def test_i4_none_of_llamacpps_special_tokens_gets_through(engine_url: str) -> None:
+    special = {}
     for number in range(64):
-        spelling = httpx.post(f"{engine_url}/detokenize", json={"tokens": [number]}).json()["content"]
-        body = {"content": spelling, "parse_special": False}
-        plain = httpx.post(f"{engine_url}/tokenize", json=body).json()["tokens"]
+        spelling = _post(engine_url, "/detokenize", tokens=[number])["content"]
+        plain = _post(engine_url, "/tokenize", content=spelling, parse_special=False)["tokens"]
         if spelling and plain != [number]:
-            found[number] = spelling
-    return found
+            special[number] = spelling
+
+    def tokens(messages: ChatMessages) -> Sequence[int]:
+        prompt = _post(engine_url, "/apply-template", messages=list(messages))["prompt"]
+        return list(_post(engine_url, "/tokenize", content=prompt, parse_special=True)["tokens"])
+
+    _assert_none_gets_through(special, tokens)
 
 
-def _special_ids(engine_url: str, completion: str, special: dict[int, str]) -> list[int]:
-    messages = CONVERSATIONS["expected, level"](completion)
-    prompt = httpx.post(f"{engine_url}/apply-template", json={"messages": list(messages)}).json()["prompt"]
-    body = {"content": prompt, "parse_special": True}
-    return [token for token in httpx.post(f"{engine_url}/tokenize", json=body).json()["tokens"] if token in special]
+@pytest.mark.vllm
+def test_i4_none_of_vllms_special_tokens_gets_through(vllm_url: str) -> None:
+    special = {}
+    for number in range(64):
+        spelling = _post(vllm_url, "/detokenize", tokens=[number])["prompt"]
+        parsed = _post(vllm_url, "/tokenize", prompt=spelling, add_special_tokens=False)["tokens"]
+        if len(spelling) > 1 and parsed == [number]:
+            special[number] = spelling
+
+    def tokens(messages: ChatMessages) -> Sequence[int]:
+        return list(_post(vllm_url, "/tokenize", messages=list(messages))["tokens"])
+
+    _assert_none_gets_through(special, tokens)
 
 
-def test_i4_none_of_the_engines_special_tokens_gets_through(engine_url: str) -> None:
-    special = _special_tokens(engine_url)
+def _assert_none_gets_through(special: dict[int, str], tokens: Tokens) -> None:
     assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<file_sep>"} <= set(special.values())
-    honest = _special_ids(engine_url, "An honest essay.", special)
+
+    def among(completion: str) -> list[int]:
+        return [token for token in tokens(CONVERSATIONS["expected, level"](completion)) if token in special]
+
+    honest = among("An honest essay.")
     assert len(honest) > 3
-    for spelling in special.values():
-        for text in (f"Fine.{spelling}\n", f"<|im_{spelling}end|>"):
-            assert _special_ids(engine_url, text, special) == honest, spelling
-    assert _special_ids(engine_url, "".join(special.values()), special) == honest
+    for text in _hostile(special.values()):
+        assert among(text) == honest, text
+
+
+def _hostile(spellings: Iterable[str]) -> Iterable[str]:
+    for spelling in spellings:
+        yield f"Fine.{spelling}\n"
+        yield f"<|im_{spelling}end|>"
+    yield "".join(spellings)
+
+
+def _post(url: str, path: str, **body: object) -> Any:
+    return httpx.post(f"{url}{path}", json=body, timeout=30.0).json()

@@ -1,19 +1,30 @@
 """What an engine answers: a distribution over the levels, or a typed error; never a number made up."""
 
+import asyncio
 import json
 import math
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from services.kit import http
 from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamUnavailable, open_session
-from services.reward.engine.base import ChoiceAnswer
+from services.reward.engine.base import ChoiceAnswer, Engine
 from services.reward.engine.llamacpp import LlamaCppEngine
 from services.reward.engine.openai import OpenAIEngine
 from services.reward.engine.probe import EngineHandle, open_engine
+from services.reward.engine.sglang import SglangEngine
+from services.reward.engine.vllm import VllmEngine
 from services.reward.judge import Judgement, judgement_of
-from tests.support.fake_engine import FakeEngine, Reply, chat, distribution
+from tests.support.fake_engine import Dialect, FakeEngine, Reply, chat, distribution
 
+KINDS: dict[Dialect, type[Engine]] = {
+    "vllm": VllmEngine,
+    "sglang": SglangEngine,
+    "llamacpp": LlamaCppEngine,
+    "openai": OpenAIEngine,
+}
 MESSAGES = [{"role": "user", "content": "How good?"}]
 CHOICES = tuple("012345")
 SKEWED = [0.1, 0.0, 0.2, 0.3, 0.4, 0.0]
@@ -34,17 +45,21 @@ async def test_each_dialect_gives_the_distribution(fake_engine: FakeEngine) -> N
     assert await _ask(fake_engine, distribution(SKEWED, dialect="openai"), plain=True) == pytest.approx(SKEWED)
 
 
-async def test_an_engine_is_recognised_by_what_it_answers(fake_engine: FakeEngine) -> None:
-    other = FakeEngine(dialect="openai")
-    try:
+async def test_a_named_dialect_and_model_are_believed() -> None:
+    with closing(FakeEngine(dialect="openai")) as other:
         async with open_session(connections=2, timeout_s=5.0) as session:
-            llamacpp = await open_engine(JsonEndpoint(session, fake_engine.url), dialect="auto", model="")
-            openai = await open_engine(JsonEndpoint(session, other.url), dialect="auto", model="")
-            named = await open_engine(JsonEndpoint(session, other.url), dialect="llamacpp", model="mine")
-    finally:
-        other.close()
-    assert (type(llamacpp), type(openai), type(named)) == (LlamaCppEngine, OpenAIEngine, LlamaCppEngine)
-    assert (llamacpp.model, named.model) == ("fake-judge", "mine")
+            for dialect, kind in KINDS.items():
+                named = await open_engine(JsonEndpoint(session, other.url), dialect=dialect, model="mine")
+                assert (type(named), named.model, named.batch) == (kind, "mine", 1)
+
+
+async def test_the_batched_route_is_used_as_far_as_wanted() -> None:
+    with closing(FakeEngine(dialect="vllm")) as vllm:
+        async with open_session(connections=2, timeout_s=5.0) as session:
+            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch=1)
+            assert engine.batch == 1
+            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch=7)
+            assert engine.batch == 7
 
 
 async def test_an_engine_is_asked_what_it_is_once_it_is_there(fake_engine: FakeEngine) -> None:
@@ -57,6 +72,25 @@ async def test_an_engine_is_asked_what_it_is_once_it_is_there(fake_engine: FakeE
         fake_engine.start()
         assert await handle.ready()
         assert await handle.get() is await handle.get()
+
+
+async def test_who_waits_for_a_silent_engine_shares_one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_PROBE_TIMEOUT_S", 0.3)
+    asked = 0
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, open_session(connections=9, timeout_s=5.0) as session:
+        handle = EngineHandle(JsonEndpoint(session, url), dialect="auto", model="")
+        waves = [await asyncio.gather(*(handle.get() for _ in range(9)), return_exceptions=True) for _ in range(2)]
+    assert [type(error) for wave in waves for error in wave] == [UpstreamUnavailable] * 18
+    assert asked == 2
 
 
 async def test_tokens_that_spell_one_choice_add_up(fake_engine: FakeEngine) -> None:
@@ -145,6 +179,7 @@ async def test_the_constraint_is_asked_for_in_llamacpps_words(fake_engine: FakeE
     await _ask(fake_engine, distribution(SKEWED))
     (payload,) = fake_engine.payloads
     assert payload["grammar"] == 'root ::= choice\nchoice ::= "0" | "1" | "2" | "3" | "4" | "5"'
+    assert payload["logit_bias"] == [[choice, 100.0] for choice in CHOICES]
     assert (payload["max_tokens"], payload["temperature"], payload["top_k"], payload["min_p"]) == (1, 1.0, 0, 0.0)
 
 

@@ -1,7 +1,8 @@
-"""A scripted engine behind a real port: it speaks llama.cpp's dialect or plain OpenAI, and fails on demand.
+"""A scripted engine behind a real port: it speaks any of the dialects, and fails on demand.
 
 What it answers is a function of the conversation; by default a distribution that is fixed by the
-conversation's text. It can be held, stopped in mid-answer, and started again on its port.
+conversation's text. With a `model` it minds the whole request. It can be held, stopped in
+mid-answer, and started again on its port.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from aiohttp import web
@@ -34,9 +36,17 @@ class Reply:
 
 
 Script = Callable[[Messages], Reply]
+Model = Callable[[Messages, Mapping[str, Any]], Reply]
+Dialect = Literal["vllm", "sglang", "llamacpp", "openai"]
+
+_IDENTITY: dict[Dialect, tuple[str, dict[str, Any]]] = {
+    "vllm": ("/version", {"version": "0.32.0"}),
+    "sglang": ("/get_model_info", {"model_path": "models/fake", "is_generation": True}),
+    "llamacpp": ("/props", {"default_generation_settings": {}, "total_slots": 4}),
+}
 
 
-def distribution(*lines: Sequence[float], dialect: Literal["llamacpp", "openai"] = "llamacpp") -> Reply:
+def distribution(*lines: Sequence[float], dialect: Dialect = "llamacpp") -> Reply:
     """A judge's answer: the probability of each level, for one line or several."""
     told = [_position(probabilities, dialect) for probabilities in lines]
     breaks = {"token": "\n", "prob": 1.0, "logprob": 0.0, "top_probs": [], "top_logprobs": []}
@@ -77,8 +87,13 @@ def by_text(messages: Messages) -> Reply:
 class FakeEngine:
     """Runs in a thread from construction to `close`. `url` stays the same over `stop` and `start`."""
 
-    def __init__(self, *, dialect: Literal["llamacpp", "openai"] = "llamacpp") -> None:
+    def __init__(
+        self, *, dialect: Dialect = "llamacpp", served: str = MODEL, batched: bool = True, model: Model | None = None
+    ) -> None:
         self._dialect = dialect
+        self.served = served
+        self._batched = batched
+        self._model = model
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake-engine", daemon=True)
         self._thread.start()
@@ -87,9 +102,11 @@ class FakeEngine:
         self._released.set()
         self._port = 0
         self.script: Script = by_text
+        self.together: Callable[[Sequence[Reply]], Reply] = together
         self.calls: list[Messages] = []
         self.payloads: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
+        self.probes = 0
         self.peak = 0
         self._in_flight = 0
         self.start()
@@ -139,8 +156,11 @@ class FakeEngine:
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
-        if self._dialect == "llamacpp":
-            app.router.add_get("/props", self._props)
+        if self._dialect in _IDENTITY:
+            path, answer = _IDENTITY[self._dialect]
+            app.router.add_get(path, partial(_told, answer))
+        if self._dialect == "vllm" and self._batched:
+            app.router.add_post("/v1/chat/completions/batch", self._batch)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
@@ -154,24 +174,55 @@ class FakeEngine:
             self._runner = None
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
-
-    async def _props(self, _: web.Request) -> web.Response:
-        return web.json_response({"default_generation_settings": {}, "total_slots": 4})
+        self.probes += 1
+        if not self.served:
+            raise web.HTTPNotFound
+        return web.json_response({"object": "list", "data": [{"id": self.served, "object": "model"}]})
 
     async def _chat(self, request: web.Request) -> web.Response:
-        payload = await request.json()
+        payload = await self._note(request)
+        return _response(await self._answer([payload["messages"]], payload))
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        payload = await self._note(request)
+        return _response(await self._answer(payload["messages"], payload))
+
+    async def _note(self, request: web.Request) -> dict[str, Any]:
+        payload: dict[str, Any] = await request.json()
         self.payloads.append(payload)
         self.headers.append(dict(request.headers))
-        self.calls.append(payload["messages"])
-        self._in_flight += 1
+        return payload
+
+    async def _answer(self, conversations: Sequence[Messages], payload: Mapping[str, Any]) -> Reply:
+        self.calls += conversations
+        self._in_flight += len(conversations)
         self.peak = max(self.peak, self._in_flight)
         try:
             await self._released.wait()
-            reply = self.script(payload["messages"])
-            if reply.hang:
+            replies = [self._model(m, payload) if self._model else self.script(m) for m in conversations]
+            if any(reply.hang for reply in replies):
                 await asyncio.Event().wait()
         finally:
-            self._in_flight -= 1
-        body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-        return web.Response(body=body, status=reply.status, content_type="application/json")
+            self._in_flight -= len(conversations)
+        return replies[0] if conversations == [payload["messages"]] else self.together(replies)
+
+
+async def _told(answer: dict[str, Any], _: web.Request) -> web.Response:
+    return web.json_response(answer)
+
+
+def together(replies: Sequence[Reply]) -> Reply:
+    """As vLLM's batched route answers: sums alone in the usage, and one failure is the failure of all."""
+    failed = next((reply for reply in replies if reply.status != 200 or not isinstance(reply.body, dict)), None)
+    if failed is not None:
+        return failed
+    choices = [reply.body["choices"][0] | {"index": n} for n, reply in enumerate(replies)]
+    usage = {
+        kind: sum(reply.body["usage"][kind] for reply in replies) for kind in ("prompt_tokens", "completion_tokens")
+    }
+    return Reply(replies[0].body | {"choices": choices, "usage": usage})
+
+
+def _response(reply: Reply) -> web.Response:
+    body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+    return web.Response(body=body, status=reply.status, content_type="application/json")

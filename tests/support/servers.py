@@ -18,9 +18,13 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from services.local.engine import MODEL_NAME
 from tests.support.waiting import wait_until
 
 _GRACE_S = 15.0
+_CACHE = Path(__file__).parents[2] / ".cache"
+_VLLM_PYTHON = _CACHE / "vllm" / "bin" / "python"
+_VLLM_MODEL = _CACHE / "vllm-model"
 
 
 class _Server(uvicorn.Server):
@@ -83,12 +87,20 @@ class Process:
             raise
 
 
-def spawn(command: list[str], port_file: Path, env: Mapping[str, str], *, ready: str, timeout_s: float) -> Process:
+def spawn(
+    command: list[str],
+    port_file: Path,
+    env: Mapping[str, str],
+    *,
+    ready: str,
+    timeout_s: float,
+    python: str = sys.executable,
+) -> Process:
     """Start `python -m <command>` and wait until its path `ready` answers 200. The log is beside the port file."""
     log = port_file.with_suffix(".log")
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [python, "-m", *command],
             env=os.environ | dict(env),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -128,3 +140,18 @@ def spawn_engine(folder: Path, *, slots: int = 4) -> Process:
     port_file = folder / "engine.port"
     command = ["services.local.engine", "--port-file", str(port_file), "--slots", str(slots)]
     return spawn(command, port_file, {}, ready="/health", timeout_s=120.0)
+
+
+def spawn_vllm(folder: Path) -> Process:
+    """Real vLLM on the CPU with SmolLM2-135M-Instruct; `make test-vllm` installs it and converts the model.
+
+    In float32: in bfloat16 a near tie falls as it happens to be batched, and a text is not the same twice.
+    """
+    port_file = folder / "vllm.port"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port_file.write_text(str(free.getsockname()[1]), encoding="utf-8")
+    command = ["vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", port_file.read_text()]
+    command += ["--model", str(_VLLM_MODEL), "--served-model-name", MODEL_NAME, "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "32", "--block-size", "32"]
+    env = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
+    return spawn(command, port_file, env, ready="/health", timeout_s=280.0, python=str(_VLLM_PYTHON))

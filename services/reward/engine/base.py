@@ -26,7 +26,7 @@ class TextAnswer(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """How text is written: at most `max_tokens` tokens, at `temperature`, repeatable by `seed`."""
+    """How text is written: at most `max_tokens` tokens, at `temperature`, repeatable by `seed` up to rounding."""
 
     max_tokens: int
     temperature: float = 0.0

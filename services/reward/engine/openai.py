@@ -5,12 +5,17 @@ The dialect for servers that cannot constrain the answer; others refine `_constr
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from regrade.contracts import Usage
 from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed
 from services.reward.engine.base import ChatMessages, ChoiceAnswer, Distribution, Sampling, TextAnswer
+
+CHAT = "/v1/chat/completions"
+UNSKEWED = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""For engines that else sample as the model's own configuration says, which would bend the distribution."""
 
 _TOP_TOKENS = 20
 _LEAST_MASS = 0.05
@@ -35,8 +40,7 @@ class OpenAIEngine:
 
         async def one(messages: ChatMessages) -> ChoiceAnswer:
             payload = self._choice_payload(choices, positions) | {"messages": list(messages)}
-            answer = await self._endpoint.post("/v1/chat/completions", payload)
-            return self.read_choice(answer, choices, positions)
+            return self.read_choice(await self._endpoint.post(CHAT, payload), choices, positions)
 
         return await each(conversations, one)
 
@@ -47,7 +51,7 @@ class OpenAIEngine:
 
         async def one(messages: ChatMessages) -> TextAnswer:
             payload = self._text_payload(sampling) | {"messages": list(messages)}
-            return read_text(await self._endpoint.post("/v1/chat/completions", payload))
+            return read_text(await self._endpoint.post(CHAT, payload))
 
         return await each(conversations, one)
 
@@ -130,6 +134,11 @@ def summed(tokens: Iterable[tuple[Any, float]]) -> dict[str, float]:
         choice = str(token).strip()
         masses[choice] = masses.get(choice, 0.0) + mass
     return masses
+
+
+def one_answer_a_line(choices: Sequence[str], positions: int) -> str:
+    """A regular expression for one of `choices` on each of `positions` lines."""
+    return r"\n".join(["(" + "|".join(re.escape(choice) for choice in choices) + ")"] * positions)
 
 
 def usage_of(answer: Mapping[str, Any]) -> Usage:

@@ -2,14 +2,24 @@
 
 import asyncio
 import logging
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed
+from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamRefused
 from services.reward.engine.base import Engine
 from services.reward.engine.llamacpp import LlamaCppEngine
 from services.reward.engine.openai import OpenAIEngine
+from services.reward.engine.sglang import SglangEngine
+from services.reward.engine.vllm import BATCH, VllmEngine
 
-Dialect = Literal["auto", "openai", "llamacpp"]
+Dialect = Literal["auto", "vllm", "sglang", "llamacpp", "openai"]
+
+_TELLTALES: dict[Dialect, tuple[str, str]] = {
+    "vllm": ("/version", "version"),
+    "sglang": ("/get_model_info", "model_path"),
+    "llamacpp": ("/props", "default_generation_settings"),
+}
+"""A path that only this kind of server has, and a key of its answer."""
 
 log = logging.getLogger(__name__)
 
@@ -17,19 +27,35 @@ log = logging.getLogger(__name__)
 class EngineHandle:
     """The engine, opened at its first use: a replica starts, and stays alive, while its engine is away."""
 
-    def __init__(self, endpoint: JsonEndpoint, *, dialect: Dialect, model: str) -> None:
+    def __init__(self, endpoint: JsonEndpoint, *, dialect: Dialect, model: str, batch: int = 64) -> None:
         self._endpoint = endpoint
+        self._batch = batch
         self._dialect: Dialect = dialect
         self._model = model
         self._engine: Engine | None = None
         self._opening = asyncio.Lock()
+        self._failed = 0
+        self._error: UpstreamError | None = None
 
     async def get(self) -> Engine:
-        """The engine. Raises `UpstreamError` while it cannot be asked what it is."""
-        async with self._opening:
-            if self._engine is None:
-                self._engine = await open_engine(self._endpoint, dialect=self._dialect, model=self._model)
+        """The engine. Raises `UpstreamError` while it cannot be asked what it is; who waits shares one attempt."""
+        if self._engine is not None:
             return self._engine
+        seen = self._failed
+        async with self._opening:
+            if self._engine is None and self._failed > seen and self._error is not None:
+                raise self._error
+            if self._engine is None:
+                self._engine = await self._open()
+            return self._engine
+
+    async def _open(self) -> Engine:
+        try:
+            return await open_engine(self._endpoint, dialect=self._dialect, model=self._model, batch=self._batch)
+        except UpstreamError as error:
+            self._failed += 1
+            self._error = error
+            raise
 
     async def ready(self) -> bool:
         """Whether the engine is there and answers."""
@@ -39,29 +65,87 @@ class EngineHandle:
             return False
 
 
-async def open_engine(endpoint: JsonEndpoint, *, dialect: Dialect, model: str) -> Engine:
-    """The engine behind an endpoint. Raises `UpstreamError` when it has to be asked and does not answer."""
+async def open_engine(endpoint: JsonEndpoint, *, dialect: Dialect, model: str, batch: int = 64) -> Engine:
+    """The engine behind an endpoint, with `batch` conversations a request where it takes several.
+
+    Raises `UpstreamError` when it has to be asked and does not answer, and `UpstreamRefused` when
+    replicas serve different models.
+    """
+    model = await _agree_on_model(endpoint, model)
     if dialect == "auto":
-        dialect = "llamacpp" if await _is_llamacpp(endpoint) else "openai"
-    if not model:
-        model = await _first_model(endpoint)
-    log.info("judge engine", extra={"dialect": dialect, "model": model})
-    return LlamaCppEngine(endpoint, model) if dialect == "llamacpp" else OpenAIEngine(endpoint, model)
+        dialect = await _dialect_of(endpoint)
+    engine: Engine
+    if dialect == "vllm":
+        batch = batch if batch > 1 and await _has_batched_route(endpoint) else 1
+        engine = VllmEngine(endpoint, model, batch=batch)
+    elif dialect == "sglang":
+        engine = SglangEngine(endpoint, model)
+    elif dialect == "llamacpp":
+        engine = LlamaCppEngine(endpoint, model)
+    else:
+        engine = OpenAIEngine(endpoint, model)
+    log.info("judge engine", extra={"dialect": dialect, "model": model, "batch": engine.batch})
+    return engine
 
 
-async def _is_llamacpp(endpoint: JsonEndpoint) -> bool:
+async def _dialect_of(endpoint: JsonEndpoint) -> Dialect:
+    for dialect, (path, key) in _TELLTALES.items():
+        answer = await _answer_if_there(endpoint, path)
+        if isinstance(answer, dict) and key in answer:
+            return dialect
+    return "openai"
+
+
+async def _answer_if_there(endpoint: JsonEndpoint, path: str) -> Any:
+    """The answer at a path; None where there is none. Raises `UpstreamError` for a server that does not answer."""
     try:
-        properties = await endpoint.get("/props")
-    except UpstreamError as error:
-        if error.retryable and not isinstance(error, UpstreamMalformed):
-            raise
+        return await endpoint.get(path)
+    except (UpstreamRefused, UpstreamMalformed):
+        return None
+
+
+async def _has_batched_route(endpoint: JsonEndpoint) -> bool:
+    """A route for POST alone answers GET with 405, a missing one with 404."""
+    try:
+        await endpoint.get(BATCH)
+    except UpstreamRefused as error:
+        return error.status == 405
+    except UpstreamMalformed:
         return False
-    return isinstance(properties, dict) and "default_generation_settings" in properties
+    return False
 
 
-async def _first_model(endpoint: JsonEndpoint) -> str:
-    answer = await endpoint.get("/v1/models")
+async def _agree_on_model(endpoint: JsonEndpoint, model: str) -> str:
+    """The model to ask for. From now on, an endpoint that lists its models and lacks this one is left out.
+
+    Raises `UpstreamRefused` when endpoints serve different ones. A name that none of them lists is
+    believed, for servers that go by another; then it is the first one listed that all must have.
+    """
+    answers = await endpoint.probe_all()
+    listed = [name for answer in answers for name in _names(answer)]
+    if not model and not listed:
+        raise UpstreamMalformed("the engine lists no model; name one in REGRADE_REWARD_JUDGE_MODEL")
+    model = model or listed[0]
+    if listed:
+        accept = _serves(model if model in listed else listed[0])
+        for answer in answers:
+            accept(answer)
+        endpoint.accept = accept
+    return model
+
+
+def _serves(model: str) -> Callable[[Any], None]:
+    def accept(answer: Any) -> None:
+        names = _names(answer)
+        if names and model not in names:
+            raise UpstreamRefused(f"all endpoints must serve one model: one has {model!r}, another {', '.join(names)}")
+
+    return accept
+
+
+def _names(answer: Any) -> list[str]:
+    """The models that a server lists; none if it does not."""
     try:
-        return str(answer["data"][0]["id"])
-    except (KeyError, IndexError, TypeError) as error:
-        raise UpstreamMalformed("the engine lists no model; name one in REGRADE_REWARD_JUDGE_MODEL") from error
+        return [str(entry["id"]) for entry in answer["data"]]
+    except (KeyError, TypeError):
+        return []
