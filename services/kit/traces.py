@@ -1,7 +1,7 @@
 """The trace log: pins and known outcomes in one read, outcomes and traces in one write, windows for the worker."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 from redis.asyncio import Redis
@@ -13,6 +13,8 @@ from services.kit.errors import Overloaded
 from services.kit.keyspace import Line
 from services.kit.redis import LuaFunction, entries
 from services.kit.rubrics import Active
+
+_PAGE = 512
 
 
 class PinRequest(NamedTuple):
@@ -39,6 +41,17 @@ class Record(NamedTuple):
     identity: str
     result: ItemResult
     trace: Trace | None
+
+
+class Window(NamedTuple):
+    """Traces in order, and the position up to which the log was read: behind what was passed over, too."""
+
+    traces: list[Trace]
+    end: str
+
+
+def _any(_: Trace) -> bool:
+    return True
 
 
 class TraceLog:
@@ -93,19 +106,21 @@ class TraceLog:
                 return str(group["last-delivered-id"])
         return "0-0"
 
-    async def read(self, line: Line, after: str, count: int) -> list[tuple[str, Trace]]:
-        """Up to `count` of this line's traces behind `after`, oldest first, each with its position."""
-        found: list[tuple[str, Trace]] = []
+    async def read(self, line: Line, after: str, count: int, wanted: Callable[[Trace], bool] = _any) -> Window:
+        """The first `count` of this line's traces behind `after` that are wanted, oldest first."""
+        found: list[Trace] = []
         while len(found) < count:
-            page = await entries(self._redis, ks.traces_key(line.task), after=after, count=count)
+            page = await entries(self._redis, ks.traces_key(line.task), after=after, count=_PAGE)
             for entry_id, fields in page:
                 after = entry_id
                 trace = Trace.model_validate_json(fields["trace"])
-                if (trace.lineage, trace.scope) == (line.lineage, line.scope):
-                    found.append((entry_id, trace))
-            if len(page) < count:
+                if (trace.lineage, trace.scope) == (line.lineage, line.scope) and wanted(trace):
+                    found.append(trace)
+                    if len(found) == count:
+                        break
+            if len(page) < _PAGE:
                 break
-        return found[:count]
+        return Window(found, after)
 
     async def latest(self, task: str, count: int) -> list[Trace]:
         """The newest `count` traces of a task, newest first."""

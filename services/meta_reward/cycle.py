@@ -69,15 +69,14 @@ class Cycle:
         """
         parts, line = self._parts, self._line
         after = await parts.log.cursor(line)
-        window = await parts.log.read(line, after, parts.settings.max_window)
-        traces = [trace for _, trace in window if is_evidence(trace)]
+        traces, end = await parts.log.read(line, after, parts.settings.max_window, is_evidence)
         pointer = await parts.store.active(line)
         if not traces or pointer is None:
             return None
         active = await parts.store.labelled(line, pointer.digest)
         await self._at(Stage.EVIDENCE, f"{len(traces)} traces")
         baseline = await self._baseline(traces[-1].run)
-        evidence = measure(traces, baseline, (after, window[-1][0]))
+        evidence = measure(traces, baseline, (after, end))
         await self._at(Stage.SAMPLE, f"{parts.settings.samples} of {len(traces)} traces")
         anchors = build_anchors(self._pack, parts.settings.gate_originals)
         brief = Brief(
@@ -104,7 +103,7 @@ class Cycle:
             activated=activated,
             notes=(*notes, *gate_notes),
         )
-        await parts.board.finish(line, self._token, window[-1][0], report)
+        await parts.board.finish(line, self._token, end, report)
         log.info("cycle finished", extra={"cycle": self.name, "candidates": len(candidates), "activated": activated})
         return report
 
@@ -113,8 +112,8 @@ class Cycle:
         await self._parts.board.set_status(self._line, status)
 
     async def _baseline(self, run: str | None) -> list[Trace]:
-        first = await self._parts.log.read(self._line, "0-0", _BASELINE_TRACES)
-        return [trace for _, trace in first if is_evidence(trace) and trace.run == run]
+        first = await self._parts.log.read(self._line, "0-0", _BASELINE_TRACES, is_evidence)
+        return [trace for trace in first.traces if trace.run == run]
 
     async def _propose(self, brief: Brief) -> tuple[list[Candidate], list[str]]:
         candidates: list[Candidate] = []

@@ -2,21 +2,39 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from regrade.contracts import CycleStatus, EventKind, GatePass, LineageEvent
+from regrade.contracts import CycleStatus, EventKind, GatePass, LineageEvent, Trace
 from regrade.errors import RegradeError
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, ServiceError
 from services.kit.keyspace import Line
 from services.kit.lease import Leases
+from services.kit.traces import TraceLog
 from services.meta_reward.cycle import Cycle, Parts
 from services.meta_reward.evidence import is_evidence
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.watch import reason_to_roll_back
 
 log = logging.getLogger(__name__)
+
+
+class _Tail:
+    """A line's traces behind a position, each read once: a look reads on from where the last one ended."""
+
+    def __init__(self, start: str) -> None:
+        self.start = start
+        self._end = start
+        self._traces: list[Trace] = []
+
+    async def read(self, log: TraceLog, line: Line, count: int, wanted: Callable[[Trace], bool]) -> list[Trace]:
+        """Those of the first `count` that are there by now."""
+        window = await log.read(line, self._end, count - len(self._traces), wanted)
+        self._traces.extend(window.traces)
+        self._end = window.end
+        return self._traces
 
 
 class Worker:
@@ -27,6 +45,7 @@ class Worker:
         self._leases = leases
         self._metrics = metrics
         self._settled: set[str] = set()
+        self._waiting: dict[Line, _Tail] = {}
 
     async def run(self) -> None:
         """Until cancelled. A line that fails is logged and looked at again; it never ends the worker."""
@@ -48,16 +67,23 @@ class Worker:
         parts = self._parts
         if await parts.store.active(line) is None:
             return
-        cursor = await parts.log.cursor(line)
-        waiting = [t for _, t in await parts.log.read(line, cursor, parts.settings.max_window) if is_evidence(t)]
-        self._metrics.lag(line.task, len(waiting))
-        await parts.board.set_lag(line, len(waiting))
+        waiting = await self._count_waiting(line)
+        self._metrics.lag(line.task, waiting)
+        await parts.board.set_lag(line, waiting)
         trigger = await parts.board.requested(line)
-        if trigger is None and len(waiting) >= parts.settings.every_traces:
-            trigger = f"{len(waiting)} new traces"
+        if trigger is None and waiting >= parts.settings.every_traces:
+            trigger = f"{waiting} new traces"
         await self._watch(line)
         if trigger is not None:
             await self._run_cycle(line, trigger)
+
+    async def _count_waiting(self, line: Line) -> int:
+        """Training traces behind the line's cursor, up to a window of them."""
+        cursor = await self._parts.log.cursor(line)
+        tail = self._waiting.get(line)
+        if tail is None or tail.start != cursor:
+            tail = self._waiting[line] = _Tail(cursor)
+        return len(await tail.read(self._parts.log, line, self._parts.settings.max_window, is_evidence))
 
     async def _run_cycle(self, line: Line, trigger: str) -> None:
         parts = self._parts

@@ -84,6 +84,24 @@ async def test_no_cycle_before_its_time_but_on_request(redis: Redis, reward_url:
         assert [report.trigger for report in await meta.parts.board.reports(LINE)] == ["requested by me: now"]
 
 
+async def test_evaluation_never_stands_in_the_way(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+    """More eval traces than a window holds lie before the training traces: a cycle comes, and consumes both."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, max_window=8) as meta:
+        evals = [item(n, id=str(n)) for n in range(24)]
+        await meta.client.score(TASK, evals, run="r", step=0, purpose="eval")
+        await train(meta.client)
+        await meta.client.score(TASK, evals[:3], run="r", step=2, purpose="eval")
+        await meta.worker.look_at(LINE)
+        (report,) = await meta.parts.board.reports(LINE)
+        assert report.evidence.traces == 8
+        assert report.evidence.first_step == 1
+        await train(meta.client, step=3, count=7)
+        await meta.worker.look_at(LINE)
+        assert (await meta.parts.board.status(LINE)).lag == 7, "what a cycle consumed does not wait"
+        assert len(await meta.parts.board.reports(LINE)) == 1
+
+
 async def test_good_completions_call_for_nothing(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
