@@ -52,6 +52,11 @@ def passed_key(line: Line) -> str:
     return _key(line.task, "passed", line.label)
 
 
+def rolled_back_key(line: Line) -> str:
+    """Hash of digest to the reason it was rolled back for; an override takes the digest out again."""
+    return _key(line.task, "rolled_back", line.label)
+
+
 def lineage_key(line: Line) -> str:
     """Stream of lineage events."""
     return _key(line.task, "lineage", line.label)

@@ -111,6 +111,10 @@ class RubricStore:
         found = await self._redis.hgetall(ks.versions_key(line))
         return dict(sorted((int(version), str(digest)) for digest, version in found.items()))
 
+    async def rolled_back(self, line: Line) -> dict[str, str]:
+        """Reason by digest, of every rubric that the gate may not make active again."""
+        return dict(await self._redis.hgetall(ks.rolled_back_key(line)))
+
     async def find(self, line: Line, name: int | str) -> Active:
         """A rubric by version (in the narrowest line that has it) or by digest. Raises `NotFound`."""
         for candidate in line.fallbacks():
@@ -149,7 +153,7 @@ class RubricStore:
         """Make a stored rubric active if `expected` still is, and return its version.
 
         `token` is the fencing token of a cycle. Raises `Conflict` (another is active, the lease was
-        lost, no gate report stands behind a `GatePass`) or `NotFound`.
+        lost, no gate report stands behind a `GatePass`, or it was rolled back before) or `NotFound`.
         """
         event = _activation(digest, authority)
         what: Literal["gate", "override", "rollback", "bootstrap"] = authority.kind
@@ -164,6 +168,7 @@ class RubricStore:
                 ks.lineage_key(line),
                 ks.lease_key(line),
                 ks.rubric_key(line.task, digest),
+                ks.rolled_back_key(line),
             ],
             [
                 digest,
@@ -216,6 +221,7 @@ _REFUSALS = {
     "fenced": "the cycle lost its lease; its activation was refused",
     "conflict": "another rubric is active by now: {detail}",
     "ungated": "rubric {detail} has not passed the gate against the active one",
+    "rolled_back": "rolled back: {detail}; it takes an override to make it active again",
     "never_active": "rubric {detail} has never been active, so it is no target of a rollback",
 }
 

@@ -128,11 +128,12 @@ class Cycle:
         """Those candidates that may go to the gate; every one proposed is on record, refused ones with reasons."""
         parts = self._parts
         sampled = [text for trace in brief.sample for text in (as_text(trace.prompt), as_text(trace.completion))]
+        rolled_back = await parts.store.rolled_back(self._line)
         clean: list[Candidate] = []
         for candidate in proposed:
             digest = await parts.store.put(self._line.task, candidate.rubric)
             await self._record(EventKind.PROPOSED, digest, candidate.proposer, candidate.rubric.rationale)
-            reasons = lint(candidate.rubric, brief.active, sampled)
+            reasons = lint(candidate.rubric, brief.active, sampled, rolled_back)
             if len(clean) == parts.settings.max_candidates:
                 reasons.append(f"budget: {parts.settings.max_candidates} candidates a cycle")
             if reasons:

@@ -164,6 +164,22 @@ async def test_i6_every_activation_is_on_record_with_its_authority(store: Rubric
     assert all(event.time > 1_600_000_000 for event in events)
 
 
+async def test_i6_the_gate_does_not_bring_back_what_was_rolled_back(store: RubricStore) -> None:
+    await activate(store, ONE)
+    await store.put(TASK, TWO)
+    await store.record_gate(LINE, gate_report(TWO.digest, ONE.digest))
+    await store.activate(LINE, TWO.digest, expected=ONE.digest, authority=GATE)
+    await store.rollback(LINE, by="me", reason="too strict")
+    assert await store.rolled_back(LINE) == {TWO.digest: "too strict"}
+    with pytest.raises(Conflict, match="rolled back: too strict") as refused:
+        await store.activate(LINE, TWO.digest, expected=ONE.digest, authority=GATE)
+    assert refused.value.code == "rolled_back"
+    assert await store.activate(LINE, TWO.digest, expected=ONE.digest, authority=OVERRIDE) == 2
+    await activate(store, ONE)
+    assert await store.rolled_back(LINE) == {}
+    assert await store.activate(LINE, TWO.digest, expected=ONE.digest, authority=GATE) == 2
+
+
 async def test_rollback_goes_back_one_activation_at_a_time(store: RubricStore) -> None:
     for wanted in (ONE, TWO, THREE):
         await activate(store, wanted)

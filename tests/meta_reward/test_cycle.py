@@ -122,7 +122,7 @@ async def test_i6_a_candidate_without_a_certain_gain_stays_out(
 ) -> None:
     """The meta-judge's criterion is scored by a coin: it reaches the gate and is refused there."""
     fake_engine.script = meta_script(by_text)
-    async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
+    async with running_meta(redis, reward_url, fake_engine, llm=True, gate_alpha=0.001) as meta:
         paper_only = meta.parts._replace(proposers=[p for p in meta.parts.proposers if p.name == "paper"])
         await train(meta.client)
         async with meta.leases.hold(LINE) as token:
@@ -336,6 +336,30 @@ async def test_budget_refuses_what_costs_too_much(redis: Redis, reward_url: str,
 def test_proposers_have_names() -> None:
     assert CatalogueProposer.name == "catalogue"
     assert POOR.endswith("and")
+
+
+async def test_i6_a_cycle_respects_a_rollback(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+    """The next cycle sees the same need and proposes the same rubric; it stays out until an operator wants it."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        store = meta.parts.store
+        await train(meta.client, step=1)
+        await meta.worker.look_at(LINE)
+        first = await store.active(LINE)
+        assert first is not None
+        assert first.version == 2
+        await store.rollback(LINE, by="me", reason="too strict")
+        await train(meta.client, step=2)
+        await meta.worker.look_at(LINE)
+        now = await store.active(LINE)
+        assert now is not None
+        assert now.digest != first.digest
+        history = await store.history(LINE)
+        again = [event for event in history if event.digest == first.digest][-2:]
+        assert [(e.kind, e.by, e.reason) for e in again[1:]] == [
+            (EventKind.REJECTED, "lint", "rolled back: too strict")
+        ]
+        assert again[0].kind is EventKind.PROPOSED
 
 
 async def test_best_earlier_rubric_is_compared_with(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:

@@ -142,13 +142,18 @@ GOOD = llm("support", description="Claims rest on concrete detail.", levels=LEVE
     ],
 )
 def test_lint_refuses(candidate: Rubric, reason: str) -> None:
-    found = lint(candidate, BASE, [ESSAY])
+    found = lint(candidate, BASE, [ESSAY], {})
     assert any(text.startswith(reason) for text in found), found
 
 
+def test_lint_refuses_what_was_rolled_back() -> None:
+    good = _with(GOOD)
+    assert lint(good, BASE, [ESSAY], {good.digest: "too strict"}) == ["rolled back: too strict"]
+
+
 def test_lint_passes_a_good_candidate() -> None:
-    assert lint(_with(GOOD), BASE, [ESSAY]) == []
-    assert lint(rubric(*BASE.criteria, min_words(50)), BASE, [ESSAY]) == []
+    assert lint(_with(GOOD), BASE, [ESSAY], {}) == []
+    assert lint(rubric(*BASE.criteria, min_words(50)), BASE, [ESSAY], {}) == []
 
 
 def test_catalogue_proposes_what_the_traces_need_and_honest_text_has() -> None:
