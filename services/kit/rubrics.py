@@ -187,11 +187,18 @@ class RubricStore:
             raise NotFound(f"rubric {digest} is not stored", code="unknown_rubric")
         raise Conflict(_REFUSALS[status].format(detail=detail or "none"), code=status)
 
-    async def rollback(self, line: Line, *, by: str, reason: str, to: int | None = None) -> Active:
-        """Return to version `to`, or to the one before the active one. Raises `Conflict`, `NotFound`."""
+    async def rollback(
+        self, line: Line, *, by: str, reason: str, expected: str | None = None, to: int | None = None
+    ) -> Active:
+        """Return to version `to`, or to the one before the active one. Raises `Conflict`, `NotFound`.
+
+        `expected` is the digest believed to be active; a caller that names it goes back once however often it asks.
+        """
         current = await self.active(line)
         if current is None:
             raise NotFound(f"{line.label} of {line.task!r} has no active rubric", code="unknown_task")
+        if expected is not None and expected != current.digest:
+            raise Conflict(_REFUSALS["conflict"].format(detail=current.digest))
         target = (await self.find(line, to)).digest if to is not None else await self._before(line, current.digest)
         authority = Rollback(by=by, reason=reason)
         version = await self.activate(line, target, expected=current.digest, authority=authority)

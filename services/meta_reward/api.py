@@ -40,8 +40,9 @@ class ActivateDeed(Deed):
 
 
 class RollbackDeed(Deed):
-    """Go back to `version`, or to the one before."""
+    """Go back to `version`, or to the one before; `expected` is the digest believed to be active."""
 
+    expected: Digest | None = None
     version: int | None = Field(default=None, ge=1)
 
 
@@ -123,7 +124,7 @@ async def post_activate(body: ActivateDeed, line: LineDep, parts: PartsDep) -> A
 @operating.post("/rubrics/{task}/rollback")
 async def post_rollback(body: RollbackDeed, line: LineDep, parts: PartsDep) -> Activated:
     """Go back to the version before, or to the one named."""
-    active = await parts.store.rollback(line, by=body.by, reason=body.reason, to=body.version)
+    active = await parts.store.rollback(line, by=body.by, reason=body.reason, expected=body.expected, to=body.version)
     return Activated(digest=active.digest, version=active.version or 0)
 
 

@@ -190,6 +190,19 @@ async def test_rollback_goes_back_one_activation_at_a_time(store: RubricStore) -
     assert refused.value.code == "first_version"
 
 
+async def test_a_rollback_goes_back_from_what_was_expected(store: RubricStore) -> None:
+    for wanted in (ONE, TWO, THREE):
+        await activate(store, wanted)
+    both = await asyncio.gather(
+        *(store.rollback(LINE, by=who, reason="worse", expected=THREE.digest) for who in ("a", "b")),
+        return_exceptions=True,
+    )
+    assert [isinstance(outcome, Conflict) for outcome in both].count(True) == 1
+    with pytest.raises(Conflict, match=f"another rubric is active by now: {TWO.digest}"):
+        await store.rollback(LINE, by="me", reason="worse", expected=THREE.digest, to=1)
+    assert (await store.rollback(LINE, by="me", reason="worse", expected=TWO.digest)).digest == ONE.digest
+
+
 async def test_rollback_to_a_version(store: RubricStore) -> None:
     with pytest.raises(NotFound, match="has no active rubric"):
         await store.rollback(LINE, by="me", reason="worse", to=1)
