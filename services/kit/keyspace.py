@@ -111,3 +111,8 @@ def reports_key(line: Line) -> str:
 def request_key(line: Line) -> str:
     """An operator's pending request for a cycle."""
     return _key(line.task, "request", line.label)
+
+
+def settled_key(line: Line) -> str:
+    """Id of the activation that the watch has judged and let stand."""
+    return _key(line.task, "settled", line.label)

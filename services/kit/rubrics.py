@@ -21,9 +21,10 @@ from regrade.contracts import (
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict, NotFound
 from services.kit.keyspace import Line
-from services.kit.redis import LuaFunction, entries
+from services.kit.redis import LuaFunction, entries, newest
 
 _CACHED_RUBRICS = 512
+_EVENTS_PAGE = 16
 
 
 class Active(NamedTuple):
@@ -113,7 +114,8 @@ class RubricStore:
 
     async def rolled_back(self, line: Line) -> dict[str, str]:
         """Reason by digest, of every rubric that the gate may not make active again."""
-        return dict(await self._redis.hgetall(ks.rolled_back_key(line)))
+        found = await self._redis.hgetall(ks.rolled_back_key(line))
+        return {str(digest): str(reason) for digest, reason in found.items()}
 
     async def find(self, line: Line, name: int | str) -> Active:
         """A rubric by version (in the narrowest line that has it) or by digest. Raises `NotFound`."""
@@ -205,7 +207,7 @@ class RubricStore:
         return Active(target, version, line.scope)
 
     async def _before(self, line: Line, digest: str) -> str:
-        for event in reversed(await self.history(line)):
+        async for event in self._newest_first(line):
             if event.kind is EventKind.ACTIVATED and event.digest == digest and event.previous:
                 return event.previous
         raise Conflict("the active rubric is the line's first: there is nothing to roll back to", code="first_version")
@@ -213,6 +215,21 @@ class RubricStore:
     async def history(self, line: Line) -> list[LineageEvent]:
         """Every event of the line, oldest first."""
         return [_read_event(entry_id, fields) for entry_id, fields in await entries(self._redis, ks.lineage_key(line))]
+
+    async def last_change(self, line: Line) -> LineageEvent | None:
+        """The newest activation or rollback: how the active rubric came to be active."""
+        async for event in self._newest_first(line):
+            if event.kind in (EventKind.ACTIVATED, EventKind.ROLLED_BACK):
+                return event
+        return None
+
+    async def _newest_first(self, line: Line) -> AsyncIterator[LineageEvent]:
+        """The line's events backwards, read a few at a time: what one looks for is mostly near the end."""
+        page = await newest(self._redis, ks.lineage_key(line), count=_EVENTS_PAGE)
+        while page:
+            for entry_id, fields in page:
+                yield _read_event(entry_id, fields)
+            page = await newest(self._redis, ks.lineage_key(line), until=f"({page[-1][0]}", count=_EVENTS_PAGE)
 
     async def announcements(self) -> AsyncIterator[Announcement]:
         """Activations as they happen, of every task, until the iterator is closed."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -11,10 +11,11 @@ from regrade.contracts import ItemResult, Trace
 from services.kit import keyspace as ks
 from services.kit.errors import Overloaded
 from services.kit.keyspace import Line
-from services.kit.redis import LuaFunction, entries
+from services.kit.redis import LuaFunction, entries, newest
 from services.kit.rubrics import Active
 
 _PAGE = 512
+_LATEST_PAGES = 32
 
 
 class PinRequest(NamedTuple):
@@ -122,10 +123,23 @@ class TraceLog:
                 break
         return Window(found, after)
 
-    async def latest(self, task: str, count: int) -> list[Trace]:
-        """The newest `count` traces of a task, newest first."""
-        newest = cast("list[tuple[str, dict[str, str]]]", await self._redis.xrevrange(ks.traces_key(task), count=count))
-        return [Trace.model_validate_json(fields["trace"]) for _, fields in newest]
+    async def latest(
+        self, task: str, count: int, *, until: str = "+", wanted: Callable[[Trace], bool] = _any
+    ) -> list[Trace]:
+        """The newest `count` traces of a task up to `until` that are wanted, newest first, out of the last 16,384."""
+        found: list[Trace] = []
+        for _ in range(_LATEST_PAGES):
+            page = await newest(self._redis, ks.traces_key(task), until=until, count=_PAGE)
+            for entry_id, fields in page:
+                until = f"({entry_id}"
+                trace = Trace.model_validate_json(fields["trace"])
+                if wanted(trace):
+                    found.append(trace)
+                    if len(found) == count:
+                        return found
+            if len(page) < _PAGE:
+                break
+        return found
 
 
 def _pin_state(row: Sequence[str]) -> PinState:

@@ -43,11 +43,10 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
             stack.push_async_callback(redis.aclose)
             app.state.redis = redis
             app.state.parts = await _open_parts(settings, redis, stack)
-            worker = asyncio.create_task(Worker(app.state.parts, Leases(redis), metrics).run())
-            try:
-                yield
-            finally:
-                await end_task(worker)
+            worker = Worker(app.state.parts, Leases(redis), metrics)
+            for endless in (worker.run(), worker.keep_watch()):
+                stack.push_async_callback(end_task, asyncio.create_task(endless))
+            yield
 
     app = FastAPI(
         title="Regrade meta-reward service",

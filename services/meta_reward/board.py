@@ -37,6 +37,15 @@ class Board:
         """Note how many traces wait for a cycle."""
         await self._redis.set(ks.lag_key(line), traces)
 
+    async def settled(self, line: Line) -> str | None:
+        """The id of the last activation that the watch let stand."""
+        found = await self._redis.get(ks.settled_key(line))
+        return None if found is None else str(found)
+
+    async def settle(self, line: Line, activation: str) -> None:
+        """Note that the watch lets an activation stand; no worker judges it again."""
+        await self._redis.set(ks.settled_key(line), activation)
+
     async def request(self, line: Line, by: str, reason: str) -> None:
         """Ask for a cycle as soon as the worker looks."""
         await self._redis.set(ks.request_key(line), json.dumps({"by": by, "reason": reason}), ex=_REQUEST_TTL_S)

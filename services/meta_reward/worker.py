@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
 
-from regrade.contracts import CycleStatus, EventKind, GatePass, LineageEvent, Trace
+from regrade.contracts import MAIN_LINEAGE, CycleStatus, GatePass, Trace
 from regrade.errors import RegradeError
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, ServiceError
@@ -16,9 +16,15 @@ from services.kit.traces import TraceLog
 from services.meta_reward.cycle import Cycle, Parts
 from services.meta_reward.evidence import is_evidence
 from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.watch import reason_to_roll_back
 
 log = logging.getLogger(__name__)
+
+
+def served_lines(settings: MetaRewardSettings) -> tuple[Line, ...]:
+    """The lines whose rubrics evolve here."""
+    return tuple(Line(task, MAIN_LINEAGE) for task in settings.tasks)
 
 
 class _Tail:
@@ -44,16 +50,23 @@ class Worker:
         self._parts = parts
         self._leases = leases
         self._metrics = metrics
-        self._settled: set[str] = set()
         self._waiting: dict[Line, _Tail] = {}
+        self._watched: dict[Line, _Tail] = {}
 
     async def run(self) -> None:
-        """Until cancelled. A line that fails is logged and looked at again; it never ends the worker."""
-        lines = [Line(task, "main") for task in self._parts.settings.tasks]
+        """Look at every line again and again, until cancelled."""
+        await self._poll(self.look_at)
+
+    async def keep_watch(self) -> None:
+        """Watch every line, also while a cycle runs, until cancelled."""
+        await self._poll(self.watch)
+
+    async def _poll(self, look: Callable[[Line], Awaitable[None]]) -> None:
+        """A line that fails is logged and looked at again; it never ends the worker."""
         while True:
-            for line in lines:
+            for line in served_lines(self._parts.settings):
                 try:
-                    await self.look_at(line)
+                    await look(line)
                 except (RedisError, RegradeError, ServiceError) as error:
                     self._metrics.failed(line.task, type(error).__name__)
                     log.warning("a look at a line failed", exc_info=True, extra={"task": line.task})
@@ -63,7 +76,7 @@ class Worker:
             await asyncio.sleep(self._parts.settings.poll_s)
 
     async def look_at(self, line: Line) -> None:
-        """Watch the active rubric, then run a cycle if one is due and nobody else runs it."""
+        """Run a cycle if one is due and nobody else runs it."""
         parts = self._parts
         if await parts.store.active(line) is None:
             return
@@ -73,16 +86,13 @@ class Worker:
         trigger = await parts.board.requested(line)
         if trigger is None and waiting >= parts.settings.every_traces:
             trigger = f"{waiting} new traces"
-        await self._watch(line)
         if trigger is not None:
             await self._run_cycle(line, trigger)
 
     async def _count_waiting(self, line: Line) -> int:
         """Training traces behind the line's cursor, up to a window of them."""
         cursor = await self._parts.log.cursor(line)
-        tail = self._waiting.get(line)
-        if tail is None or tail.start != cursor:
-            tail = self._waiting[line] = _Tail(cursor)
+        tail = _tail(self._waiting, line, cursor)
         return len(await tail.read(self._parts.log, line, self._parts.settings.max_window, is_evidence))
 
     async def _run_cycle(self, line: Line, trigger: str) -> None:
@@ -100,34 +110,41 @@ class Worker:
         elif report.activated is not None:
             self._metrics.activated(line.task)
 
-    async def _watch(self, line: Line) -> None:
+    async def watch(self, line: Line) -> None:
         """Judge a gated activation once, by its first traces, and roll it back when they call for it."""
         parts = self._parts
-        last = await self._last_activation(line)
-        if (
-            last is None
-            or last.previous is None
-            or not isinstance(last.authority, GatePass)
-            or last.id in self._settled
-        ):
+        last = await parts.store.last_change(line)
+        if last is None or last.previous is None or not isinstance(last.authority, GatePass):
             return
+        if await parts.board.settled(line) == last.id:
+            return
+        # Lineage and traces are streams of one Redis: their ids are times of one clock.
         count = parts.settings.watch_traces
-        newest = [trace for trace in await parts.log.latest(line.task, 4 * count) if is_evidence(trace)]
-        after = [trace for trace in newest if trace.digest == last.digest]
-        before = [trace for trace in newest if trace.digest == last.previous]
+        after = await _tail(self._watched, line, last.id).read(parts.log, line, count, _under(line, last.digest))
         if len(after) < count:
             return
-        self._settled.add(last.id)
+        earlier = _under(line, last.previous)
+        before = await parts.log.latest(line.task, 4 * count, until=last.id, wanted=earlier)
         reason = reason_to_roll_back(before, after)
         if reason is None:
+            await parts.board.settle(line, last.id)
             return
         try:
-            await parts.store.rollback(line, by="watch", reason=reason)
+            await parts.store.rollback(line, by="watch", reason=reason, expected=last.digest)
         except Conflict:
             log.info("somebody else changed what is active; no rollback", extra={"task": line.task})
         else:
             log.warning("rolled back", extra={"task": line.task, "reason": reason})
 
-    async def _last_activation(self, line: Line) -> LineageEvent | None:
-        changes = (EventKind.ACTIVATED, EventKind.ROLLED_BACK)
-        return next((e for e in reversed(await self._parts.store.history(line)) if e.kind in changes), None)
+
+def _tail(tails: dict[Line, _Tail], line: Line, start: str) -> _Tail:
+    """The line's tail from `start`; one from elsewhere is given up."""
+    tail = tails.get(line)
+    if tail is None or tail.start != start:
+        tail = tails[line] = _Tail(start)
+    return tail
+
+
+def _under(line: Line, digest: str) -> Callable[[Trace], bool]:
+    """Whether a trace is a line's evidence about the rubric of that digest."""
+    return lambda t: is_evidence(t) and t.digest == digest and (t.lineage, t.scope) == (line.lineage, line.scope)

@@ -203,6 +203,19 @@ async def test_a_rollback_goes_back_from_what_was_expected(store: RubricStore) -
     assert (await store.rollback(LINE, by="me", reason="worse", expected=TWO.digest)).digest == ONE.digest
 
 
+async def test_the_last_change_is_found_behind_many_proposals(store: RubricStore) -> None:
+    assert await store.last_change(LINE) is None
+    for wanted in (ONE, TWO):
+        await activate(store, wanted)
+    for n in range(40):
+        await store.record_verdict(LINE, EventKind.PROPOSED, THREE.digest, by="me", reason=str(n), cycle="c")
+    found = await store.last_change(LINE)
+    assert found is not None
+    assert (found.digest, found.version, found.previous) == (TWO.digest, 2, ONE.digest)
+    assert found == (await store.history(LINE))[1]
+    assert (await store.rollback(LINE, by="me", reason="worse")).digest == ONE.digest
+
+
 async def test_rollback_to_a_version(store: RubricStore) -> None:
     with pytest.raises(NotFound, match="has no active rubric"):
         await store.rollback(LINE, by="me", reason="worse", to=1)

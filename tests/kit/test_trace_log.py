@@ -97,6 +97,14 @@ async def test_a_window_passes_over_what_is_not_wanted(trace_log: TraceLog) -> N
     assert await trace_log.read(LINE, rest.end, 5) == ([], rest.end)
 
 
+async def test_the_latest_that_are_wanted(trace_log: TraceLog) -> None:
+    await trace_log.append(TASK, [record("a"), record("b")])
+    end = (await trace_log.read(LINE, "0-0", 2)).end
+    await trace_log.append(TASK, [record(f"e{n}", purpose="eval") for n in range(600)])
+    assert [t.item_id for t in await trace_log.latest(TASK, 5, wanted=lambda t: t.purpose == "train")] == ["b", "a"]
+    assert [t.item_id for t in await trace_log.latest(TASK, 1, until=end)] == ["b"]
+
+
 async def test_a_line_has_a_cursor_of_its_own(redis: Redis, trace_log: TraceLog) -> None:
     assert await trace_log.cursor(LINE) == "0-0"
     assert await trace_log.cursor(LINE) == "0-0"

@@ -258,28 +258,6 @@ async def test_a_gate_that_loses_its_judge_decides_nothing(
         assert all(event.kind is not EventKind.REJECTED for event in await meta.parts.store.history(LINE))
 
 
-async def test_watch_rolls_back_once_spread_is_gone(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
-    fake_engine.script = meta_script(by_text)
-    async with running_meta(redis, reward_url, fake_engine, every_traces=1_000) as meta:
-        store = meta.parts.store
-        before = await store.active(LINE)
-        assert before is not None
-        await train(meta.client, "A first try at the essay. ", step=1)
-        flat = rubric(llm("flat"))
-        await store.put(TASK, flat)
-        await store.record_gate(LINE, gate_report(flat.digest, before.digest))
-        await store.activate(LINE, flat.digest, expected=before.digest, authority=GatePass(cycle="c"))
-        fake_engine.script = meta_script(lambda _: certain(4))
-        await train(meta.client, "A second try at the essay. ", step=2)
-        await meta.worker.look_at(LINE)
-        now = await store.active(LINE)
-        assert now is not None
-        assert now.digest == before.digest
-        last = (await store.history(LINE))[-1]
-        assert (last.kind, last.by) == (EventKind.ROLLED_BACK, "watch")
-        assert "spread collapsed" in last.reason
-
-
 @pytest.mark.parametrize("step", ['"verdict"', '"inflated"', "Write one to three", "Merge the proposals"])
 @pytest.mark.parametrize(
     "reply",

@@ -177,6 +177,9 @@ def test_watch() -> None:
     assert "spread collapsed" in (reason_to_roll_back(spread, flat) or "")
     assert reason_to_roll_back(spread, flagged) is None
     assert reason_to_roll_back(flat, flat) is None
+    alone = [trace(str(n), reward=n / 10, group=f"g{n}") for n in range(8)]
+    assert reason_to_roll_back([], flat) is None, "an unknown past is not a better one"
+    assert reason_to_roll_back(alone, flat) is None, "without groups its spread is unknown"
 
 
 def test_diff_names_what_changed() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -105,11 +105,10 @@ async def running_meta(
 @asynccontextmanager
 async def working(worker: Worker) -> AsyncIterator[None]:
     """The worker runs by itself for the length of a `with` block, and has ended behind it whatever happened there."""
-    running = asyncio.create_task(worker.run())
-    try:
+    async with AsyncExitStack() as stack:
+        for endless in (worker.run(), worker.keep_watch()):
+            stack.push_async_callback(end_task, asyncio.create_task(endless))
         yield
-    finally:
-        await end_task(running)
 
 
 def meta_judge(session: Any, engine: FakeEngine) -> MetaJudge:
