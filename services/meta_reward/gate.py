@@ -9,6 +9,7 @@ from services.meta_reward.figures import Table, gain, kendall_tau, tabulate
 
 _SAME = 1e-6
 _MIN_ORIGINALS = 8
+_MAX_UNSCORED = 0.05
 
 Rewards = list[float | None]
 Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[Rewards]]
@@ -98,6 +99,19 @@ class Gate:
         counts = [all(reward is not None for reward in rewards) for rewards in zip(*together, strict=True)]
         return [tabulate(self._anchors, rewards, counts) for rewards in together]
 
+    def _unscored(self, measured: _Measured, standing: Sequence[_Measured]) -> list[str]:
+        """Which rubrics left out too much of what the active one scored: what they left out compares with nothing."""
+        active, *earlier = standing
+        rows = zip(measured.rewards, *(s.rewards for s in standing), strict=True)
+        common = [None not in rewards for rewards in rows][: len(self._anchors.originals)]
+        scored = [index for index, reward in enumerate(active.rewards) if reward is not None]
+        reasons = []
+        for whose, other in (("", measured), *(("the best earlier rubric ", one) for one in earlier)):
+            missed = sum(other.rewards[index] is None for index in scored)
+            if missed > _MAX_UNSCORED * len(scored) or (missed and sum(common) < _MIN_ORIGINALS):
+                reasons.append(f"{whose}could not score {missed} of {len(scored)} anchors")
+        return reasons
+
     def _report(
         self,
         cycle: str,
@@ -110,7 +124,7 @@ class Gate:
         own, *others = self._tables(measured.rewards, *(s.rewards for s in standing))
         order = gain(own.order, others[0].order, level)
         attack = gain(own.resisted, others[0].resisted, level)
-        found = [*reasons]
+        found = [*reasons] or self._unscored(measured, standing)
         for name, other in zip(("active", "best earlier"), others, strict=False):
             if gain(own.order, other.order, level).lower < -self._limits.margin:
                 found.append(f"anchor order may be worse than the {name} rubric's by more than the margin")
