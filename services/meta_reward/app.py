@@ -27,7 +27,6 @@ from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
-from services.meta_reward.shadow import shadow_scorer
 from services.meta_reward.worker import Worker
 
 
@@ -79,7 +78,7 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
         store=RubricStore(redis),
         log=TraceLog(redis),
         board=Board(redis),
-        score=shadow_scorer(client, settings.gate_batch),
+        client=client,
         proposers=proposers,
         settings=settings,
     )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from regrade import RewardClient
 from regrade.contracts import (
     CycleReport,
     CycleStatus,
@@ -28,11 +29,12 @@ from services.kit.rubrics import RubricStore
 from services.kit.traces import TraceLog
 from services.meta_reward.board import Board
 from services.meta_reward.evidence import by_group, is_evidence, measure
-from services.meta_reward.gate import Candidate, Gate, GateError, Limits, Scorer
+from services.meta_reward.gate import Candidate, Gate, GateError, Limits
 from services.meta_reward.lint import lint
 from services.meta_reward.propose.base import Brief, Proposer
 from services.meta_reward.sample import choose
 from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.shadow import shadow_scorer
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Parts(NamedTuple):
     store: RubricStore
     log: TraceLog
     board: Board
-    score: Scorer
+    client: RewardClient
     proposers: Sequence[Proposer]
     settings: MetaRewardSettings
 
@@ -74,6 +76,8 @@ class Cycle:
         if not traces or pointer is None:
             return None
         active = await parts.store.labelled(line, pointer.digest)
+        # A reward service that does not answer, or not to this key, costs no meta-judge call and leaves no proposal.
+        await parts.client.rubric(line.task, digest=pointer.digest, lineage=line.lineage, scope=line.scope)
         await self._at(Stage.EVIDENCE, f"{len(traces)} traces")
         baseline = await self._baseline(traces[-1].run)
         evidence = measure(traces, baseline, (after, end))
@@ -157,7 +161,8 @@ class Cycle:
         await self._at(Stage.GATE, f"{len(affordable)} candidates on {len(anchors.cases)} anchors")
         limits = Limits(settings.gate_alpha, settings.gate_margin)
         early = by_group([trace for trace in baseline if not trace.flags])
-        gate = Gate(self._parts.score, self._line.task, anchors, limits, early)
+        score = shadow_scorer(self._parts.client, settings.gate_batch)
+        gate = Gate(score, self._line.task, anchors, limits, early)
         try:
             reports = await gate.decide(self.name, affordable, active, await self._best_earlier(active))
         except GateError as error:

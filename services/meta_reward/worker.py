@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
@@ -13,6 +15,7 @@ from services.kit.errors import Conflict, ServiceError
 from services.kit.keyspace import Line
 from services.kit.lease import Leases
 from services.kit.traces import TraceLog
+from services.meta_reward.backoff import Backoff
 from services.meta_reward.cycle import Cycle, Parts
 from services.meta_reward.evidence import is_evidence
 from services.meta_reward.metrics import MetaRewardMetrics
@@ -50,6 +53,7 @@ class Worker:
         self._parts = parts
         self._leases = leases
         self._metrics = metrics
+        self._backoff: defaultdict[Line, Backoff] = defaultdict(Backoff)
         self._waiting: dict[Line, _Tail] = {}
         self._watched: dict[Line, _Tail] = {}
 
@@ -86,7 +90,7 @@ class Worker:
         trigger = await parts.board.requested(line)
         if trigger is None and waiting >= parts.settings.every_traces:
             trigger = f"{waiting} new traces"
-        if trigger is not None:
+        if trigger is not None and self._backoff[line].is_over(time.monotonic()):
             await self._run_cycle(line, trigger)
 
     async def _count_waiting(self, line: Line) -> int:
@@ -100,11 +104,17 @@ class Worker:
         async with self._leases.hold(line) as token:
             if token is None:
                 return
+            status = CycleStatus()
             try:
                 with self._metrics.cycle(line.task):
                     report = await Cycle(parts, line, load_pack(line.task), token, trigger).run()
+            except Exception as error:
+                self._backoff[line].failed(time.monotonic())
+                status = CycleStatus(error=f"{type(error).__name__}: {error}")
+                raise
             finally:
-                await parts.board.set_status(line, CycleStatus())
+                await parts.board.set_status(line, status)
+            self._backoff[line].succeeded()
         if report is None:
             await parts.board.withdraw_request(line)
         elif report.activated is not None:

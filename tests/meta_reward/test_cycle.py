@@ -5,13 +5,14 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from regrade import RequestError, ServiceUnavailableError
+from regrade import AccessError, RequestError, ServiceUnavailableError
 from regrade.contracts import EventKind, GatePass, Stage
 from regrade.tasks import load_pack
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict
 from services.meta_reward.cycle import Cycle
 from services.meta_reward.propose.catalogue import CatalogueProposer
+from tests.conftest import StartReward
 from tests.support.builders import LINE, TASK, activate, checks_only, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, by_text, certain, chat
 from tests.support.meta import POOR, meta_script, running_meta, train, working
@@ -238,6 +239,51 @@ async def test_a_worker_outlives_a_failing_cycle(redis: Redis, reward_url: str, 
             await until(is_at_gate, "the cycle to reach its gate")
             fake_engine.start()
             await until(activated, "an activation", timeout_s=60.0)
+
+
+async def test_a_wrong_reward_key_costs_nothing_and_is_told(
+    redis: Redis, start_reward: StartReward, fake_engine: FakeEngine
+) -> None:
+    """No meta-judge call, no proposal on record; the status says why, and the next look does not try again at once."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    url = start_reward(bootstrap_tasks=[TASK], api_keys=["right"]).url
+    async with (
+        running_meta(redis, url, fake_engine, key="right") as trainer,
+        running_meta(redis, url, fake_engine, llm=True, key="wrong") as meta,
+    ):
+        await train(trainer.client)
+        before = len(fake_engine.calls)
+        with pytest.raises(AccessError):
+            await meta.worker.look_at(LINE)
+        status = await meta.parts.board.status(LINE)
+        assert status.stage is Stage.IDLE
+        assert "unauthorized" in (status.error or "")
+        await meta.worker.look_at(LINE)
+        assert len(fake_engine.calls) == before
+        assert [event.kind for event in await meta.parts.store.history(LINE)] == [EventKind.ACTIVATED]
+        await trainer.worker.look_at(LINE)
+        assert (await meta.parts.board.status(LINE)).error is None
+
+
+async def test_a_failing_cycle_is_tried_again_later(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+    """Its judge is away: proposals are made once, not at every look."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await train(meta.client)
+        fake_engine.stop()
+        with pytest.raises(ServiceUnavailableError):
+            await meta.worker.look_at(LINE)
+        proposed = len(await meta.parts.store.history(LINE))
+        for _ in range(3):
+            await meta.worker.look_at(LINE)
+        assert len(await meta.parts.store.history(LINE)) == proposed
+        fake_engine.start()
+
+        async def is_done() -> bool:
+            await meta.worker.look_at(LINE)
+            return len(await meta.parts.board.reports(LINE)) == 1
+
+        await until(is_done, "another try")
 
 
 async def test_a_gate_that_loses_its_judge_decides_nothing(
