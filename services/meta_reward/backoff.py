@@ -2,6 +2,8 @@
 
 import random
 
+from services.meta_reward.board import Request
+
 _FIRST_S = 1.0
 _LONGEST_S = 300.0
 
@@ -12,9 +14,14 @@ class Backoff:
     def __init__(self) -> None:
         self._failures = 0
         self._until = 0.0
+        self._request: Request | None = None
 
-    def failed(self, now: float) -> None:
-        """Wait a second from `now`, twice as long each time, five minutes at most; a jitter halves it at most."""
+    def failed(self, now: float, request: Request | None = None) -> None:
+        """Wait a second from `now`, twice as long each time, five minutes at most; a jitter halves it at most.
+
+        `request` is what the failed try was to serve.
+        """
+        self._request = request
         longest = min(_LONGEST_S, _FIRST_S * 2.0 ** min(self._failures, 32))
         self._until = now + longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         self._failures += 1
@@ -24,6 +31,6 @@ class Backoff:
         self._failures = 0
         self._until = 0.0
 
-    def is_over(self, now: float) -> bool:
-        """Whether the next try is due."""
-        return now >= self._until
+    def is_over(self, now: float, request: Request | None = None) -> bool:
+        """Whether the next try is due: in time, or by a request that no try has failed to serve."""
+        return now >= self._until or request not in (None, self._request)

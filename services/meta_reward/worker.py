@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
 
-from regrade.contracts import MAIN_LINEAGE, CycleStatus, GatePass, Trace
+from regrade.contracts import CycleStatus, GatePass, Trace
 from regrade.errors import RegradeError
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, ServiceError
@@ -16,18 +16,14 @@ from services.kit.keyspace import Line
 from services.kit.lease import Leases
 from services.kit.traces import TraceLog
 from services.meta_reward.backoff import Backoff
+from services.meta_reward.board import Request
 from services.meta_reward.cycle import Cycle, Parts
 from services.meta_reward.evidence import is_evidence
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.settings import served_lines
 from services.meta_reward.watch import reason_to_roll_back
 
 log = logging.getLogger(__name__)
-
-
-def served_lines(settings: MetaRewardSettings) -> tuple[Line, ...]:
-    """The lines whose rubrics evolve here."""
-    return tuple(Line(task, MAIN_LINEAGE) for task in settings.tasks)
 
 
 class _Tail:
@@ -87,11 +83,15 @@ class Worker:
         waiting = await self._count_waiting(line)
         self._metrics.lag(line.task, waiting)
         await parts.board.set_lag(line, waiting)
-        trigger = await parts.board.requested(line)
-        if trigger is None and waiting >= parts.settings.every_traces:
+        request = await parts.board.requested(line)
+        if request is not None:
+            trigger = f"requested by {request.by}: {request.reason}"
+        elif waiting >= parts.settings.every_traces:
             trigger = f"{waiting} new traces"
-        if trigger is not None and self._backoff[line].is_over(time.monotonic()):
-            await self._run_cycle(line, trigger)
+        else:
+            return
+        if self._backoff[line].is_over(time.monotonic(), request):
+            await self._run_cycle(line, trigger, request)
 
     async def _count_waiting(self, line: Line) -> int:
         """Training traces behind the line's cursor, up to a window of them."""
@@ -99,7 +99,7 @@ class Worker:
         tail = _tail(self._waiting, line, cursor)
         return len(await tail.read(self._parts.log, line, self._parts.settings.max_window, is_evidence))
 
-    async def _run_cycle(self, line: Line, trigger: str) -> None:
+    async def _run_cycle(self, line: Line, trigger: str, request: Request | None) -> None:
         parts = self._parts
         async with self._leases.hold(line) as token:
             if token is None:
@@ -109,15 +109,15 @@ class Worker:
                 with self._metrics.cycle(line.task):
                     report = await Cycle(parts, line, load_pack(line.task), token, trigger).run()
             except Exception as error:
-                self._backoff[line].failed(time.monotonic())
+                self._backoff[line].failed(time.monotonic(), request)
                 status = CycleStatus(error=f"{type(error).__name__}: {error}")
                 raise
             finally:
                 await parts.board.set_status(line, status)
             self._backoff[line].succeeded()
-        if report is None:
-            await parts.board.withdraw_request(line)
-        elif report.activated is not None:
+        if request is not None:
+            await parts.board.withdraw(line, request)
+        if report is not None and report.activated is not None:
             self._metrics.activated(line.task)
 
     async def watch(self, line: Line) -> None:

@@ -104,10 +104,18 @@ def test_a_repeated_rollback_goes_back_once(start_meta: StartMeta, reward_url: s
     assert meta.get(f"/lineage/{TASK}").json()[-1]["digest"] == digests[1]
 
 
+def test_a_request_for_a_task_without_a_rubric(start_meta: StartMeta) -> None:
+    meta = start_meta(tasks=[TASK, "no_rubric_yet"])
+    answer = meta.post("/cycles/no_rubric_yet", json=DEED)
+    assert (answer.status_code, answer.json()["error"]) == (404, "unknown_task")
+
+
 def test_errors(start_meta: StartMeta) -> None:
     meta = start_meta()
     cases = [
-        (meta.post("/cycles/no_such_task", json=DEED), 404, "unknown_task"),
+        (meta.post("/cycles/no_such_task", json=DEED), 422, "not_served"),
+        (meta.post(f"/cycles/{TASK}", json=DEED, params={"lineage": "other"}), 422, "not_served"),
+        (meta.post(f"/cycles/{TASK}", json=DEED, params={"scope": "algebra"}), 422, "not_served"),
         (meta.post("/rubrics/no_such_task/rollback", json=DEED), 404, "unknown_task"),
         (meta.post(f"/rubrics/{TASK}/rollback", json=DEED | {"version": 9}), 404, "unknown_rubric"),
         (meta.post(f"/rubrics/{TASK}/activate", json=DEED | {"digest": "0" * 64}), 404, "unknown_rubric"),

@@ -1,8 +1,10 @@
 """A whole cycle on real parts: traces, evidence, candidates, gate, activation, lineage."""
 
 import asyncio
+import time
 
 import pytest
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from regrade import AccessError, RequestError, ServiceUnavailableError
@@ -11,7 +13,10 @@ from regrade.tasks import load_pack
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict
 from services.meta_reward.cycle import Cycle
+from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.propose.base import Brief, Progress, Proposal
 from services.meta_reward.propose.catalogue import CatalogueProposer
+from services.meta_reward.worker import Worker
 from tests.conftest import StartReward
 from tests.support.builders import LINE, TASK, activate, checks_only, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, by_text, certain, chat
@@ -100,6 +105,56 @@ async def test_evaluation_never_stands_in_the_way(redis: Redis, reward_url: str,
         await train(meta.client, step=3, count=7)
         await meta.worker.look_at(LINE)
         assert (await meta.parts.board.status(LINE)).lag == 7, "what a cycle consumed does not wait"
+        assert len(await meta.parts.board.reports(LINE)) == 1
+
+
+async def test_a_request_made_during_a_cycle_gets_one_of_its_own(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, every_traces=100) as meta:
+        board = meta.parts.board
+
+        class Asks:
+            """A proposer while which an operator asks once more, in the same words."""
+
+            name = "asks"
+
+            async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+                await board.request(LINE, "me", "now")
+                return Proposal((), ())
+
+        worker = Worker(meta.parts._replace(proposers=[Asks()]), meta.leases, MetaRewardMetrics(CollectorRegistry()))
+        await train(meta.client)
+        await board.request(LINE, "me", "now")
+        await worker.look_at(LINE)
+        assert len(await board.reports(LINE)) == 1
+        assert await board.requested(LINE) is not None, "the second request was not served"
+        await train(meta.client, step=2)
+        await meta.worker.look_at(LINE)
+        assert [report.trigger for report in await board.reports(LINE)] == ["requested by me: now"] * 2
+        assert await board.requested(LINE) is None
+
+
+async def test_a_new_request_is_tried_at_once_after_a_failure(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """What failed waits; an operator who has mended it and asks again does not."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, every_traces=100) as meta:
+        await train(meta.client)
+        await meta.parts.board.request(LINE, "me", "now")
+        fake_engine.stop()
+        for _ in range(6):
+            meta.worker._backoff[LINE].failed(time.monotonic())
+        with pytest.raises(ServiceUnavailableError):
+            await meta.worker.look_at(LINE)
+        await meta.worker.look_at(LINE)
+        fake_engine.start()
+        await meta.worker.look_at(LINE)
+        assert await meta.parts.board.reports(LINE) == []
+        await meta.parts.board.request(LINE, "me", "now")
+        await meta.worker.look_at(LINE)
         assert len(await meta.parts.board.reports(LINE)) == 1
 
 
