@@ -29,7 +29,7 @@ from services.kit.rubrics import RubricStore
 from services.kit.traces import TraceLog
 from services.meta_reward.board import Board
 from services.meta_reward.evidence import by_group, is_evidence, measure
-from services.meta_reward.gate import Candidate, Gate, GateError, Limits
+from services.meta_reward.gate import Candidate, Gate, GateError, Limits, best_measured
 from services.meta_reward.lint import lint
 from services.meta_reward.propose.base import Brief, Proposer
 from services.meta_reward.sample import choose
@@ -184,16 +184,12 @@ class Cycle:
         return affordable
 
     async def _best_earlier(self, active: Rubric) -> Rubric | None:
-        """Of the rubrics active before, the one that ordered anchors best when last measured."""
+        """Of the rubrics active before, the one that ordered anchors best."""
         store = self._parts.store
         earlier = set((await store.versions(self._line)).values()) - {active.digest}
-        figures: dict[str, float] = {}
-        for event in await store.history(self._line):
-            if event.gate is not None:
-                for measured in (event.gate.active, event.gate.candidate):
-                    figures[measured.digest] = measured.order
-        known = {digest: order for digest, order in figures.items() if digest in earlier}
-        return await store.labelled(self._line, max(known, key=known.__getitem__)) if known else None
+        gates = [event.gate for event in await store.history(self._line) if event.gate is not None]
+        best = best_measured(gates, earlier)
+        return None if best is None else await store.labelled(self._line, best)
 
     async def _activate(self, reports: Sequence[GateReport], active: Rubric) -> str | None:
         """Activate the passing candidate with the largest certain gain."""

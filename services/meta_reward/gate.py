@@ -1,6 +1,6 @@
 """The gate: candidates against the active rubric, on anchors no proposer has seen. Nothing passes on looks."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import NamedTuple
 
 from regrade.contracts import GateReport, Rubric, RubricFigures, ScoreItem, Trace
@@ -149,6 +149,23 @@ class Gate:
             passed=not found,
             reasons=tuple(found),
         )
+
+
+def best_measured(reports: Sequence[GateReport], digests: Set[str]) -> str | None:
+    """The digest that orders anchors best, by each one's fullest (then latest) figures; None if none was measured.
+
+    Figures of a first look, or of few common anchors, do not compare with those of a whole measurement.
+    """
+    figures: dict[str, RubricFigures] = {}
+    for report in reports:
+        for new in (report.active, report.candidate, report.best_earlier):
+            if new is None or new.digest not in digests:
+                continue
+            if new.digest not in figures or new.judged >= figures[new.digest].judged:
+                figures[new.digest] = new
+    fullest = max((found.judged for found in figures.values()), default=0)
+    full = [found for found in figures.values() if found.judged >= (1 - _MAX_UNSCORED) * fullest]
+    return max(full, key=lambda found: found.order).digest if full else None
 
 
 def _spread(groups: Sequence[Rewards]) -> float:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from regrade.contracts import GateReport, Rubric, ScoreItem
+from regrade.contracts import GateReport, Rubric, RubricFigures, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors
-from services.meta_reward.gate import Candidate, Gate, Limits
-from tests.support.builders import TASK, checks_only
+from services.meta_reward.gate import Candidate, Gate, Limits, best_measured
+from tests.support.builders import TASK, checks_only, figures, gate_report
 
 ACTIVE, CANDIDATE, EARLIER = (checks_only(n) for n in (1, 2, 3))
 ANCHORS = build_anchors(load_pack(TASK), 12)
@@ -72,3 +72,28 @@ async def test_eight_originals_have_to_be_scored_by_all() -> None:
 async def test_a_comparison_with_a_rubric_that_left_out_too_much_is_none() -> None:
     report = await decide(lambda _: True, earlier=lambda n: n % 2 == 0)
     assert report.reasons == (f"the best earlier rubric could not score {COUNT // 2} of {COUNT} anchors",)
+
+
+def test_the_best_earlier_rubric_is_known_by_its_fullest_figures() -> None:
+    """A first look at a third of the anchors flatters one rubric, belittles the other, and comes last."""
+    one, other, never = "1" * 64, "2" * 64, "3" * 64
+
+    def measured(digest: str, order: float, judged: int) -> RubricFigures:
+        return figures(digest).model_copy(update={"order": order, "judged": judged})
+
+    def report(candidate: RubricFigures, active: RubricFigures) -> GateReport:
+        found = gate_report(candidate.digest, active.digest)
+        return found.model_copy(update={"candidate": candidate, "active": active})
+
+    full = report(measured(one, 0.6, 150), measured(other, 0.8, 150))
+    look = report(measured(one, 0.99, 50), measured(other, 0.1, 50))
+    assert best_measured([full, look], {one, other}) == other
+    assert best_measured([look, full], {one, other}) == other
+    again = report(measured(one, 0.9, 150), measured(never, 1.0, 150))
+    assert best_measured([full, look, again], {one, other}) == one
+    only_looked_at = report(measured(never, 0.99, 50), measured(one, 0.3, 50))
+    assert best_measured([full, only_looked_at], {one, other, never}) == other
+    seen_as_earlier = full.model_copy(update={"best_earlier": measured(never, 0.95, 150)})
+    assert best_measured([seen_as_earlier], {one, other, never}) == never
+    assert best_measured([look], {one, other}) == one
+    assert best_measured([full], set()) is None
