@@ -108,6 +108,11 @@ def reports_key(line: Line) -> str:
     return _key(line.task, "reports", line.label)
 
 
+def runs_key(line: Line) -> str:
+    """Hash of run to the position in the trace stream behind which its first traces are."""
+    return _key(line.task, "runs", line.label)
+
+
 def request_key(line: Line) -> str:
     """An operator's pending request for a cycle."""
     return _key(line.task, "request", line.label)

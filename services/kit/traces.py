@@ -107,10 +107,17 @@ class TraceLog:
                 return str(group["last-delivered-id"])
         return "0-0"
 
-    async def read(self, line: Line, after: str, count: int, wanted: Callable[[Trace], bool] = _any) -> Window:
-        """The first `count` of this line's traces behind `after` that are wanted, oldest first."""
+    async def read(
+        self, line: Line, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, pages: int | None = None
+    ) -> Window:
+        """The first `count` of this line's traces behind `after` that are wanted, oldest first.
+
+        `pages` of 512 entries of the log are looked at, at most; without it, all there are.
+        """
         found: list[Trace] = []
-        while len(found) < count:
+        looked = 0
+        while len(found) < count and looked != pages:
+            looked += 1
             page = await entries(self._redis, ks.traces_key(line.task), after=after, count=_PAGE)
             for entry_id, fields in page:
                 after = entry_id

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Set
 
 from redis.asyncio import Redis
 
@@ -68,6 +69,16 @@ class Board:
     async def withdraw(self, line: Line, request: Request) -> None:
         """Forget a request: it was served, or there was nothing to serve it with. One that came later stays."""
         await self._withdraw([ks.request_key(line)], [request.model_dump_json()])
+
+    async def run_starts(self, line: Line, runs: Set[str | None], position: str) -> dict[str | None, str]:
+        """Behind which position each run's first traces are: `position`, for those never seen before."""
+        key, names = ks.runs_key(line), list(runs)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for name in names:
+                pipe.hsetnx(key, name or "", position)
+            pipe.hmget(key, [name or "" for name in names])
+            *_, starts = await pipe.execute()
+        return dict(zip(names, starts, strict=True))
 
     async def finish(self, line: Line, token: str, last_trace: str, report: CycleReport) -> None:
         """Record a finished cycle and move the cursor. Raises `Conflict` when the lease was lost meanwhile."""

@@ -39,6 +39,7 @@ from services.meta_reward.shadow import shadow_scorer
 log = logging.getLogger(__name__)
 
 _BASELINE_TRACES = 64
+_BASELINE_PAGES = 32
 
 
 class Parts(NamedTuple):
@@ -79,7 +80,7 @@ class Cycle:
         # A reward service that does not answer, or not to this key, costs no meta-judge call and leaves no proposal.
         await parts.client.rubric(line.task, digest=pointer.digest, lineage=line.lineage, scope=line.scope)
         await self._at(Stage.EVIDENCE, f"{len(traces)} traces")
-        baseline = await self._baseline(traces[-1].run)
+        baseline = await self._baseline(traces, after)
         evidence = measure(traces, baseline, (after, end))
         await self._at(Stage.SAMPLE, f"{parts.settings.samples} of {len(traces)} traces")
         anchors = build_anchors(self._pack, parts.settings.gate_originals)
@@ -115,9 +116,18 @@ class Cycle:
         status = CycleStatus(cycle=self.name, stage=stage, detail=detail, started=self._started)
         await self._parts.board.set_status(self._line, status)
 
-    async def _baseline(self, run: str | None) -> list[Trace]:
-        first = await self._parts.log.read(self._line, "0-0", _BASELINE_TRACES, is_evidence)
-        return [trace for trace in first.traces if trace.run == run]
+    async def _baseline(self, traces: Sequence[Trace], after: str) -> list[Trace]:
+        """The first traces of the window's newest run, out of 16,384 entries from where a cycle first saw that run."""
+        run = traces[-1].run
+        starts = await self._parts.board.run_starts(self._line, {trace.run for trace in traces}, after)
+        first = await self._parts.log.read(
+            self._line,
+            starts[run],
+            _BASELINE_TRACES,
+            lambda trace: is_evidence(trace) and trace.run == run,
+            pages=_BASELINE_PAGES,
+        )
+        return first.traces
 
     async def _propose(self, brief: Brief) -> tuple[list[Candidate], list[str]]:
         candidates: list[Candidate] = []

@@ -94,7 +94,9 @@ async def test_a_window_passes_over_what_is_not_wanted(trace_log: TraceLog) -> N
     assert [trace.item_id for trace in window.traces] == ["a"]
     rest = await trace_log.read(LINE, window.end, 5, lambda trace: trace.purpose == "train")
     assert [trace.item_id for trace in rest.traces] == ["b"]
-    assert await trace_log.read(LINE, rest.end, 5) == ([], rest.end)
+    bounded = await trace_log.read(LINE, "0-0", 1, lambda trace: trace.purpose == "train", pages=2)
+    assert bounded.traces == [], "the first training trace is on the third page"
+    assert len((await trace_log.read(LINE, bounded.end, 500)).traces) == 1_203 - 1_024
 
 
 async def test_the_latest_that_are_wanted(trace_log: TraceLog) -> None:

@@ -12,13 +12,14 @@ from regrade.contracts import EventKind, GatePass, Stage
 from regrade.tasks import load_pack
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict
+from services.kit.text import words
 from services.meta_reward.cycle import Cycle
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Brief, Progress, Proposal
 from services.meta_reward.propose.catalogue import CatalogueProposer
 from services.meta_reward.worker import Worker
 from tests.conftest import StartReward
-from tests.support.builders import LINE, TASK, activate, checks_only, gate_report, item, llm, rubric
+from tests.support.builders import ESSAY, LINE, TASK, activate, checks_only, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, by_text, certain, chat
 from tests.support.meta import POOR, meta_script, running_meta, train, working
 from tests.support.waiting import until
@@ -156,6 +157,25 @@ async def test_a_new_request_is_tried_at_once_after_a_failure(
         await meta.parts.board.request(LINE, "me", "now")
         await meta.worker.look_at(LINE)
         assert len(await meta.parts.board.reports(LINE)) == 1
+
+
+async def test_a_run_is_measured_against_its_own_first_steps(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """The line's first 64 traces are another run's; the second run began in a window that the first one ended."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await train(meta.client, "Trees.", run="one", step=1, count=64)
+        await train(meta.client, ESSAY, run="two", step=1)
+        await train(meta.client, "Trees.", run="one", step=2)
+        await meta.worker.look_at(LINE)
+        await train(meta.client, POOR, run="two", step=2)
+        await meta.worker.look_at(LINE)
+        evidence = (await meta.parts.board.reports(LINE))[-1].evidence
+        assert evidence.traces == 8
+        early = 0.5 * (len(words(POOR)) + len(words(ESSAY)))
+        assert evidence.drift["words"] == pytest.approx(len(words(POOR)) - early)
+        assert "words_fell" in evidence.alarms
 
 
 async def test_good_completions_call_for_nothing(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
