@@ -69,21 +69,25 @@ class Gate:
         reports = []
         for candidate in candidates:
             looked = await self._first_look(candidate.rubric, standing[0])
-            measured = looked or await self._measure(candidate.rubric)
-            reasons = ["dropped at the first look: no gain on a third of the originals"] if looked else []
+            measured, reasons = looked or (await self._measure(candidate.rubric), [])
             reports.append(self._report(cycle, candidate, measured, standing, level, reasons))
         return reports
 
-    async def _first_look(self, rubric: Rubric, active: _Measured) -> _Measured | None:
-        """What a third of the originals shows of a clear loser; None for a candidate that deserves the rest."""
+    async def _first_look(self, rubric: Rubric, active: _Measured) -> tuple[_Measured, list[str]] | None:
+        """What a third of the originals shows of a clear loser, and why; None for one that deserves the rest."""
         cases = self._anchors.cases
         seen = [case.original < max(_MIN_ORIGINALS // 2, len(self._anchors.originals) // 3) for case in cases]
-        scored = iter(await self._score(self._task, rubric, [i for i, s in zip(self._items, seen, strict=True) if s]))
-        rewards = [next(scored) if s else None for s in seen]
+        answers = iter(await self._score(self._task, rubric, [i for i, s in zip(self._items, seen, strict=True) if s]))
+        rewards = [next(answers) if s else None for s in seen]
+        loser = _Measured(rubric, rewards, active.spread)
+        scored = [index for index, reward in enumerate(active.rewards) if reward is not None]
+        missed = sum(seen[index] and rewards[index] is None for index in scored)
+        if missed > _MAX_UNSCORED * len(scored):
+            return loser, [f"could not score {missed} of {len(scored)} anchors"]
         own, other = self._tables(rewards, active.rewards)
         if own.mean_order > other.mean_order or own.mean_resisted > other.mean_resisted:
             return None
-        return _Measured(rubric, rewards, active.spread)
+        return loser, ["dropped at the first look: no gain on a third of the originals"]
 
     async def _measure(self, rubric: Rubric) -> _Measured:
         flat = [item for group in self._groups for item in group]
