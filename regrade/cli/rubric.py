@@ -21,7 +21,7 @@ from regrade.cli.connection import (
     console,
     fail,
 )
-from regrade.contracts import MAIN_LINEAGE, LineageEvent, PutRubricAnswer, Rubric, RubricDiff
+from regrade.contracts import MAIN_LINEAGE, EventKind, LineageEvent, PutRubricAnswer, Rubric, RubricDiff
 
 app = typer.Typer(help="Look after rubrics.", no_args_is_help=True)
 
@@ -123,12 +123,18 @@ def rollback(
     key: Key = "",
 ) -> None:
     """Go back to an earlier version, at once and on every replica."""
-    body = {"by": by, "reason": reason, "version": version}
     with connect(meta_url, key) as client:
+        expected = _active(client.call("GET", f"/lineage/{task}", list[LineageEvent], params=_place(lineage, scope)))
+        body = {"by": by, "reason": reason, "version": version, "expected": expected}
         answer = client.call(
             "POST", f"/rubrics/{task}/rollback", PutRubricAnswer, json=body, params=_place(lineage, scope)
         )
     console.print(f"version {answer.version} is active: {answer.digest}", soft_wrap=True)
+
+
+def _active(history: list[LineageEvent]) -> str | None:
+    changes = (EventKind.ACTIVATED, EventKind.ROLLED_BACK)
+    return next((event.digest for event in reversed(history) if event.kind in changes), None)
 
 
 def _place(lineage: str, scope: str | None) -> dict[str, Any]:

@@ -154,6 +154,8 @@ class CycleStatus(Outcome):
     """Cycles finished so far in this lineage."""
     lag: int = 0
     """Traces not yet seen by a finished cycle."""
+    error: str | None = None
+    """Why the last cycle failed, until the next try; those come after a while that grows with every failure."""
 
 
 class CycleReport(Outcome):

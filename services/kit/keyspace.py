@@ -53,6 +53,11 @@ def passed_key(line: Line) -> str:
     return _key(line.task, "passed", line.label)
 
 
+def rolled_back_key(line: Line) -> str:
+    """Hash of digest to the reason it was rolled back for; an override takes the digest out again."""
+    return _key(line.task, "rolled_back", line.label)
+
+
 def lineage_key(line: Line) -> str:
     """Stream of lineage events."""
     return _key(line.task, "lineage", line.label)
@@ -104,6 +109,16 @@ def reports_key(line: Line) -> str:
     return _key(line.task, "reports", line.label)
 
 
+def runs_key(line: Line) -> str:
+    """Hash of run to the position in the trace stream behind which its first traces are."""
+    return _key(line.task, "runs", line.label)
+
+
 def request_key(line: Line) -> str:
     """An operator's pending request for a cycle."""
     return _key(line.task, "request", line.label)
+
+
+def settled_key(line: Line) -> str:
+    """Id of the activation that the watch has judged and let stand."""
+    return _key(line.task, "settled", line.label)

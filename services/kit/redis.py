@@ -71,6 +71,12 @@ async def entries(
     return cast("list[tuple[str, dict[str, str]]]", found or [])
 
 
+async def newest(redis: Redis, stream: str, *, until: str = "+", count: int) -> list[tuple[str, dict[str, str]]]:
+    """The last `count` entries of a stream up to `until`, newest first."""
+    found = await redis.xrevrange(stream, max=until, count=count)
+    return cast("list[tuple[str, dict[str, str]]]", found or [])
+
+
 class LuaFunction:
     """An atomic step, written in `services/kit/lua/<name>.lua` and called by the hash of its text.
 

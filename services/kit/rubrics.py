@@ -21,10 +21,11 @@ from regrade.contracts import (
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict, NotFound
 from services.kit.keyspace import Line
-from services.kit.redis import LuaFunction, entries
+from services.kit.redis import LuaFunction, entries, newest
 from services.kit.template import fill
 
 _CACHED_RUBRICS = 512
+_EVENTS_PAGE = 16
 
 
 class Active(NamedTuple):
@@ -127,6 +128,11 @@ class RubricStore:
         found = await self._redis.hgetall(ks.versions_key(line))
         return dict(sorted((int(version), str(digest)) for digest, version in found.items()))
 
+    async def rolled_back(self, line: Line) -> dict[str, str]:
+        """Reason by digest, of every rubric that the gate may not make active again."""
+        found = await self._redis.hgetall(ks.rolled_back_key(line))
+        return {str(digest): str(reason) for digest, reason in found.items()}
+
     async def find(self, line: Line, name: int | str) -> Active:
         """A rubric by version (in the narrowest line that has it) or by digest. Raises `NotFound`."""
         for candidate in line.fallbacks():
@@ -165,7 +171,7 @@ class RubricStore:
         """Make a stored rubric active if `expected` still is, and return its version.
 
         `token` is the fencing token of a cycle. Raises `Conflict` (another is active, the lease was
-        lost, no gate report stands behind a `GatePass`) or `NotFound`.
+        lost, no gate report stands behind a `GatePass`, or it was rolled back before) or `NotFound`.
         """
         event = _activation(digest, authority)
         what: Literal["gate", "override", "rollback", "bootstrap"] = authority.kind
@@ -180,6 +186,7 @@ class RubricStore:
                 ks.lineage_key(line),
                 ks.lease_key(line),
                 ks.rubric_key(line.task, digest),
+                ks.rolled_back_key(line),
             ],
             [
                 digest,
@@ -198,18 +205,25 @@ class RubricStore:
             raise NotFound(f"rubric {digest} is not stored", code="unknown_rubric")
         raise Conflict(fill(_REFUSALS[status], detail=detail or "none"), code=status)
 
-    async def rollback(self, line: Line, *, by: str, reason: str, to: int | None = None) -> Active:
-        """Return to version `to`, or to the one before the active one. Raises `Conflict`, `NotFound`."""
+    async def rollback(
+        self, line: Line, *, by: str, reason: str, expected: str | None = None, to: int | None = None
+    ) -> Active:
+        """Return to version `to`, or to the one before the active one. Raises `Conflict`, `NotFound`.
+
+        `expected` is the digest believed to be active; a caller that names it goes back once however often it asks.
+        """
         current = await self.active(line)
         if current is None:
             raise NotFound(f"{line.label} of {line.task!r} has no active rubric", code="unknown_task")
+        if expected is not None and expected != current.digest:
+            raise Conflict(_REFUSALS["conflict"].format(detail=current.digest))
         target = (await self.find(line, to)).digest if to is not None else await self._before(line, current.digest)
         authority = Rollback(by=by, reason=reason)
         version = await self.activate(line, target, expected=current.digest, authority=authority)
         return Active(target, version, line.scope)
 
     async def _before(self, line: Line, digest: str) -> str:
-        for event in reversed(await self.history(line)):
+        async for event in self._newest_first(line):
             if event.kind is EventKind.ACTIVATED and event.digest == digest and event.previous:
                 return event.previous
         raise Conflict("the active rubric is the line's first: there is nothing to roll back to", code="first_version")
@@ -217,6 +231,21 @@ class RubricStore:
     async def history(self, line: Line) -> list[LineageEvent]:
         """Every event of the line, oldest first."""
         return [_read_event(entry_id, fields) for entry_id, fields in await entries(self._redis, ks.lineage_key(line))]
+
+    async def last_change(self, line: Line) -> LineageEvent | None:
+        """The newest activation or rollback: how the active rubric came to be active."""
+        async for event in self._newest_first(line):
+            if event.kind in (EventKind.ACTIVATED, EventKind.ROLLED_BACK):
+                return event
+        return None
+
+    async def _newest_first(self, line: Line) -> AsyncIterator[LineageEvent]:
+        """The line's events backwards, read a few at a time: what one looks for is mostly near the end."""
+        page = await newest(self._redis, ks.lineage_key(line), count=_EVENTS_PAGE)
+        while page:
+            for entry_id, fields in page:
+                yield _read_event(entry_id, fields)
+            page = await newest(self._redis, ks.lineage_key(line), until=f"({page[-1][0]}", count=_EVENTS_PAGE)
 
     async def announcements(self) -> AsyncIterator[Announcement]:
         """Activations as they happen, of every task, until the iterator is closed."""
@@ -232,6 +261,7 @@ _REFUSALS = {
     "fenced": "the cycle lost its lease; its activation was refused",
     "conflict": "another rubric is active by now: {detail}",
     "ungated": "rubric {detail} has not passed the gate against the active one",
+    "rolled_back": "rolled back: {detail}; it takes an override to make it active again",
     "never_active": "rubric {detail} has never been active, so it is no target of a rollback",
 }
 

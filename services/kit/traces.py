@@ -1,8 +1,8 @@
 """The trace log: pins and known outcomes in one read, outcomes and traces in one write, windows for the worker."""
 
 import json
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -11,10 +11,12 @@ from regrade.contracts import ItemResult, Trace
 from services.kit import keyspace as ks
 from services.kit.errors import Overloaded
 from services.kit.keyspace import Line
-from services.kit.redis import LuaFunction, entries
+from services.kit.redis import LuaFunction, entries, newest
 from services.kit.rubrics import Active
 
 TRACE_LOG_FULL = "trace_log_full"
+_PAGE = 512
+_LATEST_PAGES = 32
 
 
 class PinRequest(NamedTuple):
@@ -54,6 +56,17 @@ class Row(NamedTuple):
     identity: str
     outcome: str
     trace: str
+
+
+class Window(NamedTuple):
+    """Traces in order, and the position up to which the log was read: behind what was passed over, too."""
+
+    traces: list[Trace]
+    end: str
+
+
+def _any(_: Trace) -> bool:
+    return True
 
 
 class TraceLog:
@@ -112,24 +125,46 @@ class TraceLog:
                 return str(group["last-delivered-id"])
         return "0-0"
 
-    async def read(self, line: Line, after: str, count: int) -> list[tuple[str, Trace]]:
-        """Up to `count` of this line's traces behind `after`, oldest first, each with its position."""
-        found: list[tuple[str, Trace]] = []
-        while len(found) < count:
-            page = await entries(self._redis, ks.traces_key(line.task), after=after, count=count)
+    async def read(
+        self, line: Line, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, pages: int | None = None
+    ) -> Window:
+        """The first `count` of this line's traces behind `after` that are wanted, oldest first.
+
+        `pages` of 512 entries of the log are looked at, at most; without it, all there are.
+        """
+        found: list[Trace] = []
+        looked = 0
+        while len(found) < count and looked != pages:
+            looked += 1
+            page = await entries(self._redis, ks.traces_key(line.task), after=after, count=_PAGE)
             for entry_id, fields in page:
                 after = entry_id
                 trace = Trace.model_validate_json(fields["trace"])
-                if (trace.lineage, trace.scope) == (line.lineage, line.scope):
-                    found.append((entry_id, trace))
-            if len(page) < count:
+                if (trace.lineage, trace.scope) == (line.lineage, line.scope) and wanted(trace):
+                    found.append(trace)
+                    if len(found) == count:
+                        break
+            if len(page) < _PAGE:
                 break
-        return found[:count]
+        return Window(found, after)
 
-    async def latest(self, task: str, count: int) -> list[Trace]:
-        """The newest `count` traces of a task, newest first."""
-        newest = cast("list[tuple[str, dict[str, str]]]", await self._redis.xrevrange(ks.traces_key(task), count=count))
-        return [Trace.model_validate_json(fields["trace"]) for _, fields in newest]
+    async def latest(
+        self, task: str, count: int, *, until: str = "+", wanted: Callable[[Trace], bool] = _any
+    ) -> list[Trace]:
+        """The newest `count` traces of a task up to `until` that are wanted, newest first, out of the last 16,384."""
+        found: list[Trace] = []
+        for _ in range(_LATEST_PAGES):
+            page = await newest(self._redis, ks.traces_key(task), until=until, count=_PAGE)
+            for entry_id, fields in page:
+                until = f"({entry_id}"
+                trace = Trace.model_validate_json(fields["trace"])
+                if wanted(trace):
+                    found.append(trace)
+                    if len(found) == count:
+                        return found
+            if len(page) < _PAGE:
+                break
+        return found
 
 
 def _pin_state(row: Sequence[str]) -> PinState:

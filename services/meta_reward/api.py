@@ -18,11 +18,12 @@ from regrade.contracts import (
     RubricDiff,
     Scope,
 )
-from services.kit.errors import NotFound
+from services.kit.errors import Invalid, NotFound
 from services.kit.keyspace import Line
 from services.kit.web import error_answers, require_key, require_operator
 from services.meta_reward.cycle import Parts
 from services.meta_reward.diff import diff_rubrics
+from services.meta_reward.settings import served_lines
 
 
 class Deed(Contract):
@@ -40,8 +41,9 @@ class ActivateDeed(Deed):
 
 
 class RollbackDeed(Deed):
-    """Go back to `version`, or to the one before."""
+    """Go back to `version`, or to the one before; `expected` is the digest believed to be active."""
 
+    expected: Digest | None = None
     version: int | None = Field(default=None, ge=1)
 
 
@@ -102,6 +104,14 @@ async def get_diff(
 @operating.post("/cycles/{task}", status_code=202)
 async def post_cycle(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
     """Ask for a cycle now; the worker takes it up at its next look."""
+    served = served_lines(parts.settings)
+    if line not in served:
+        tasks = ", ".join(served_line.task for served_line in served)
+        raise Invalid(
+            f"no worker serves {line.label!r} of {line.task!r}: rubrics evolve in lineage {MAIN_LINEAGE!r}, "
+            f"without a scope, of {tasks}",
+            code="not_served",
+        )
     if await parts.store.active(line) is None:
         raise NotFound(f"task {line.task!r} has no active rubric in {line.label!r}", code="unknown_task")
     await parts.board.request(line, body.by, body.reason)
@@ -123,7 +133,7 @@ async def post_activate(body: ActivateDeed, line: LineDep, parts: PartsDep) -> A
 @operating.post("/rubrics/{task}/rollback")
 async def post_rollback(body: RollbackDeed, line: LineDep, parts: PartsDep) -> Activated:
     """Go back to the version before, or to the one named."""
-    active = await parts.store.rollback(line, by=body.by, reason=body.reason, to=body.version)
+    active = await parts.store.rollback(line, by=body.by, reason=body.reason, expected=body.expected, to=body.version)
     return Activated(digest=active.digest, version=active.version or 0)
 
 

@@ -27,7 +27,6 @@ from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
-from services.meta_reward.shadow import shadow_scorer
 from services.meta_reward.worker import Worker
 
 
@@ -43,11 +42,10 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
             stack.push_async_callback(redis.aclose)
             app.state.redis = redis
             app.state.parts = await _open_parts(settings, redis, stack)
-            worker = asyncio.create_task(Worker(app.state.parts, Leases(redis), metrics).run())
-            try:
-                yield
-            finally:
-                await end_task(worker)
+            worker = Worker(app.state.parts, Leases(redis), metrics)
+            for endless in (worker.run(), worker.keep_watch()):
+                stack.push_async_callback(end_task, asyncio.create_task(endless))
+            yield
 
     app = FastAPI(
         title="Regrade meta-reward service",
@@ -80,7 +78,7 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
         store=RubricStore(redis),
         log=TraceLog(redis),
         board=Board(redis),
-        score=shadow_scorer(client, settings.gate_batch),
+        client=client,
         proposers=proposers,
         settings=settings,
     )

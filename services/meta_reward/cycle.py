@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from regrade import RewardClient
 from regrade.contracts import (
     CycleReport,
     CycleStatus,
@@ -28,15 +29,17 @@ from services.kit.rubrics import RubricStore
 from services.kit.traces import TraceLog
 from services.meta_reward.board import Board
 from services.meta_reward.evidence import by_group, is_evidence, measure
-from services.meta_reward.gate import Candidate, Gate, GateError, Limits, Scorer
+from services.meta_reward.gate import Candidate, Gate, GateError, Limits, best_measured
 from services.meta_reward.lint import lint
 from services.meta_reward.propose.base import Brief, Proposer
 from services.meta_reward.sample import choose
 from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.shadow import shadow_scorer
 
 log = logging.getLogger(__name__)
 
 _BASELINE_TRACES = 64
+_BASELINE_PAGES = 32
 
 
 class Parts(NamedTuple):
@@ -45,7 +48,7 @@ class Parts(NamedTuple):
     store: RubricStore
     log: TraceLog
     board: Board
-    score: Scorer
+    client: RewardClient
     proposers: Sequence[Proposer]
     settings: MetaRewardSettings
 
@@ -69,15 +72,16 @@ class Cycle:
         """
         parts, line = self._parts, self._line
         after = await parts.log.cursor(line)
-        window = await parts.log.read(line, after, parts.settings.max_window)
-        traces = [trace for _, trace in window if is_evidence(trace)]
+        traces, end = await parts.log.read(line, after, parts.settings.max_window, is_evidence)
         pointer = await parts.store.active(line)
         if not traces or pointer is None:
             return None
         active = await parts.store.labelled(line, pointer.digest)
+        # A reward service that does not answer, or not to this key, costs no meta-judge call and leaves no proposal.
+        await parts.client.rubric(line.task, digest=pointer.digest, lineage=line.lineage, scope=line.scope)
         await self._at(Stage.EVIDENCE, f"{len(traces)} traces")
-        baseline = await self._baseline(traces[-1].run)
-        evidence = measure(traces, baseline, (after, window[-1][0]))
+        baseline = await self._baseline(traces, after)
+        evidence = measure(traces, baseline, (after, end))
         await self._at(Stage.SAMPLE, f"{parts.settings.samples} of {len(traces)} traces")
         anchors = build_anchors(self._pack, parts.settings.gate_originals)
         brief = Brief(
@@ -104,7 +108,7 @@ class Cycle:
             activated=activated,
             notes=(*notes, *gate_notes),
         )
-        await parts.board.finish(line, self._token, window[-1][0], report)
+        await parts.board.finish(line, self._token, end, report)
         log.info("cycle finished", extra={"cycle": self.name, "candidates": len(candidates), "activated": activated})
         return report
 
@@ -112,9 +116,18 @@ class Cycle:
         status = CycleStatus(cycle=self.name, stage=stage, detail=detail, started=self._started)
         await self._parts.board.set_status(self._line, status)
 
-    async def _baseline(self, run: str | None) -> list[Trace]:
-        first = await self._parts.log.read(self._line, "0-0", _BASELINE_TRACES)
-        return [trace for _, trace in first if is_evidence(trace) and trace.run == run]
+    async def _baseline(self, traces: Sequence[Trace], after: str) -> list[Trace]:
+        """The first traces of the window's newest run, out of 16,384 entries from where a cycle first saw that run."""
+        run = traces[-1].run
+        starts = await self._parts.board.run_starts(self._line, {trace.run for trace in traces}, after)
+        first = await self._parts.log.read(
+            self._line,
+            starts[run],
+            _BASELINE_TRACES,
+            lambda trace: is_evidence(trace) and trace.run == run,
+            pages=_BASELINE_PAGES,
+        )
+        return first.traces
 
     async def _propose(self, brief: Brief) -> tuple[list[Candidate], list[str]]:
         candidates: list[Candidate] = []
@@ -129,11 +142,12 @@ class Cycle:
         """Those candidates that may go to the gate; every one proposed is on record, refused ones with reasons."""
         parts = self._parts
         sampled = [text for trace in brief.sample for text in (as_text(trace.prompt), as_text(trace.completion))]
+        rolled_back = await parts.store.rolled_back(self._line)
         clean: list[Candidate] = []
         for candidate in proposed:
             digest = await parts.store.put(self._line.task, candidate.rubric)
             await self._record(EventKind.PROPOSED, digest, candidate.proposer, candidate.rubric.rationale)
-            reasons = lint(candidate.rubric, brief.active, sampled)
+            reasons = lint(candidate.rubric, brief.active, sampled, rolled_back)
             if len(clean) == parts.settings.max_candidates:
                 reasons.append(f"budget: {parts.settings.max_candidates} candidates a cycle")
             if reasons:
@@ -157,7 +171,8 @@ class Cycle:
         await self._at(Stage.GATE, f"{len(affordable)} candidates on {len(anchors.cases)} anchors")
         limits = Limits(settings.gate_alpha, settings.gate_margin)
         early = by_group([trace for trace in baseline if not trace.flags])
-        gate = Gate(self._parts.score, self._line.task, anchors, limits, early)
+        score = shadow_scorer(self._parts.client, settings.gate_batch)
+        gate = Gate(score, self._line.task, anchors, limits, early)
         try:
             reports = await gate.decide(self.name, affordable, active, await self._best_earlier(active))
         except GateError as error:
@@ -179,16 +194,12 @@ class Cycle:
         return affordable
 
     async def _best_earlier(self, active: Rubric) -> Rubric | None:
-        """Of the rubrics active before, the one that ordered anchors best when last measured."""
+        """Of the rubrics active before, the one that ordered anchors best."""
         store = self._parts.store
         earlier = set((await store.versions(self._line)).values()) - {active.digest}
-        figures: dict[str, float] = {}
-        for event in await store.history(self._line):
-            if event.gate is not None:
-                for measured in (event.gate.active, event.gate.candidate):
-                    figures[measured.digest] = measured.order
-        known = {digest: order for digest, order in figures.items() if digest in earlier}
-        return await store.labelled(self._line, max(known, key=known.__getitem__)) if known else None
+        gates = [event.gate for event in await store.history(self._line) if event.gate is not None]
+        best = best_measured(gates, earlier)
+        return None if best is None else await store.labelled(self._line, best)
 
     async def _activate(self, reports: Sequence[GateReport], active: Rubric) -> str | None:
         """Activate the passing candidate with the largest certain gain."""

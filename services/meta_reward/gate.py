@@ -1,6 +1,6 @@
 """The gate: candidates against the active rubric, on anchors no proposer has seen. Nothing passes on looks."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import NamedTuple
 
 from regrade.contracts import GateReport, Rubric, RubricFigures, ScoreItem, Trace
@@ -9,6 +9,7 @@ from services.meta_reward.figures import Table, gain, kendall_tau, tabulate
 
 _SAME = 1e-6
 _MIN_ORIGINALS = 8
+_MAX_UNSCORED = 0.05
 
 Rewards = list[float | None]
 Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[Rewards]]
@@ -68,21 +69,25 @@ class Gate:
         reports = []
         for candidate in candidates:
             looked = await self._first_look(candidate.rubric, standing[0])
-            measured = looked or await self._measure(candidate.rubric)
-            reasons = ["dropped at the first look: no gain on a third of the originals"] if looked else []
+            measured, reasons = looked or (await self._measure(candidate.rubric), [])
             reports.append(self._report(cycle, candidate, measured, standing, level, reasons))
         return reports
 
-    async def _first_look(self, rubric: Rubric, active: _Measured) -> _Measured | None:
-        """What a third of the originals shows of a clear loser; None for a candidate that deserves the rest."""
+    async def _first_look(self, rubric: Rubric, active: _Measured) -> tuple[_Measured, list[str]] | None:
+        """What a third of the originals shows of a clear loser, and why; None for one that deserves the rest."""
         cases = self._anchors.cases
         seen = [case.original < max(_MIN_ORIGINALS // 2, len(self._anchors.originals) // 3) for case in cases]
-        scored = iter(await self._score(self._task, rubric, [i for i, s in zip(self._items, seen, strict=True) if s]))
-        rewards = [next(scored) if s else None for s in seen]
+        answers = iter(await self._score(self._task, rubric, [i for i, s in zip(self._items, seen, strict=True) if s]))
+        rewards = [next(answers) if s else None for s in seen]
+        loser = _Measured(rubric, rewards, active.spread)
+        scored = [index for index, reward in enumerate(active.rewards) if reward is not None]
+        missed = sum(seen[index] and rewards[index] is None for index in scored)
+        if missed > _MAX_UNSCORED * len(scored):
+            return loser, [f"could not score {missed} of {len(scored)} anchors"]
         own, other = self._tables(rewards, active.rewards)
         if own.mean_order > other.mean_order or own.mean_resisted > other.mean_resisted:
             return None
-        return _Measured(rubric, rewards, active.spread)
+        return loser, ["dropped at the first look: no gain on a third of the originals"]
 
     async def _measure(self, rubric: Rubric) -> _Measured:
         flat = [item for group in self._groups for item in group]
@@ -98,6 +103,19 @@ class Gate:
         counts = [all(reward is not None for reward in rewards) for rewards in zip(*together, strict=True)]
         return [tabulate(self._anchors, rewards, counts) for rewards in together]
 
+    def _unscored(self, measured: _Measured, standing: Sequence[_Measured]) -> list[str]:
+        """Which rubrics left out too much of what the active one scored: what they left out compares with nothing."""
+        active, *earlier = standing
+        rows = zip(measured.rewards, *(s.rewards for s in standing), strict=True)
+        common = [None not in rewards for rewards in rows][: len(self._anchors.originals)]
+        scored = [index for index, reward in enumerate(active.rewards) if reward is not None]
+        reasons = []
+        for whose, other in (("", measured), *(("the best earlier rubric ", one) for one in earlier)):
+            missed = sum(other.rewards[index] is None for index in scored)
+            if missed > _MAX_UNSCORED * len(scored) or (missed and sum(common) < _MIN_ORIGINALS):
+                reasons.append(f"{whose}could not score {missed} of {len(scored)} anchors")
+        return reasons
+
     def _report(
         self,
         cycle: str,
@@ -110,7 +128,7 @@ class Gate:
         own, *others = self._tables(measured.rewards, *(s.rewards for s in standing))
         order = gain(own.order, others[0].order, level)
         attack = gain(own.resisted, others[0].resisted, level)
-        found = [*reasons]
+        found = [*reasons] or self._unscored(measured, standing)
         for name, other in zip(("active", "best earlier"), others, strict=False):
             if gain(own.order, other.order, level).lower < -self._limits.margin:
                 found.append(f"anchor order may be worse than the {name} rubric's by more than the margin")
@@ -135,6 +153,23 @@ class Gate:
             passed=not found,
             reasons=tuple(found),
         )
+
+
+def best_measured(reports: Sequence[GateReport], digests: Set[str]) -> str | None:
+    """The digest that orders anchors best, by each one's fullest (then latest) figures; None if none was measured.
+
+    Figures of a first look, or of few common anchors, do not compare with those of a whole measurement.
+    """
+    figures: dict[str, RubricFigures] = {}
+    for report in reports:
+        for new in (report.active, report.candidate, report.best_earlier):
+            if new is None or new.digest not in digests:
+                continue
+            if new.digest not in figures or new.judged >= figures[new.digest].judged:
+                figures[new.digest] = new
+    fullest = max((found.judged for found in figures.values()), default=0)
+    full = [found for found in figures.values() if found.judged >= (1 - _MAX_UNSCORED) * fullest]
+    return max(full, key=lambda found: found.order).digest if full else None
 
 
 def _spread(groups: Sequence[Rewards]) -> float:

@@ -1,7 +1,7 @@
 """Lint: what a candidate may not contain, whoever wrote it. Pure; every refusal has its reason."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from regrade.contracts import LlmCriterion, Rubric, canonical_json
@@ -22,9 +22,14 @@ _TO_THE_JUDGE = re.compile(
 )
 
 
-def lint(candidate: Rubric, active: Rubric, sampled: Iterable[str]) -> list[str]:
-    """Why a candidate is refused; empty when it may go to the gate. `sampled` are the texts proposers saw."""
+def lint(candidate: Rubric, active: Rubric, sampled: Iterable[str], rolled_back: Mapping[str, str]) -> list[str]:
+    """Why a candidate is refused; empty when it may go to the gate.
+
+    `sampled` are the texts proposers saw, `rolled_back` the reason by digest of what was active and had to go.
+    """
     reasons = []
+    if candidate.digest in rolled_back:
+        reasons.append(f"rolled back: {rolled_back[candidate.digest]}")
     if candidate.digest == active.digest:
         reasons.append("same as the active rubric")
     if len(candidate.criteria) > MAX_CRITERIA:

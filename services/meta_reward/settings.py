@@ -3,7 +3,8 @@
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from regrade.contracts import Name
+from regrade.contracts import MAIN_LINEAGE, Name
+from services.kit.keyspace import Line
 from services.kit.settings import BaseUrls, ServiceSettings
 
 
@@ -45,3 +46,8 @@ class MetaRewardSettings(ServiceSettings):
     max_llm_criteria: int = Field(8, ge=0, description="LLM criteria a candidate may have: its cost budget.")
 
     watch_traces: int = Field(64, ge=8, description="Traces under a new rubric before the watch judges it.")
+
+
+def served_lines(settings: MetaRewardSettings) -> tuple[Line, ...]:
+    """The lines whose rubrics evolve here."""
+    return tuple(Line(task, MAIN_LINEAGE) for task in settings.tasks)

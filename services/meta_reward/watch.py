@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from regrade.contracts import Trace
-from services.meta_reward.evidence import zero_variance_share
+from services.meta_reward.evidence import by_group, zero_variance_share
 
 _COLLAPSED = 0.8
 _MUCH_WORSE = 0.4
@@ -13,8 +13,11 @@ def reason_to_roll_back(before: Sequence[Trace], after: Sequence[Trace]) -> str 
     """Why the new rubric should go, or None: its groups lost their spread where no check explains it.
 
     A flagged completion, or one that a check scores 0, is bad on its own account: a policy that has
-    collapsed must not get its old rubric back because everything now scores the same.
+    collapsed must not get its old rubric back because everything now scores the same. Without a group
+    from before there is nothing to compare with: an unknown past is not taken for a better one.
     """
+    if not by_group(before):
+        return None
     flat_before = zero_variance_share(before)
     flat_after = zero_variance_share([trace for trace in after if not _explained(trace)])
     if flat_after >= _COLLAPSED and flat_after - flat_before >= _MUCH_WORSE:

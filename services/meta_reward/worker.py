@@ -2,21 +2,44 @@
 
 import asyncio
 import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
 
-from regrade.contracts import CycleStatus, EventKind, GatePass, LineageEvent
+from regrade.contracts import CycleStatus, GatePass, Trace
 from regrade.errors import RegradeError
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, ServiceError
 from services.kit.keyspace import Line
 from services.kit.lease import Leases
+from services.kit.traces import TraceLog
+from services.meta_reward.backoff import Backoff
+from services.meta_reward.board import Request
 from services.meta_reward.cycle import Cycle, Parts
 from services.meta_reward.evidence import is_evidence
 from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.settings import served_lines
 from services.meta_reward.watch import reason_to_roll_back
 
 log = logging.getLogger(__name__)
+
+
+class _Tail:
+    """A line's traces behind a position, each read once: a look reads on from where the last one ended."""
+
+    def __init__(self, start: str) -> None:
+        self.start = start
+        self._end = start
+        self._traces: list[Trace] = []
+
+    async def read(self, log: TraceLog, line: Line, count: int, wanted: Callable[[Trace], bool]) -> list[Trace]:
+        """Those of the first `count` that are there by now."""
+        window = await log.read(line, self._end, count - len(self._traces), wanted)
+        self._traces.extend(window.traces)
+        self._end = window.end
+        return self._traces
 
 
 class Worker:
@@ -26,15 +49,24 @@ class Worker:
         self._parts = parts
         self._leases = leases
         self._metrics = metrics
-        self._settled: set[str] = set()
+        self._backoff: defaultdict[Line, Backoff] = defaultdict(Backoff)
+        self._waiting: dict[Line, _Tail] = {}
+        self._watched: dict[Line, _Tail] = {}
 
     async def run(self) -> None:
-        """Until cancelled. A line that fails is logged and looked at again; it never ends the worker."""
-        lines = [Line(task, "main") for task in self._parts.settings.tasks]
+        """Look at every line again and again, until cancelled."""
+        await self._poll(self.look_at)
+
+    async def keep_watch(self) -> None:
+        """Watch every line, also while a cycle runs, until cancelled."""
+        await self._poll(self.watch)
+
+    async def _poll(self, look: Callable[[Line], Awaitable[None]]) -> None:
+        """A line that fails is logged and looked at again; it never ends the worker."""
         while True:
-            for line in lines:
+            for line in served_lines(self._parts.settings):
                 try:
-                    await self.look_at(line)
+                    await look(line)
                 except (RedisError, RegradeError, ServiceError) as error:
                     self._metrics.failed(line.task, type(error).__name__)
                     log.warning("a look at a line failed", exc_info=True, extra={"task": line.task})
@@ -44,64 +76,85 @@ class Worker:
             await asyncio.sleep(self._parts.settings.poll_s)
 
     async def look_at(self, line: Line) -> None:
-        """Watch the active rubric, then run a cycle if one is due and nobody else runs it."""
+        """Run a cycle if one is due and nobody else runs it."""
         parts = self._parts
         if await parts.store.active(line) is None:
             return
-        cursor = await parts.log.cursor(line)
-        waiting = [t for _, t in await parts.log.read(line, cursor, parts.settings.max_window) if is_evidence(t)]
-        self._metrics.lag(line.task, len(waiting))
-        await parts.board.set_lag(line, len(waiting))
-        trigger = await parts.board.requested(line)
-        if trigger is None and len(waiting) >= parts.settings.every_traces:
-            trigger = f"{len(waiting)} new traces"
-        await self._watch(line)
-        if trigger is not None:
-            await self._run_cycle(line, trigger)
+        waiting = await self._count_waiting(line)
+        self._metrics.lag(line.task, waiting)
+        await parts.board.set_lag(line, waiting)
+        request = await parts.board.requested(line)
+        if request is not None:
+            trigger = f"requested by {request.by}: {request.reason}"
+        elif waiting >= parts.settings.every_traces:
+            trigger = f"{waiting} new traces"
+        else:
+            return
+        if self._backoff[line].is_over(time.monotonic(), request):
+            await self._run_cycle(line, trigger, request)
 
-    async def _run_cycle(self, line: Line, trigger: str) -> None:
+    async def _count_waiting(self, line: Line) -> int:
+        """Training traces behind the line's cursor, up to a window of them."""
+        cursor = await self._parts.log.cursor(line)
+        tail = _tail(self._waiting, line, cursor)
+        return len(await tail.read(self._parts.log, line, self._parts.settings.max_window, is_evidence))
+
+    async def _run_cycle(self, line: Line, trigger: str, request: Request | None) -> None:
         parts = self._parts
         async with self._leases.hold(line) as token:
             if token is None:
                 return
+            status = CycleStatus()
             try:
                 with self._metrics.cycle(line.task):
                     report = await Cycle(parts, line, load_pack(line.task), token, trigger).run()
+            except Exception as error:
+                self._backoff[line].failed(time.monotonic(), request)
+                status = CycleStatus(error=f"{type(error).__name__}: {error}")
+                raise
             finally:
-                await parts.board.set_status(line, CycleStatus())
-        if report is None:
-            await parts.board.withdraw_request(line)
-        elif report.activated is not None:
+                await parts.board.set_status(line, status)
+            self._backoff[line].succeeded()
+        if request is not None:
+            await parts.board.withdraw(line, request)
+        if report is not None and report.activated is not None:
             self._metrics.activated(line.task)
 
-    async def _watch(self, line: Line) -> None:
+    async def watch(self, line: Line) -> None:
         """Judge a gated activation once, by its first traces, and roll it back when they call for it."""
         parts = self._parts
-        last = await self._last_activation(line)
-        if (
-            last is None
-            or last.previous is None
-            or not isinstance(last.authority, GatePass)
-            or last.id in self._settled
-        ):
+        last = await parts.store.last_change(line)
+        if last is None or last.previous is None or not isinstance(last.authority, GatePass):
             return
+        if await parts.board.settled(line) == last.id:
+            return
+        # Lineage and traces are streams of one Redis: their ids are times of one clock.
         count = parts.settings.watch_traces
-        newest = [trace for trace in await parts.log.latest(line.task, 4 * count) if is_evidence(trace)]
-        after = [trace for trace in newest if trace.digest == last.digest]
-        before = [trace for trace in newest if trace.digest == last.previous]
+        after = await _tail(self._watched, line, last.id).read(parts.log, line, count, _under(line, last.digest))
         if len(after) < count:
             return
-        self._settled.add(last.id)
+        earlier = _under(line, last.previous)
+        before = await parts.log.latest(line.task, 4 * count, until=last.id, wanted=earlier)
         reason = reason_to_roll_back(before, after)
         if reason is None:
+            await parts.board.settle(line, last.id)
             return
         try:
-            await parts.store.rollback(line, by="watch", reason=reason)
+            await parts.store.rollback(line, by="watch", reason=reason, expected=last.digest)
         except Conflict:
             log.info("somebody else changed what is active; no rollback", extra={"task": line.task})
         else:
             log.warning("rolled back", extra={"task": line.task, "reason": reason})
 
-    async def _last_activation(self, line: Line) -> LineageEvent | None:
-        changes = (EventKind.ACTIVATED, EventKind.ROLLED_BACK)
-        return next((e for e in reversed(await self._parts.store.history(line)) if e.kind in changes), None)
+
+def _tail(tails: dict[Line, _Tail], line: Line, start: str) -> _Tail:
+    """The line's tail from `start`; one from elsewhere is given up."""
+    tail = tails.get(line)
+    if tail is None or tail.start != start:
+        tail = tails[line] = _Tail(start)
+    return tail
+
+
+def _under(line: Line, digest: str) -> Callable[[Trace], bool]:
+    """Whether a trace is a line's evidence about the rubric of that digest."""
+    return lambda t: is_evidence(t) and t.digest == digest and (t.lineage, t.scope) == (line.lineage, line.scope)

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from regrade import BlockingRewardClient
 from regrade.cli.main import app
 from regrade.tasks import load_pack
 from services.meta_reward.app import create_app
@@ -62,6 +65,27 @@ def test_rubrics(urls: list[str], tmp_path: Path) -> None:
     assert "house style" in history
     assert "rolled_back" in history
     assert "asked for" in fine("evolve", TASK, *meta)
+
+
+def test_a_rollback_whose_answer_was_lost_goes_back_once(urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client asks again; the service has gone back already, and says so instead of going back further."""
+    with BlockingRewardClient(urls[1]) as client:
+        for words in (12, 13):
+            client.put_rubric(TASK, rubric(llm(), min_words(words)), by="me", reason="a test")
+        request = httpx.AsyncClient.request
+
+        async def loses_the_first_answer(self: httpx.AsyncClient, method: str, *about: Any, **more: Any) -> Any:
+            answer = await request(self, method, *about, **more)
+            if method == "POST":
+                monkeypatch.setattr(httpx.AsyncClient, "request", request)
+                raise httpx.ReadError("lost")
+            return answer
+
+        monkeypatch.setattr(httpx.AsyncClient, "request", loses_the_first_answer)
+        result = run("rubric", "rollback", TASK, "--reason", "too strict", *urls[2:])
+        assert result.exit_code == 1
+        assert "another rubric is active by now" in result.output
+        assert client.rubric(TASK).version == 2
 
 
 def test_errors_are_one_line(urls: list[str], tmp_path: Path) -> None:

@@ -164,6 +164,22 @@ async def test_i6_every_activation_is_on_record_with_its_authority(store: Rubric
     assert all(event.time > 1_600_000_000 for event in events)
 
 
+async def test_i6_the_gate_does_not_bring_back_what_was_rolled_back(store: RubricStore) -> None:
+    await activate(store, ONE)
+    await store.put(TASK, TWO)
+    await store.record_gate(LINE, gate_report(TWO.digest, ONE.digest))
+    await store.activate(LINE, TWO.digest, expected=ONE.digest, authority=GATE)
+    await store.rollback(LINE, by="me", reason="too strict")
+    assert await store.rolled_back(LINE) == {TWO.digest: "too strict"}
+    with pytest.raises(Conflict, match="rolled back: too strict") as refused:
+        await store.activate(LINE, TWO.digest, expected=ONE.digest, authority=GATE)
+    assert refused.value.code == "rolled_back"
+    assert await store.activate(LINE, TWO.digest, expected=ONE.digest, authority=OVERRIDE) == 2
+    await activate(store, ONE)
+    assert await store.rolled_back(LINE) == {}
+    assert await store.activate(LINE, TWO.digest, expected=ONE.digest, authority=GATE) == 2
+
+
 async def test_rollback_goes_back_one_activation_at_a_time(store: RubricStore) -> None:
     for wanted in (ONE, TWO, THREE):
         await activate(store, wanted)
@@ -172,6 +188,32 @@ async def test_rollback_goes_back_one_activation_at_a_time(store: RubricStore) -
     with pytest.raises(Conflict, match="nothing to roll back to") as refused:
         await store.rollback(LINE, by="me", reason="worse")
     assert refused.value.code == "first_version"
+
+
+async def test_a_rollback_goes_back_from_what_was_expected(store: RubricStore) -> None:
+    for wanted in (ONE, TWO, THREE):
+        await activate(store, wanted)
+    both = await asyncio.gather(
+        *(store.rollback(LINE, by=who, reason="worse", expected=THREE.digest) for who in ("a", "b")),
+        return_exceptions=True,
+    )
+    assert [isinstance(outcome, Conflict) for outcome in both].count(True) == 1
+    with pytest.raises(Conflict, match=f"another rubric is active by now: {TWO.digest}"):
+        await store.rollback(LINE, by="me", reason="worse", expected=THREE.digest, to=1)
+    assert (await store.rollback(LINE, by="me", reason="worse", expected=TWO.digest)).digest == ONE.digest
+
+
+async def test_the_last_change_is_found_behind_many_proposals(store: RubricStore) -> None:
+    assert await store.last_change(LINE) is None
+    for wanted in (ONE, TWO):
+        await activate(store, wanted)
+    for n in range(40):
+        await store.record_verdict(LINE, EventKind.PROPOSED, THREE.digest, by="me", reason=str(n), cycle="c")
+    found = await store.last_change(LINE)
+    assert found is not None
+    assert (found.digest, found.version, found.previous) == (TWO.digest, 2, ONE.digest)
+    assert found == (await store.history(LINE))[1]
+    assert (await store.rollback(LINE, by="me", reason="worse")).digest == ONE.digest
 
 
 async def test_rollback_to_a_version(store: RubricStore) -> None:

@@ -78,20 +78,41 @@ async def test_a_window_holds_one_lines_traces_in_order(trace_log: TraceLog) -> 
     for n in range(10):
         await trace_log.append(TASK, [record(f"m{n}"), record(f"s{n}", scope="algebra"), record(f"b{n}", lineage="b")])
     window = await trace_log.read(LINE, "0-0", 4)
-    assert [trace.item_id for _, trace in window] == ["m0", "m1", "m2", "m3"]
-    window = await trace_log.read(LINE, window[-1][0], 100)
-    assert [trace.item_id for _, trace in window] == ["m4", "m5", "m6", "m7", "m8", "m9"]
-    assert await trace_log.read(LINE, window[-1][0], 100) == []
-    assert len(await trace_log.read(SCOPED, "0-0", 100)) == 10
+    assert [trace.item_id for trace in window.traces] == ["m0", "m1", "m2", "m3"]
+    window = await trace_log.read(LINE, window.end, 100)
+    assert [trace.item_id for trace in window.traces] == ["m4", "m5", "m6", "m7", "m8", "m9"]
+    assert await trace_log.read(LINE, window.end, 100) == ([], window.end)
+    assert len((await trace_log.read(SCOPED, "0-0", 100)).traces) == 10
     assert [trace.item_id for trace in await trace_log.latest(TASK, 3)] == ["b9", "s9", "m9"]
+
+
+async def test_a_window_passes_over_what_is_not_wanted(trace_log: TraceLog) -> None:
+    """However much of it there is: a window is filled with what counts, and covers the rest."""
+    noise = [record(f"e{n}", purpose="eval") for n in range(1_200)]
+    await trace_log.append(TASK, [*noise, record("a"), record("b"), record("tail", purpose="eval")])
+    window = await trace_log.read(LINE, "0-0", 1, lambda trace: trace.purpose == "train")
+    assert [trace.item_id for trace in window.traces] == ["a"]
+    rest = await trace_log.read(LINE, window.end, 5, lambda trace: trace.purpose == "train")
+    assert [trace.item_id for trace in rest.traces] == ["b"]
+    bounded = await trace_log.read(LINE, "0-0", 1, lambda trace: trace.purpose == "train", pages=2)
+    assert bounded.traces == [], "the first training trace is on the third page"
+    assert len((await trace_log.read(LINE, bounded.end, 500)).traces) == 1_203 - 1_024
+
+
+async def test_the_latest_that_are_wanted(trace_log: TraceLog) -> None:
+    await trace_log.append(TASK, [record("a"), record("b")])
+    end = (await trace_log.read(LINE, "0-0", 2)).end
+    await trace_log.append(TASK, [record(f"e{n}", purpose="eval") for n in range(600)])
+    assert [t.item_id for t in await trace_log.latest(TASK, 5, wanted=lambda t: t.purpose == "train")] == ["b", "a"]
+    assert [t.item_id for t in await trace_log.latest(TASK, 1, until=end)] == ["b"]
 
 
 async def test_a_line_has_a_cursor_of_its_own(redis: Redis, trace_log: TraceLog) -> None:
     assert await trace_log.cursor(LINE) == "0-0"
     assert await trace_log.cursor(LINE) == "0-0"
     await trace_log.append(TASK, [record("a"), record("b")])
-    (first, _), _ = await trace_log.read(LINE, "0-0", 10)
+    first = (await trace_log.read(LINE, "0-0", 1)).end
     await redis.xgroup_setid(ks.traces_key(TASK), LINE.label, first)
     assert await trace_log.cursor(LINE) == first
     assert await trace_log.cursor(SCOPED) == "0-0"
-    assert [trace.item_id for _, trace in await trace_log.read(LINE, first, 10)] == ["b"]
+    assert [trace.item_id for trace in (await trace_log.read(LINE, first, 10)).traces] == ["b"]

@@ -9,7 +9,7 @@ import pytest
 
 from services.meta_reward.app import create_app
 from services.meta_reward.settings import MetaRewardSettings
-from tests.support.builders import TASK, item
+from tests.support.builders import TASK, checks_only, item
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import POOR, meta_script
 from tests.support.servers import ServerThread
@@ -91,10 +91,31 @@ def test_a_cycle_on_request(start_meta: StartMeta, reward_url: str) -> None:
     assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
 
 
+def test_a_repeated_rollback_goes_back_once(start_meta: StartMeta, reward_url: str) -> None:
+    meta = start_meta()
+    digests = [meta.get(f"/lineage/{TASK}").json()[0]["digest"]]
+    for number in (1, 2):
+        put = {"rubric": checks_only(number).model_dump(mode="json"), "by": "me", "reason": "a test"}
+        digests.append(httpx.put(f"{reward_url}/rubrics/{TASK}", json=put).json()["digest"])
+    body = DEED | {"expected": digests[2]}
+    assert meta.post(f"/rubrics/{TASK}/rollback", json=body).json()["digest"] == digests[1]
+    again = meta.post(f"/rubrics/{TASK}/rollback", json=body)
+    assert (again.status_code, again.json()["error"]) == (409, "conflict")
+    assert meta.get(f"/lineage/{TASK}").json()[-1]["digest"] == digests[1]
+
+
+def test_a_request_for_a_task_without_a_rubric(start_meta: StartMeta) -> None:
+    meta = start_meta(tasks=[TASK, "no_rubric_yet"])
+    answer = meta.post("/cycles/no_rubric_yet", json=DEED)
+    assert (answer.status_code, answer.json()["error"]) == (404, "unknown_task")
+
+
 def test_errors(start_meta: StartMeta) -> None:
     meta = start_meta()
     cases = [
-        (meta.post("/cycles/no_such_task", json=DEED), 404, "unknown_task"),
+        (meta.post("/cycles/no_such_task", json=DEED), 422, "not_served"),
+        (meta.post(f"/cycles/{TASK}", json=DEED, params={"lineage": "other"}), 422, "not_served"),
+        (meta.post(f"/cycles/{TASK}", json=DEED, params={"scope": "algebra"}), 422, "not_served"),
         (meta.post("/rubrics/no_such_task/rollback", json=DEED), 404, "unknown_task"),
         (meta.post(f"/rubrics/{TASK}/rollback", json=DEED | {"version": 9}), 404, "unknown_rubric"),
         (meta.post(f"/rubrics/{TASK}/activate", json=DEED | {"digest": "0" * 64}), 404, "unknown_rubric"),

@@ -1,18 +1,25 @@
 """A whole cycle on real parts: traces, evidence, candidates, gate, activation, lineage."""
 
 import asyncio
+import time
 
 import pytest
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from regrade import RequestError, ServiceUnavailableError
+from regrade import AccessError, RequestError, ServiceUnavailableError
 from regrade.contracts import EventKind, GatePass, Stage
 from regrade.tasks import load_pack
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict
+from services.kit.text import words
 from services.meta_reward.cycle import Cycle
+from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.propose.base import Brief, Progress, Proposal
 from services.meta_reward.propose.catalogue import CatalogueProposer
-from tests.support.builders import LINE, TASK, activate, checks_only, gate_report, item, llm, rubric
+from services.meta_reward.worker import Worker
+from tests.conftest import StartReward
+from tests.support.builders import ESSAY, LINE, TASK, activate, checks_only, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, by_text, certain, chat
 from tests.support.meta import POOR, meta_script, running_meta, train, working
 from tests.support.waiting import until
@@ -84,6 +91,93 @@ async def test_no_cycle_before_its_time_but_on_request(redis: Redis, reward_url:
         assert [report.trigger for report in await meta.parts.board.reports(LINE)] == ["requested by me: now"]
 
 
+async def test_evaluation_never_stands_in_the_way(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+    """More eval traces than a window holds lie before the training traces: a cycle comes, and consumes both."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, max_window=8) as meta:
+        evals = [item(n, id=str(n)) for n in range(24)]
+        await meta.client.score(TASK, evals, run="r", step=0, purpose="eval")
+        await train(meta.client)
+        await meta.client.score(TASK, evals[:3], run="r", step=2, purpose="eval")
+        await meta.worker.look_at(LINE)
+        (report,) = await meta.parts.board.reports(LINE)
+        assert report.evidence.traces == 8
+        assert report.evidence.first_step == 1
+        await train(meta.client, step=3, count=7)
+        await meta.worker.look_at(LINE)
+        assert (await meta.parts.board.status(LINE)).lag == 7, "what a cycle consumed does not wait"
+        assert len(await meta.parts.board.reports(LINE)) == 1
+
+
+async def test_a_request_made_during_a_cycle_gets_one_of_its_own(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, every_traces=100) as meta:
+        board = meta.parts.board
+
+        class Asks:
+            """A proposer while which an operator asks once more, in the same words."""
+
+            name = "asks"
+
+            async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+                await board.request(LINE, "me", "now")
+                return Proposal((), ())
+
+        worker = Worker(meta.parts._replace(proposers=[Asks()]), meta.leases, MetaRewardMetrics(CollectorRegistry()))
+        await train(meta.client)
+        await board.request(LINE, "me", "now")
+        await worker.look_at(LINE)
+        assert len(await board.reports(LINE)) == 1
+        assert await board.requested(LINE) is not None, "the second request was not served"
+        await train(meta.client, step=2)
+        await meta.worker.look_at(LINE)
+        assert [report.trigger for report in await board.reports(LINE)] == ["requested by me: now"] * 2
+        assert await board.requested(LINE) is None
+
+
+async def test_a_new_request_is_tried_at_once_after_a_failure(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """What failed waits; an operator who has mended it and asks again does not."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, every_traces=100) as meta:
+        await train(meta.client)
+        await meta.parts.board.request(LINE, "me", "now")
+        fake_engine.stop()
+        for _ in range(6):
+            meta.worker._backoff[LINE].failed(time.monotonic())
+        with pytest.raises(ServiceUnavailableError):
+            await meta.worker.look_at(LINE)
+        await meta.worker.look_at(LINE)
+        fake_engine.start()
+        await meta.worker.look_at(LINE)
+        assert await meta.parts.board.reports(LINE) == []
+        await meta.parts.board.request(LINE, "me", "now")
+        await meta.worker.look_at(LINE)
+        assert len(await meta.parts.board.reports(LINE)) == 1
+
+
+async def test_a_run_is_measured_against_its_own_first_steps(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """The line's first 64 traces are another run's; the second run began in a window that the first one ended."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await train(meta.client, "Trees.", run="one", step=1, count=64)
+        await train(meta.client, ESSAY, run="two", step=1)
+        await train(meta.client, "Trees.", run="one", step=2)
+        await meta.worker.look_at(LINE)
+        await train(meta.client, POOR, run="two", step=2)
+        await meta.worker.look_at(LINE)
+        evidence = (await meta.parts.board.reports(LINE))[-1].evidence
+        assert evidence.traces == 8
+        early = 0.5 * (len(words(POOR)) + len(words(ESSAY)))
+        assert evidence.drift["words"] == pytest.approx(len(words(POOR)) - early)
+        assert "words_fell" in evidence.alarms
+
+
 async def test_good_completions_call_for_nothing(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
@@ -104,7 +198,7 @@ async def test_i6_a_candidate_without_a_certain_gain_stays_out(
 ) -> None:
     """The meta-judge's criterion is scored by a coin: it reaches the gate and is refused there."""
     fake_engine.script = meta_script(by_text)
-    async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
+    async with running_meta(redis, reward_url, fake_engine, llm=True, gate_alpha=0.001) as meta:
         paper_only = meta.parts._replace(proposers=[p for p in meta.parts.proposers if p.name == "paper"])
         await train(meta.client)
         async with meta.leases.hold(LINE) as token:
@@ -222,6 +316,51 @@ async def test_a_worker_outlives_a_failing_cycle(redis: Redis, reward_url: str, 
             await until(activated, "an activation", timeout_s=60.0)
 
 
+async def test_a_wrong_reward_key_costs_nothing_and_is_told(
+    redis: Redis, start_reward: StartReward, fake_engine: FakeEngine
+) -> None:
+    """No meta-judge call, no proposal on record; the status says why, and the next look does not try again at once."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    url = start_reward(bootstrap_tasks=[TASK], api_keys=["right"]).url
+    async with (
+        running_meta(redis, url, fake_engine, key="right") as trainer,
+        running_meta(redis, url, fake_engine, llm=True, key="wrong") as meta,
+    ):
+        await train(trainer.client)
+        before = len(fake_engine.calls)
+        with pytest.raises(AccessError):
+            await meta.worker.look_at(LINE)
+        status = await meta.parts.board.status(LINE)
+        assert status.stage is Stage.IDLE
+        assert "unauthorized" in (status.error or "")
+        await meta.worker.look_at(LINE)
+        assert len(fake_engine.calls) == before
+        assert [event.kind for event in await meta.parts.store.history(LINE)] == [EventKind.ACTIVATED]
+        await trainer.worker.look_at(LINE)
+        assert (await meta.parts.board.status(LINE)).error is None
+
+
+async def test_a_failing_cycle_is_tried_again_later(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+    """Its judge is away: proposals are made once, not at every look."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await train(meta.client)
+        fake_engine.stop()
+        with pytest.raises(ServiceUnavailableError):
+            await meta.worker.look_at(LINE)
+        proposed = len(await meta.parts.store.history(LINE))
+        for _ in range(3):
+            await meta.worker.look_at(LINE)
+        assert len(await meta.parts.store.history(LINE)) == proposed
+        fake_engine.start()
+
+        async def is_done() -> bool:
+            await meta.worker.look_at(LINE)
+            return len(await meta.parts.board.reports(LINE)) == 1
+
+        await until(is_done, "another try")
+
+
 async def test_a_gate_that_loses_its_judge_decides_nothing(
     redis: Redis, reward_url: str, fake_engine: FakeEngine
 ) -> None:
@@ -238,28 +377,6 @@ async def test_a_gate_that_loses_its_judge_decides_nothing(
         assert await meta.parts.log.cursor(LINE) == "0-0"
         assert await meta.parts.board.reports(LINE) == []
         assert all(event.kind is not EventKind.REJECTED for event in await meta.parts.store.history(LINE))
-
-
-async def test_watch_rolls_back_once_spread_is_gone(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
-    fake_engine.script = meta_script(by_text)
-    async with running_meta(redis, reward_url, fake_engine, every_traces=1_000) as meta:
-        store = meta.parts.store
-        before = await store.active(LINE)
-        assert before is not None
-        await train(meta.client, "A first try at the essay. ", step=1)
-        flat = rubric(llm("flat"))
-        await store.put(TASK, flat)
-        await store.record_gate(LINE, gate_report(flat.digest, before.digest))
-        await store.activate(LINE, flat.digest, expected=before.digest, authority=GatePass(cycle="c"))
-        fake_engine.script = meta_script(lambda _: certain(4))
-        await train(meta.client, "A second try at the essay. ", step=2)
-        await meta.worker.look_at(LINE)
-        now = await store.active(LINE)
-        assert now is not None
-        assert now.digest == before.digest
-        last = (await store.history(LINE))[-1]
-        assert (last.kind, last.by) == (EventKind.ROLLED_BACK, "watch")
-        assert "spread collapsed" in last.reason
 
 
 @pytest.mark.parametrize("step", ['"verdict"', '"inflated"', "Write one to three", "Merge the proposals"])
@@ -318,6 +435,30 @@ async def test_budget_refuses_what_costs_too_much(redis: Redis, reward_url: str,
 def test_proposers_have_names() -> None:
     assert CatalogueProposer.name == "catalogue"
     assert POOR.endswith("and")
+
+
+async def test_i6_a_cycle_respects_a_rollback(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+    """The next cycle sees the same need and proposes the same rubric; it stays out until an operator wants it."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        store = meta.parts.store
+        await train(meta.client, step=1)
+        await meta.worker.look_at(LINE)
+        first = await store.active(LINE)
+        assert first is not None
+        assert first.version == 2
+        await store.rollback(LINE, by="me", reason="too strict")
+        await train(meta.client, step=2)
+        await meta.worker.look_at(LINE)
+        now = await store.active(LINE)
+        assert now is not None
+        assert now.digest != first.digest
+        history = await store.history(LINE)
+        again = [event for event in history if event.digest == first.digest][-2:]
+        assert [(e.kind, e.by, e.reason) for e in again[1:]] == [
+            (EventKind.REJECTED, "lint", "rolled back: too strict")
+        ]
+        assert again[0].kind is EventKind.PROPOSED
 
 
 async def test_best_earlier_rubric_is_compared_with(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:

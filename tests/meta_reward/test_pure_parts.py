@@ -6,6 +6,7 @@ from regrade.contracts import LlmCriterion, Rubric, Trace
 from regrade.tasks import UnknownTaskError, available_tasks, judge_role, load_pack
 from regrade.tasks.anchors import TRANSFORMS, build_anchors
 from services.kit.text import ends_properly, sentence_count, words
+from services.meta_reward.backoff import Backoff
 from services.meta_reward.diff import diff_rubrics
 from services.meta_reward.evidence import measure
 from services.meta_reward.figures import gain, kendall_tau, tabulate
@@ -152,13 +153,18 @@ GOOD = llm("support", description="Claims rest on concrete detail.", levels=LEVE
     ],
 )
 def test_lint_refuses(candidate: Rubric, reason: str) -> None:
-    found = lint(candidate, BASE, [ESSAY])
+    found = lint(candidate, BASE, [ESSAY], {})
     assert any(text.startswith(reason) for text in found), found
 
 
+def test_lint_refuses_what_was_rolled_back() -> None:
+    good = _with(GOOD)
+    assert lint(good, BASE, [ESSAY], {good.digest: "too strict"}) == ["rolled back: too strict"]
+
+
 def test_lint_passes_a_good_candidate() -> None:
-    assert lint(_with(GOOD), BASE, [ESSAY]) == []
-    assert lint(rubric(*BASE.criteria, min_words(50)), BASE, [ESSAY]) == []
+    assert lint(_with(GOOD), BASE, [ESSAY], {}) == []
+    assert lint(rubric(*BASE.criteria, min_words(50)), BASE, [ESSAY], {}) == []
 
 
 def test_catalogue_proposes_what_the_traces_need_and_honest_text_has() -> None:
@@ -182,6 +188,22 @@ def test_watch() -> None:
     assert "spread collapsed" in (reason_to_roll_back(spread, flat) or "")
     assert reason_to_roll_back(spread, flagged) is None
     assert reason_to_roll_back(flat, flat) is None
+    alone = [trace(str(n), reward=n / 10, group=f"g{n}") for n in range(8)]
+    assert reason_to_roll_back([], flat) is None, "an unknown past is not a better one"
+    assert reason_to_roll_back(alone, flat) is None, "without groups its spread is unknown"
+
+
+def test_backoff_doubles_to_five_minutes_and_starts_again_after_a_success() -> None:
+    backoff = Backoff()
+    assert backoff.is_over(0.0)
+    for longest in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
+        backoff.failed(1_000.0)
+        assert not backoff.is_over(1_000.0 + longest / 2 - 0.01)
+        assert backoff.is_over(1_000.0 + longest)
+    backoff.succeeded()
+    assert backoff.is_over(0.0)
+    backoff.failed(0.0)
+    assert backoff.is_over(1.0)
 
 
 def test_diff_names_what_changed() -> None:

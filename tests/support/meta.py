@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -24,7 +24,6 @@ from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
-from services.meta_reward.shadow import shadow_scorer
 from services.meta_reward.worker import Worker
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine, Messages, Reply, Script, chat
@@ -78,7 +77,7 @@ class Meta(NamedTuple):
 
 @asynccontextmanager
 async def running_meta(
-    redis: Redis, reward_url: str, engine: FakeEngine, *, llm: bool = False, **settings: Any
+    redis: Redis, reward_url: str, engine: FakeEngine, *, llm: bool = False, key: str = "", **settings: Any
 ) -> AsyncIterator[Meta]:
     """A worker that is not running by itself: tests call `look_at`."""
     told = {"every_traces": 8, "samples": 2, "gate_originals": 8, "tasks": [TASK], "watch_traces": 8} | settings
@@ -86,7 +85,7 @@ async def running_meta(
     proposers: list[Proposer] = [CatalogueProposer()]
     async with (
         open_session(connections=8, timeout_s=30.0) as session,
-        RewardClient(reward_url, patience_s=2.0) as client,
+        RewardClient(reward_url, key=key, patience_s=2.0) as client,
     ):
         if llm:
             proposers.append(PaperProposer(meta_judge(session, engine)))
@@ -94,7 +93,7 @@ async def running_meta(
             store=RubricStore(redis),
             log=TraceLog(redis),
             board=Board(redis),
-            score=shadow_scorer(client, chosen.gate_batch),
+            client=client,
             proposers=proposers,
             settings=chosen,
         )
@@ -105,11 +104,10 @@ async def running_meta(
 @asynccontextmanager
 async def working(worker: Worker) -> AsyncIterator[None]:
     """The worker runs by itself for the length of a `with` block, and has ended behind it whatever happened there."""
-    running = asyncio.create_task(worker.run())
-    try:
+    async with AsyncExitStack() as stack:
+        for endless in (worker.run(), worker.keep_watch()):
+            stack.push_async_callback(end_task, asyncio.create_task(endless))
         yield
-    finally:
-        await end_task(running)
 
 
 def meta_judge(session: Any, engine: FakeEngine) -> MetaJudge:

@@ -1,5 +1,6 @@
 -- Make a stored rubric the active one: compare-and-set, fenced, with its authority (I6).
--- KEYS: active, versions, passed, lineage, lease, rubric.
+-- What was rolled back stays out of the gate's reach until someone activates it on their own authority.
+-- KEYS: active, versions, passed, lineage, lease, rubric, rolled back.
 -- ARGV: digest, scope or "", expected digest ("" none active), authority ("gate" | "override" | "bootstrap"
 -- | "rollback"), fencing token or "", event JSON, channel, announcement prefix JSON (without its closing brace).
 -- Returns {"ok", version} or {reason, detail}.
@@ -11,8 +12,12 @@ if current ~= expected then return {'conflict', current} end
 if redis.call('EXISTS', KEYS[6]) == 0 then return {'unknown', digest} end
 local version = redis.call('HGET', KEYS[2], digest)
 if authority == 'gate' and redis.call('HGET', KEYS[3], digest) ~= current then return {'ungated', digest} end
+local undone = redis.call('HGET', KEYS[7], digest)
+if authority == 'gate' and undone then return {'rolled_back', undone} end
 if authority == 'bootstrap' and current ~= '' then return {'conflict', current} end
 if authority == 'rollback' and not version then return {'never_active', digest} end
+if authority == 'rollback' then redis.call('HSET', KEYS[7], current, cjson.decode(ARGV[6]).reason) end
+redis.call('HDEL', KEYS[7], digest)
 if not version then
   version = redis.call('HLEN', KEYS[2]) + 1
   redis.call('HSET', KEYS[2], digest, version)
