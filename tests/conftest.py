@@ -117,7 +117,7 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def start_reward(redis_url: str, fake_engine: FakeEngine) -> Iterator[StartReward]:
     """Factory of in-process reward services; all are stopped at the end of the test."""
-    defaults = {"redis_url": redis_url, "judge_url": fake_engine.url, "judge_retries": 0}
+    defaults = {"redis_url": redis_url, "judge_url": fake_engine.url, "judge_retries": 0, "fence_key": "the tests' own"}
     with ExitStack() as running:
 
         def start(**settings: Any) -> ServerThread:

@@ -216,7 +216,7 @@ class RubricStore:
         if current is None:
             raise NotFound(f"{line.label} of {line.task!r} has no active rubric", code="unknown_task")
         if expected is not None and expected != current.digest:
-            raise Conflict(_REFUSALS["conflict"].format(detail=current.digest))
+            raise Conflict(fill(_REFUSALS["conflict"], detail=current.digest))
         target = (await self.find(line, to)).digest if to is not None else await self._before(line, current.digest)
         authority = Rollback(by=by, reason=reason)
         version = await self.activate(line, target, expected=current.digest, authority=authority)

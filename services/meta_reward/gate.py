@@ -9,6 +9,8 @@ from services.meta_reward.figures import Table, gain, kendall_tau, tabulate
 
 _SAME = 1e-6
 _MIN_ORIGINALS = 8
+_WAYS_TO_GAIN = 2
+"""In anchor order or in attacks resisted: chance gets a try at each, so each bound is drawn for two."""
 _MAX_UNSCORED = 0.05
 
 Rewards = list[float | None]
@@ -65,7 +67,7 @@ class Gate:
         standing = [await self._measure(rubric) for rubric in (active, best_earlier) if rubric is not None]
         if sum(reward is not None for reward in standing[0].rewards[: len(self._anchors.originals)]) < _MIN_ORIGINALS:
             raise GateError(f"fewer than {_MIN_ORIGINALS} originals could be scored under the active rubric")
-        level = self._limits.alpha / len(candidates)
+        level = self._limits.alpha / (_WAYS_TO_GAIN * len(candidates))
         reports = []
         for candidate in candidates:
             looked = await self._first_look(candidate.rubric, standing[0])

@@ -44,7 +44,10 @@ class Engine(Protocol):
     async def choose(
         self, conversations: Sequence[ChatMessages], choices: Sequence[str], *, positions: int = 1
     ) -> list[ChoiceAnswer | UpstreamError]:
-        """The model's distribution over `choices` (one token each) at each of `positions` lines of its next turn."""
+        """The model's distribution over `choices` at each of `positions` lines of its next turn.
+
+        A choice is one token, of plain letters and digits.
+        """
         ...
 
     async def write(

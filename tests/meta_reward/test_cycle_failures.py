@@ -1,0 +1,142 @@
+"""Cycles that fail: what they cost, what they say, and that the next one has its window."""
+
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from regrade import AccessError, ServiceUnavailableError
+from regrade.contracts import EventKind, Stage
+from tests.conftest import StartReward
+from tests.support.builders import LINE, TASK
+from tests.support.fake_engine import FakeEngine, Reply, certain, chat
+from tests.support.meta import meta_script, running_meta, train, working
+from tests.support.waiting import until
+
+
+async def test_a_worker_outlives_a_failing_cycle(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+    """With the judge away the gate can't measure; the window stays; when it is back the cycle succeeds."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, poll_s=0.05) as meta:
+        await train(meta.client)
+        fake_engine.stop()
+
+        async def is_at_gate() -> bool:
+            return (await meta.parts.board.status(LINE)).stage is Stage.GATE
+
+        async def activated() -> bool:
+            active = await meta.parts.store.active(LINE)
+            return active is not None and active.version == 2
+
+        async with working(meta.worker):
+            await until(is_at_gate, "the cycle to reach its gate")
+            fake_engine.start()
+            await until(activated, "an activation", timeout_s=60.0)
+
+
+async def test_a_wrong_reward_key_costs_nothing_and_is_told(
+    redis: Redis, start_reward: StartReward, fake_engine: FakeEngine
+) -> None:
+    """No meta-judge call, no proposal on record; the status says why, and the next look does not try again at once."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    url = start_reward(bootstrap_tasks=[TASK], api_keys=["right"]).url
+    async with (
+        running_meta(redis, url, fake_engine, key="right") as trainer,
+        running_meta(redis, url, fake_engine, llm=True, key="wrong") as meta,
+    ):
+        await train(trainer.client)
+        before = len(fake_engine.calls)
+        with pytest.raises(AccessError):
+            await meta.worker.look_at(LINE)
+        status = await meta.parts.board.status(LINE)
+        assert status.stage is Stage.IDLE
+        assert "unauthorized" in (status.error or "")
+        await meta.worker.look_at(LINE)
+        assert len(fake_engine.calls) == before
+        assert [event.kind for event in await meta.parts.store.history(LINE)] == [EventKind.ACTIVATED]
+        await trainer.worker.look_at(LINE)
+        assert (await meta.parts.board.status(LINE)).error is None
+
+
+async def test_a_failing_cycle_is_tried_again_later(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+    """Its judge is away: proposals are made once, not at every look."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await train(meta.client)
+        fake_engine.stop()
+        with pytest.raises(ServiceUnavailableError):
+            await meta.worker.look_at(LINE)
+        proposed = len(await meta.parts.store.history(LINE))
+        for _ in range(3):
+            await meta.worker.look_at(LINE)
+        assert len(await meta.parts.store.history(LINE)) == proposed
+        fake_engine.start()
+
+        async def is_done() -> bool:
+            await meta.worker.look_at(LINE)
+            return len(await meta.parts.board.reports(LINE)) == 1
+
+        await until(is_done, "another try")
+
+
+async def test_a_gate_that_loses_its_judge_decides_nothing(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """The judge serves some anchors of a batch and not the others: no verdict, no candidate refused, window unread."""
+    trained = 8
+    fake_engine.script = meta_script(
+        lambda _: certain(3) if len(fake_engine.calls) <= trained + 5 else Reply({"error": "away"}, 503)
+    )
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await train(meta.client, count=trained)
+        with pytest.raises(ServiceUnavailableError, match="judge_unavailable"):
+            await meta.worker.look_at(LINE)
+        assert len(fake_engine.calls) > trained + 5, "the judge was to go in the middle of it"
+        assert await meta.parts.log.cursor(LINE) == "0-0"
+        assert await meta.parts.board.reports(LINE) == []
+        assert all(event.kind is not EventKind.REJECTED for event in await meta.parts.store.history(LINE))
+
+
+@pytest.mark.parametrize("step", ['"verdict"', '"inflated"', "Write one to three", "Merge the proposals"])
+@pytest.mark.parametrize(
+    "reply",
+    [Reply({}, 500), chat("no JSON"), chat('{"verdict": "excellent", "criteria": []}'), Reply({"choices": []})],
+    ids=["HTTP 500", "no JSON", "wrong schema", "no choice"],
+)
+async def test_a_meta_judge_that_fails_costs_its_proposal_alone(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine, step: str, reply: Reply
+) -> None:
+    fake_engine.script = meta_script(lambda _: certain(3), lambda prompt: reply if step in prompt else None)
+    async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
+        await train(meta.client)
+        await meta.worker.look_at(LINE)
+        report = (await meta.parts.board.reports(LINE))[0]
+        assert report.activated is not None, "the catalogue's candidate is none the worse"
+        assert any(note.startswith("paper:") for note in report.notes)
+
+
+async def test_a_new_request_is_tried_at_once_after_a_failure(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """What failed waits; an operator who has mended it and asks again does not."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, every_traces=100) as meta:
+        await train(meta.client)
+        await meta.parts.board.request(LINE, "me", "now")
+        fake_engine.stop()
+        for _ in range(6):
+            meta.worker._backoff[LINE].failed(time.monotonic())
+        with pytest.raises(ServiceUnavailableError):
+            await meta.worker.look_at(LINE)
+        await meta.worker.look_at(LINE)
+        fake_engine.start()
+        await meta.worker.look_at(LINE)
+        assert await meta.parts.board.reports(LINE) == []
+
+        async def is_back() -> bool:
+            return (await meta.client.readiness())["judge"]
+
+        await until(is_back, "the judge to be back in service")
+        await meta.parts.board.request(LINE, "me", "now")
+        await meta.worker.look_at(LINE)
+        assert len(await meta.parts.board.reports(LINE)) == 1
