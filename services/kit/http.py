@@ -1,7 +1,6 @@
 """Outgoing JSON over HTTP: one session, explicit time-outs, and the only retries, with jitter and a budget."""
 
 import asyncio
-import json
 import logging
 import random
 import time
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 
 import aiohttp
 from pydantic import SecretStr
+from pydantic_core import from_json, to_json
 
 from services.kit.replicas import Replica, Replicas, RetryBudget, split_urls
 
@@ -103,7 +103,7 @@ class JsonEndpoint:
 
     async def post(self, path: str, payload: Any, *, weight: int = 1) -> Any:
         """One POST; `weight` is what it adds to a replica's load. Raises `UpstreamError`."""
-        return await self._with_retries("POST", path, json.dumps(payload).encode(), weight)
+        return await self._with_retries("POST", path, to_json(payload), weight)
 
     async def probe_all(self) -> list[Any]:
         """Probe every replica, leave out those away, and tell the others' answers, in order.
@@ -203,8 +203,8 @@ class JsonEndpoint:
             told = answer[:300].decode(errors="replace")
             raise UpstreamRefused(f"HTTP {response.status} at {path}: {told}", response.status)
         try:
-            return json.loads(answer)
-        except (ValueError, RecursionError) as error:
+            return from_json(answer)
+        except ValueError as error:
             raise UpstreamMalformed(f"no JSON at {path}") from error
 
     def _affords_retry(self) -> bool:

@@ -1,5 +1,6 @@
 """What every service's HTTP face shares: keys, body limit, health, metrics, and how it is served."""
 
+import gc
 import hmac
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +19,8 @@ from regrade.contracts import ErrorBody
 from services.kit.errors import Forbidden, TooLarge, Unauthorized, error_response, install_error_handlers
 from services.kit.metrics import HttpMetrics, expose
 from services.kit.settings import ServiceSettings
+
+_GC_THRESHOLD = 20_000
 
 _bearer = HTTPBearer(auto_error=False, description="An API key of the service.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -128,5 +131,8 @@ def serve(app: FastAPI, settings: ServiceSettings) -> None:
     listener = socket.create_server((settings.host, settings.port), backlog=2_048)
     if settings.port_file:
         Path(settings.port_file).write_text(str(listener.getsockname()[1]), encoding="utf-8")
+    gc.collect()
+    gc.freeze()  # what was imported stays for good; a collector that walks it again and again costs the slowest answers
+    gc.set_threshold(_GC_THRESHOLD, 20, 20)
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
     uvicorn.Server(config).run(sockets=[listener])
