@@ -37,6 +37,8 @@ DEFAULT_URL = "http://127.0.0.1:8700"
 
 _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S = 30.0
+_SERVICES_SHARE = 0.9
+"""Of a request's time; the rest is for the way there and back."""
 _STEPS_REMEMBERED = 256
 _NO_STEP = ("", "", "", -1)
 
@@ -46,6 +48,7 @@ T = TypeVar("T")
 class RewardClient:
     """Talks to the reward service at `url` (default: `REGRADE_URL`), with key `key` (default: `REGRADE_KEY`).
 
+    One request may take `timeout_s`; the service is told, so that what is judged by then is not lost.
     A call is tried until `patience_s` has passed, with growing, jittered waits that honour
     `Retry-After`; items that the judge was away for are asked for again meanwhile. Raises
     `RequestError` for what asking again cannot mend, `ServiceUnavailableError` else.
@@ -65,7 +68,8 @@ class RewardClient:
         key = key if key is not None else os.environ.get("REGRADE_KEY", "")
         self._http = httpx.AsyncClient(
             base_url=url or os.environ.get("REGRADE_URL", DEFAULT_URL),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Regrade-Timeout-S": f"{_SERVICES_SHARE * timeout_s:.3f}"}
+            | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=httpx.Timeout(timeout_s, connect=5.0),
         )
         self._patience_s = patience_s

@@ -67,6 +67,16 @@ async def test_what_the_judge_did_serve_is_kept_when_patience_is_over(reward_url
     assert second.error.code == "judge_unavailable"
 
 
+async def test_what_is_judged_in_time_is_not_lost_to_what_is_not(reward_url: str, fake_engine: FakeEngine) -> None:
+    """The service answers before the client's own time is over: one slow item costs its own reward alone."""
+    fake_engine.script = lambda m: Reply(hang=True) if "version 1 of it" in m[1]["content"] else by_text(m)
+    async with RewardClient(reward_url, timeout_s=2.0, patience_s=0.0) as client:
+        first, second = (await client.score(TASK, [item(0), item(1)], run="r", step=1)).results
+    assert first.reward is not None
+    assert second.error is not None
+    assert "deadline" in second.error.message
+
+
 async def test_gives_up_when_its_patience_is_over(reward_url: str, fake_engine: FakeEngine) -> None:
     fake_engine.stop()
     async with RewardClient(reward_url, patience_s=0.5) as client:
