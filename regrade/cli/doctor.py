@@ -58,7 +58,9 @@ def _evolution(meta: BlockingRewardClient, task: str) -> bool:
         _tell(False, f"evolution of {task}", f"{error}; {remedy}")
         return False
     _tell(True, f"evolution: {status.completed} cycles done, now {status.stage.value}, {status.lag} traces wait")
-    return True
+    if status.error:
+        _tell(False, "the last cycle failed", f"{status.error}; look at the meta-reward service's log")
+    return not status.error
 
 
 def _judge(reward: BlockingRewardClient, task: str, count: int) -> bool:

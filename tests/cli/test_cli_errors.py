@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from regrade import BlockingRewardClient
 from regrade.cli.main import app
+from regrade.contracts import CycleStatus
 from services.meta_reward.app import create_app
 from services.meta_reward.settings import MetaRewardSettings
 from tests.conftest import StartReward
@@ -17,6 +19,7 @@ from tests.support.builders import ESSAY, PROMPT, TASK, rubric
 from tests.support.fake_engine import FakeEngine, Reply
 from tests.support.servers import ServerThread
 from tests.support.valkey import running_valkey
+from tests.support.waiting import wait_until
 
 KEY = "the-right-key"
 DEAD = "http://127.0.0.1:9"
@@ -164,3 +167,17 @@ def test_doctor_with_a_judge_that_fails_every_call(
     report = _doctor_says("--url", reward_url, "--meta-url", _meta(running, redis_url, reward_url))
     assert "broken  judge measured" in report
     assert "look at the reward service's log" in report
+
+
+def test_doctor_tells_why_the_last_cycle_failed(running: ExitStack, start_reward: StartReward, redis_url: str) -> None:
+    """A meta-reward service without a key for its reward service: the worker knows, and so does whoever asks."""
+    url = start_reward(bootstrap_tasks=[TASK], api_keys=[KEY]).url
+    with BlockingRewardClient(url, key=KEY) as client:
+        items = [{"prompt": PROMPT, "completion": f"{ESSAY} {n}"} for n in range(8)]
+        client.score(TASK, items, run="r", step=1)
+    meta = _meta(running, redis_url, url, every_traces=8)
+    with BlockingRewardClient(meta) as client:
+        wait_until(lambda: bool(client.call("GET", f"/status/{TASK}", CycleStatus).error), "a cycle to fail")
+        report = _doctor_says("--url", url, "--meta-url", meta, "--key", KEY)
+    assert "broken  the last cycle failed" in report
+    assert "unauthorized" in report
