@@ -204,7 +204,12 @@ class _Connection(asyncio.Protocol):
         except (ValueError, KeyError, TypeError) as error:
             self._send(_http(b"400 Bad Request", _json({"error": {"message": str(error)}})))
             return
-        made = _http(b"404 Not Found", b'{"detail":"Not Found"}') if answer is None else _http(b"200 OK", answer)
+        if answer is not None:
+            made = _http(b"200 OK", answer)
+        elif path in _MAKERS:  # a route for POST alone: that is how a client learns that it is there
+            made = _http(b"405 Method Not Allowed", b'{"detail":"Method Not Allowed"}')
+        else:
+            made = _http(b"404 Not Found", b'{"detail":"Not Found"}')
         if delay_s > 0.0:
             self._loop.call_later(delay_s, self._send, made)
         else:
