@@ -91,9 +91,19 @@ class Unavailable(ServiceError):
 
 def describe_validation(errors: Sequence[Any]) -> str:
     """Where and what, per problem, without echoing the input; `items.0.step: Input should be ...`."""
-    problems = [f"{'.'.join(str(part) for part in e['loc'] if part != 'body')}: {e['msg']}" for e in errors]
+    broken = {_place(e)[:1] for e in errors if len(_place(e)) > 1}
+    told = [e for e in errors if not (e["type"] == "too_short" and _place(e) in broken)]  # short of what is broken
+    problems = [": ".join(filter(None, (".".join(_place(e)), _message(e)))) for e in told]
     more = f" (and {len(problems) - _MAX_PROBLEMS} more)" if len(problems) > _MAX_PROBLEMS else ""
     return "; ".join(problems[:_MAX_PROBLEMS]) + more
+
+
+def _place(error: Any) -> tuple[str, ...]:
+    return tuple(str(part) for part in error["loc"] if part != "body")
+
+
+def _message(error: Any) -> str:
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def error_response(error: ServiceError) -> JSONResponse:

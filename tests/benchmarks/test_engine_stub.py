@@ -70,6 +70,8 @@ async def test_it_says_that_it_is_vllm(engine: aiohttp.ClientSession) -> None:
         assert (await models.json())["data"][0] == {"id": MODEL, "object": "model", "owned_by": "vllm"}
         assert "version" in await version.json()
         assert props.status == 404
+    async with engine.get("/v1/chat/completions/batch") as route:
+        assert route.status == 405, "how the service learns that the batch route is there"
 
 
 async def test_what_is_no_list_of_conversations_is_refused(engine: aiohttp.ClientSession) -> None:

@@ -267,3 +267,12 @@ def test_openapi_documents_every_route(http: httpx.Client) -> None:
 def test_step_pin_and_group_pin_have_keys_of_their_own() -> None:
     assert pin_key(LINE, "r", 1, "g") != pin_key(LINE, "r", None, "g")
     assert pin_key(LINE, "r", 1, "g") == pin_key(LINE, "r", 1, "another group")
+
+
+def test_a_refusal_says_what_is_wrong_and_nothing_else(http: httpx.Client) -> None:
+    broken = http.post("/score", json=BODY | {"items": [{"prompt": "p", "completion": "c", "colour": 1}]})
+    assert broken.json()["detail"] == "items.0.colour: Extra inputs are not permitted"
+    no_run = http.post("/score", json={"task": TASK, "step": 3, "items": [{"prompt": "p", "completion": "c"}]})
+    assert no_run.json()["detail"].startswith("a step needs its run")
+    empty = http.post("/score", json=BODY | {"items": []})
+    assert empty.json()["detail"].startswith("items: ")
