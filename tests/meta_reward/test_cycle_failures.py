@@ -61,7 +61,7 @@ async def test_a_wrong_reward_key_costs_nothing_and_is_told(
 async def test_a_failing_cycle_is_tried_again_later(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
     """Its judge is away: proposals are made once, not at every look."""
     fake_engine.script = meta_script(lambda _: certain(3))
-    async with running_meta(redis, reward_url, fake_engine) as meta:
+    async with running_meta(redis, reward_url, fake_engine, poll_s=0.05) as meta:
         await train(meta.client)
         fake_engine.stop()
         with pytest.raises(ServiceUnavailableError):
@@ -73,10 +73,10 @@ async def test_a_failing_cycle_is_tried_again_later(redis: Redis, reward_url: st
         fake_engine.start()
 
         async def is_done() -> bool:
-            await meta.worker.look_at(LINE)
             return len(await meta.parts.board.reports(LINE)) == 1
 
-        await until(is_done, "another try")
+        async with working(meta.worker):
+            await until(is_done, "another try", timeout_s=60.0)
 
 
 async def test_a_gate_that_loses_its_judge_decides_nothing(
