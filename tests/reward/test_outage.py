@@ -244,7 +244,7 @@ def test_only_the_first_batch_waits(url: str, valkey: Valkey, silent: bool) -> N
     (valkey.pause if silent else valkey.stop)()
     try:
         score(url, _items(99), **STEP)
-        assert seconds(100) - normal < 0.05
+        assert seconds(100) - normal < 0.15, "a batch that asks a dead Redis waits for a time-out, or for several tries"
     finally:
         (valkey.resume if silent else valkey.start_again)()
 
