@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 _POLL_S = 0.1
+_IMPATIENT_GRACE_S = 2.0
 
 
 class StackError(Exception):
@@ -66,16 +67,24 @@ class Processes:
         return any(name == may_end and process.poll() == 0 for name, process in self._running)
 
     def stop(self) -> None:
-        """End everything: SIGTERM, then SIGKILL for what does not go within its grace."""
+        """End everything: SIGTERM, then SIGKILL for what does not go within its grace.
+
+        A second Ctrl-C meanwhile shortens the grace; it leaves nothing behind.
+        """
+        grace_s = self._grace_s
         while self._running:
-            _, process = self._running.pop()
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+            _, process = self._running[-1]
             try:
-                process.wait(self._grace_s)
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+                process.wait(grace_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            except KeyboardInterrupt:
+                grace_s = min(grace_s, _IMPATIENT_GRACE_S)
+                continue
+            self._running.pop()
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"

@@ -1,7 +1,9 @@
 """Child processes: started, watched, ended in order, never left behind."""
 
+import _thread
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,20 @@ def test_everything_ends_with_the_context(tmp_path: Path) -> None:
             processes.start(name, _python(f"import os; print(os.getpid(), flush=True); {code}"), {"SOME": "value"})
             processes.wait_for(name, lambda name=name: _is_up(tmp_path, name), 20.0)  # type: ignore[misc]
         pids = [int((tmp_path / f"{name}.log").read_text().split()[0]) for name in ("one", "two")]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_second_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    """It comes while the last part is waited for: that one and those before it are ended all the same."""
+    with Processes(tmp_path, grace_s=1.0) as processes:
+        for name, code in (("one", WAITS), ("two", STUBBORN)):
+            processes.start(name, _python(f"import os; print(os.getpid(), flush=True); {code}"))
+            processes.wait_for(name, lambda name=name: _is_up(tmp_path, name), 20.0)  # type: ignore[misc]
+        pids = [int((tmp_path / f"{name}.log").read_text().split()[0]) for name in ("one", "two")]
+        threading.Timer(0.3, _thread.interrupt_main).start()
+        processes.stop()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
