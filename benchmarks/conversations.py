@@ -5,8 +5,8 @@ The plan is none of them: it is made before any completion is seen.
 
 from benchmarks.breach import Render
 from regrade.contracts import Mode, Rubric
-from services.reward.engine.base import ChatMessages
 from services.reward.prompt import (
+    Chat,
     Material,
     ask_execution,
     ask_levels,
@@ -15,6 +15,7 @@ from services.reward.prompt import (
     system_turn,
     then_levels,
 )
+from services.reward.texts import look
 
 FENCE_KEY = b"a key of nobody else's"
 _WORDS = 40
@@ -24,30 +25,34 @@ _WRITTEN = "It answers the task."
 def conversations(rubric: Rubric, prompt: str, role: str = "an examiner") -> dict[Mode, dict[str, Render]]:
     """By mode and by what is asked. `rubric` needs an LLM criterion."""
     criteria = rubric.llm_criteria
-    system = system_turn(role, rubric)
+    system = system_turn(role, rubric, FENCE_KEY)
 
     def shown(completion: str) -> Material:
         return material(
-            system=system, prompt=prompt, reference="A reference.", completion=completion, fence_key=FENCE_KEY
+            system=system,
+            prompt=look(prompt),
+            reference=look("A reference."),
+            completion=look(completion),
+            fence_key=FENCE_KEY,
         )
 
-    def rationale(completion: str) -> ChatMessages:
+    def rationale(completion: str) -> Chat:
         return ask_rationale(shown(completion), criteria[0], _WORDS)
 
-    def execution(completion: str) -> ChatMessages:
+    def execution(completion: str) -> Chat:
         return ask_execution(shown(completion), "First look for an answer.", _WORDS, FENCE_KEY)
 
     return {
         Mode.EXPECTED: {
-            "level": lambda completion: ask_levels(shown(completion), criteria[:1]),
-            "levels": lambda completion: ask_levels(shown(completion), criteria),
+            "level": lambda completion: ask_levels(shown(completion), criteria[:1]).messages,
+            "levels": lambda completion: ask_levels(shown(completion), criteria).messages,
         },
         Mode.REASONED: {
-            "rationale": rationale,
-            "level": lambda completion: then_levels(rationale(completion), _WRITTEN, criteria[:1]),
+            "rationale": lambda completion: rationale(completion).messages,
+            "level": lambda completion: then_levels(rationale(completion), _WRITTEN, criteria[:1]).messages,
         },
         Mode.PLANNED: {
-            "execution": execution,
-            "levels": lambda completion: then_levels(execution(completion), _WRITTEN, criteria),
+            "execution": lambda completion: execution(completion).messages,
+            "levels": lambda completion: then_levels(execution(completion), _WRITTEN, criteria).messages,
         },
     }

@@ -5,7 +5,8 @@ Nobody's request is the probe: whoever runs the probe in the background says whe
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from redis import exceptions as redis_errors
@@ -52,15 +53,21 @@ class Circuit:
         """What `ask` answers. Raises `RedisAway`, at once while the circuit is open; other errors pass."""
         self._check()
         async with self._slots:
-            self._check()
-            try:
+            with self.watched():
                 return await self._bounded(ask)
-            except redis_errors.ResponseError as error:
-                if not _is_away(error):
-                    raise
-                raise self.open(error) from error
-            except _AWAY as error:
-                raise self.open(error) from error
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """`call` for what bounds its own time, as a `Pipe` does: a block that is not entered while Redis is away."""
+        self._check()
+        try:
+            yield
+        except redis_errors.ResponseError as error:
+            if not _is_away(error):
+                raise
+            raise self.open(error) from error
+        except _AWAY as error:
+            raise self.open(error) from error
 
     def open(self, error: Exception) -> RedisAway:
         """Take Redis to be away from now on."""

@@ -4,16 +4,14 @@ Every pattern here is bounded, so that the time is linear in the text; a text of
 recognised by two passes over its bytes and never meets a pattern.
 """
 
-import hmac
+import hashlib
 import re
-from functools import lru_cache
 from typing import NamedTuple
 
 from regrade.contracts import Flag
 
 _CODE_CHARS = 10  # 47 bits, in letters: a tokenizer takes fewer tokens for them than for hex
 _LETTERS = bytes(ord("a") + byte % 26 for byte in range(256))
-_REMEMBERED = 256  # texts: on its way an item is looked at by guard, flags and fence, a prompt by all of its group
 _LONGEST_BLANK = 64
 _MOST_MARKS = 4
 
@@ -78,7 +76,8 @@ _FLOOD = b" " * (_LONGEST_BLANK + 1)
 _SUSPECT = re.compile(
     f"[<＜﹤\\[［﹇{_HIDDEN}{_JOINERS}{_SELECTORS}{_COMBINING}\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000]"
 )
-_SUSPECT_PAIRS = ("]~", "］~", "|||", "｜｜｜")
+_HALF_A_PAIR = re.compile("[\\]］|｜]")
+_SUSPECT_PAIRS = tuple(pair.encode() for pair in ("]~", "］~", "|||", "｜｜｜"))
 
 
 class Neutralised(NamedTuple):
@@ -88,13 +87,12 @@ class Neutralised(NamedTuple):
     flags: tuple[Flag, ...]
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def neutralise(text: str) -> Neutralised:
     """Drop hidden characters, shorten floods, and spell control tokens and our markers so that they are none.
 
     Idempotent, and linear in the text.
     """
-    if is_plain(text):
+    if is_plain(utf8(text)):
         return Neutralised(text, ())
     flags = []
     visible = _without_hidden(text)
@@ -112,15 +110,21 @@ def neutralise(text: str) -> Neutralised:
     return Neutralised(safe, tuple(flags))
 
 
-def is_plain(text: str) -> bool:
+def utf8(text: str) -> bytes:
+    """A text as bytes, whatever it holds."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def is_plain(raw: bytes) -> bool:
     """Whether a text holds nothing that `neutralise` could want to change. Cheap, and true of most honest prose."""
-    raw = text.encode("utf-8", "surrogatepass")
     if _FLOOD in raw.translate(_BLANK):
         return False
     unusual = raw.translate(None, _PLAIN).decode("utf-8", "surrogatepass")
     if not unusual:
         return True
-    return not _SUSPECT.search(unusual) and not any(pair in text for pair in _SUSPECT_PAIRS)
+    if _SUSPECT.search(unusual):
+        return False
+    return not _HALF_A_PAIR.search(unusual) or not any(pair in raw for pair in _SUSPECT_PAIRS)
 
 
 def without_control_tokens(text: str) -> str:
@@ -129,10 +133,16 @@ def without_control_tokens(text: str) -> str:
 
 
 def fence(label: str, text: str, key: bytes) -> str:
-    """Enclose a neutralised text in markers with a keyed hash of it: it cannot hold its own closing marker."""
+    """Enclose a text, neutralised, in markers with a keyed hash of it: it cannot hold its own closing marker."""
     safe = neutralise(text).text
-    keyed = hmac.digest(key, f"{label}\n{safe}".encode("utf-8", "surrogatepass"), "sha256")
-    code = keyed[:_CODE_CHARS].translate(_LETTERS).decode()
+    return enclose(label, safe, hashlib.sha256(utf8(safe)).digest(), key)
+
+
+def enclose(label: str, safe: str, digest: bytes, key: bytes) -> str:
+    """`fence` for a text that is neutralised, with its SHA-256. `key` is hashed where it is longer than 64 bytes."""
+    key = key if len(key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.sha256(key).digest()
+    keyed = hashlib.blake2b(digest, digest_size=_CODE_CHARS, key=key, person=label.encode()).digest()
+    code = keyed.translate(_LETTERS).decode()
     return f"[BEGIN {label} {code}]\n{safe}\n[END {label} {code}]"
 
 

@@ -3,11 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from redis.asyncio import Redis
-
 from services.kit import keyspace as ks
 from services.kit.circuit import Circuit, RedisAway
-from services.kit.redis import LuaFunction
+from services.kit.redis import Commands, LuaFunction
 
 Distributions = tuple[tuple[float, ...], ...]
 Judged = Distributions | str
@@ -20,10 +18,10 @@ class JudgementStore:
     A cache: while Redis is away nothing is known and nothing is kept, and nobody is failed for it.
     """
 
-    def __init__(self, redis: Redis, circuit: Circuit, *, ttl_s: int = 86_400) -> None:
-        self._redis = redis
+    def __init__(self, pipe: Commands, circuit: Circuit, *, ttl_s: int = 86_400) -> None:
+        self._pipe = pipe
         self._circuit = circuit
-        self._remember = LuaFunction(redis, "remember")
+        self._remember = LuaFunction(pipe, "remember")
         self._ttl_s = ttl_s
 
     async def get(self, task: str, identities: Sequence[str]) -> dict[str, Judged]:
@@ -32,7 +30,8 @@ class JudgementStore:
             return {}
         keys = [ks.judgement_key(task, i) for i in identities]
         try:
-            values = await self._circuit.call(lambda: self._redis.mget(keys))
+            with self._circuit.watched():
+                values = await self._pipe.execute_command("MGET", *keys)
         except RedisAway:
             return {}
         return {i: _read(str(v)) for i, v in zip(identities, values, strict=True) if v is not None}
@@ -44,7 +43,8 @@ class JudgementStore:
         keys = [ks.judgement_key(task, identity) for identity in judgements]
         values = [str(self._ttl_s), *(json.dumps(judged) for judged in judgements.values())]
         try:
-            stood = await self._circuit.call(lambda: self._remember(keys, values))
+            with self._circuit.watched():
+                stood = await self._remember(keys, values)
         except RedisAway:
             return {}
         return {i: _read(text) for i, text in zip(judgements, stood, strict=True) if text != ""}

@@ -1,15 +1,16 @@
 """One Redis client per process, with explicit time-outs; and named Lua functions, loaded by content."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from hashlib import sha1
 from importlib import resources
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-import hiredis
 from pydantic import SecretStr
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import NoScriptError
 
 from services.kit.keyspace import FENCE_KEY, PROBE_KEY
 
@@ -19,11 +20,8 @@ def connect(url: SecretStr) -> Redis:
 
     Every write of ours may be repeated: a lost answer is safe to ask for again.
     """
-    address = url.get_secret_value()
-    secure = address.startswith("rediss://")
     pool = ConnectionPool.from_url(
-        address,
-        connection_class=_SSLConnection if secure else _Connection,
+        url.get_secret_value(),
         decode_responses=True,
         socket_timeout=5.0,
         socket_connect_timeout=2.0,
@@ -33,23 +31,6 @@ def connect(url: SecretStr) -> Redis:
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
     )
     return Redis.from_pool(pool)
-
-
-class _PacksFast:
-    """Packs a command in C: the client's own packing copies a batch's traces several times."""
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        name, *rest = args
-        words = name.split() if isinstance(name, str | bytes) else [name]
-        return [hiredis.pack_command((*words, *rest))]
-
-
-class _Connection(_PacksFast, Connection):
-    pass
-
-
-class _SSLConnection(_PacksFast, SSLConnection):
-    pass
 
 
 async def can_write(redis: Redis) -> None:
@@ -77,15 +58,27 @@ async def newest(redis: Redis, stream: str, *, until: str = "+", count: int) -> 
     return cast("list[tuple[str, dict[str, str]]]", found or [])
 
 
+class Commands(Protocol):
+    """What takes a command to Redis: the client, or a `Pipe`."""
+
+    def execute_command(self, *args: Any) -> Awaitable[Any]:
+        """The answer to a command."""
+        ...
+
+
 class LuaFunction:
     """An atomic step, written in `services/kit/lua/<name>.lua` and called by the hash of its text.
 
     A script by content, not a server-side library: two releases of a service can run side by side.
     """
 
-    def __init__(self, redis: Redis, name: str) -> None:
-        text = resources.files("services.kit").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-        self._script = redis.register_script(text)
+    def __init__(self, redis: Commands, name: str) -> None:
+        self._redis = redis
+        self._text = resources.files("services.kit").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        self._hash = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        return await self._script(keys=list(keys), args=list(args))
+    async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+        try:
+            return await self._redis.execute_command("EVALSHA", self._hash, len(keys), *keys, *args)
+        except NoScriptError:
+            return await self._redis.execute_command("EVAL", self._text, len(keys), *keys, *args)

@@ -11,7 +11,7 @@ from regrade.contracts import ItemResult, Trace
 from services.kit import keyspace as ks
 from services.kit.errors import Overloaded
 from services.kit.keyspace import Line
-from services.kit.redis import LuaFunction, entries, newest
+from services.kit.redis import Commands, LuaFunction, entries, newest
 from services.kit.rubrics import Active
 
 TRACE_LOG_FULL = "trace_log_full"
@@ -70,12 +70,22 @@ def _any(_: Trace) -> bool:
 
 
 class TraceLog:
-    """Pins, item outcomes and traces of all tasks. `outcome_ttl_s` and `cap` (entries) bound what Redis keeps."""
+    """Pins, item outcomes and traces of all tasks. `outcome_ttl_s` and `cap` (entries) bound what Redis keeps.
 
-    def __init__(self, redis: Redis, *, outcome_ttl_s: int = 7 * 86_400, cap: int = 1_000_000) -> None:
+    A service that scores gives a `pipe` for what each batch asks.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        pipe: Commands | None = None,
+        *,
+        outcome_ttl_s: int = 7 * 86_400,
+        cap: int = 1_000_000,
+    ) -> None:
         self._redis = redis
-        self._resolve = LuaFunction(redis, "resolve")
-        self._append = LuaFunction(redis, "append")
+        self._resolve = LuaFunction(pipe or redis, "resolve")
+        self._append = LuaFunction(pipe or redis, "append")
         self._outcome_ttl_s = outcome_ttl_s
         self._cap = cap
 

@@ -5,25 +5,28 @@ import hmac
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from regrade.contracts import ErrorBody
-from services.kit.errors import Forbidden, TooLarge, Unauthorized, error_response, install_error_handlers
+from services.kit.errors import Forbidden, Invalid, TooLarge, Unauthorized, error_response, install_error_handlers
 from services.kit.metrics import HttpMetrics, expose
 from services.kit.settings import ServiceSettings
 
 _GC_THRESHOLD = 20_000
 
-_bearer = HTTPBearer(auto_error=False, description="An API key of the service.")
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+bearer = HTTPBearer(auto_error=False, description="An API key of the service.")
+M = TypeVar("M", bound=BaseModel)
+
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
 
 class Readiness(NamedTuple):
@@ -42,7 +45,7 @@ def _holds(keys: Sequence[SecretStr], given: str) -> bool:
     return any(matches)
 
 
-def require_key(request: Request, credentials: Credentials) -> None:
+async def require_key(request: Request, credentials: Credentials) -> None:
     """Let through a caller with any known key; everybody when no key is configured."""
     settings: ServiceSettings = request.app.state.settings
     keys = (*settings.api_keys, *settings.operator_keys)
@@ -50,13 +53,30 @@ def require_key(request: Request, credentials: Credentials) -> None:
         raise Unauthorized("send a valid key as 'Authorization: Bearer <key>'")
 
 
-def require_operator(request: Request, credentials: Credentials) -> None:
+async def require_operator(request: Request, credentials: Credentials) -> None:
     """Let through a caller with an operator key; everybody when no key of either kind is configured."""
-    require_key(request, credentials)
+    await require_key(request, credentials)
     settings: ServiceSettings = request.app.state.settings
     keyed = settings.api_keys or settings.operator_keys
     if keyed and not _holds(settings.operator_keys, credentials.credentials if credentials else ""):
         raise Forbidden("this call changes what is active; it needs an operator key")
+
+
+class JsonBody(Generic[M]):
+    """Reads a body as `model`, once and from its bytes; FastAPI's own way is by way of the objects of `json`."""
+
+    def __init__(self, model: type[M]) -> None:
+        self._model = model
+
+    async def read(self, request: Request) -> M:
+        """The body. Raises `RequestValidationError`, and `Invalid` for what is not declared to be JSON."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise Invalid("send the body as Content-Type: application/json")
+        try:
+            return self._model.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
 
 class BodyLimit:

@@ -54,12 +54,12 @@ class Activated(Contract):
     version: int
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
 
-def _line(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None = None) -> Line:
+async def _line(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None = None) -> Line:
     return Line(task, lineage, scope)
 
 

@@ -16,13 +16,14 @@ from services.kit.circuit import Circuit
 from services.kit.http import JsonEndpoint, open_session
 from services.kit.judgements import JudgementStore
 from services.kit.keyspace import Line
+from services.kit.pipe import Pipe
 from services.kit.redis import connect, shared_fence_key
 from services.kit.rubrics import RubricStore
 from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
 from services.kit.web import Readiness, assemble
 from services.reward.admission import Admission
-from services.reward.api import router
+from services.reward.api import router, scoring
 from services.reward.calls import EngineCalls
 from services.reward.checks import CheckCatalogue
 from services.reward.engine.probe import EngineHandle
@@ -48,6 +49,7 @@ def create_app(settings: RewardSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings.redis_url)
+        pipe = Pipe(redis, timeout_s=settings.redis_timeout_s)
         math_pool = MathEqualPool()
         async with open_session(connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s) as session:
             endpoint = JsonEndpoint(
@@ -56,7 +58,7 @@ def create_app(settings: RewardSettings) -> FastAPI:
             engine = EngineHandle(
                 endpoint, dialect=settings.judge_dialect, model=settings.judge_model, batch=settings.judge_batch
             )
-            app.state.reward = state = await _open_state(settings, redis, engine, metrics, math_pool)
+            app.state.reward = state = await _open_state(settings, redis, pipe, engine, metrics, math_pool)
             background = [asyncio.create_task(state.actives.follow()), asyncio.create_task(state.recovery.run())]
             try:
                 yield
@@ -68,6 +70,7 @@ def create_app(settings: RewardSettings) -> FastAPI:
                     await state.spool.aclose()
                 math_pool.close()
                 await state.circuit.aclose()
+                await pipe.aclose()
                 await redis.aclose()
 
     app = FastAPI(
@@ -76,23 +79,29 @@ def create_app(settings: RewardSettings) -> FastAPI:
         summary="Scores rollouts of a policy by a rubric that re-grades itself.",
         lifespan=lifespan,
     )
+    app.include_router(scoring)
     app.include_router(router)
     return assemble(app, settings, registry, _ready)
 
 
 async def _open_state(
-    settings: RewardSettings, redis: Redis, engine: EngineHandle, metrics: RewardMetrics, math_pool: MathEqualPool
+    settings: RewardSettings,
+    redis: Redis,
+    pipe: Pipe,
+    engine: EngineHandle,
+    metrics: RewardMetrics,
+    math_pool: MathEqualPool,
 ) -> RewardState:
     circuit = Circuit(timeout_s=settings.redis_timeout_s)
     store = RubricStore(redis)
-    trace_log = TraceLog(redis, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
+    trace_log = TraceLog(redis, pipe, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
     pins, actives = KnownPins(), ActiveRubrics(store, circuit, metrics)
     spool = open_spool(settings)
     ledger = Ledger(trace_log, circuit, pins, actives, spool)
     admission = Admission(
         capacity=settings.judge_in_flight, shadow_capacity=settings.shadow_in_flight, queue=settings.judge_queue
     )
-    calls = EngineCalls(JudgementStore(redis, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
+    calls = EngineCalls(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
     service = ScoreService(
         pins=Pins(actives, ledger, settings),
         ledger=ledger,

@@ -113,17 +113,15 @@ _ANY = _compiled(*(pattern for patterns in _PATTERNS.values() for pattern in pat
 def attempts(completion: str) -> tuple[Flag, ...]:
     """The flags of what a completion (hidden characters taken out) tries; most try nothing."""
     texts = [completion.encode("utf-8", "replace")]
-    folded = _folded(completion)
-    if folded != completion:
-        texts.append(folded.encode("utf-8", "replace"))
+    unusual = texts[0].translate(None, _ASCII).decode()
+    if unusual and _folded(unusual) != unusual:
+        texts.append(_folded(completion).encode("utf-8", "replace"))
     found = [text for text in texts if _ANY.search(text)]
+    if not found:
+        return ()
     return tuple(flag for flag, pattern in _EACH.items() if any(pattern.search(text) for text in found))
 
 
 def _folded(text: str) -> str:
     """A text in plain letters: compatibility forms and look-alikes of other scripts replaced."""
-    if text.isascii():
-        return text
-    plain = unicodedata.normalize("NFKC", text)
-    unusual = plain.encode("utf-8", "replace").translate(None, _ASCII).decode()
-    return plain if _LOOKALIKES.keys().isdisjoint(map(ord, unusual)) else plain.translate(_LOOKALIKES)
+    return unicodedata.normalize("NFKC", text).translate(_LOOKALIKES)

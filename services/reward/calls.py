@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from regrade.contracts import ErrorCode, ItemError, Purpose, Usage
@@ -11,10 +11,13 @@ from services.kit.judgements import Judged, JudgementStore
 from services.kit.tasks import end_task
 from services.reward.admission import Admission
 from services.reward.engine.base import ChatMessages, ChoiceAnswer, Engine, Sampling, TextAnswer
-from services.reward.identity import judgement_identity
+from services.reward.identity import judgement_identities
 from services.reward.metrics import RewardMetrics
+from services.reward.prompt import Chat
 
 log = logging.getLogger(__name__)
+
+_NOTHING = Usage()
 
 
 class Asker(NamedTuple):
@@ -39,13 +42,15 @@ class Answer(NamedTuple):
     usage: Usage
 
 
-class _Call(NamedTuple):
-    identity: str
-    messages: ChatMessages
-
-
 _Landed = ChoiceAnswer | TextAnswer | UpstreamError
 _Ask = Callable[[Sequence[ChatMessages]], Awaitable[Sequence[_Landed]]]
+
+
+class _Seat(NamedTuple):
+    """Where the answer to a call under way will be: which flight, and which of its answers."""
+
+    flight: asyncio.Future[Sequence[_Landed]]
+    number: int
 
 
 class EngineCalls:
@@ -55,82 +60,97 @@ class EngineCalls:
         self._store = store
         self._admission = admission
         self._metrics = metrics
-        self._flying: dict[str, asyncio.Future[_Landed]] = {}
+        self._flying: dict[str, _Seat] = {}
         self._flights: set[asyncio.Task[None]] = set()
 
     async def choose(
-        self, asker: Asker, conversations: Sequence[ChatMessages], choices: Sequence[str], *, positions: int
+        self, asker: Asker, chats: Sequence[Chat], choices: Sequence[str], *, positions: int
     ) -> list[Answer]:
         """A distribution over `choices` for each position of each conversation, in order."""
 
         async def ask(batch: Sequence[ChatMessages]) -> Sequence[ChoiceAnswer | UpstreamError]:
             return await asker.engine.choose(batch, choices, positions=positions)
 
-        return await self._answers(asker, conversations, f"choose {positions} of {' '.join(choices)}", ask)
+        return await self._answers(asker, chats, f"choose {positions} of {' '.join(choices)}", ask)
 
-    async def write(self, asker: Asker, conversations: Sequence[ChatMessages], sampling: Sampling) -> list[Answer]:
+    async def write(self, asker: Asker, chats: Sequence[Chat], sampling: Sampling) -> list[Answer]:
         """A written turn for each conversation, in order."""
 
         async def ask(batch: Sequence[ChatMessages]) -> Sequence[TextAnswer | UpstreamError]:
             return await asker.engine.write(batch, sampling)
 
-        return await self._answers(asker, conversations, f"write {sampling}", ask)
+        return await self._answers(asker, chats, f"write {sampling}", ask)
 
     async def aclose(self) -> None:
         """Drop the calls under way."""
         for task in list(self._flights):
             await end_task(task)
 
-    async def _answers(
-        self, asker: Asker, conversations: Sequence[ChatMessages], asked: str, ask: _Ask
-    ) -> list[Answer]:
-        identities = [judgement_identity(messages, asker.engine.model, asked) for messages in conversations]
-        distinct = dict(zip(identities, conversations, strict=True))
+    async def _answers(self, asker: Asker, chats: Sequence[Chat], asked: str, ask: _Ask) -> list[Answer]:
+        identities = judgement_identities([chat.path for chat in chats], asker.engine.model, asked)
+        distinct = dict(zip(identities, chats, strict=True))
         known = {} if asker.fresh else await self._store.get(asker.task, list(distinct))
-        own = [_Call(i, m) for i, m in distinct.items() if i not in known and i not in self._flying]
-        flying = {i: self._flying[i] for i in distinct if i not in known and i in self._flying}
-        flying |= self._take_off(asker, own, ask)
-        landed = {identity: await self._landed(future, asker.deadline) for identity, future in flying.items()}
-        learnt = {call.identity: _judged(landed[call.identity]) for call in own}
-        stood = await self._store.put(asker.task, {i: j for i, j in learnt.items() if not isinstance(j, ItemError)})
-        found = known | {identity: _judged(answer) for identity, answer in landed.items()} | stood
-        bills = {call.identity: _usage(landed[call.identity]) for call in own}
-        return [Answer(found[identity], bills.pop(identity, Usage())) for identity in identities]
+        own = {i: chat for i, chat in distinct.items() if i not in known and i not in self._flying}
+        seats = {i: self._flying[i] for i in distinct if i not in known and i in self._flying}
+        seats |= self._take_off(asker, own, ask)
+        landed = await self._landed(seats, asker.deadline)
+        found: dict[str, Judged | ItemError] = {**known, **{i: _judged(answer) for i, answer in landed.items()}}
+        learnt: dict[str, Judged] = {}
+        for identity in own:
+            judged = found[identity]
+            if not isinstance(judged, ItemError):
+                learnt[identity] = judged
+        found |= await self._store.put(asker.task, learnt)
+        bills = {i: _usage(landed[i]) for i in own}
+        return [Answer(found[i], bills.pop(i, _NOTHING)) for i in identities]
 
-    def _take_off(self, asker: Asker, calls: Sequence[_Call], ask: _Ask) -> dict[str, asyncio.Future[_Landed]]:
+    def _take_off(self, asker: Asker, calls: Mapping[str, Chat], ask: _Ask) -> dict[str, _Seat]:
         """Start the calls that nobody has made, as many to a request as the engine takes."""
         loop = asyncio.get_running_loop()
-        futures = {call.identity: loop.create_future() for call in calls}
-        self._flying |= futures
-        for start in range(0, len(calls), asker.engine.batch):
-            task = loop.create_task(self._fly(calls[start : start + asker.engine.batch], asker.purpose, ask))
+        identities = list(calls)
+        seats: dict[str, _Seat] = {}
+        for start in range(0, len(identities), asker.engine.batch):
+            part = identities[start : start + asker.engine.batch]
+            flight: asyncio.Future[Sequence[_Landed]] = loop.create_future()
+            seats |= {identity: _Seat(flight, number) for number, identity in enumerate(part)}
+            self._flying |= seats
+            task = loop.create_task(self._fly(flight, part, [calls[i].messages for i in part], asker.purpose, ask))
             self._flights.add(task)
             task.add_done_callback(self._flights.discard)
-        return futures
+        return seats
 
-    async def _fly(self, calls: Sequence[_Call], purpose: Purpose, ask: _Ask) -> None:
+    async def _fly(
+        self,
+        flight: asyncio.Future[Sequence[_Landed]],
+        identities: Sequence[str],
+        conversations: Sequence[ChatMessages],
+        purpose: Purpose,
+        ask: _Ask,
+    ) -> None:
         """One engine request. Whatever happens to it, everybody who waits for it is told."""
+        answers: Sequence[_Landed] = [UpstreamUnavailable("the call was dropped")] * len(identities)
         try:
-            async with self._admission.room(len(calls), purpose):
-                with self._metrics.judge_call(len(calls)) as ended:
-                    answers = await ask([call.messages for call in calls])
+            async with self._admission.room(len(identities), purpose):
+                with self._metrics.judge_call(len(identities)) as ended:
+                    answers = await ask(conversations)
                     ended(answers)
-            for call, answer in zip(calls, answers, strict=True):
-                self._flying[call.identity].set_result(answer)
         finally:
-            for call in calls:
-                future = self._flying.pop(call.identity)
-                if not future.done():
-                    future.set_result(UpstreamUnavailable("the call was dropped"))
+            for identity in identities:
+                del self._flying[identity]
+            flight.set_result(answers)
 
-    async def _landed(self, future: asyncio.Future[_Landed], deadline: float | None) -> _Landed:
-        """The answer, or an error when the deadline comes first; the call goes on for whoever asks again."""
-        if deadline is not None and not future.done():
-            left = deadline - asyncio.get_running_loop().time()
-            await asyncio.wait({future}, timeout=max(0.0, left))
-            if not future.done():
-                return UpstreamUnavailable("the caller's deadline came before the engine's answer")
-        return await asyncio.shield(future)
+    async def _landed(self, seats: Mapping[str, _Seat], deadline: float | None) -> dict[str, _Landed]:
+        """The answers; where the deadline comes first, an error, and the call goes on for whoever asks again."""
+        flights = {seat.flight for seat in seats.values()}
+        if not flights:
+            return {}
+        left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+        await asyncio.wait(flights, timeout=left)
+        late = UpstreamUnavailable("the caller's deadline came before the engine's answer")
+        return {
+            identity: seat.flight.result()[seat.number] if seat.flight.done() else late
+            for identity, seat in seats.items()
+        }
 
 
 def _judged(landed: _Landed) -> Judged | ItemError:
@@ -140,7 +160,7 @@ def _judged(landed: _Landed) -> Judged | ItemError:
 
 
 def _usage(landed: _Landed) -> Usage:
-    return Usage() if isinstance(landed, UpstreamError) else landed.usage
+    return _NOTHING if isinstance(landed, UpstreamError) else landed.usage
 
 
 def _item_error(error: UpstreamError) -> ItemError:

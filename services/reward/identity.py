@@ -6,20 +6,32 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from regrade.contracts import Conversation, Mode, ScoreItem, ScoreRequest, as_text
-from services.reward.engine.base import ChatMessages
+from services.kit.fence import utf8
+from services.reward.texts import Text
 
 
-def item_ids(items: Sequence[ScoreItem]) -> list[str]:
+def content_of(item: ScoreItem, prompt: Text, completion: Text) -> tuple[str, ...]:
+    """What an item says, by digest: `prompt` and `completion` are its texts."""
+    reference, scope = item.reference, item.scope
+    return (
+        _digest(item.prompt, prompt),
+        _digest(item.completion, completion),
+        *(() if reference is None else ("reference", reference)),
+        *(() if scope is None else ("scope", scope)),
+    )
+
+
+def item_ids(items: Sequence[ScoreItem], contents: Sequence[tuple[str, ...]]) -> list[str]:
     """Each item's id; without one, its ordinal among the equal items of the request stands in."""
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, ...]] = Counter()
     ids = []
-    for item in items:
+    for item, content in zip(items, contents, strict=True):
         if item.id is not None:
             ids.append(item.id)
             continue
-        content = _hash((item.group or "", *_content(item)))
-        ids.append(f"#{seen[content]}")
-        seen[content] += 1
+        equal = (item.group or "", *content)
+        ids.append(f"#{seen[equal]}")
+        seen[equal] += 1
     return ids
 
 
@@ -28,12 +40,15 @@ def group_of(item: ScoreItem) -> str:
     return item.group or _prompt_hash(as_text(item.prompt))
 
 
-def item_bases(request: ScoreRequest, mode: Mode, ids: Sequence[str], judge_model: str) -> list[str]:
+def item_bases(
+    request: ScoreRequest, mode: Mode, ids: Sequence[str], contents: Sequence[tuple[str, ...]], judge_model: str
+) -> list[str]:
     """Each item's identity but for the rubric. The purpose is part of it: a shadow score is no training reward."""
     step = "" if request.step is None else str(request.step)
-    place = (request.lineage, request.run or "", step, mode, request.purpose, judge_model)
+    place = _framed((request.lineage, request.run or "", step, mode, request.purpose, judge_model))
     return [
-        _hash((*place, group_of(item), name, *_content(item))) for item, name in zip(request.items, ids, strict=True)
+        _sha256(place + _framed((group_of(item), name, *content)))
+        for item, name, content in zip(request.items, ids, contents, strict=True)
     ]
 
 
@@ -47,35 +62,28 @@ def trace_id(identity: str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
-def judgement_identity(messages: ChatMessages, model: str, asked: str) -> str:
-    """Everything that decides an engine's answer: conversation, model, and what is asked and how it is sampled."""
-    turns = (part for message in messages for part in (message["role"], message["content"]))
-    return _hash((model, asked, *turns))
+def judgement_identities(paths: Iterable[tuple[str, ...]], model: str, asked: str) -> list[str]:
+    """Of engine calls that ask `model` the same in different conversations, each named by its path."""
+    same = _framed((model, asked))
+    return [_sha256(same + _framed(path)) for path in paths]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _prompt_hash(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashlib.sha256(utf8(prompt)).hexdigest()
 
 
-def _content(item: ScoreItem) -> tuple[str, ...]:
-    """What an item says, each part preceded by what it is, so that no two items read alike."""
-    return (
-        *_parts(item.prompt),
-        *_parts(item.completion),
-        *(() if item.reference is None else ("reference", item.reference)),
-        *(() if item.scope is None else ("scope", item.scope)),
-    )
-
-
-def _parts(content: str | Conversation) -> tuple[str, ...]:
+def _digest(content: str | Conversation, text: Text) -> str:
     if isinstance(content, str):
-        return ("text", content)
+        return text.digest.hex()
     turns = (part for message in content for part in (message.role, message.content))
-    return (f"{len(content)} turns", *turns)
+    return f"{len(content)} turns {_sha256(_framed(turns))}"
 
 
-def _hash(parts: Iterable[str]) -> str:
-    """SHA-256 of the parts, each led by its length: no two lists of parts make one text."""
-    framed = "".join([f"{len(part)}:{part}" for part in parts])
-    return hashlib.sha256(framed.encode("utf-8", "surrogatepass")).hexdigest()
+def _framed(parts: Iterable[str]) -> str:
+    """The parts, each led by its length: no two lists of parts make one text."""
+    return "".join([f"{len(part)}:{part}" for part in parts])
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(utf8(text)).hexdigest()

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from regrade.contracts import LEVELS, TOP_LEVEL, ItemError, LlmCriterion, Mode, Usage
 from services.reward.calls import Answer, Asker, EngineCalls
-from services.reward.engine.base import ChatMessages, Distribution, Sampling
-from services.reward.prompt import Material, ask_execution, ask_levels, ask_plan, ask_rationale, then_levels
+from services.reward.engine.base import Distribution, Sampling
+from services.reward.prompt import Chat, Material, ask_execution, ask_levels, ask_plan, ask_rationale, then_levels
 
 _CHOICES = tuple(str(level) for level in LEVELS)
 _SQUARES = tuple(level * level for level in LEVELS)
@@ -55,7 +55,7 @@ class _Question(NamedTuple):
 
     exam: int
     criteria: tuple[LlmCriterion, ...]
-    messages: ChatMessages
+    chat: Chat
     rationale: str | None = None
 
 
@@ -112,7 +112,7 @@ class Judge:
             *(self._write(asker, asked, self._limits.rationale_words, seed) for seed in range(self._limits.samples))
         )
         return [
-            _Question(q.exam, q.criteria, then_levels(q.messages, text, q.criteria), text)
+            _Question(q.exam, q.criteria, then_levels(q.chat, text, q.criteria), text)
             for answers in drawn
             for q, text in sheet.written(asked, answers)
         ]
@@ -125,14 +125,14 @@ class Judge:
         ]
         plans = sheet.written(wanted, await self._write(asker, wanted, limits.plan_words, 0))
         asked = [
-            q._replace(messages=ask_execution(sheet.exams[q.exam].shown, plan, limits.rationale_words, asker.fence_key))
+            q._replace(chat=ask_execution(sheet.exams[q.exam].shown, plan, limits.rationale_words, asker.fence_key))
             for q, plan in plans
         ]
         drawn = await asyncio.gather(
             *(self._write(asker, asked, limits.rationale_words, seed) for seed in range(limits.samples))
         )
         return [
-            _Question(q.exam, shard, then_levels(q.messages, text, shard), text)
+            _Question(q.exam, shard, then_levels(q.chat, text, shard), text)
             for answers in drawn
             for q, text in sheet.written(asked, answers)
             for shard in self._shards(sheet.exams[q.exam])
@@ -141,13 +141,12 @@ class Judge:
     async def _write(self, asker: Asker, asked: Sequence[_Question], words: int, seed: int) -> list[Answer]:
         temperature = self._limits.temperature if self._limits.samples > 1 else 0.0
         sampling = Sampling(words * _TOKENS_A_WORD, temperature, seed)
-        return await self._calls.write(asker, [question.messages for question in asked], sampling)
+        return await self._calls.write(asker, [question.chat for question in asked], sampling)
 
     async def _ask_levels(self, asker: Asker, sheet: "_Sheet", questions: Sequence[_Question]) -> None:
         async def of_size(size: int) -> None:
             alike = [question for question in questions if len(question.criteria) == size]
-            conversations = [question.messages for question in alike]
-            answers = await self._calls.choose(asker, conversations, _CHOICES, positions=size)
+            answers = await self._calls.choose(asker, [q.chat for q in alike], _CHOICES, positions=size)
             for question, answer in zip(alike, answers, strict=True):
                 sheet.enter(question, answer)
 

@@ -47,7 +47,8 @@ class Ledger:
         """Fix or read every pin and fetch known outcomes. Raises `RedisAway`, `Overloaded`."""
         held = [tuple(self._held(task, base) for base in pin.items) for pin in pins]
         try:
-            states = await self._circuit.call(lambda: self._log.resolve(task, pins))
+            with self._circuit.watched():
+                states = await self._log.resolve(task, pins)
         except RedisAway:
             if not self.goes_on(on_outage):
                 raise
@@ -65,7 +66,8 @@ class Ledger:
         if self._spool is not None and any(Flag.UNPINNED in record.result.flags for record in records):
             return await self._to_spool(self._spool, task, records)
         try:
-            return Kept(await self._circuit.call(lambda: self._log.append(task, records)), degraded=False)
+            with self._circuit.watched():
+                return Kept(await self._log.append(task, records), degraded=False)
         except (RedisAway, Overloaded) as error:
             if isinstance(error, Overloaded) and error.code != TRACE_LOG_FULL:
                 raise

@@ -1,25 +1,42 @@
 """The judge's conversations, most shared part first: rubric, task, completion, question. Pure.
 
 Engines compute an equal beginning once: the system turn is the same for every item of a rubric, the
-task for a group, the completion for all its criteria.
+task for a group, the completion for all its criteria. Each conversation knows its path: the parts it
+is made of, by digest, in that order.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from regrade.contracts import LlmCriterion, Rubric
-from services.kit.fence import fence, neutralise
+from services.kit.fence import enclose, neutralise, utf8
 from services.kit.template import fill, load_template
 from services.reward.engine.base import ChatMessages
+from services.reward.texts import Text, look
+
+
+class Part(NamedTuple):
+    """A piece of a conversation, and what tells it from every other piece that can stand in its place."""
+
+    text: str
+    digest: str
+
+
+class Chat(NamedTuple):
+    """A conversation and its path. Equal paths are equal conversations; a common start is a common prefix."""
+
+    messages: ChatMessages
+    path: tuple[str, ...]
 
 
 class Material(NamedTuple):
     """What the judge is shown of one item: the system turn, and the task, reference and response in their fences."""
 
-    system: str
-    task: str
-    reference: str
-    response: str
+    system: Part
+    task: Part
+    reference: Part | None
+    response: Part
 
 
 def render_rubric(rubric: Rubric) -> str:
@@ -31,47 +48,54 @@ def render_rubric(rubric: Rubric) -> str:
     return "\n\n".join(blocks)
 
 
-def system_turn(role: str, rubric: Rubric) -> str:
-    """Who the judge is, what is material, and the rubric."""
-    return _filled("system", role=role, rubric=render_rubric(rubric))
+def system_turn(role: str, rubric: Rubric, fence_key: bytes) -> Part:
+    """Who the judge is, what is material, and the rubric. Its digest stands for the key of all fences, too."""
+    text = _filled("system", role=role, rubric=render_rubric(rubric))
+    return Part(text, hashlib.blake2b(utf8(text), key=_short(fence_key), digest_size=32).hexdigest())
 
 
-def material(*, system: str, prompt: str, reference: str | None, completion: str, fence_key: bytes) -> Material:
+def fenced(label: str, text: Text, fence_key: bytes) -> Part:
+    """A text that nobody vouches for, as it is shown."""
+    return Part(enclose(label, text.safe, text.safe_digest, fence_key), text.safe_digest.hex())
+
+
+def material(*, system: Part, prompt: Text, reference: Text | None, completion: Text, fence_key: bytes) -> Material:
     """An item as it is shown to the judge."""
     return Material(
         system,
-        fence("TASK", prompt, fence_key),
-        fence("REFERENCE", reference, fence_key) if reference is not None else "",
-        fence("RESPONSE", completion, fence_key),
+        fenced("TASK", prompt, fence_key),
+        fenced("REFERENCE", reference, fence_key) if reference is not None else None,
+        fenced("RESPONSE", completion, fence_key),
     )
 
 
-def ask_levels(shown: Material, criteria: Sequence[LlmCriterion]) -> ChatMessages:
+def ask_levels(shown: Material, criteria: Sequence[LlmCriterion]) -> Chat:
     """Asks for the level of each criterion, one digit a line."""
-    return _opening(shown, f"{_joined(shown.task, shown.response)}\n\n{_level_question(criteria)}")
+    return _opening(shown.system, (shown.task, shown.response), _level_question(criteria))
 
 
-def ask_rationale(shown: Material, criterion: LlmCriterion, words: int) -> ChatMessages:
+def ask_rationale(shown: Material, criterion: LlmCriterion, words: int) -> Chat:
     """Asks what speaks for and against one criterion."""
-    seen = _joined(shown.task, shown.response)
-    return _opening(shown, _filled("rationale", material=seen, criterion=criterion.name, words=str(words)))
+    question = _filled("rationale", criterion=criterion.name, words=str(words))
+    return _opening(shown.system, (shown.task, shown.response), question)
 
 
-def ask_plan(shown: Material, words: int) -> ChatMessages:
+def ask_plan(shown: Material, words: int) -> Chat:
     """Asks for a plan that holds for every response to the task: the same for a whole group."""
-    return _opening(shown, _filled("plan", material=_joined(shown.task, shown.reference), words=str(words)))
+    return _opening(shown.system, (shown.task, shown.reference), _filled("plan", words=str(words)))
 
 
-def ask_execution(shown: Material, plan: str, words: int, fence_key: bytes) -> ChatMessages:
+def ask_execution(shown: Material, plan: str, words: int, fence_key: bytes) -> Chat:
     """Asks for the plan to be carried out on the response."""
-    seen = _joined(shown.task, shown.reference, fence("PLAN", plan, fence_key), shown.response)
-    return _opening(shown, _filled("execute", material=seen, words=str(words)))
+    seen = (shown.task, shown.reference, fenced("PLAN", look(plan), fence_key), shown.response)
+    return _opening(shown.system, seen, _filled("execute", words=str(words)))
 
 
-def then_levels(asked: ChatMessages, written: str, criteria: Sequence[LlmCriterion]) -> ChatMessages:
+def then_levels(asked: Chat, written: str, criteria: Sequence[LlmCriterion]) -> Chat:
     """Goes on from what the judge wrote to the level of each criterion. What it wrote may quote the response."""
-    said = {"role": "assistant", "content": neutralise(written).text}
-    return (*asked, said, {"role": "user", "content": _level_question(criteria)})
+    said, question = neutralise(written).text, _level_question(criteria)
+    turns = ({"role": "assistant", "content": said}, {"role": "user", "content": question})
+    return Chat((*asked.messages, *turns), (*asked.path, said, question))
 
 
 def _level_question(criteria: Sequence[LlmCriterion]) -> str:
@@ -81,13 +105,15 @@ def _level_question(criteria: Sequence[LlmCriterion]) -> str:
     return _filled("levels", criteria=listed, count=str(len(criteria)))
 
 
-def _opening(shown: Material, question: str) -> ChatMessages:
-    return ({"role": "system", "content": shown.system}, {"role": "user", "content": question})
-
-
-def _joined(*parts: str) -> str:
-    return "\n\n".join(part for part in parts if part)
+def _opening(system: Part, seen: Sequence[Part | None], question: str) -> Chat:
+    told = "".join([f"{part.text}\n\n" for part in seen if part is not None])
+    turns = ({"role": "system", "content": system.text}, {"role": "user", "content": told + question})
+    return Chat(turns, (system.digest, *["" if part is None else part.digest for part in seen], question))
 
 
 def _filled(name: str, **values: str) -> str:
     return fill(load_template("services.reward", name), **values)
+
+
+def _short(key: bytes) -> bytes:
+    return key if len(key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.sha256(key).digest()

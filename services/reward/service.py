@@ -23,7 +23,6 @@ from regrade.contracts import (
 )
 from regrade.tasks import judge_role
 from services.kit.errors import Unavailable
-from services.kit.fence import neutralise
 from services.kit.http import UpstreamError
 from services.kit.traces import Record
 from services.reward.admission import Admission
@@ -34,15 +33,17 @@ from services.reward.checks import CheckCatalogue, CheckError, Subject, needs_wo
 from services.reward.engine.base import Engine
 from services.reward.engine.probe import EngineHandle
 from services.reward.guards import guard
-from services.reward.identity import group_of, item_bases, item_identity, item_ids, trace_id
+from services.reward.identity import content_of, group_of, item_bases, item_identity, item_ids, trace_id
 from services.reward.judge import Exam, Judge, Verdict
 from services.reward.ledger import Ledger
 from services.reward.metrics import RewardMetrics
 from services.reward.pins import Pins, Resolved
-from services.reward.prompt import Material, material, system_turn
+from services.reward.prompt import Material, Part, material, system_turn
+from services.reward.texts import Text, look
 
 _RETRY_AFTER_S = 5
 _MAX_SYSTEM_TURNS = 512
+_NOTHING = Usage()
 
 
 @dataclass(slots=True)
@@ -53,14 +54,14 @@ class _Case:
     item_id: str
     identity: str
     resolved: Resolved
-    prompt: str
-    completion: str
+    prompt: Text
+    completion: Text
     flags: list[str] = field(default_factory=list)
     scores: dict[str, CriterionScore] = field(default_factory=dict)
     error: ItemError | None = None
     decided: bool = False
     """No judge is needed: a guard or a veto has settled the reward at 0."""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = _NOTHING
 
 
 class ScoreService:
@@ -90,11 +91,12 @@ class ScoreService:
         self._metrics = metrics
         self._fence_key = fence_key
         self._max_completion_chars = max_completion_chars
-        self._systems: dict[tuple[str, str], str] = {}
+        self._systems: dict[tuple[str, str], Part] = {}
 
     def use_fence_key(self, fence_key: bytes) -> None:
         """Fence with this key from now on: the replicas' shared one, once Redis has told it."""
         self._fence_key = fence_key
+        self._systems.clear()
 
     async def score(self, request: ScoreRequest, *, deadline: float | None = None) -> ScoreResponse:
         """One result an item; what is not judged by `deadline` (the loop's clock) is null.
@@ -106,12 +108,16 @@ class ScoreService:
         mode = request.mode or self._modes.get(request.task, Mode.EXPECTED)
         engine = await self._open_engine()
         asker = Asker(engine, request.task, request.purpose, self._fence_key, request.fresh, deadline)
-        ids = item_ids(request.items)
-        bases = item_bases(request, mode, ids, engine.model)
+        prompts, completions = _looked_at(request.items)
+        contents = list(map(content_of, request.items, prompts, completions))
+        ids = item_ids(request.items, contents)
+        bases = item_bases(request, mode, ids, contents, engine.model)
         resolved = await self._pins.resolve(request, bases)
         cases = [
-            _Case(i, name, item_identity(base, r.active.digest), r, as_text(i.prompt), as_text(i.completion))
-            for i, name, base, r in zip(request.items, ids, bases, resolved, strict=True)
+            _Case(item, name, item_identity(base, r.active.digest), r, prompt, completion)
+            for item, name, base, r, prompt, completion in zip(
+                request.items, ids, bases, resolved, prompts, completions, strict=True
+            )
         ]
         new = [case for case in cases if case.resolved.known is None]
         await self._screen_all(new)
@@ -148,13 +154,13 @@ class ScoreService:
             case.flags.append(Flag.UNPINNED)
         if case.item.truncated:
             case.flags.append(Flag.TRUNCATED)
-        stopped = guard(case.completion, max_chars=self._max_completion_chars)
+        stopped = guard(case.completion.raw, max_chars=self._max_completion_chars)
         if stopped is not None:
             case.flags.append(stopped)
             case.decided = True
             return
         case.flags.extend(_noticed(case))
-        subject = Subject(case.prompt, case.completion, case.item.reference)
+        subject = Subject(case.prompt.raw, case.completion.raw, case.item.reference)
         for criterion in case.resolved.rubric.check_criteria:
             try:
                 value = await self._checks.value(criterion.check, subject)
@@ -178,18 +184,18 @@ class ScoreService:
         return material(
             system=self._system(role, case.resolved),
             prompt=case.prompt,
-            reference=case.item.reference,
+            reference=None if case.item.reference is None else look(case.item.reference),
             completion=case.completion,
             fence_key=self._fence_key,
         )
 
-    def _system(self, role: str, resolved: Resolved) -> str:
+    def _system(self, role: str, resolved: Resolved) -> Part:
         """The system turn of a rubric, written once for all its items."""
         key = (role, resolved.active.digest)
         if key not in self._systems:
             if len(self._systems) >= _MAX_SYSTEM_TURNS:
                 self._systems.clear()
-            self._systems[key] = system_turn(role, resolved.rubric)
+            self._systems[key] = system_turn(role, resolved.rubric, self._fence_key)
         return self._systems[key]
 
     async def _settle(
@@ -218,10 +224,17 @@ class ScoreService:
         return results, stored.degraded
 
 
+def _looked_at(items: Sequence[ScoreItem]) -> tuple[list[Text], list[Text]]:
+    """Each item's prompt and completion; a prompt is looked at once for all of its group."""
+    prompts = [as_text(item.prompt) for item in items]
+    seen = {prompt: look(prompt) for prompt in set(prompts)}
+    return [seen[prompt] for prompt in prompts], [look(as_text(item.completion)) for item in items]
+
+
 def _noticed(case: _Case) -> list[Flag]:
     """What was taken out of the prompt and the completion, and what the completion tries; each flag once."""
-    visible, found = neutralise(case.completion)
-    return list(dict.fromkeys((*neutralise(case.prompt).flags, *found, *attempts(visible))))
+    completion = case.completion
+    return list(dict.fromkeys((*case.prompt.flags, *completion.flags, *attempts(completion.safe))))
 
 
 def _note(case: _Case, verdict: Verdict, *, explain: bool) -> None:

@@ -11,7 +11,7 @@ from services.kit.fence import fence, neutralise
 from services.kit.template import fill
 from services.kit.traces import TraceLog
 from services.reward.engine.base import ChatMessages
-from services.reward.prompt import then_levels
+from services.reward.prompt import Chat, then_levels
 from tests.support.builders import ESSAY, PROMPT, TASK
 from tests.support.conversations import CONVERSATIONS, RUBRIC, plan_for
 from tests.support.fake_engine import FakeEngine
@@ -57,11 +57,11 @@ def test_i4_prompt_structure_is_untouched(render: Render, attack: str) -> None:
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_i4_what_the_judge_itself_wrote_is_neutralised(attack: str) -> None:
     """A judge may be made to quote the response: its words come back as its own turn and as nothing else."""
-    asked = CONVERSATIONS["reasoned, rationale"](ESSAY)
-    went_on = then_levels(asked, attack, RUBRIC.llm_criteria[:1])
+    asked = Chat(CONVERSATIONS["reasoned, rationale"](ESSAY), ())
+    went_on = then_levels(asked, attack, RUBRIC.llm_criteria[:1]).messages
     assert [message["role"] for message in went_on] == ["system", "user", "assistant", "user"]
     assert went_on[2]["content"] == neutralise(attack).text
-    assert went_on[3] == then_levels(asked, "Fine.", RUBRIC.llm_criteria[:1])[3]
+    assert went_on[3] == then_levels(asked, "Fine.", RUBRIC.llm_criteria[:1]).messages[3]
 
 
 def test_i4_the_plan_is_made_before_any_response_is_seen() -> None:

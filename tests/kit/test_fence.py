@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regrade.contracts import Flag
-from services.kit.fence import fence, is_plain, neutralise, without_control_tokens
+from services.kit.fence import fence, is_plain, neutralise, utf8, without_control_tokens
 
 _KEY = b"key"
 _FENCE = re.compile(r"\[BEGIN RESPONSE ([a-z2-7]{10})\]\n(.*)\n\[END RESPONSE \1\]", re.DOTALL)
@@ -64,7 +64,7 @@ def test_i4_neutralising_leaves_nothing_to_neutralise(text: str) -> None:
 @given(_TEXTS)
 def test_i4_the_quick_look_and_the_patterns_agree(text: str) -> None:
     """What is recognised as plain without a pattern holds nothing that a pattern would change."""
-    if is_plain(text):
+    if is_plain(utf8(text)):
         assert neutralise(f"{text}\u200b") == (text, (Flag.HIDDEN_UNICODE,))
         assert without_control_tokens(f"{text}\u200b") == text
 

@@ -3,7 +3,8 @@
 from benchmarks.breach import Render
 from benchmarks.conversations import FENCE_KEY, conversations
 from services.reward.engine.base import ChatMessages
-from services.reward.prompt import ask_plan, material
+from services.reward.prompt import ask_plan, material, system_turn
+from services.reward.texts import look
 from tests.support.builders import PROMPT, llm, rubric
 
 RUBRIC = rubric(llm("quality"), llm("depth"))
@@ -17,5 +18,7 @@ CONVERSATIONS: dict[str, Render] = {
 
 def plan_for(prompt: str) -> ChatMessages:
     """The one conversation that shows no completion."""
-    shown = material(system="s", prompt=prompt, reference=None, completion="unseen", fence_key=FENCE_KEY)
-    return ask_plan(shown, 40)
+    system = system_turn("an examiner", RUBRIC, FENCE_KEY)
+    unseen = look("unseen")
+    shown = material(system=system, prompt=look(prompt), reference=None, completion=unseen, fence_key=FENCE_KEY)
+    return ask_plan(shown, 40).messages

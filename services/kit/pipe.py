@@ -1,0 +1,178 @@
+"""One Redis connection that all hot calls of a process share: sent at once, answered in order.
+
+The general client lends each command a connection and wraps it in tasks, time-outs and retries of its own, which
+costs more than all the rest of a batch. Here commands of concurrent batches travel in one stream, and one timer
+watches the oldest of them. Whatever goes wrong, everybody who waits is told by an error of the general client's.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from typing import Any, cast
+
+import hiredis
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis, SSLConnection
+from redis.asyncio.connection import Connection
+
+_CONNECT_S = 2.0
+_ERRORS: dict[str, type[redis_errors.RedisError]] = {
+    "NOSCRIPT": redis_errors.NoScriptError,
+    "READONLY": redis_errors.ReadOnlyError,
+    "OOM": redis_errors.OutOfMemoryError,
+    "LOADING": redis_errors.BusyLoadingError,
+    "CLUSTERDOWN": redis_errors.ClusterDownError,
+    "NOAUTH": redis_errors.AuthenticationError,
+    "WRONGPASS": redis_errors.AuthenticationError,
+}
+
+
+class Pipe:
+    """Commands to the Redis that `redis` is a client of. `timeout_s` bounds the wait for an answer.
+
+    Commands must bear to be repeated: one whose connection is lost is sent again over a new one, once.
+    """
+
+    def __init__(self, redis: Redis, *, timeout_s: float = 5.0) -> None:
+        self._address: Connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        self._timeout_s = timeout_s
+        self._wire: _Wire | None = None
+        self._connecting = asyncio.Lock()
+
+    async def execute_command(self, *command: Any) -> Any:
+        """The answer to one command, as text. Raises what the general client raises."""
+        packed = _packed(*command)
+        wire = self._wire
+        if wire is not None and wire.alive:
+            try:
+                return await wire.send(packed)
+            except _Lost:
+                pass
+        try:
+            return await (await self._connected()).send(packed)
+        except OSError as error:
+            raise redis_errors.ConnectionError(f"no connection to Redis: {error}") from error
+
+    async def aclose(self) -> None:
+        """Hang up; who still waits is told."""
+        if self._wire is not None:
+            self._wire.hang_up(redis_errors.ConnectionError("closed"))
+
+    async def _connected(self) -> "_Wire":
+        async with self._connecting:
+            if self._wire is None or not self._wire.alive:
+                self._wire = await self._connect()
+            return self._wire
+
+    async def _connect(self) -> "_Wire":
+        loop = asyncio.get_running_loop()
+        address = self._address
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                _, wire = await loop.create_connection(
+                    lambda: _Wire(self._timeout_s), address.host, address.port, ssl=_tls(address)
+                )
+        except TimeoutError as error:
+            raise redis_errors.TimeoutError("no connection to Redis in time") from error
+        try:
+            if address.password:
+                await wire.send(_packed("AUTH", address.username or "default", address.password))
+            if address.db:
+                await wire.send(_packed("SELECT", address.db))
+        except BaseException:
+            wire.hang_up(redis_errors.ConnectionError("closed"))
+            raise
+        return wire
+
+
+def _packed(*command: Any) -> bytes:
+    packed: bytes = hiredis.pack_command(command)
+    return packed
+
+
+def _tls(address: Connection) -> ssl.SSLContext | None:
+    return address.ssl_context.get() if isinstance(address, SSLConnection) else None
+
+
+class _Lost(redis_errors.ConnectionError):
+    """The connection ended before the answer; nobody knows whether the command was carried out."""
+
+
+class _Wire(asyncio.Protocol):
+    """One connection: commands out, answers in, in the same order."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._reader = hiredis.Reader(encoding="utf-8", errors="strict", replyError=_error)
+        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._transport is not None
+
+    def send(self, packed: bytes) -> "asyncio.Future[Any]":
+        """Send a command; the future is its answer."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        if self._transport is None:
+            answer.set_exception(_Lost("the connection was lost"))
+            return answer
+        self._waiting.append((self._loop.time() + self._timeout_s, answer))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout_s, self._look)
+        self._transport.write(packed)
+        return answer
+
+    def hang_up(self, error: redis_errors.RedisError) -> None:
+        """End the connection and tell everybody who waits."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._end(error)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not False:
+                _, answer = self._waiting.popleft()
+                if answer.done():
+                    continue
+                if isinstance(reply, redis_errors.RedisError):
+                    answer.set_exception(reply)
+                else:
+                    answer.set_result(reply)
+        except (hiredis.HiredisError, UnicodeDecodeError, IndexError) as error:
+            self.hang_up(redis_errors.ConnectionError(f"Redis answered out of turn: {error!r}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(_Lost(f"Redis closed the connection{f': {exc}' if exc else ''}"))
+
+    def _end(self, error: redis_errors.RedisError) -> None:
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting:
+            _, answer = self._waiting.popleft()
+            if not answer.done():
+                answer.set_exception(error)
+
+    def _look(self) -> None:
+        """Whether the oldest command is overdue: then nothing on this connection can be trusted to come."""
+        self._timer = None
+        if not self._waiting:
+            return
+        until = self._waiting[0][0]
+        if until <= self._loop.time():
+            self.hang_up(redis_errors.TimeoutError(f"no answer within {self._timeout_s:g} s"))
+        else:
+            self._timer = self._loop.call_at(until, self._look)
+
+
+def _error(text: str) -> redis_errors.RedisError:
+    code = text.partition(" ")[0]
+    return _ERRORS.get(code, redis_errors.ResponseError)(text)
