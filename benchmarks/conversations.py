@@ -11,6 +11,7 @@ from services.reward.prompt import (
     ask_execution,
     ask_levels,
     ask_rationale,
+    fenced,
     material,
     system_turn,
     then_levels,
@@ -26,11 +27,12 @@ def conversations(rubric: Rubric, prompt: str, role: str = "an examiner") -> dic
     """By mode and by what is asked. `rubric` needs an LLM criterion."""
     criteria = rubric.llm_criteria
     system = system_turn(role, rubric, FENCE_KEY)
+    task = fenced("TASK", look(prompt), FENCE_KEY)
 
     def shown(completion: str) -> Material:
         return material(
             system=system,
-            prompt=look(prompt),
+            task=task,
             reference=look("A reference."),
             completion=look(completion),
             fence_key=FENCE_KEY,

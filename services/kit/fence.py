@@ -129,7 +129,7 @@ def is_plain(raw: bytes) -> bool:
 
 def without_control_tokens(text: str) -> str:
     """What is left of a text when control tokens and hidden characters are taken out."""
-    return _CONTROL_TOKEN.sub("", _without_hidden(text)) if neutralise(text).flags else text
+    return _CONTROL_TOKEN.sub("", _without_hidden(text))
 
 
 def fence(label: str, text: str, key: bytes) -> str:

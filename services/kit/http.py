@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import aiohttp
+import msgspec
 from pydantic import SecretStr
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from services.kit.replicas import Replica, Replicas, RetryBudget, split_urls
 
@@ -99,11 +100,14 @@ class JsonEndpoint:
 
     async def get(self, path: str) -> Any:
         """One GET. Raises `UpstreamError`."""
-        return await self._with_retries("GET", path, None, 1)
+        return await self._with_retries("GET", path, None, 1, from_json)
 
-    async def post(self, path: str, payload: Any, *, weight: int = 1) -> Any:
-        """One POST; `weight` is what it adds to a replica's load. Raises `UpstreamError`."""
-        return await self._with_retries("POST", path, to_json(payload), weight)
+    async def post(self, path: str, payload: Any, weight: int = 1, read: Callable[[bytes], Any] = from_json) -> Any:
+        """One POST; `weight` is what it adds to a replica's load, `read` makes of the body what is answered.
+
+        Raises `UpstreamError`; `UpstreamMalformed` where `read` raises `ValueError`.
+        """
+        return await self._with_retries("POST", path, msgspec.json.encode(payload), weight, read)
 
     async def probe_all(self) -> list[Any]:
         """Probe every replica, leave out those away, and tell the others' answers, in order.
@@ -117,13 +121,15 @@ class JsonEndpoint:
             raise UpstreamUnavailable(f"no answer to a probe: {probes[0]}")
         return answers
 
-    async def _with_retries(self, method: str, path: str, body: bytes | None, weight: int) -> Any:
+    async def _with_retries(
+        self, method: str, path: str, body: bytes | None, weight: int, read: Callable[[bytes], Any]
+    ) -> Any:
         self._budget.earn()
         tried: set[Replica] = set()
         for attempt in range(self._retries + 1):
             replica = await self._choose(tried)
             try:
-                return await self._asked(replica, method, path, body, weight)
+                return await self._asked(replica, method, path, body, weight, read)
             except UpstreamUnavailable:
                 if attempt == self._retries or not self._affords_retry():
                     raise
@@ -141,10 +147,12 @@ class JsonEndpoint:
             raise UpstreamUnavailable(f"out of service after repeated failures (all {len(self._replicas.all)})")
         return replica
 
-    async def _asked(self, replica: Replica, method: str, path: str, body: bytes | None, weight: int) -> Any:
+    async def _asked(
+        self, replica: Replica, method: str, path: str, body: bytes | None, weight: int, read: Callable[[bytes], Any]
+    ) -> Any:
         try:
             with replica.load(weight):
-                answer = await self._once(replica, method, path, body)
+                answer = await self._once(replica, method, path, body, read)
         except UpstreamBusy:
             raise
         except UpstreamUnavailable as error:
@@ -179,13 +187,15 @@ class JsonEndpoint:
     async def _answer_to_probe(self, replica: Replica) -> Any:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                return await self._once(replica, "GET", self._probe_path, None)
+                return await self._once(replica, "GET", self._probe_path, None, from_json)
         except (UpstreamRefused, UpstreamMalformed):
             return None
         except TimeoutError as error:
             raise UpstreamUnavailable(f"no answer in {_PROBE_TIMEOUT_S} s at {self._probe_path}") from error
 
-    async def _once(self, replica: Replica, method: str, path: str, body: bytes | None) -> Any:
+    async def _once(
+        self, replica: Replica, method: str, path: str, body: bytes | None, read: Callable[[bytes], Any]
+    ) -> Any:
         address = replica.address
         headers = address.headers | {"Content-Type": "application/json"}
         try:
@@ -203,9 +213,9 @@ class JsonEndpoint:
             told = answer[:300].decode(errors="replace")
             raise UpstreamRefused(f"HTTP {response.status} at {path}: {told}", response.status)
         try:
-            return from_json(answer)
+            return read(answer)
         except ValueError as error:
-            raise UpstreamMalformed(f"no JSON at {path}") from error
+            raise UpstreamMalformed(f"no usable answer at {path} ({type(error).__name__})") from error
 
     def _affords_retry(self) -> bool:
         afforded = self._budget.spend()

@@ -1,7 +1,8 @@
 """Stored judgements: what an engine call answered, by the hash of all that decided the answer."""
 
-import json
 from collections.abc import Mapping, Sequence
+
+from pydantic_core import from_json, to_json
 
 from services.kit import keyspace as ks
 from services.kit.circuit import Circuit, RedisAway
@@ -41,7 +42,7 @@ class JudgementStore:
         if not judgements:
             return {}
         keys = [ks.judgement_key(task, identity) for identity in judgements]
-        values = [str(self._ttl_s), *(json.dumps(judged) for judged in judgements.values())]
+        values: list[str | bytes | int] = [self._ttl_s, *map(to_json, judgements.values())]
         try:
             with self._circuit.watched():
                 stood = await self._remember(keys, values)
@@ -51,5 +52,5 @@ class JudgementStore:
 
 
 def _read(text: str) -> Judged:
-    value = json.loads(text)
+    value = from_json(text)
     return value if isinstance(value, str) else tuple(tuple(distribution) for distribution in value)

@@ -3,26 +3,18 @@
 import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
 
-from regrade.contracts import (
-    Authority,
-    EventKind,
-    GatePass,
-    GateReport,
-    LineageEvent,
-    Override,
-    Rollback,
-    Rubric,
-    RubricRef,
-)
+from regrade.contracts import Authority, EventKind, GatePass, GateReport, LineageEvent, Override, Rollback, Rubric
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict, NotFound
 from services.kit.keyspace import Line
 from services.kit.redis import LuaFunction, entries, newest
 from services.kit.template import fill
+from services.kit.wire import RubricRef
 
 _CACHED_RUBRICS = 512
 _EVENTS_PAGE = 16
@@ -43,6 +35,7 @@ class Active(NamedTuple):
     def __str__(self) -> str:
         return f"{self.digest} {self.version or 0} {self.scope or ''}"
 
+    @lru_cache(maxsize=1_024)  # noqa: B019 - it is a value, and the same few are asked for every item
     def ref(self, lineage: str) -> RubricRef:
         """As `/score` answers it."""
         return RubricRef(lineage=lineage, scope=self.scope, version=self.version, digest=self.digest)

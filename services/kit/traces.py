@@ -4,15 +4,18 @@ import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from regrade.contracts import ItemResult, Trace
+from regrade.contracts import Trace
 from services.kit import keyspace as ks
+from services.kit import wire
 from services.kit.errors import Overloaded
 from services.kit.keyspace import Line
 from services.kit.redis import Commands, LuaFunction, entries, newest
 from services.kit.rubrics import Active
+from services.kit.wire import ItemResult, read_result
 
 TRACE_LOG_FULL = "trace_log_full"
 _PAGE = 512
@@ -46,7 +49,7 @@ class Record(NamedTuple):
 
     identity: str
     result: ItemResult
-    trace: Trace | None
+    trace: wire.Trace | None
     pin: PinRequest | None = None
 
 
@@ -54,8 +57,8 @@ class Row(NamedTuple):
     """A record as Redis takes it: identity, outcome and trace (or "") as JSON."""
 
     identity: str
-    outcome: str
-    trace: str
+    outcome: str | bytes
+    trace: str | bytes
 
 
 class Window(NamedTuple):
@@ -114,7 +117,7 @@ class TraceLog:
 
     async def append_rows(self, task: str, rows: Sequence[Row]) -> list[str]:
         """`append` on JSON: per row "" when it was written, else the outcome that stood there before."""
-        args: list[str | int] = [ks.outcome_prefix(task), self._outcome_ttl_s, self._cap]
+        args: list[str | bytes | int] = [ks.outcome_prefix(task), self._outcome_ttl_s, self._cap]
         for row in rows:
             args.extend(row)
         replies: list[str] = await self._append([ks.traces_key(task)], args)
@@ -188,10 +191,10 @@ def _pin_state(row: Sequence[str]) -> PinState:
 
 def row_of(record: Record) -> Row:
     """A record as JSON."""
-    trace = record.trace.model_dump_json() if record.trace is not None else ""
-    return Row(record.identity, record.result.model_dump_json(), trace)
+    trace = record.trace.to_json() if record.trace is not None else b""
+    return Row(record.identity, record.result.to_json(), trace)
 
 
-def stored_outcome(text: str) -> ItemResult:
+def stored_outcome(text: str | bytes) -> ItemResult:
     """An outcome that was stored earlier, as a retry is answered with it."""
-    return ItemResult.model_validate_json(text).model_copy(update={"cached": True})
+    return msgspec.structs.replace(read_result(text), cached=True)

@@ -26,16 +26,17 @@ def fires(criterion: Criterion, score: float) -> bool:
 
 def aggregate(rubric: Rubric, scores: Mapping[str, float]) -> Aggregate:
     """The reward of one item. Every criterion must have its score: a missing one raises `KeyError`."""
-    total = 0.0
+    total = award = 0.0
     vetoed = False
     for criterion in rubric.criteria:
         score = scores[criterion.id]
         if criterion.role is Role.AWARD:
             total += criterion.weight * score
+            award += criterion.weight
         elif criterion.role is Role.DEDUCT:
             total -= criterion.weight * fault(criterion, score)
         else:
             vetoed = vetoed or fires(criterion, score)
-    raw = total / rubric.total_weight(Role.AWARD)
+    raw = total / award
     reward = 0.0 if vetoed else min(1.0, max(0.0, raw + rubric.offset))
     return Aggregate(reward, raw, vetoed)

@@ -86,7 +86,7 @@ async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> 
     if isinstance(body.rubric, Rubric):
         validate_rubric(body.rubric)
     answer = await state.service.score(body, deadline=deadline)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return Response(answer.to_json(), media_type="application/json")
 
 
 @router.get(

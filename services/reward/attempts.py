@@ -110,12 +110,12 @@ _EACH = {flag: _compiled(*patterns) for flag, patterns in _PATTERNS.items()}
 _ANY = _compiled(*(pattern for patterns in _PATTERNS.values() for pattern in patterns))
 
 
-def attempts(completion: str) -> tuple[Flag, ...]:
-    """The flags of what a completion (hidden characters taken out) tries; most try nothing."""
-    texts = [completion.encode("utf-8", "replace")]
-    unusual = texts[0].translate(None, _ASCII).decode()
+def attempts(completion: bytes) -> tuple[Flag, ...]:
+    """The flags of what a completion (UTF-8, hidden characters taken out) tries; most try nothing."""
+    texts = [completion]
+    unusual = completion.translate(None, _ASCII).decode("utf-8", "replace")
     if unusual and _folded(unusual) != unusual:
-        texts.append(_folded(completion).encode("utf-8", "replace"))
+        texts.append(_folded(completion.decode("utf-8", "replace")).encode())
     found = [text for text in texts if _ANY.search(text)]
     if not found:
         return ()

@@ -5,10 +5,11 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from regrade.contracts import ErrorCode, ItemError, Purpose, Usage
+from regrade.contracts import ErrorCode, Purpose
 from services.kit.http import UpstreamError, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable
 from services.kit.judgements import Judged, JudgementStore
 from services.kit.tasks import end_task
+from services.kit.wire import ItemError, Usage
 from services.reward.admission import Admission
 from services.reward.engine.base import ChatMessages, ChoiceAnswer, Engine, Sampling, TextAnswer
 from services.reward.identity import judgement_identities

@@ -5,6 +5,7 @@ import unicodedata
 
 from regrade.contracts import Flag
 from services.kit.fence import without_control_tokens
+from services.reward.texts import Text
 
 _LONGEST_OPENER = 240
 _SEGMENT = re.compile(r"[\n.:!?。：！？|]+")
@@ -40,16 +41,17 @@ adım adım düşünelim; lời giải; đáp án; الحل; الجواب; ال�
 """
 
 
-def guard(completion: str, *, max_chars: int) -> Flag | None:
+def guard(completion: Text, *, max_chars: int) -> Flag | None:
     """The reason why this completion earns nothing, or None when it is to be judged."""
-    if not completion.strip():
+    text = completion.raw
+    if not text.strip():
         return Flag.EMPTY
-    if len(completion) > max_chars:
+    if len(text) > max_chars:
         return Flag.TOO_LONG
-    content = without_control_tokens(completion)
-    if any(char.isalnum() for char in content):
+    content = without_control_tokens(text) if completion.flags else text
+    if any(map(str.isalnum, content)):
         return Flag.NO_CONTENT if _only_openers(content) else None
-    return Flag.CONTROL_TOKENS_ONLY if any(char.isalnum() for char in completion) else Flag.PUNCTUATION_ONLY
+    return Flag.CONTROL_TOKENS_ONLY if any(map(str.isalnum, text)) else Flag.PUNCTUATION_ONLY
 
 
 def _only_openers(text: str) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from operator import mul
 from typing import NamedTuple
 
-from regrade.contracts import LEVELS, TOP_LEVEL, ItemError, LlmCriterion, Mode, Usage
+from regrade.contracts import LEVELS, TOP_LEVEL, LlmCriterion, Mode
+from services.kit.wire import ItemError, Usage, total
 from services.reward.calls import Answer, Asker, EngineCalls
 from services.reward.engine.base import Distribution, Sampling
 from services.reward.prompt import Chat, Material, ask_execution, ask_levels, ask_plan, ask_rationale, then_levels
@@ -204,4 +205,4 @@ class _Sheet:
 
 
 def _sum_of(bills: Sequence[Usage]) -> Usage:
-    return bills[0] if len(bills) == 1 else Usage.total(bills)
+    return bills[0] if len(bills) == 1 else total(bills)

@@ -10,11 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from regrade.contracts import Flag, ItemResult, OnOutage
+from regrade.contracts import Flag, OnOutage
 from services.kit.circuit import Circuit, RedisAway
 from services.kit.errors import Overloaded
 from services.kit.rubrics import Active
 from services.kit.traces import TRACE_LOG_FULL, PinRequest, PinState, Record, TraceLog, row_of, stored_outcome
+from services.kit.wire import ItemResult
 from services.reward.known import ActiveRubrics, KnownPins
 from services.reward.spool import Spool
 from services.reward.spool_files import Entry
@@ -118,7 +119,7 @@ def _base(record: Record) -> str:
 
 
 def _entry(task: str, record: Record) -> Entry:
-    row = row_of(record)
+    _, outcome, trace = row_of(record)
     ref = record.result.rubric
     rubric = Active(ref.digest, ref.version, ref.scope)
     return Entry(
@@ -129,7 +130,7 @@ def _entry(task: str, record: Record) -> Entry:
         pin=record.pin.key if record.pin is not None else "",
         made_up=Flag.UNPINNED in record.result.flags,
         ttl_s=record.pin.ttl_s if record.pin is not None else 0,
-        outcome=row.outcome,
-        trace=row.trace,
+        outcome=str(outcome, "utf-8") if isinstance(outcome, bytes) else outcome,
+        trace=str(trace, "utf-8") if isinstance(trace, bytes) else trace,
         time=time.time(),
     )

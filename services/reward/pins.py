@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from regrade.contracts import ItemResult, Purpose, Rubric, ScoreRequest
+from regrade.contracts import Purpose, Rubric, ScoreRequest
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.keyspace import Line
 from services.kit.rubrics import Active
 from services.kit.traces import PinRequest
+from services.kit.wire import ItemResult
 from services.reward.identity import group_of
 from services.reward.known import ActiveRubrics
 from services.reward.ledger import Ledger

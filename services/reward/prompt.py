@@ -7,6 +7,7 @@ is made of, by digest, in that order.
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from regrade.contracts import LlmCriterion, Rubric
@@ -59,11 +60,11 @@ def fenced(label: str, text: Text, fence_key: bytes) -> Part:
     return Part(enclose(label, text.safe, text.safe_digest, fence_key), text.safe_digest.hex())
 
 
-def material(*, system: Part, prompt: Text, reference: Text | None, completion: Text, fence_key: bytes) -> Material:
-    """An item as it is shown to the judge."""
+def material(*, system: Part, task: Part, reference: Text | None, completion: Text, fence_key: bytes) -> Material:
+    """An item as it is shown to the judge; `task` is its prompt, `fenced` once for all of its group."""
     return Material(
         system,
-        fenced("TASK", prompt, fence_key),
+        task,
         fenced("REFERENCE", reference, fence_key) if reference is not None else None,
         fenced("RESPONSE", completion, fence_key),
     )
@@ -99,10 +100,15 @@ def then_levels(asked: Chat, written: str, criteria: Sequence[LlmCriterion]) -> 
 
 
 def _level_question(criteria: Sequence[LlmCriterion]) -> str:
-    if len(criteria) == 1:
-        return _filled("level", criterion=criteria[0].name)
-    listed = "\n".join(f"{n}. {criterion.name}" for n, criterion in enumerate(criteria, 1))
-    return _filled("levels", criteria=listed, count=str(len(criteria)))
+    return _question_about(tuple([criterion.name for criterion in criteria]))
+
+
+@lru_cache(maxsize=1_024)
+def _question_about(names: tuple[str, ...]) -> str:
+    if len(names) == 1:
+        return _filled("level", criterion=names[0])
+    listed = "\n".join(f"{n}. {name}" for n, name in enumerate(names, 1))
+    return _filled("levels", criteria=listed, count=str(len(names)))
 
 
 def _opening(system: Part, seen: Sequence[Part | None], question: str) -> Chat:

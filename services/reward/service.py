@@ -5,26 +5,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from regrade.contracts import (
-    CriterionScore,
-    ErrorCode,
-    Flag,
-    ItemError,
-    ItemResult,
-    Mode,
-    Purpose,
-    Role,
-    ScoreItem,
-    ScoreRequest,
-    ScoreResponse,
-    Trace,
-    Usage,
-    as_text,
-)
+from regrade.contracts import ErrorCode, Flag, Mode, Purpose, Role, ScoreItem, ScoreRequest, as_text
 from regrade.tasks import judge_role
 from services.kit.errors import Unavailable
 from services.kit.http import UpstreamError
 from services.kit.traces import Record
+from services.kit.wire import CriterionScore, ItemError, ItemResult, ScoreResponse, Trace, Usage, total
 from services.reward.admission import Admission
 from services.reward.aggregate import aggregate, fires
 from services.reward.attempts import attempts
@@ -38,7 +24,7 @@ from services.reward.judge import Exam, Judge, Verdict
 from services.reward.ledger import Ledger
 from services.reward.metrics import RewardMetrics
 from services.reward.pins import Pins, Resolved
-from services.reward.prompt import Material, Part, material, system_turn
+from services.reward.prompt import Material, Part, fenced, material, system_turn
 from services.reward.texts import Text, look
 
 _RETRY_AFTER_S = 5
@@ -126,7 +112,7 @@ class ScoreService:
         computed, spooled = await self._settle(request, new, engine.model, started)
         results = tuple(case.resolved.known or computed[id(case)] for case in cases)
         _refuse_if_judge_is_away(results)
-        usage = Usage.total(case.usage for case in new)
+        usage = total(case.usage for case in new)
         self._metrics.scored(request, results, usage)
         return ScoreResponse(results=results, usage=usage, degraded=spooled or any(r.degraded for r in resolved))
 
@@ -154,7 +140,7 @@ class ScoreService:
             case.flags.append(Flag.UNPINNED)
         if case.item.truncated:
             case.flags.append(Flag.TRUNCATED)
-        stopped = guard(case.completion.raw, max_chars=self._max_completion_chars)
+        stopped = guard(case.completion, max_chars=self._max_completion_chars)
         if stopped is not None:
             case.flags.append(stopped)
             case.decided = True
@@ -176,14 +162,19 @@ class ScoreService:
 
     async def _ask_judge(self, asker: Asker, mode: Mode, cases: Sequence[_Case], *, explain: bool) -> None:
         role = judge_role(asker.task)
-        exams = [Exam(self._shown(role, case), case.resolved.rubric.llm_criteria) for case in cases]
+        prompts = {case.prompt.safe_digest: case.prompt for case in cases}
+        tasks = {digest: fenced("TASK", prompt, self._fence_key) for digest, prompt in prompts.items()}
+        exams = [
+            Exam(self._shown(role, case, tasks[case.prompt.safe_digest]), case.resolved.rubric.llm_criteria)
+            for case in cases
+        ]
         for case, verdict in zip(cases, await self._judge.judge(asker, mode, exams), strict=True):
             _note(case, verdict, explain=explain)
 
-    def _shown(self, role: str, case: _Case) -> Material:
+    def _shown(self, role: str, case: _Case, task: Part) -> Material:
         return material(
             system=self._system(role, case.resolved),
-            prompt=case.prompt,
+            task=task,
             reference=None if case.item.reference is None else look(case.item.reference),
             completion=case.completion,
             fence_key=self._fence_key,
@@ -234,7 +225,7 @@ def _looked_at(items: Sequence[ScoreItem]) -> tuple[list[Text], list[Text]]:
 def _noticed(case: _Case) -> list[Flag]:
     """What was taken out of the prompt and the completion, and what the completion tries; each flag once."""
     completion = case.completion
-    return list(dict.fromkeys((*case.prompt.flags, *completion.flags, *attempts(completion.safe))))
+    return list(dict.fromkeys((*case.prompt.flags, *completion.flags, *attempts(completion.safe_utf8))))
 
 
 def _note(case: _Case, verdict: Verdict, *, explain: bool) -> None:

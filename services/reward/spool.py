@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from regrade.contracts import ItemResult, Rubric
+from regrade.contracts import Rubric
 from services.kit.errors import Overloaded, Unavailable
 from services.kit.traces import stored_outcome
+from services.kit.wire import ItemResult
 from services.reward import spool_files as files
 from services.reward.settings import RewardSettings
 from services.reward.spool_files import Entry, Folder, Line, StoredRubric

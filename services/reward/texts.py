@@ -13,6 +13,7 @@ class Text(NamedTuple):
     raw: str
     digest: bytes
     safe: str
+    safe_utf8: bytes
     safe_digest: bytes
     flags: tuple[Flag, ...]
 
@@ -22,6 +23,7 @@ def look(text: str) -> Text:
     raw = utf8(text)
     digest = hashlib.sha256(raw).digest()
     if is_plain(raw):
-        return Text(text, digest, text, digest, ())
+        return Text(text, digest, text, raw, digest, ())
     safe, flags = neutralise(text)
-    return Text(text, digest, safe, hashlib.sha256(utf8(safe)).digest(), flags)
+    shown = utf8(safe)
+    return Text(text, digest, safe, shown, hashlib.sha256(shown).digest(), flags)

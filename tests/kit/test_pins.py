@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -116,4 +117,4 @@ async def test_known_outcomes_come_with_the_pin(store: RubricStore, trace_log: T
     known = record(f"base.{ONE.digest}")
     await trace_log.append(TASK, [known, record(f"elsewhere.{TWO.digest}")])
     (state,) = await trace_log.resolve(TASK, [_pin(items=("base", "unknown", "elsewhere"))])
-    assert state.outcomes == (known.result.model_copy(update={"cached": True}), None, None)
+    assert state.outcomes == (replace(known.result, cached=True), None, None)

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -20,7 +21,7 @@ async def test_i5_the_first_writer_wins(trace_log: TraceLog) -> None:
     first, second = record("a", reward=0.25), record("a", reward=0.75)
     assert await trace_log.append(TASK, [first]) == [first.result]
     (stored,) = await trace_log.append(TASK, [second])
-    assert stored == first.result.model_copy(update={"cached": True})
+    assert stored == replace(first.result, cached=True)
     assert [trace.reward for trace in await trace_log.latest(TASK, 10)] == [0.25]
 
 

@@ -163,7 +163,7 @@ async def test_i3_noise_beside_another_answer_is_no_level(fake_engine: FakeEngin
 
 
 async def test_a_masked_choice_has_no_mass(fake_engine: FakeEngine) -> None:
-    answer = await _ask(fake_engine, _logprobs(-9999.0, float("-inf"), 0.0001, -9999.0), plain=True)
+    answer = await _ask(fake_engine, _logprobs(-9999.0, None, 0.0001, -9999.0), plain=True)
     assert answer == pytest.approx((0.0, 0.0, 1.0, 0.0, 0.0, 0.0))
 
 

@@ -19,6 +19,7 @@ from regrade.contracts import (
     Trace,
     Usage,
 )
+from services.kit import wire
 from services.kit.keyspace import Line
 from services.kit.rubrics import RubricStore
 from services.kit.traces import Record
@@ -113,7 +114,10 @@ def trace(item_id: str = "a", **fields: Any) -> Trace:
 
 def record(identity: str, *, reward: float = 0.5, **fields: Any) -> Record:
     """An outcome and its trace, to be appended."""
-    return Record(identity, result("0" * 64, item_id=identity, reward=reward), trace(identity, reward=reward, **fields))
+    about = trace(identity, reward=reward, **fields)
+    written = wire.Trace(**{name: getattr(about, name) for name in Trace.model_fields})
+    outcome = wire.read_result(result("0" * 64, item_id=identity, reward=reward).model_dump_json())
+    return Record(identity, outcome, written)
 
 
 def figures(digest: str) -> RubricFigures:

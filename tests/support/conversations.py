@@ -3,7 +3,7 @@
 from benchmarks.breach import Render
 from benchmarks.conversations import FENCE_KEY, conversations
 from services.reward.engine.base import ChatMessages
-from services.reward.prompt import ask_plan, material, system_turn
+from services.reward.prompt import ask_plan, fenced, material, system_turn
 from services.reward.texts import look
 from tests.support.builders import PROMPT, llm, rubric
 
@@ -20,5 +20,6 @@ def plan_for(prompt: str) -> ChatMessages:
     """The one conversation that shows no completion."""
     system = system_turn("an examiner", RUBRIC, FENCE_KEY)
     unseen = look("unseen")
-    shown = material(system=system, prompt=look(prompt), reference=None, completion=unseen, fence_key=FENCE_KEY)
+    task = fenced("TASK", look(prompt), FENCE_KEY)
+    shown = material(system=system, task=task, reference=None, completion=unseen, fence_key=FENCE_KEY)
     return ask_plan(shown, 40).messages

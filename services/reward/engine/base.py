@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from regrade.contracts import Usage
 from services.kit.http import UpstreamError
+from services.kit.wire import Usage
 
 ChatMessages = Sequence[Mapping[str, str]]
 Distribution = tuple[float, ...]

@@ -5,9 +5,11 @@ otherwise tells the unconstrained distribution. An equal bias on every choice le
 they are and all other tokens without mass.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from services.kit.http import UpstreamMalformed
+from services.reward.engine.answers import Position
 from services.reward.engine.base import Sampling
 from services.reward.engine.openai import OpenAIEngine, summed
 
@@ -37,5 +39,7 @@ class LlamaCppEngine(OpenAIEngine):
     def _text_payload(self, sampling: Sampling) -> dict[str, Any]:
         return super()._text_payload(sampling) | {"cache_prompt": True}
 
-    def _masses(self, position: Mapping[str, Any]) -> dict[str, float]:
-        return summed((entry["token"], float(entry["prob"])) for entry in position["top_probs"])
+    def _masses(self, position: Position) -> dict[str, float]:
+        if any(entry.prob is None for entry in position.top_probs):
+            raise UpstreamMalformed("a token without a probability")
+        return summed([(entry.token, entry.prob or 0.0) for entry in position.top_probs])

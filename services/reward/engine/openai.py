@@ -8,8 +8,16 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from regrade.contracts import Usage
 from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed
+from services.reward.engine.answers import (
+    Choice,
+    Completion,
+    Position,
+    positions_of,
+    probability,
+    read_completion,
+    text_of,
+)
 from services.reward.engine.base import ChatMessages, ChoiceAnswer, Distribution, Sampling, TextAnswer
 
 CHAT = "/v1/chat/completions"
@@ -39,7 +47,9 @@ class OpenAIEngine:
 
         async def one(messages: ChatMessages) -> ChoiceAnswer:
             payload = self._choice_payload(choices, positions) | {"messages": list(messages)}
-            return self.read_choice(await self._endpoint.post(CHAT, payload), choices, positions)
+            answer: Completion = await self._endpoint.post(CHAT, payload, read=read_completion)
+            [choice] = answer.in_order(1)
+            return ChoiceAnswer(self.read_levels(choice, choices, positions), answer.billed)
 
         return await each(conversations, one)
 
@@ -50,7 +60,9 @@ class OpenAIEngine:
 
         async def one(messages: ChatMessages) -> TextAnswer:
             payload = self._text_payload(sampling) | {"messages": list(messages)}
-            return read_text(await self._endpoint.post(CHAT, payload))
+            answer: Completion = await self._endpoint.post(CHAT, payload, read=read_completion)
+            [choice] = answer.in_order(1)
+            return TextAnswer(read_text(choice), answer.billed)
 
         return await each(conversations, one)
 
@@ -62,17 +74,10 @@ class OpenAIEngine:
             return False
         return True
 
-    def read_choice(
-        self, answer: Mapping[str, Any], choices: Sequence[str], positions: int, index: int = 0
-    ) -> ChoiceAnswer:
-        """The distributions in an answer's choice `index`. Raises `UpstreamMalformed`."""
-        try:
-            told = _asked_positions(answer["choices"][index]["logprobs"]["content"], choices, positions)
-            masses = [self._masses(position) for position in told]
-            usage = usage_of(answer)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UpstreamMalformed(f"no token probabilities in the engine's answer ({error!r})") from error
-        return ChoiceAnswer(tuple(_normalised([m.get(choice, 0.0) for choice in choices]) for m in masses), usage)
+    def read_levels(self, answer: Choice, choices: Sequence[str], positions: int) -> tuple[Distribution, ...]:
+        """The distributions in an answer. Raises `UpstreamMalformed`."""
+        told = _asked_positions(positions_of(answer), choices, positions)
+        return tuple([_normalised(self._masses(position), choices) for position in told])
 
     def _choice_payload(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
         return {
@@ -95,9 +100,8 @@ class OpenAIEngine:
     def _constraint(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
         return {}
 
-    def _masses(self, position: Mapping[str, Any]) -> dict[str, float]:
-        top = position["top_logprobs"]
-        return summed((entry["token"], math.exp(min(float(entry["logprob"]), 0.0))) for entry in top)
+    def _masses(self, position: Position) -> dict[str, float]:
+        return summed([(entry.token, probability(entry.logprob)) for entry in position.top_logprobs])
 
 
 async def each(
@@ -114,23 +118,19 @@ async def each(
     return list(await asyncio.gather(*(one(messages) for messages in conversations)))
 
 
-def read_text(answer: Mapping[str, Any], index: int = 0) -> TextAnswer:
-    """The text of an answer's choice `index`. Raises `UpstreamMalformed` when there is none."""
-    try:
-        text = answer["choices"][index]["message"]["content"]
-        usage = usage_of(answer)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UpstreamMalformed(f"no text in the engine's answer ({error!r})") from error
-    if not isinstance(text, str) or not text.strip():
+def read_text(answer: Choice) -> str:
+    """What an answer says. Raises `UpstreamMalformed` when that is nothing."""
+    text = text_of(answer).strip()
+    if not text:
         raise UpstreamMalformed("the engine wrote nothing")
-    return TextAnswer(text.strip(), usage)
+    return text
 
 
-def summed(tokens: Iterable[tuple[Any, float]]) -> dict[str, float]:
+def summed(tokens: Iterable[tuple[str, float]]) -> dict[str, float]:
     """The mass of each token, white space aside: several tokens can spell one choice."""
     masses: dict[str, float] = {}
     for token, mass in tokens:
-        choice = str(token).strip()
+        choice = token.strip()
         masses[choice] = masses.get(choice, 0.0) + mass
     return masses
 
@@ -140,36 +140,21 @@ def one_answer_a_line(choices: Sequence[str], positions: int) -> str:
     return r"\n".join(["(" + "|".join(choices) + ")"] * positions)
 
 
-def usage_of(answer: Mapping[str, Any]) -> Usage:
-    """What a call was billed; never negative."""
-    told = answer.get("usage") or {}
-    details = told.get("prompt_tokens_details") or {}
-    return Usage(
-        judge_calls=1,
-        prompt_tokens=max(0, int(told.get("prompt_tokens") or 0)),
-        cached_tokens=max(0, int(details.get("cached_tokens") or 0)),
-        completion_tokens=max(0, int(told.get("completion_tokens") or 0)),
-    )
-
-
-def _asked_positions(
-    content: Sequence[Mapping[str, Any]], choices: Sequence[str], positions: int
-) -> Sequence[Mapping[str, Any]]:
+def _asked_positions(content: Sequence[Position], choices: Sequence[str], positions: int) -> Sequence[Position]:
     """The tokens that answer: the first of one answer, whatever was sampled; of several, those that are choices."""
-    if positions == 1:
-        return [content[0]]
-    answers = [position for position in content if str(position["token"]).strip() in choices]
+    answers = content[:1] if positions == 1 else [told for told in content if told.token.strip() in choices]
     if len(answers) != positions:
-        raise ValueError(f"{len(answers)} answers, {positions} asked for")
+        raise UpstreamMalformed(f"{len(answers)} answers, {positions} asked for")
     return answers
 
 
-def _normalised(masses: Sequence[float]) -> Distribution:
-    total = math.fsum(masses)
-    if not math.isfinite(total) or min(masses) < 0.0:
+def _normalised(masses: Mapping[str, float], choices: Sequence[str]) -> Distribution:
+    told = [masses.get(choice, 0.0) for choice in choices]
+    total = math.fsum(told)
+    if not math.isfinite(total) or min(told) < 0.0:
         raise UpstreamMalformed("the engine's answer gives the choices no probabilities")
     if total < _LEAST_MASS:
         raise UpstreamMalformed(
             f"the model did not answer with a level: the levels have {total:.1e} of its probability"
         )
-    return tuple(mass / total for mass in masses)
+    return tuple([mass / total for mass in told])

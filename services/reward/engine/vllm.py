@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
-from regrade.contracts import Usage
 from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamRefused
+from services.kit.wire import Usage
+from services.reward.engine.answers import Choice, Completion, read_completion
 from services.reward.engine.base import ChatMessages, ChoiceAnswer, Sampling, TextAnswer
 from services.reward.engine.openai import (
     CHAT,
@@ -18,7 +19,6 @@ from services.reward.engine.openai import (
     OpenAIEngine,
     one_answer_a_line,
     read_text,
-    usage_of,
 )
 
 BATCH = f"{CHAT}/batch"
@@ -40,7 +40,9 @@ class VllmEngine(OpenAIEngine):
         if self.batch > 1 and len(conversations) > 1:
             payload = self._choice_payload(choices, positions)
             answers = await self._batch(
-                conversations, payload, lambda answer, n: self.read_choice(answer, choices, positions, n)
+                conversations,
+                payload,
+                lambda answer, bill: ChoiceAnswer(self.read_levels(answer, choices, positions), bill),
             )
             if answers is not None:
                 return answers
@@ -51,24 +53,31 @@ class VllmEngine(OpenAIEngine):
     ) -> list[TextAnswer | UpstreamError]:
         """As `choose`, for text."""
         if self.batch > 1 and len(conversations) > 1:
-            answers = await self._batch(conversations, self._text_payload(sampling), read_text)
+            answers = await self._batch(
+                conversations,
+                self._text_payload(sampling),
+                lambda answer, bill: TextAnswer(read_text(answer), bill),
+            )
             if answers is not None:
                 return answers
         return await super().write(conversations, sampling)
 
     async def _batch(
-        self, conversations: Sequence[ChatMessages], payload: dict[str, Any], read: Callable[[Any, int], T]
+        self, conversations: Sequence[ChatMessages], payload: dict[str, Any], read: Callable[[Choice, Usage], T]
     ) -> list[T | UpstreamError] | None:
         """One answer or error each; None when the request was refused: one conversation may be to blame for it."""
-        batch = payload | {"messages": [list(messages) for messages in conversations]}
+        batch = payload | {"messages": conversations}
         try:
-            answer = _in_order(await self._endpoint.post(BATCH, batch, weight=len(conversations)), len(conversations))
-            bills = _bills(answer, conversations)
+            answer: Completion = await self._endpoint.post(
+                BATCH, batch, weight=len(conversations), read=read_completion
+            )
+            told = answer.in_order(len(conversations))
         except UpstreamRefused:
             return None
         except UpstreamError as error:
             return [error] * len(conversations)
-        return [_read(read, answer, n, bill) for n, bill in enumerate(bills)]
+        bills = _bills(answer.billed, conversations)
+        return [_read(read, choice, bill) for choice, bill in zip(told, bills, strict=True)]
 
     def _constraint(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
         outputs = {"choice": list(choices)} if positions == 1 else {"regex": one_answer_a_line(choices, positions)}
@@ -82,37 +91,22 @@ def divided(total: int, weights: Sequence[int]) -> list[int]:
     return [end - start for start, end in pairwise(bounds)]
 
 
-def _in_order(answer: Any, expected: int) -> dict[str, Any]:
-    """The answer with its choices in the order asked. Raises `UpstreamMalformed` unless there is one each."""
-    try:
-        told = {choice["index"]: choice for choice in answer["choices"]}
-        return {"choices": [told[n] for n in range(expected)], "usage": answer.get("usage")}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UpstreamMalformed(f"not one choice for each conversation ({error!r})") from error
-
-
-def _bills(answer: dict[str, Any], conversations: Sequence[ChatMessages]) -> list[Usage]:
-    """A share for each: a batched answer tells the sums alone. Raises `UpstreamMalformed`."""
-    try:
-        total = usage_of(answer)
-        written = [len(choice["message"]["content"] or "") for choice in answer["choices"]]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UpstreamMalformed(f"no usage in the engine's answer ({error!r})") from error
-    lengths = [sum(len(message["content"]) for message in messages) for messages in conversations]
-    shares = zip(
-        divided(total.prompt_tokens, lengths),
-        divided(total.cached_tokens, lengths),
-        divided(total.completion_tokens, written),
-        strict=True,
-    )
+def _bills(total: Usage, conversations: Sequence[ChatMessages]) -> list[Usage]:
+    """A share for each: a batched answer tells the sums alone. What was written is taken to be of one length."""
+    lengths = [sum([len(message["content"]) for message in messages]) for messages in conversations]
     return [
         Usage(judge_calls=1, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=completion)
-        for prompt, cached, completion in shares
+        for prompt, cached, completion in zip(
+            divided(total.prompt_tokens, lengths),
+            divided(total.cached_tokens, lengths),
+            divided(total.completion_tokens, [0] * len(lengths)),
+            strict=True,
+        )
     ]
 
 
-def _read(read: Callable[[Any, int], T], answer: dict[str, Any], n: int, bill: Usage) -> T | UpstreamError:
+def _read(read: Callable[[Choice, Usage], T], choice: Choice, bill: Usage) -> T | UpstreamError:
     try:
-        return read(answer, n)._replace(usage=bill)
+        return read(choice, bill)
     except UpstreamMalformed as error:
         return error
