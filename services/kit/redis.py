@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.kit.keyspace import FENCE_KEY, PROBE_KEY
 
@@ -35,8 +36,17 @@ def connect(url: SecretStr) -> Redis:
     return Redis.from_pool(pool)
 
 
-class _PacksFast:
-    """Packs a command in C: the client's own packing copies a batch's traces several times."""
+class _Ours:
+    """Packs a command in C: the client's own packing copies a batch's traces several times.
+
+    And a transport that closed before the command was written is a lost connection: uvloop calls it a `RuntimeError`.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise RedisConnectionError(f"the connection closed under a write: {error}") from error
 
     def pack_command(self, *args: Any) -> list[bytes]:
         name, *rest = args
@@ -44,11 +54,11 @@ class _PacksFast:
         return [hiredis.pack_command((*words, *rest))]
 
 
-class _Connection(_PacksFast, Connection):
+class _Connection(_Ours, Connection):
     pass
 
 
-class _SSLConnection(_PacksFast, SSLConnection):
+class _SSLConnection(_Ours, SSLConnection):
     pass
 
 
