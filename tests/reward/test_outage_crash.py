@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SpawnReward, StartReward
-from tests.support.builders import checks_only
+from tests.support.builders import TASK, checks_only
 from tests.support.fake_engine import FakeEngine
 from tests.support.outage import (
     STEP,
@@ -143,11 +143,20 @@ async def test_i5_the_pin_was_taken_while_nobody_was_there(
     assert await by_item(valkey.url) == {"0": 1, "1": 1, "2": 1}
 
 
-def test_a_process_without_a_spool_needs_redis_to_start(spawn_reward: SpawnReward, valkey: Valkey) -> None:
+async def test_started_without_redis_and_without_a_spool_it_refuses_until_redis_comes(
+    start_reward: StartReward, valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line says why it is not ready; no traceback, and nothing to be started again."""
     valkey.stop()
-    with pytest.raises(RuntimeError, match=r"services\.reward ended with 3"):
-        spawn_reward(redis_url=valkey.url)
+    server = start_reward(redis_url=valkey.url, bootstrap_tasks=[TASK])
+    assert readiness(server.url) == (503, {"redis": False, "judge": True})
+    assert error_of(server.url, numbered(0), **STEP) == (503, "redis_unavailable")
+    told = [record for record in caplog.records if record.getMessage() == "Redis is away"]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert not any(record.exc_info for record in caplog.records)
     valkey.start_again()
+    await until(lambda: readiness(server.url)[0] == 200, "the service to be ready")
+    assert score(server.url, numbered(0), **STEP)["degraded"] is False
 
 
 async def test_started_without_redis_it_is_prepared_when_redis_comes(
