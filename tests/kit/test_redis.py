@@ -15,6 +15,7 @@ def test_a_connection_that_closes_under_a_write_is_a_redis_that_is_away(redis_ur
         redis, circuit = connect(SecretStr(redis_url)), Circuit()
         await redis.ping()
         (connection,) = redis.connection_pool._available_connections
+        assert connection._writer is not None
         connection._writer.transport.abort()
         await asyncio.sleep(0)
         try:
