@@ -8,7 +8,6 @@ text can talk a judge round is the judge's own property.
 import argparse
 import asyncio
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from rich.table import Table
 from benchmarks.breach import LlamaCppTokens, Render, breaches
 from benchmarks.conversations import conversations
 from benchmarks.corpus import Pattern, load_patterns
+from benchmarks.ending import run_to_its_end
 from regrade import RewardClient
 from regrade.contracts import LEVELS, CheckCriterion, Flag, Mode, Purpose, Rubric
 from regrade.tasks import Original, TaskPack, load_pack
@@ -60,8 +60,8 @@ class Figures(NamedTuple):
     flags: frozenset[str]
 
 
-def main() -> None:
-    """Start the parts, attack, print a table per mode, write the figures; ends with 1 on a structural breach."""
+def main() -> int:
+    """Start the parts, attack, print a table per mode, write the figures; 1 on a structural breach."""
     parser = argparse.ArgumentParser(prog="make bench-attacks", description=__doc__)
     parser.add_argument("--modes", nargs="+", type=Mode, default=list(Mode), help="judge modes")
     parser.add_argument("--originals", type=int, default=1, help="honest texts that every pattern is applied to")
@@ -77,12 +77,10 @@ def main() -> None:
         report = asyncio.run(
             _run(addresses, args.modes, patterns, load_pack(TASK).originals[: args.originals], console)
         )
-    if not report["modes"]:
-        sys.exit("no mode was measured")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     console.print(f"structural breaches: {report['structural_breaches']}; figures in {args.out}")
-    sys.exit(1 if report["structural_breaches"] else 0)
+    return 1 if report["structural_breaches"] else 0
 
 
 async def _run(
@@ -270,4 +268,4 @@ def _first_of_each(patterns: Sequence[Pattern], count: int) -> tuple[Pattern, ..
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)
