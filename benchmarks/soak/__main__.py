@@ -24,6 +24,7 @@ from services.kit.tasks import end_task
 
 OUT = Path(__file__).parents[1] / "out"
 _QUICK_MINUTES = 1.5
+_JUDGE_IN_FLIGHT, _REDIS_CONNECTIONS, _OTHER_DESCRIPTORS = 64, 64, 32
 _TELL_EVERY = 5
 """Samples."""
 
@@ -34,7 +35,7 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 180)
     args.out.mkdir(parents=True, exist_ok=True)
     settings = {
-        "JUDGE_IN_FLIGHT": "64", "JUDGE_QUEUE": "512", "MAX_BODY_BYTES": str(MAX_BODY_BYTES),
+        "JUDGE_IN_FLIGHT": str(_JUDGE_IN_FLIGHT), "JUDGE_QUEUE": "512", "MAX_BODY_BYTES": str(MAX_BODY_BYTES),
         "JUDGEMENT_TTL_S": "60", "REDIS_TIMEOUT_S": "1.0",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="soak-", dir=args.out) as folder:
@@ -93,11 +94,21 @@ async def _soak(parts: Parts, args: argparse.Namespace, settings: dict[str, str]
             await end_task(task)
         await reader.aclose()
     flat = {part.name: flatness(watch.samples, n) for n, part in enumerate(parts.replicas)}
-    about = settings | {"lanes": args.lanes, "delay_ms": args.delay_ms, "seed": args.seed}
+    pools = _JUDGE_IN_FLIGHT + _REDIS_CONNECTIONS + _OTHER_DESCRIPTORS
+    max_descriptors = pools + 2 * args.lanes  # every caller by hand and by the library
+    judge_flatness(flat, kept.violations, max_descriptors=max_descriptors)
     return report.Findings(
-        took, book, kept, _all_of(book, kept.violations, flat), flat, faults.outages, watch.samples,
-        clients.activations, about,
-    )  # fmt: skip
+        seconds=took,
+        book=book,
+        kept=kept,
+        violations=_all_of(kept.violations, book.violations),
+        flatness=flat,
+        outages=faults.outages,
+        samples=watch.samples,
+        activations=clients.activations,
+        max_descriptors=max_descriptors,
+        settings=settings | {"lanes": args.lanes, "delay_ms": args.delay_ms, "seed": args.seed},
+    )
 
 
 async def _until_over(tasks: tuple[asyncio.Task[Any], ...], end: float) -> None:
@@ -119,13 +130,13 @@ async def _tell(watch: Watch, book: Book, seconds: float, console: Console) -> N
             console.print(report.progress(watch.samples[-1], seconds, book), markup=False, highlight=False)
 
 
-def _all_of(book: Book, found: Violations, flat: dict[str, Any]) -> Violations:
-    """The violations of the answers, of what is kept, and of the processes."""
-    judge_flatness(flat, found)
-    found.counts.update(book.violations.counts)
-    for rule, examples in book.violations.examples.items():
-        found.examples[rule] += examples
-    return found
+def _all_of(*several: Violations) -> Violations:
+    together = Violations()
+    for found in several:
+        together.counts.update(found.counts)
+        for rule, examples in found.examples.items():
+            together.examples[rule] += examples
+    return together
 
 
 def _keep_logs(folder: Path, out: Path) -> None:

@@ -12,8 +12,8 @@ _ENGINE_AWAY_S = 5.0
 _REDIS_AWAY_S = 7.0
 _REPLICA_AWAY_S = 2.0
 _SHARES = (
-    (0.10, "engine"), (0.20, "redis"), (0.30, "replica b"), (0.40, "redis, and replica b meanwhile"),
-    (0.52, "engine"), (0.60, "redis"), (0.68, "replica b"),
+    (0.07, "engine"), (0.14, "redis"), (0.21, "replica b"), (0.28, "redis, and replica b meanwhile"),
+    (0.36, "engine"), (0.42, "redis"), (0.48, "replica b"),
 )  # fmt: skip
 """At which share of the time what is killed. The rest is calm, so that memory can be seen to lie flat."""
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.soak.book import Book, Violations
 from benchmarks.soak.faults import Outage
-from benchmarks.soak.verdict import MAX_DESCRIPTOR_SLOPE, MAX_RSS_SLOPE, Flatness, Kept
+from benchmarks.soak.verdict import MAX_RSS_SLOPE, Flatness, Kept
 from benchmarks.soak.watch import Sample, percentile_ms
 
 
@@ -30,6 +30,7 @@ class Findings:
     outages: Sequence[Outage]
     samples: Sequence[Sample]
     activations: int
+    max_descriptors: int
     settings: Mapping[str, Any]
 
     @property
@@ -86,13 +87,9 @@ def _rows(found: Findings) -> list[tuple[str, str]]:
         ("pins, activations", f"{kept.pins}, {found.activations}"),
     ]
     for name, flat in found.flatness.items():
-        if flat.rss_slope is None or flat.descriptor_slope is None:
-            rows.append((name, f"too short a life to tell ({flat.samples} calm samples)"))
-            continue
-        memory = f"{flat.rss_mb:.0f} MB, {flat.rss_slope:+.2f} MB a minute (bound {MAX_RSS_SLOPE:g})"
-        rows.append(
-            (name, f"{memory}, {flat.descriptor_slope:+.2f} descriptors a minute (bound {MAX_DESCRIPTOR_SLOPE:g})")
-        )
+        slope = f"{flat.rss_slope:+.2f} MB a minute (bound {MAX_RSS_SLOPE:g})" if flat.rss_slope is not None else ""
+        memory = f"{flat.rss_mb or 0:.0f} MB, {slope or 'too short a life for a slope'}"
+        rows.append((name, f"{memory}; {flat.descriptors} descriptors at most (bound {found.max_descriptors})"))
     rows += [(f"away from {o.began:.0f} to {o.ended:.0f} s", f"{o.what}; {_during(found, o)}") for o in found.outages]
     return rows
 
@@ -140,7 +137,7 @@ def document(found: Findings) -> dict[str, Any]:
         "flags": dict(book.flags),
         "degraded_answers": book.degraded,
         "flatness": {name: flat._asdict() for name, flat in found.flatness.items()},
-        "bounds": {"rss_mb_minute": MAX_RSS_SLOPE, "descriptors_minute": MAX_DESCRIPTOR_SLOPE},
+        "bounds": {"rss_mb_minute": MAX_RSS_SLOPE, "descriptors": found.max_descriptors},
         "outages": [outage._asdict() for outage in found.outages],
         "settings": dict(found.settings),
         "python": platform.python_version(),

@@ -100,12 +100,14 @@ class Traffic:
         return _order(kind or runs, run.task, self._items(), run=run.name, step=run.step())
 
     def _grouped(self) -> Order:
-        """Sixteen groups of a trainer that does not tell its step, or not even its run; some items have no id."""
+        """Groups of a trainer that does not tell its step, or not even its run; some name their group, some no item."""
         task = self._rng.choice(list(TASKS))
-        items = [self._item(self._prompt(), None if self._rng.random() < 0.5 else f"g{next(self._numbers)}")
-                 for _ in range(_BATCH)]  # fmt: skip
-        for item in items[: _BATCH // 2]:
-            item["id"] = self._id()
+        items = self._items()
+        if self._rng.random() < 0.5:
+            items = [_without("group", item) for item in items]
+        if self._rng.random() < 0.3:
+            items = [_without("id", item) for item in items]
+            items = [item for n, item in enumerate(items) if item not in items[:n]]
         return _order("group", task, items, **self._rng.choice(({}, {"run": "asynchronous"})))
 
     def _again(self) -> Order:
@@ -209,6 +211,10 @@ def rubric_of(task: str, wording: str) -> dict[str, Any]:
     ]  # fmt: skip
     criteria.append({"kind": "check", "id": "words", "name": "Words", "check": {"check": "min_words", "words": 20}})
     return {"criteria": criteria}
+
+
+def _without(name: str, item: dict[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in item.items() if field != name}
 
 
 def _order(kind: str, task: str, items: list[dict[str, Any]], **fields: Any) -> Order:

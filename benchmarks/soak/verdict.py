@@ -19,10 +19,8 @@ from benchmarks.soak.watch import Sample, Traced
 
 MAX_RSS_SLOPE = 2.0
 """MB a minute that a replica may seem to grow: what a median over noisy samples of some minutes tells for sure."""
-MAX_DESCRIPTOR_SLOPE = 4.0
-"""Descriptors a minute."""
 _FEWEST_SAMPLES = 30
-"""A minute: connections alone come and go more than the bounds in less."""
+"""A minute."""
 _SETTLING_S = 10.0
 
 
@@ -94,33 +92,34 @@ def _judge_outcomes(
 
 
 class Flatness(NamedTuple):
-    """Memory (MB) and descriptors of a replica in the second half of its last life, in calm; None: too short."""
+    """Memory of a replica (MB, and MB a minute) in the second half of its last life, in calm; None: too short.
+
+    `descriptors` is the most it had open, ever.
+    """
 
     samples: int
     rss_mb: float | None
     rss_slope: float | None
-    descriptor_slope: float | None
-    """Slopes are a minute's."""
+    descriptors: int
 
 
 def flatness(samples: Sequence[Sample], replica: int) -> Flatness:
-    """Slopes by Theil and Sen: the median over all pairs of samples, which a few odd ones do not move."""
+    """The slope is that of Theil and Sen: the median over all pairs of samples, which a few odd ones do not move."""
     last = [sample for sample in samples if sample.life[replica] == samples[-1].life[replica]] if samples else []
     middle = (last[0].at + last[-1].at) / 2 if last else 0.0
     calm = [sample for sample in _calm(samples) if sample in last and sample.at >= middle]
-    rss = [(s.at / 60.0, s.rss_mb[replica]) for s in calm]
-    descriptors = [(s.at / 60.0, s.descriptors[replica]) for s in calm]
-    memory = [value for _, value in rss if value is not None]
-    return Flatness(len(calm), median(memory) if memory else None, _slope(rss), _slope(descriptors))
+    rss = [(s.at / 60.0, mb) for s in calm if (mb := s.rss_mb[replica]) is not None]
+    descriptors = max((count for s in samples if (count := s.descriptors[replica]) is not None), default=0)
+    return Flatness(len(rss), median(mb for _, mb in rss) if rss else None, _slope(rss), descriptors)
 
 
-def judge_flatness(found: Mapping[str, Flatness], violations: Violations) -> None:
-    """Note what grows, by replica."""
+def judge_flatness(found: Mapping[str, Flatness], violations: Violations, *, max_descriptors: int) -> None:
+    """Note what grows, by replica; more than `max_descriptors` are not what its pools and its callers make up."""
     for name, flat in found.items():
         if flat.rss_slope is not None and flat.rss_slope > MAX_RSS_SLOPE:
             violations.note("memory lies flat", f"{name}: {flat.rss_slope:+.2f} MB a minute")
-        if flat.descriptor_slope is not None and flat.descriptor_slope > MAX_DESCRIPTOR_SLOPE:
-            violations.note("descriptors lie flat", f"{name}: {flat.descriptor_slope:+.2f} a minute")
+        if flat.descriptors > max_descriptors:
+            violations.note("descriptors are bounded", f"{name}: {flat.descriptors}, at most {max_descriptors}")
 
 
 def _calm(samples: Sequence[Sample]) -> list[Sample]:
@@ -135,8 +134,7 @@ def _calm(samples: Sequence[Sample]) -> list[Sample]:
     return calm
 
 
-def _slope(points: Sequence[tuple[float, float | None]]) -> float | None:
-    known = [(x, y) for x, y in points if y is not None]
-    if len(known) < _FEWEST_SAMPLES:
+def _slope(points: Sequence[tuple[float, float]]) -> float | None:
+    if len(points) < _FEWEST_SAMPLES:
         return None
-    return median((y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(known, 2))
+    return median((y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(points, 2))

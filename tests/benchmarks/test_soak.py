@@ -102,10 +102,14 @@ def test_memory_that_grows_is_noted_and_an_outage_is_not() -> None:
     assert leak.rss_slope == pytest.approx(6.0)
     warm_up = flatness(_samples([min(n, 60) for n in range(200)]), 0)
     spooling = flatness(_samples([100.0 + 50.0 * (n in range(120, 140)) for n in range(200)], away=range(120, 140)), 0)
-    assert warm_up.rss_slope == spooling.rss_slope == spooling.descriptor_slope == 0.0
+    assert warm_up.rss_slope == spooling.rss_slope == 0.0
     violations = Violations()
-    judge_flatness({"a": leak, "b": warm_up, "c": spooling, "d": Flatness(3, None, None, None)}, violations)
-    assert dict(violations.examples) == {"memory lies flat": ["a: +6.00 MB a minute"]}
+    found = {"a": leak, "b": warm_up, "c": spooling, "d": Flatness(3, None, None, 41)}
+    judge_flatness(found, violations, max_descriptors=40)
+    assert dict(violations.examples) == {
+        "memory lies flat": ["a: +6.00 MB a minute"],
+        "descriptors are bounded": ["d: 41, at most 40"],
+    }
 
 
 def test_a_restarted_replica_is_judged_by_its_last_life() -> None:
