@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -23,23 +24,21 @@ from benchmarks.breach import LlamaCppTokens, Render, breaches
 from benchmarks.conversations import conversations
 from benchmarks.corpus import Pattern, load_patterns
 from benchmarks.ending import run_to_its_end
+from benchmarks.unguarded import Unguarded, unguarded
 from regrade import RewardClient
-from regrade.contracts import LEVELS, CheckCriterion, Flag, Mode, Purpose, Rubric
+from regrade.contracts import CheckCriterion, Flag, Mode, Purpose, Rubric
 from regrade.tasks import Original, TaskPack, load_pack
-from services.kit.http import JsonEndpoint, UpstreamError, open_session
+from services.kit.http import JsonEndpoint, open_session
 from services.local.processes import Processes
 from services.local.settings import LocalSettings
 from services.local.stack import Addresses, Stack
-from services.reward.engine.base import Engine
 from services.reward.engine.llamacpp import LlamaCppEngine
 from services.reward.engine.probe import open_engine
-from services.reward.judge import judgement_of
 
 TASK = "essay_writing"
 _GUARDS = {
     Flag.EMPTY, Flag.PUNCTUATION_ONLY, Flag.CONTROL_TOKENS_ONLY, Flag.NO_CONTENT, Flag.TOO_LONG,
 }  # fmt: skip
-_CHOICES = tuple(str(level) for level in LEVELS)
 _BATCH = 16
 _QUICK_PATTERNS = 3
 CONDITIONS = ("judge_alone", "guards", "guards_and_checks")
@@ -94,13 +93,16 @@ async def _run(
     cases = [Attacked(p, o, p.applied_to(o.completion)) for p in patterns for o in originals]
     per_mode: dict[str, object] = {}
     broken: list[dict[str, object]] = []
-    async with open_session(connections=4, timeout_s=120.0) as session, RewardClient(addresses.reward) as client:
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(open_session(connections=4, timeout_s=120.0))
+        client = await stack.enter_async_context(RewardClient(addresses.reward))
         engine = await open_engine(JsonEndpoint(session, addresses.judge), dialect="auto", model="")
         tokens_seen = isinstance(engine, LlamaCppEngine)
+        judge = await stack.enter_async_context(unguarded(engine, addresses.redis, pack))
         for mode in modes:
             found = _structure(addresses.judge if tokens_seen else None, mode, pack, cases)
             broken += found
-            figures = await _figures(client, engine, pack, mode, cases, console)
+            figures = await _figures(client, judge, pack, mode, cases, console)
             families = _by_family(cases, figures, Counter(str(breach["family"]) for breach in found))
             per_mode[mode] = families
             console.print(_table(mode, families))
@@ -132,7 +134,7 @@ def _structure(judge_url: str | None, mode: Mode, pack: TaskPack, cases: Iterabl
 
 async def _figures(
     client: RewardClient,
-    engine: Engine,
+    judge: Unguarded,
     pack: TaskPack,
     mode: Mode,
     cases: Sequence[Attacked],
@@ -141,7 +143,6 @@ async def _figures(
     """The figures of every distinct (prompt, text), honest twins included."""
     texts = dict.fromkeys((c.original.prompt, text) for c in cases for text in (c.original.completion, c.text))
     console.print(f"mode {mode}: {len(texts)} texts")
-    prompts = {original.prompt: original for original in pack.originals}
     found: dict[tuple[str, str], Figures] = {}
     pairs = list(texts)
     for at in range(0, len(pairs), _BATCH):
@@ -153,8 +154,8 @@ async def _figures(
         ]
         for (prompt, text), one, other in zip(batch, plain, checked, strict=True):
             alone = one.reward
-            if mode is Mode.EXPECTED and _GUARDS.intersection(one.flags):
-                alone = await _ask(engine, _renders(pack, prompts[prompt].prompt, mode)["level"], text)
+            if _GUARDS.intersection(one.flags):
+                alone = await judge.reward(mode, prompt, text)
             rewards = dict(zip(CONDITIONS, (alone, one.reward, other.reward), strict=True))
             found[prompt, text] = Figures(rewards, frozenset(one.flags))
     return found
@@ -162,12 +163,6 @@ async def _figures(
 
 def _renders(pack: TaskPack, prompt: str, mode: Mode) -> dict[str, Render]:
     return conversations(pack.starting_rubric, prompt, pack.judge_role)[mode]
-
-
-async def _ask(engine: Engine, ask: Render, text: str) -> float | None:
-    """What the judge says of a text that the guards keep from it; None where the engine refuses it."""
-    (answer,) = await engine.choose([ask(text)], _CHOICES)
-    return None if isinstance(answer, UpstreamError) else judgement_of(answer.distributions[0]).score
 
 
 def with_checks(pack: TaskPack) -> Rubric:
