@@ -40,10 +40,10 @@ def draw(path: Path, samples: Sequence[Sample], outages: Sequence[Outage], repli
         axes.grid(axis="y", alpha=0.25)
         for outage in outages:
             axes.axvspan(outage.began, outage.ended, color=_MARK, alpha=0.15, linewidth=0)
-    for outage in outages:
+    for n, outage in enumerate(outages):
         throughput.annotate(
-            outage.what.replace(", and ", ",\n"), (outage.began, 1.0), xycoords=("data", "axes fraction"),
-            xytext=(0, 4), textcoords="offset points", color=_MARK, fontsize=8,
+            outage.what, (outage.began, 1.0), xycoords=("data", "axes fraction"),
+            xytext=(0, 4 + 10 * (n % 3)), textcoords="offset points", color=_MARK, fontsize=8,
         )  # fmt: skip
     figure.savefig(path, dpi=110)
 

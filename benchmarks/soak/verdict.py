@@ -29,6 +29,7 @@ class Kept:
     """What the comparison of book and Redis counted."""
 
     items: int = 0
+    """Answered ones; one that nothing pins counts once for each rubric it was answered under."""
     traces: int = 0
     outcomes: int = 0
     answers_lost: int = 0
@@ -43,7 +44,7 @@ def compare(book: Book, traces: Mapping[Key, Sequence[Traced]], outcomes: Mappin
     """Every answered item has one trace and one outcome, with the reward answered; a pin has one rubric."""
     kept = Kept(traces=sum(map(len, traces.values())), outcomes=sum(map(len, outcomes.values())), pins=len(book.pins))
     for key, item in book.items.items():
-        kept.items += bool(item.answers)
+        kept.items += len({answer.digest for answer in item.answers}) if not item.pinned else bool(item.answers)
         _judge_item(key, item, traces.get(key, ()), kept)
     for key in traces.keys() - book.items.keys():
         kept.violations.note("a trace is of something that was asked", traces[key])

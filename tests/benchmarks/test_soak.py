@@ -49,6 +49,7 @@ def test_a_second_trace_does_not_unless_nothing_pins_the_item() -> None:
     assert _broken(_answered(_result()), HALF, other) == ["one trace an item"]
     looks = _answered(_result(), _result(0.25, "e"), pin="", asked=2)
     assert _broken(looks, HALF, other) == []
+    assert [compare(book, {}, {}).items for book in (looks, _answered(_result(), _result(0.25, "e")))] == [2, 1]
     assert "one trace an item" in _broken(looks, HALF, other, HALF)
 
 
