@@ -2,7 +2,8 @@
 
 Three figures a text, each less the same figure of its honest twin: the judge alone; behind the guards;
 behind guards and checks. A structural breach fails the run; a raise is only reported, since how far a
-text can talk a judge round is the judge's own property.
+text can talk a judge round is the judge's own property. The structure is looked at for every pattern and
+mode, before anything is judged; `--quick` and `--patterns` choose among the patterns that are judged.
 """
 
 import argparse
@@ -64,11 +65,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-attacks", description=__doc__)
     parser.add_argument("--modes", nargs="+", type=Mode, default=list(Mode), help="judge modes")
     parser.add_argument("--originals", type=int, default=1, help="honest texts that every pattern is applied to")
-    parser.add_argument("--quick", action="store_true", help=f"only {_QUICK_PATTERNS} patterns a family")
+    parser.add_argument("--quick", action="store_true", help=f"judge only {_QUICK_PATTERNS} patterns a family")
+    parser.add_argument("--patterns", type=int, help="judge only so many patterns a family")
     parser.add_argument("--judge-url", default="", help="a judge engine of your own, without /v1")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/attacks.json"))
     args = parser.parse_args()
-    patterns = _first_of_each(load_patterns(), _QUICK_PATTERNS) if args.quick else load_patterns()
+    most = args.patterns or (_QUICK_PATTERNS if args.quick else None)
+    patterns = load_patterns() if most is None else _first_of_each(load_patterns(), most)
     console = Console()
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
         settings = LocalSettings(task=TASK, judge_url=args.judge_url, judge_threads=2)
@@ -91,24 +94,27 @@ async def _run(
 ) -> dict[str, Any]:
     pack = load_pack(TASK)
     cases = [Attacked(p, o, p.applied_to(o.completion)) for p in patterns for o in originals]
+    everything = [Attacked(p, o, p.applied_to(o.completion)) for p in load_patterns() for o in originals]
     per_mode: dict[str, object] = {}
-    broken: list[dict[str, object]] = []
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(open_session(connections=4, timeout_s=120.0))
         client = await stack.enter_async_context(RewardClient(addresses.reward))
         engine = await open_engine(JsonEndpoint(session, addresses.judge), dialect="auto", model="")
         tokens_seen = isinstance(engine, LlamaCppEngine)
         judge = await stack.enter_async_context(unguarded(engine, addresses.redis, pack))
+        broken = {mode: _structure(addresses.judge if tokens_seen else None, mode, pack, everything) for mode in modes}
         for mode in modes:
-            found = _structure(addresses.judge if tokens_seen else None, mode, pack, cases)
-            broken += found
+            console.print(f"mode {mode}: {len(broken[mode])} structural breaches by {len(everything)} texts")
+        for mode in modes:
             figures = await _figures(client, judge, pack, mode, cases, console)
-            families = _by_family(cases, figures, Counter(str(breach["family"]) for breach in found))
+            families = _by_family(cases, figures, Counter(str(breach["family"]) for breach in broken[mode]))
             per_mode[mode] = families
             console.print(_table(mode, families))
+    breached = [breach for found in broken.values() for breach in found]
     return {
-        "structural_breaches": len(broken),
-        "breaches": broken,
+        "structural_breaches": len(breached),
+        "breaches": breached,
+        "texts_held_to_structure": len(everything),
         "judge": engine.model,
         "engine_tokens_seen": tokens_seen,
         "task": TASK,
