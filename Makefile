@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-vllm check format bench-score bench-attacks clean
+.PHONY: help demo serve test test-vllm check format bench-score bench-attacks soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,6 +56,9 @@ format: $(STAMP) ## let ruff put the code in order
 
 bench-score: $(STAMP) ## what scoring costs, beside its limit and what people use instead; ARGS=--quick is short
 	@$(BIN)/python -m benchmarks.score $(ARGS)
+
+soak: $(STAMP) ## ten minutes of mixed load with parts killed meanwhile; 1 on a broken rule; ARGS=--quick is short
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 clean: ## remove what the other targets made, runs included
 	rm -rf $(VENV) .cache runs benchmarks/out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov

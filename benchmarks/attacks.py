@@ -2,16 +2,17 @@
 
 Three figures a text, each less the same figure of its honest twin: the judge alone; behind the guards;
 behind guards and checks. A structural breach fails the run; a raise is only reported, since how far a
-text can talk a judge round is the judge's own property.
+text can talk a judge round is the judge's own property. The structure is looked at for every pattern and
+mode, before anything is judged; `--quick` and `--patterns` choose among the patterns that are judged.
 """
 
 import argparse
 import asyncio
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -23,23 +24,22 @@ from rich.table import Table
 from benchmarks.breach import LlamaCppTokens, Render, breaches
 from benchmarks.conversations import conversations
 from benchmarks.corpus import Pattern, load_patterns
+from benchmarks.ending import run_to_its_end
+from benchmarks.unguarded import Unguarded, unguarded
 from regrade import RewardClient
-from regrade.contracts import LEVELS, CheckCriterion, Flag, Mode, Purpose, Rubric
+from regrade.contracts import CheckCriterion, Flag, Mode, Purpose, Rubric
 from regrade.tasks import Original, TaskPack, load_pack
-from services.kit.http import JsonEndpoint, UpstreamError, open_session
+from services.kit.http import JsonEndpoint, open_session
 from services.local.processes import Processes
 from services.local.settings import LocalSettings
 from services.local.stack import Addresses, Stack
-from services.reward.engine.base import Engine
 from services.reward.engine.llamacpp import LlamaCppEngine
 from services.reward.engine.probe import open_engine
-from services.reward.judge import judgement_of
 
 TASK = "essay_writing"
 _GUARDS = {
     Flag.EMPTY, Flag.PUNCTUATION_ONLY, Flag.CONTROL_TOKENS_ONLY, Flag.NO_CONTENT, Flag.TOO_LONG,
 }  # fmt: skip
-_CHOICES = tuple(str(level) for level in LEVELS)
 _BATCH = 16
 _QUICK_PATTERNS = 3
 CONDITIONS = ("judge_alone", "guards", "guards_and_checks")
@@ -60,16 +60,18 @@ class Figures(NamedTuple):
     flags: frozenset[str]
 
 
-def main() -> None:
-    """Start the parts, attack, print a table per mode, write the figures; ends with 1 on a structural breach."""
+def main() -> int:
+    """Start the parts, attack, print a table per mode, write the figures; 1 on a structural breach."""
     parser = argparse.ArgumentParser(prog="make bench-attacks", description=__doc__)
     parser.add_argument("--modes", nargs="+", type=Mode, default=list(Mode), help="judge modes")
     parser.add_argument("--originals", type=int, default=1, help="honest texts that every pattern is applied to")
-    parser.add_argument("--quick", action="store_true", help=f"only {_QUICK_PATTERNS} patterns a family")
+    parser.add_argument("--quick", action="store_true", help=f"judge only {_QUICK_PATTERNS} patterns a family")
+    parser.add_argument("--patterns", type=int, help="judge only so many patterns a family")
     parser.add_argument("--judge-url", default="", help="a judge engine of your own, without /v1")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/attacks.json"))
     args = parser.parse_args()
-    patterns = _first_of_each(load_patterns(), _QUICK_PATTERNS) if args.quick else load_patterns()
+    most = args.patterns or (_QUICK_PATTERNS if args.quick else None)
+    patterns = load_patterns() if most is None else _first_of_each(load_patterns(), most)
     console = Console()
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
         settings = LocalSettings(task=TASK, judge_url=args.judge_url, judge_threads=2)
@@ -77,12 +79,10 @@ def main() -> None:
         report = asyncio.run(
             _run(addresses, args.modes, patterns, load_pack(TASK).originals[: args.originals], console)
         )
-    if not report["modes"]:
-        sys.exit("no mode was measured")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     console.print(f"structural breaches: {report['structural_breaches']}; figures in {args.out}")
-    sys.exit(1 if report["structural_breaches"] else 0)
+    return 1 if report["structural_breaches"] else 0
 
 
 async def _run(
@@ -94,21 +94,27 @@ async def _run(
 ) -> dict[str, Any]:
     pack = load_pack(TASK)
     cases = [Attacked(p, o, p.applied_to(o.completion)) for p in patterns for o in originals]
+    everything = [Attacked(p, o, p.applied_to(o.completion)) for p in load_patterns() for o in originals]
     per_mode: dict[str, object] = {}
-    broken: list[dict[str, object]] = []
-    async with open_session(connections=4, timeout_s=120.0) as session, RewardClient(addresses.reward) as client:
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(open_session(connections=4, timeout_s=120.0))
+        client = await stack.enter_async_context(RewardClient(addresses.reward))
         engine = await open_engine(JsonEndpoint(session, addresses.judge), dialect="auto", model="")
         tokens_seen = isinstance(engine, LlamaCppEngine)
+        judge = await stack.enter_async_context(unguarded(engine, addresses.redis, pack))
+        broken = {mode: _structure(addresses.judge if tokens_seen else None, mode, pack, everything) for mode in modes}
         for mode in modes:
-            found = _structure(addresses.judge if tokens_seen else None, mode, pack, cases)
-            broken += found
-            figures = await _figures(client, engine, pack, mode, cases, console)
-            families = _by_family(cases, figures, Counter(str(breach["family"]) for breach in found))
+            console.print(f"mode {mode}: {len(broken[mode])} structural breaches by {len(everything)} texts")
+        for mode in modes:
+            figures = await _figures(client, judge, pack, mode, cases, console)
+            families = _by_family(cases, figures, Counter(str(breach["family"]) for breach in broken[mode]))
             per_mode[mode] = families
             console.print(_table(mode, families))
+    breached = [breach for found in broken.values() for breach in found]
     return {
-        "structural_breaches": len(broken),
-        "breaches": broken,
+        "structural_breaches": len(breached),
+        "breaches": breached,
+        "texts_held_to_structure": len(everything),
         "judge": engine.model,
         "engine_tokens_seen": tokens_seen,
         "task": TASK,
@@ -134,7 +140,7 @@ def _structure(judge_url: str | None, mode: Mode, pack: TaskPack, cases: Iterabl
 
 async def _figures(
     client: RewardClient,
-    engine: Engine,
+    judge: Unguarded,
     pack: TaskPack,
     mode: Mode,
     cases: Sequence[Attacked],
@@ -143,7 +149,6 @@ async def _figures(
     """The figures of every distinct (prompt, text), honest twins included."""
     texts = dict.fromkeys((c.original.prompt, text) for c in cases for text in (c.original.completion, c.text))
     console.print(f"mode {mode}: {len(texts)} texts")
-    prompts = {original.prompt: original for original in pack.originals}
     found: dict[tuple[str, str], Figures] = {}
     pairs = list(texts)
     for at in range(0, len(pairs), _BATCH):
@@ -155,8 +160,8 @@ async def _figures(
         ]
         for (prompt, text), one, other in zip(batch, plain, checked, strict=True):
             alone = one.reward
-            if mode is Mode.EXPECTED and _GUARDS.intersection(one.flags):
-                alone = await _ask(engine, _renders(pack, prompts[prompt].prompt, mode)["level"], text)
+            if _GUARDS.intersection(one.flags):
+                alone = await judge.reward(mode, prompt, text)
             rewards = dict(zip(CONDITIONS, (alone, one.reward, other.reward), strict=True))
             found[prompt, text] = Figures(rewards, frozenset(one.flags))
     return found
@@ -164,12 +169,6 @@ async def _figures(
 
 def _renders(pack: TaskPack, prompt: str, mode: Mode) -> dict[str, Render]:
     return conversations(pack.starting_rubric, prompt, pack.judge_role)[mode]
-
-
-async def _ask(engine: Engine, ask: Render, text: str) -> float | None:
-    """What the judge says of a text that the guards keep from it; None where the engine refuses it."""
-    (answer,) = await engine.choose([ask(text)], _CHOICES)
-    return None if isinstance(answer, UpstreamError) else judgement_of(answer.distributions[0]).score
 
 
 def with_checks(pack: TaskPack) -> Rubric:
@@ -270,4 +269,4 @@ def _first_of_each(patterns: Sequence[Pattern], count: int) -> tuple[Pattern, ..
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)

@@ -30,6 +30,7 @@ from rich.console import Console
 
 from benchmarks import environments, parts, report
 from benchmarks.contender import Contender, ContenderFailed
+from benchmarks.ending import run_to_its_end
 from benchmarks.load import BATCH
 from services.local.processes import StackError
 from services.reward.settings import RewardSettings
@@ -245,4 +246,4 @@ def _leave_out(load: Load, error: ContenderFailed, skipped: dict[str, str]) -> N
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_its_end(main)

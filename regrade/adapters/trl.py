@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from regrade.client import BlockingRewardClient
-from regrade.contracts import Conversation, ItemResult, ScoreItem
+from regrade.contracts import Conversation, ItemResult, Purpose, ScoreItem
 
 Turns = Sequence[Mapping[str, str]]
 
@@ -28,6 +28,11 @@ class RegradeReward:
     Logs the rubric version, the mean of each criterion and the share of each flag to the trainer's log:
     `regrade/flag/unpinned` above 0 tells of a step scored while the service's Redis was away; with
     `on_outage="refuse"` among the `options` the client waits for Redis instead.
+
+    Batches of `trainer.evaluate()` are scored with purpose `eval`, so that they are no evidence of what the
+    policy learns to please. TRL hands a reward function nothing that says so; what it goes by itself is whether
+    the trainer's model is in training mode, and `log_metric` is a method of that trainer. Where it is not, batches
+    count as training; `purpose="eval"` among the `options` says otherwise for all of them.
 
     `run` names the training run: a new name for every run that starts anew, the same one when it resumes.
     `rank` tells apart the item ids of several processes; `max_tokens` (the trainer's
@@ -79,7 +84,8 @@ class RegradeReward:
             )
             for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
-        response = self._client.score(self._task, items, run=self._run, step=step, **self._options)
+        options = {"purpose": _purpose(log_metric)} | self._options
+        response = self._client.score(self._task, items, run=self._run, step=step, **options)
         if log_metric is not None:
             for name, value in batch_metrics(response.results).items():
                 log_metric(name, value)
@@ -91,6 +97,12 @@ class RegradeReward:
 
     def _is_cut(self, token_ids: Sequence[int]) -> bool:
         return self._max_tokens is not None and len(token_ids) >= self._max_tokens
+
+
+def _purpose(log_metric: Callable[[str, float], None] | None) -> Purpose:
+    """Whether the trainer that `log_metric` is a method of trains or evaluates."""
+    model = getattr(getattr(log_metric, "__self__", None), "model", None)
+    return Purpose.EVAL if getattr(model, "training", True) is False else Purpose.TRAIN
 
 
 def batch_metrics(results: Sequence[ItemResult]) -> dict[str, float]:

@@ -155,7 +155,7 @@ class CycleStatus(Outcome):
     lag: int = 0
     """Traces not yet seen by a finished cycle."""
     error: str | None = None
-    """Why the last cycle failed, until the next try; those come after a while that grows with every failure."""
+    """Why the last cycle failed, until one succeeds; each try comes after a while that grows with every failure."""
 
 
 class CycleReport(Outcome):

@@ -18,7 +18,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from redis.exceptions import RedisError
+from redis import exceptions as redis_errors
 from starlette.exceptions import HTTPException
 
 from regrade.contracts import ErrorBody
@@ -132,7 +132,10 @@ def install_error_handlers(app: FastAPI) -> None:
         return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
 
     async def on_redis(_: Request, error: Exception) -> JSONResponse:
-        log.error("redis failed", exc_info=error)
+        if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError):
+            log.warning("refused, Redis is away", extra={"detail": str(error)})
+        else:
+            log.error("redis failed", exc_info=error)
         return error_response(Unavailable("Redis is not reachable", code="redis_unavailable", retry_after=2))
 
     async def on_anything(request: Request, error: Exception) -> JSONResponse:
@@ -142,5 +145,5 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(RedisError, on_redis)
+    app.add_exception_handler(redis_errors.RedisError, on_redis)
     app.add_exception_handler(Exception, on_anything)

@@ -111,12 +111,12 @@ class _Wire(asyncio.Protocol):
 
     @property
     def alive(self) -> bool:
-        return self._transport is not None
+        return self._transport is not None and not self._transport.is_closing()
 
     def send(self, packed: bytes) -> "asyncio.Future[Any]":
         """Send a command; the future is its answer."""
         answer: asyncio.Future[Any] = self._loop.create_future()
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             answer.set_exception(_Lost("the connection was lost"))
             return answer
         self._waiting.append((self._loop.time() + self._timeout_s, answer))

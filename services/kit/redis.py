@@ -7,9 +7,10 @@ from importlib import resources
 from typing import Any, Protocol, cast
 
 from pydantic import SecretStr
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
 from services.kit.keyspace import FENCE_KEY, PROBE_KEY
@@ -20,8 +21,10 @@ def connect(url: SecretStr) -> Redis:
 
     Every write of ours may be repeated: a lost answer is safe to ask for again.
     """
+    address = url.get_secret_value()
     pool = ConnectionPool.from_url(
-        url.get_secret_value(),
+        address,
+        connection_class=_SSLConnection if address.startswith("rediss://") else _Connection,
         decode_responses=True,
         socket_timeout=5.0,
         socket_connect_timeout=2.0,
@@ -31,6 +34,24 @@ def connect(url: SecretStr) -> Redis:
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
     )
     return Redis.from_pool(pool)
+
+
+class _Ours:
+    """A transport that closed before the command was written is a lost connection: uvloop calls it a `RuntimeError`."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise RedisConnectionError(f"the connection closed under a write: {error}") from error
+
+
+class _Connection(_Ours, Connection):
+    pass
+
+
+class _SSLConnection(_Ours, SSLConnection):
+    pass
 
 
 async def can_write(redis: Redis) -> None:

@@ -43,6 +43,10 @@ class Board:
         now = status.model_copy(update={"updated": time.time()})
         await self._redis.set(ks.cycle_key(line), now.model_dump_json())
 
+    async def set_stage(self, line: Line, status: CycleStatus) -> None:
+        """Note how far a cycle has come; why the last one failed stands until one succeeds."""
+        await self.set_status(line, status.model_copy(update={"error": (await self.status(line)).error}))
+
     async def set_lag(self, line: Line, traces: int) -> None:
         """Note how many traces wait for a cycle."""
         await self._redis.set(ks.lag_key(line), traces)

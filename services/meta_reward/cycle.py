@@ -114,7 +114,7 @@ class Cycle:
 
     async def _at(self, stage: Stage, detail: str) -> None:
         status = CycleStatus(cycle=self.name, stage=stage, detail=detail, started=self._started)
-        await self._parts.board.set_status(self._line, status)
+        await self._parts.board.set_stage(self._line, status)
 
     async def _baseline(self, traces: Sequence[Trace], after: str) -> list[Trace]:
         """The first traces of the window's newest run, out of 16,384 entries from where a cycle first saw that run."""

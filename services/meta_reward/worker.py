@@ -104,10 +104,11 @@ class Worker:
         async with self._leases.hold(line) as token:
             if token is None:
                 return
-            status = CycleStatus()
+            status = CycleStatus(error=(await parts.board.status(line)).error)  # where neither of the two comes about
             try:
                 with self._metrics.cycle(line.task):
                     report = await Cycle(parts, line, load_pack(line.task), token, trigger).run()
+                status = CycleStatus()
             except Exception as error:
                 self._backoff[line].failed(time.monotonic(), request)
                 status = CycleStatus(error=f"{type(error).__name__}: {error}")

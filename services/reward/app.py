@@ -106,7 +106,7 @@ async def _open_state(
         pins=Pins(actives, ledger, settings),
         ledger=ledger,
         engine=engine,
-        judge=Judge(calls, _limits(settings)),
+        judge=Judge(calls, judge_limits(settings)),
         admission=admission,
         modes=settings.task_modes,
         checks=CheckCatalogue(math_pool),
@@ -133,7 +133,8 @@ async def _open_state(
     return RewardState(redis, store, engine, service, circuit, actives, spool, recovery)
 
 
-def _limits(settings: RewardSettings) -> JudgeLimits:
+def judge_limits(settings: RewardSettings) -> JudgeLimits:
+    """How much the judge is asked at once, and how long it may write."""
     return JudgeLimits(
         shard=settings.judge_shard,
         rationale_words=settings.rationale_words,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -135,6 +136,7 @@ class EngineCalls:
                 with self._metrics.judge_call(len(identities)) as ended:
                     answers = await ask(conversations)
                     ended(answers)
+            _log_failures(answers)
         finally:
             for identity in identities:
                 del self._flying[identity]
@@ -171,5 +173,11 @@ def _item_error(error: UpstreamError) -> ItemError:
         code = ErrorCode.JUDGE_MALFORMED
     else:
         code = ErrorCode.JUDGE_UNAVAILABLE
-    log.warning("judge call failed", extra={"code": code, "detail": str(error)})
     return ItemError(code=code, message=f"the judge engine gave no usable answer: {error}", retryable=error.retryable)
+
+
+def _log_failures(answers: Sequence[_Landed]) -> None:
+    """One line for all conversations of a request that failed alike: an outage must not flood the log."""
+    failed = Counter((type(answer).__name__, str(answer)) for answer in answers if isinstance(answer, UpstreamError))
+    for (kind, detail), count in failed.items():
+        log.warning("judge call failed", extra={"kind": kind, "detail": detail, "conversations": count})

@@ -66,13 +66,11 @@ class Recovery:
         self._prepared = False
 
     async def start(self) -> None:
-        """Take over what earlier processes left, and prepare. Without a spool Redis must answer."""
+        """Take over what earlier processes left, and prepare; a Redis that is away is prepared when it comes."""
         await self.adopt()
         try:
             await self._prepare_once()
         except RedisError as error:
-            if self._spool is None:
-                raise
             self._circuit.open(error)
 
     async def run(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,3 +101,24 @@ def test_metrics_of_a_batch_without_versions() -> None:
     unversioned = result("0" * 64)
     unversioned = unversioned.model_copy(update={"rubric": unversioned.rubric.model_copy(update={"version": None})})
     assert batch_metrics([unversioned]) == {"regrade/unscored_share": 0.0}
+
+
+@pytest.mark.parametrize(("training", "options", "purpose"), [
+    (True, {}, "train"), (False, {}, "eval"), (None, {}, "train"), (None, {"purpose": "eval"}, "eval"),
+    (False, {"purpose": "train"}, "train"),
+])  # fmt: skip
+async def test_what_a_batch_is_for(
+    reward_url: str, trace_log: TraceLog, training: bool | None, options: dict[str, Any], purpose: str
+) -> None:
+    """By the mode of the model of the trainer whose `log_metric` it is; without such a trainer, and where told, not."""
+
+    class Owner:
+        model = SimpleNamespace(training=training)
+
+        def log_metric(self, name: str, value: float) -> None: ...
+
+    with BlockingRewardClient(reward_url) as client:
+        reward = RegradeReward(TASK, run="run-1", client=client, **options)
+        log_metric = None if training is None else Owner().log_metric
+        reward([PROMPT], [ESSAY], trainer_state=State(1), log_metric=log_metric)
+    assert [trace.purpose for trace in await trace_log.latest(TASK, 10)] == [purpose]

@@ -1,5 +1,6 @@
 """Cycles that fail: what they cost, what they say, and that the next one has its window."""
 
+import asyncio
 import time
 
 import pytest
@@ -54,7 +55,15 @@ async def test_a_wrong_reward_key_costs_nothing_and_is_told(
         await meta.worker.look_at(LINE)
         assert len(fake_engine.calls) == before
         assert [event.kind for event in await meta.parts.store.history(LINE)] == [EventKind.ACTIVATED]
-        await trainer.worker.look_at(LINE)
+        fake_engine.hold()
+        fake_engine.forget()
+        next_try = asyncio.create_task(trainer.worker.look_at(LINE))
+        await asyncio.to_thread(fake_engine.wait_for_calls, 1)
+        during = await meta.parts.board.status(LINE)
+        assert during.stage is not Stage.IDLE
+        assert during.error == status.error
+        fake_engine.release()
+        await next_try
         assert (await meta.parts.board.status(LINE)).error is None
 
 

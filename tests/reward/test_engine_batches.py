@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
+import httpx
 import pytest
 
 from services.kit.http import JsonEndpoint, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
 from services.reward.engine.base import ChatMessages, ChoiceAnswer, Sampling, TextAnswer
 from services.reward.engine.vllm import VllmEngine, divided
+from tests.conftest import StartReward
+from tests.support.builders import TASK, item
 from tests.support.fake_engine import FakeEngine, Messages, Reply, chat, distribution
 from tests.support.tiny_model import tiny_model
 from tests.support.waiting import until
@@ -164,3 +167,14 @@ def _towards(messages: Messages | ChatMessages) -> list[float]:
     """A distribution that tells the conversations apart."""
     level = len(messages[0]["content"]) % 6
     return [0.5 if n == level else 0.1 for n in range(6)]
+
+
+def test_an_engine_that_fails_is_one_line_a_request(
+    start_reward: StartReward, vllm: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one an item, let alone one whenever an item's error is looked at: an outage must not flood the log."""
+    vllm.script = lambda _: Reply(status=503)
+    service = start_reward(bootstrap_tasks=[TASK], judge_url=vllm.url, judge_retries=0)
+    asked = httpx.post(f"{service.url}/score", json={"task": TASK, "items": [item(n) for n in range(4)]})
+    assert asked.status_code == 503
+    assert [record.__dict__["conversations"] for record in caplog.records if "call failed" in record.msg] == [4]

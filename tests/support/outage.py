@@ -1,20 +1,35 @@
 """A reward service with a spool beside a Valkey that a test takes away and gives back."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from pydantic import SecretStr
 
 from regrade.contracts import Trace
 from services.kit.redis import connect
 from services.kit.rubrics import RubricStore
 from services.kit.traces import TraceLog
-from tests.support.builders import TASK, activate
-from tests.support.valkey import Valkey
+from tests.support.builders import TASK, activate, item
+from tests.support.valkey import Valkey, running_valkey
 from tests.support.waiting import until
+
+STEP = {"run": "r", "step": 1}
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A Valkey of the test's own that keeps its data while it is down."""
+    with running_valkey(tmp_path / "valkey") as server:
+        yield server
+
+
+def numbered(*numbers: int) -> list[dict[str, Any]]:
+    """Items whose ids are these numbers."""
+    return [item(n, id=str(n)) for n in numbers]
 
 
 def settings(valkey: Valkey, folder: Path, **more: Any) -> dict[str, Any]:

@@ -10,7 +10,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from regrade import BlockingRewardClient
+from regrade.adapters.trl import RegradeReward
+from regrade.contracts import Purpose
 from regrade.tasks import load_pack
 from services.kit.traces import TraceLog
 from services.trainer.datasets import training_prompts
@@ -81,6 +85,36 @@ async def test_a_run_is_logged_and_resumes_where_it_was(
     traces = await trace_log.latest(TASK, 100)
     assert {trace.run for trace in traces} == {"tiny"}
     assert Counter(trace.step for trace in traces) == {0: 3, 1: 4, 2: 4, 3: 4, 4: 4}
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+async def test_an_evaluation_is_no_training(
+    reward_url: str, trace_log: TraceLog, policy: Path, tmp_path: Path, kind: str
+) -> None:
+    """Before, between and after the steps, as TRL itself evaluates."""
+    config, trainer_class = (GRPOConfig, GRPOTrainer) if kind == "grpo" else (RLOOConfig, RLOOTrainer)
+    prompts = training_prompts(load_pack(TASK), 0)
+    with BlockingRewardClient(reward_url) as client:
+        trainer = trainer_class(
+            model=LlamaForCausalLM.from_pretrained(policy),
+            processing_class=PreTrainedTokenizerFast.from_pretrained(policy, padding_side="left"),
+            reward_funcs=RegradeReward(TASK, run="tiny", client=client),
+            args=config(
+                output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=4, per_device_eval_batch_size=4,
+                num_generations=2, max_completion_length=8, use_cpu=True, bf16=False, gradient_checkpointing=False,
+                eval_strategy="steps", eval_steps=1, save_strategy="no", disable_tqdm=True, report_to="none",
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=prompts,
+            eval_dataset=prompts.select(range(2)),
+        )  # fmt: skip
+        trainer.evaluate()
+        trainer.train()
+    traces = await trace_log.latest(TASK, 100)
+    assert Counter((trace.purpose, trace.step) for trace in traces) == {
+        (Purpose.TRAIN, 0): 4, (Purpose.TRAIN, 1): 4,
+        (Purpose.EVAL, 0): 4, (Purpose.EVAL, 1): 4, (Purpose.EVAL, 2): 4,
+    }  # fmt: skip
 
 
 def test_prompts_come_in_a_seeded_order() -> None:

@@ -1,0 +1,50 @@
+"""A benchmark that is told to end takes with it what it has started."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.waiting import wait_until
+
+PARTS = {"valkey", "engine_stub", "services.reward"}
+
+
+def _named(process: psutil.Process) -> set[str]:
+    command = " ".join(process.cmdline())
+    return {part for part in PARTS if part in command}
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        (["benchmarks.score", "--peers", "none"], signal.SIGTERM),
+        (["benchmarks.score", "--peers", "none"], signal.SIGINT),
+        (["benchmarks.soak"], signal.SIGTERM),
+    ],
+)
+def test_nothing_is_left_behind(command: list[str], number: signal.Signals, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        benchmark = subprocess.Popen(
+            [sys.executable, "-m", *command, "--out", str(tmp_path / "out")], stdout=log, stderr=log, process_group=0
+        )
+    family = psutil.Process(benchmark.pid)
+
+    def is_under_way() -> bool:
+        assert benchmark.poll() is None, (tmp_path / "log").read_text()
+        return set().union(*map(_named, family.children(recursive=True))) == PARTS
+
+    try:
+        wait_until(is_under_way, "all parts to run", timeout_s=60.0)
+        children = family.children(recursive=True)
+        os.kill(benchmark.pid, number)
+        assert benchmark.wait(45.0) == 128 + number
+        _, alive = psutil.wait_procs(children, timeout=5.0)
+        assert not alive
+    finally:
+        for process in (*family.children(recursive=True), family) if benchmark.poll() is None else ():
+            process.kill()
