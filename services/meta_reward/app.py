@@ -20,8 +20,9 @@ from services.kit.traces import TraceLog
 from services.kit.web import Readiness, assemble
 from services.meta_reward.api import operating, reading
 from services.meta_reward.board import Board
+from services.meta_reward.checkpoint import Checkpoints
 from services.meta_reward.cycle import Parts
-from services.meta_reward.metajudge import MetaJudge
+from services.meta_reward.metajudge import AnswerMemory, MetaJudge
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
@@ -42,7 +43,7 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
             stack.push_async_callback(redis.aclose)
             app.state.redis = redis
             app.state.parts = await _open_parts(settings, redis, stack)
-            worker = Worker(app.state.parts, Leases(redis), metrics)
+            worker = Worker(app.state.parts, Leases(redis, ttl_ms=int(1_000 * settings.lease_ttl_s)), metrics)
             for endless in (worker.run(), worker.keep_watch()):
                 stack.push_async_callback(end_task, asyncio.create_task(endless))
             yield
@@ -72,12 +73,14 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
             max_tokens=settings.meta_judge_max_tokens,
             in_flight=settings.meta_judge_in_flight,
             fence_key=await shared_fence_key(redis),
+            memory=AnswerMemory(redis, ttl_s=int(settings.resume_within_s) + 1),
         )
         proposers.append(PaperProposer(meta_judge))
     return Parts(
         store=RubricStore(redis),
         log=TraceLog(redis),
         board=Board(redis),
+        checkpoints=Checkpoints(redis),
         client=client,
         proposers=proposers,
         settings=settings,
