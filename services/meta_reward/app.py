@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
@@ -30,6 +31,9 @@ from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.worker import Worker
 
+if TYPE_CHECKING:
+    from services.meta_reward.archive import Archiver
+
 
 def create_app(settings: MetaRewardSettings) -> FastAPI:
     """The meta-reward service's app. Nothing is opened before its lifespan starts."""
@@ -43,8 +47,13 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
             stack.push_async_callback(redis.aclose)
             app.state.redis = redis
             app.state.parts = await _open_parts(settings, redis, stack)
-            worker = Worker(app.state.parts, Leases(redis, ttl_ms=int(1_000 * settings.lease_ttl_s)), metrics)
-            for endless in (worker.run(), worker.keep_watch()):
+            leases = Leases(redis, ttl_ms=int(1_000 * settings.lease_ttl_s))
+            worker = Worker(app.state.parts, leases, metrics)
+            endless_ones = [worker.run(), worker.keep_watch()]
+            if settings.archive_url:
+                archiver = _open_archive(settings, redis, leases, metrics)
+                endless_ones.append(archiver.run(settings.tasks, settings.poll_s))
+            for endless in endless_ones:
                 stack.push_async_callback(end_task, asyncio.create_task(endless))
             yield
 
@@ -85,6 +94,14 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
         proposers=proposers,
         settings=settings,
     )
+
+
+def _open_archive(settings: MetaRewardSettings, redis: Redis, leases: Leases, metrics: MetaRewardMetrics) -> "Archiver":
+    """Imported only where it is wanted: pyarrow takes a hundred megabytes."""
+    from services.meta_reward.archive import Archiver, Limits
+    from services.meta_reward.parquet import ArchiveStore
+
+    return Archiver(redis, ArchiveStore(settings.archive_url), leases, metrics, Limits.of(settings))
 
 
 async def _ready(request: Request) -> Readiness:

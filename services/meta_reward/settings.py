@@ -65,6 +65,20 @@ class MetaRewardSettings(ServiceSettings):
     gate_margin: float = Field(0.05, ge=0, lt=1, description="Loss of anchor order that counts as non-inferior.")
     max_llm_criteria: int = Field(8, ge=0, description="LLM criteria a candidate may have: its cost budget.")
 
+    archive_url: str = Field(
+        "",
+        repr=False,
+        description="Folder, or URL that fsspec knows (s3://bucket/path), to which traces are archived as Parquet "
+        "before they leave Redis; empty: none leaves, up to the reward service's cap.",
+    )
+    archive_rows: int = Field(4_096, ge=1, description="Traces in one archive file at most.")
+    archive_every_s: float = Field(
+        600.0, gt=0, description="A smaller file is written when a trace has waited so long."
+    )
+    archive_keep: int = Field(
+        16_384, ge=0, description="Newest traces of a task that stay in Redis in any case: the watch compares by them."
+    )
+
     watch_traces: int = Field(64, ge=8, description="Traces under a new rubric before the watch judges it.")
 
     @field_validator("sample_weights")
