@@ -164,7 +164,7 @@ class CycleStatus(Outcome):
     started: float | None = None
     updated: float | None = None
     completed: int = 0
-    """Cycles finished so far in this lineage."""
+    """Cycles that have ended so far in this lineage, abandoned ones too."""
     lag: int = 0
     """Traces not yet seen by a finished cycle."""
     fruitless: int = 0

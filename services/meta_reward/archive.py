@@ -149,11 +149,10 @@ class Archiver:
 
     async def _fill(self, task: str, written: TraceFile, state: ArchiveState) -> None:
         """Read the announced range, or what comes next, a page at a time."""
-        until = state.next.last if state.next else "+"
         most = state.next.rows if state.next else self._limits.rows
         after = state.done
         while written.rows < most:
-            page = await self._log.page(task, after, min(_PAGE, most - written.rows), until=until)
+            page = await self._log.page(task, after, min(_PAGE, most - written.rows))
             if not page:
                 break
             await asyncio.to_thread(written.add, page)

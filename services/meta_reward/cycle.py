@@ -41,7 +41,7 @@ from services.meta_reward.propose.base import Brief, Proposer
 from services.meta_reward.sample import Pool, draw, pairs, sampled, seed_of
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.shadow import shadow_scorer
-from services.meta_reward.surface import tabulate
+from services.meta_reward.surface import Row, tabulate
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class Cycle:
         self._request = request
         self._state: Checkpoint
         self._window: list[Trace]
+        self._rows: list[Row] | None = None
         self._active: Rubric
         self._anchors: AnchorSet = build_anchors(pack, parts.settings.gate_originals)
 
@@ -144,6 +145,7 @@ class Cycle:
             log.info("a cycle is gone on with", extra={"cycle": self.name, "done": state.done})
             return True
         log.warning("a cycle is abandoned", extra={"cycle": self.name, "reason": reason})
+        self._trigger, self._request = state.trigger, self._request or state.request
         if state.evidence is not None:
             await self._end(abandoned=reason)
         return False
@@ -151,10 +153,10 @@ class Cycle:
     async def _outdated(self, pointer: Active) -> str | None:
         """Why the cycle that has begun can't be gone on with, or None."""
         state, settings = self._state, self._parts.settings
-        if state.window[0] != await self._parts.log.cursor(self._line) or len(self._window) != state.traces:
-            return "its window is not there any more"
         if await self._parts.store.activated_by(self._line, state.cycle) is not None:
             return None
+        if state.window[0] != await self._parts.log.cursor(self._line) or len(self._window) != state.traces:
+            return "its window is not there any more"
         if pointer.digest != state.active:
             return "another rubric is active by now"
         if time.time() - state.started > settings.resume_within_s:
@@ -191,6 +193,7 @@ class Cycle:
         baselines = await self._baselines()
         raised = await board.alarms(line)
         measured = await asyncio.to_thread(look, self._window, baselines)
+        self._rows = list(measured.rows)
         alarms = ring(measured, raised, self._state.window[1])
         self._note(evidence=measure(measured, baselines, self._state.window, rubric=self._active, alarms=alarms))
         kept = {ks.baseline_key(line, run): baseline_json(first) for run, first in baselines.items()}
@@ -204,7 +207,9 @@ class Cycle:
     async def _sample(self) -> Left:
         settings = self._parts.settings
         await self._at(Stage.SAMPLE, f"{settings.samples} of {len(self._window)} traces")
-        pool = Pool(self._window, await asyncio.to_thread(tabulate, self._window))
+        if self._rows is None:
+            self._rows = await asyncio.to_thread(tabulate, self._window)
+        pool = Pool(self._window, self._rows)
         seed = seed_of(f"{self._line.task}/{self._line.label}", self.name)
         self._note(sample=draw(pool, settings.samples, settings.sample_weights, seed))
         return Left()

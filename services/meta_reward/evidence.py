@@ -199,10 +199,9 @@ def _drift(
 
 
 def _reward_drift(traces: Sequence[Trace], baselines: Baselines) -> float:
-    now = [trace for trace in traces if baselines.get(trace.run)]
-    if not now:
-        return 0.0
-    return fmean(t.reward - fmean(first.reward for first in baselines[t.run]) for t in now)
+    then = {run: fmean(trace.reward for trace in first) for run, first in baselines.items() if first}
+    now = [trace.reward - then[trace.run] for trace in traces if trace.run in then]
+    return fmean(now) if now else 0.0
 
 
 def _flag_drift(traces: Sequence[Trace], baselines: Baselines) -> dict[str, float]:

@@ -91,7 +91,7 @@ class Worker:
         alarms = await self._alarms(line, tail, waiting)
         request = await parts.board.requested(line)
         if await parts.checkpoints.exists(line):
-            trigger: str | None = "gone on with"
+            trigger: str | None = "one had begun and not ended"
         elif request is not None:
             trigger = f"requested by {request.by}: {request.reason}"
         else:

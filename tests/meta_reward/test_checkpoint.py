@@ -1,6 +1,7 @@
 """Checkpoints: written once however often asked for, under the fencing token alone; and when a cycle is given up."""
 
 import json
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -134,3 +135,26 @@ async def test_a_report_is_written_once(redis: Redis) -> None:
     assert (await board.status(LINE)).fruitless == 0
     with pytest.raises(Conflict, match="lost its lease"):
         await board.finish(LINE, "an old token", "5-0", REPORT, None)
+
+
+async def test_an_activation_whose_answer_was_lost_is_told_as_one(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """The client asks again, as it does after a lost connection, and is told that another rubric is active: its own."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        activate = meta.parts.store.activate
+
+        async def asked_twice(*what: Any, **how: Any) -> int:
+            await activate(*what, **how)
+            return await activate(*what, **how)
+
+        meta.parts.store.activate = asked_twice  # type: ignore[method-assign]
+        await train(meta.client)
+        await meta.worker.look_at(LINE)
+        (report,) = await meta.parts.board.reports(LINE)
+        active = await meta.parts.store.active(LINE)
+        assert active is not None
+        assert report.activated == active.digest
+        history = await meta.parts.store.history(LINE)
+        assert history[-1].kind is EventKind.ACTIVATED

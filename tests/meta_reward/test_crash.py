@@ -237,6 +237,28 @@ async def test_i6_a_worker_that_wakes_up_behind_its_lease_changes_nothing(
         await consistent(meta, redis, 16)
 
 
+async def test_i6_an_operators_choice_is_not_taken_back_by_the_cycle_before_it(
+    redis: Redis, valkey: Valkey, reward_url: str, fake_engine: FakeEngine, spawn_meta: SpawnMeta
+) -> None:
+    """The worker dies just behind its activation, an operator goes back by override: the next worker only reports."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, **NARROW) as meta:
+        old = await meta.parts.store.active(LINE)
+        assert old is not None
+        await train(meta.client, step=1, count=16)
+        with halting(valkey.port, '"kind":"activated"', "behind") as proxy:
+            first = spawn_meta(redis_url=proxy.url, llm_proposer=False)
+            proxy.wait()
+            first.kill()
+        found = await meta.parts.store.active(LINE)
+        await activate(meta.parts.store, await meta.parts.store.get(LINE.task, old.digest))
+        report = await taken_over(meta)
+        assert found is not None
+        assert (report.abandoned, report.activated) == (None, found.digest)
+        assert await meta.parts.store.active(LINE) == old
+        await consistent(meta, redis, 16)
+
+
 async def test_a_cycle_about_another_rubric_is_abandoned(
     redis: Redis, valkey: Valkey, reward_url: str, fake_engine: FakeEngine, spawn_meta: SpawnMeta
 ) -> None:
@@ -253,5 +275,6 @@ async def test_a_cycle_about_another_rubric_is_abandoned(
         assert (report.abandoned, report.activated) == ("another rubric is active by now", None)
         reports = await meta.parts.board.reports(LINE)
         assert [r.abandoned is None for r in reports] == [False, True]
+        assert reports[1].trigger == reports[0].trigger == "16 new traces"
         assert reports[1].evidence.window == reports[0].evidence.window, "its traces are the next one's"
         await consistent(meta, redis, 16)
