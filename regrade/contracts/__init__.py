@@ -1,19 +1,23 @@
 """Pure types, no I/O: what crosses a process boundary in Regrade."""
 
 from regrade.contracts.base import Contract, Digest, Name, Scope, canonical_json, sha256_of
+from regrade.contracts.evidence import Alarm, CriterionFigures, Evidence
 from regrade.contracts.evolution import (
     Authority,
     CycleReport,
     CycleStatus,
     EventKind,
-    Evidence,
     GatePass,
     GateReport,
     LineageEvent,
     Override,
+    Pause,
     Rollback,
     RubricDiff,
     RubricFigures,
+    SamplePick,
+    SampleReport,
+    SampleStrategy,
     Stage,
 )
 from regrade.contracts.rubric import (
@@ -53,11 +57,13 @@ __all__ = [
     "LEVELS",
     "MAIN_LINEAGE",
     "TOP_LEVEL",
+    "Alarm",
     "Authority",
     "CheckCriterion",
     "Contract",
     "Conversation",
     "Criterion",
+    "CriterionFigures",
     "CriterionScore",
     "CycleReport",
     "CycleStatus",
@@ -78,6 +84,7 @@ __all__ = [
     "Name",
     "OnOutage",
     "Override",
+    "Pause",
     "Purpose",
     "PutRubric",
     "PutRubricAnswer",
@@ -87,6 +94,9 @@ __all__ = [
     "RubricDiff",
     "RubricFigures",
     "RubricRef",
+    "SamplePick",
+    "SampleReport",
+    "SampleStrategy",
     "Scope",
     "ScoreItem",
     "ScoreRequest",

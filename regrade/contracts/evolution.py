@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from regrade.contracts.base import Contract
+from regrade.contracts.evidence import Evidence
 from regrade.contracts.rubric import Rubric
 from regrade.contracts.score import Outcome
 
@@ -45,34 +46,6 @@ class EventKind(StrEnum):
     GATED = "gated"
     ACTIVATED = "activated"
     ROLLED_BACK = "rolled_back"
-
-
-class Evidence(Outcome):
-    """What a window of traces shows, measured without an LLM. Shares and correlations are in [0, 1] and [-1, 1].
-
-    `window` is the half-open interval of trace ids (after, up to and including) it was measured on.
-    """
-
-    window: tuple[str, str]
-    traces: int
-    groups: int
-    first_step: int | None
-    last_step: int | None
-    means: dict[str, float]
-    """Mean of each surface feature over the window."""
-    drift: dict[str, float]
-    """Mean of each surface feature minus its mean over the run's first steps."""
-    correlation: dict[str, float]
-    """Pearson correlation of the reward with each surface feature; 0 where either is constant."""
-    reward_mean: float
-    reward_std: float
-    saturated_share: float
-    """Share of rewards at 0.95 or above."""
-    zero_variance_groups: float
-    """Share of groups (of two or more) whose rewards are all equal."""
-    flagged_share: float
-    flag_shares: dict[str, float] = Field(default_factory=dict)
-    alarms: tuple[str, ...]
 
 
 class RubricFigures(Outcome):
@@ -133,6 +106,7 @@ class Stage(StrEnum):
     IDLE = "idle"
     EVIDENCE = "evidence"
     SAMPLE = "sample"
+    PROPOSE = "propose"
     PRESCREEN = "prescreen"
     ANALYSE = "analyse"
     REFINE = "refine"
@@ -140,6 +114,45 @@ class Stage(StrEnum):
     LINT = "lint"
     GATE = "gate"
     ACTIVATE = "activate"
+
+
+class SampleStrategy(StrEnum):
+    """By what a trace was chosen for the meta-judge to look at."""
+
+    UNIFORM = "uniform"
+    """By lot, as in the paper."""
+    RECENT = "recent"
+    """The newest."""
+    SUSPICIOUS = "suspicious"
+    """Well rewarded, with an odd surface."""
+    DISAGREEMENT = "disagreement"
+    """The judge was unsure, criteria contradict each other, or an audit judge contradicts the reward."""
+    GREAT_PAIRS = "great_pairs"
+    """Two of the best rewarded for one prompt that differ most, the better first."""
+
+
+class SamplePick(Outcome):
+    """One pick: the ids of its traces, two for a pair."""
+
+    strategy: SampleStrategy
+    traces: tuple[str, ...]
+
+
+class SampleReport(Outcome):
+    """How a cycle's sample was drawn from its window: enough to draw it again."""
+
+    seed: str
+    count: int
+    weights: dict[SampleStrategy, float]
+    picks: tuple[SamplePick, ...]
+
+
+class Pause(Outcome):
+    """Who paused a line's cycles, and why. `since` is Unix seconds."""
+
+    by: str
+    reason: str
+    since: float
 
 
 class CycleStatus(Outcome):
@@ -151,15 +164,19 @@ class CycleStatus(Outcome):
     started: float | None = None
     updated: float | None = None
     completed: int = 0
-    """Cycles finished so far in this lineage."""
+    """Cycles that have ended so far in this lineage, abandoned ones too."""
     lag: int = 0
     """Traces not yet seen by a finished cycle."""
+    fruitless: int = 0
+    """Cycles in a row that activated nothing; the more, the longer until the next one that nothing calls for."""
+    paused: Pause | None = None
+    """Set while no cycle starts but on request."""
     error: str | None = None
     """Why the last cycle failed, until one succeeds; each try comes after a while that grows with every failure."""
 
 
 class CycleReport(Outcome):
-    """What one finished cycle did."""
+    """What one cycle did that finished, or was abandoned: then its window is left to the next one."""
 
     cycle: str
     trigger: str
@@ -170,6 +187,11 @@ class CycleReport(Outcome):
     """Candidates that reached the gate."""
     activated: str | None
     notes: tuple[str, ...]
+    sample: SampleReport | None = None
+    abandoned: str | None = None
+    """Why it was given up, if it was."""
+    resumed: int = 0
+    """How often another try went on where one had ended."""
 
 
 class RubricDiff(Outcome):

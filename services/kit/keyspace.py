@@ -109,9 +109,49 @@ def reports_key(line: Line) -> str:
     return _key(line.task, "reports", line.label)
 
 
-def runs_key(line: Line) -> str:
-    """Hash of run to the position in the trace stream behind which its first traces are."""
-    return _key(line.task, "runs", line.label)
+def baseline_key(line: Line, run: str | None) -> str:
+    """JSON list of a run's first traces. A label may hold a colon and a run holds none, so the label comes last."""
+    return _key(line.task, "baseline", run or "", line.label)
+
+
+def alarms_key(line: Line) -> str:
+    """JSON list of the line's raised `Alarm`s."""
+    return _key(line.task, "alarms", line.label)
+
+
+def checkpoint_key(line: Line) -> str:
+    """JSON of what the stages of the cycle under way have done; gone when it has ended."""
+    return _key(line.task, "checkpoint", line.label)
+
+
+def answers_key(cycle: str) -> str:
+    """Hash of question to what the meta-judge answered to a cycle. It stands alone, so it needs no hash tag."""
+    return f"rg:answers:{cycle}"
+
+
+def fruitless_key(line: Line) -> str:
+    """How many cycles in a row have activated nothing."""
+    return _key(line.task, "fruitless", line.label)
+
+
+def paused_key(line: Line) -> str:
+    """JSON of who paused the line and why; gone when it is not paused."""
+    return _key(line.task, "paused", line.label)
+
+
+def archive_key(task: str) -> str:
+    """JSON of how far the task's trace stream has been archived and trimmed."""
+    return _key(task, "archive")
+
+
+def archive_lease_key(task: str) -> str:
+    """Who archives the task's traces: the fencing token of the holder."""
+    return _key(task, "archive_lease")
+
+
+def archive_fence_counter_key(task: str) -> str:
+    """Counter that the archive's fencing tokens are drawn from."""
+    return _key(task, "archive_fence")
 
 
 def request_key(line: Line) -> str:

@@ -1,9 +1,9 @@
-"""The cycle lease: at most one worker runs a line's cycle, and a worker that lost its lease can change nothing."""
+"""Leases: at most one worker runs a line's cycle or archives a task, and one that lost its lease can change nothing."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -23,31 +23,38 @@ class Leases:
         self._hold = LuaFunction(redis, "lease_hold")
         self._ttl_ms = ttl_ms
 
+    def hold(self, line: Line) -> AbstractAsyncContextManager[str | None]:
+        """The fencing token of a line's cycle while the lease is held and renewed, or None when another has it."""
+        return self._held(ks.lease_key(line), ks.fence_counter_key(line))
+
+    def hold_archive(self, task: str) -> AbstractAsyncContextManager[str | None]:
+        """The same for the archive of a task's traces."""
+        return self._held(ks.archive_lease_key(task), ks.archive_fence_counter_key(task))
+
     @asynccontextmanager
-    async def hold(self, line: Line) -> AsyncIterator[str | None]:
-        """The fencing token while the lease is held and renewed, or None when another worker has it."""
-        token: str = await self._take([ks.lease_key(line), ks.fence_counter_key(line)], [self._ttl_ms])
+    async def _held(self, key: str, counter: str) -> AsyncIterator[str | None]:
+        token: str = await self._take([key, counter], [self._ttl_ms])
         if not token:
             yield None
             return
         done = asyncio.Event()
-        renewal = asyncio.create_task(self._renew(line, token, done))
+        renewal = asyncio.create_task(self._renew(key, token, done))
         try:
             yield token
         finally:
             done.set()
             await renewal
-            await self._hold([ks.lease_key(line)], [token, 0])
+            await self._hold([key], [token, 0])
 
-    async def _renew(self, line: Line, token: str, done: asyncio.Event) -> None:
+    async def _renew(self, key: str, token: str, done: asyncio.Event) -> None:
         """Renew three times a lease's life, until done. Never cancelled: redis-py can swallow a cancellation."""
         while not await _is_set_within(done, self._ttl_ms / 3_000):
             try:
-                if not await self._hold([ks.lease_key(line)], [token, self._ttl_ms]):
-                    log.warning("the cycle lease was lost", extra={"line": line.label, "task": line.task})
+                if not await self._hold([key], [token, self._ttl_ms]):
+                    log.warning("a lease was lost", extra={"lease": key})
                     return
             except RedisError:
-                log.warning("the cycle lease could not be renewed", exc_info=True)
+                log.warning("a lease could not be renewed", exc_info=True)
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

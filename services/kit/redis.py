@@ -66,10 +66,10 @@ async def shared_fence_key(redis: Redis) -> bytes:
 
 
 async def entries(
-    redis: Redis, stream: str, *, after: str = "", count: int | None = None
+    redis: Redis, stream: str, *, after: str = "", until: str = "+", count: int | None = None
 ) -> list[tuple[str, dict[str, str]]]:
-    """Entries of a stream behind `after`, oldest first."""
-    found = await redis.xrange(stream, min=f"({after}" if after else "-", count=count)
+    """Entries of a stream behind `after` and up to `until`, oldest first."""
+    found = await redis.xrange(stream, min=f"({after}" if after else "-", max=until, count=count)
     return cast("list[tuple[str, dict[str, str]]]", found or [])
 
 
@@ -85,6 +85,12 @@ class Commands(Protocol):
     def execute_command(self, *args: Any) -> Awaitable[Any]:
         """The answer to a command."""
         ...
+
+
+def position(entry_id: str) -> tuple[int, int]:
+    """A stream entry's id as what its order goes by: milliseconds, and a number within one."""
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number)
 
 
 class LuaFunction:

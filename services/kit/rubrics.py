@@ -141,22 +141,12 @@ class RubricStore:
         async with self._redis.pipeline(transaction=True) as pipe:
             if event.gate is not None and event.gate.passed:
                 pipe.hset(ks.passed_key(line), event.digest, event.gate.active.digest)
-            pipe.xadd(ks.lineage_key(line), {"event": _event_json(event)})
+            pipe.xadd(ks.lineage_key(line), {"event": event_json(event)})
             await pipe.execute()
 
     async def record_gate(self, line: Line, report: GateReport) -> None:
         """Record a gate's verdict; passing it is what `GatePass` activates on."""
-        kind = EventKind.GATED if report.passed else EventKind.REJECTED
-        reason = "; ".join(report.reasons) or "passed the gate"
-        digest = report.candidate.digest
-        event = _event(kind, digest, by=report.proposer, reason=reason, cycle=report.cycle, gate=report)
-        await self.record(line, event)
-
-    async def record_verdict(
-        self, line: Line, kind: EventKind, digest: str, *, by: str, reason: str, cycle: str
-    ) -> None:
-        """Record that a candidate was proposed, or refused before the gate measured it."""
-        await self.record(line, _event(kind, digest, by=by, reason=reason, cycle=cycle))
+        await self.record(line, gate_event(report))
 
     async def activate(
         self, line: Line, digest: str, *, expected: str | None, authority: Authority, token: str = ""
@@ -187,7 +177,7 @@ class RubricStore:
                 expected or "",
                 what,
                 token,
-                _event_json(event),
+                event_json(event),
                 ks.ACTIVATIONS_CHANNEL,
                 notice.removesuffix("}"),
             ],
@@ -232,6 +222,13 @@ class RubricStore:
                 return event
         return None
 
+    async def activated_by(self, line: Line, cycle: str) -> str | None:
+        """The digest that a cycle made active, if it has."""
+        async for event in self._newest_first(line):
+            if event.kind is EventKind.ACTIVATED and event.cycle == cycle:
+                return event.digest
+        return None
+
     async def _newest_first(self, line: Line) -> AsyncIterator[LineageEvent]:
         """The line's events backwards, read a few at a time: what one looks for is mostly near the end."""
         page = await newest(self._redis, ks.lineage_key(line), count=_EVENTS_PAGE)
@@ -259,10 +256,21 @@ _REFUSALS = {
 }
 
 
-def _event(
-    kind: EventKind, digest: str, *, by: str, reason: str, cycle: str, gate: GateReport | None = None
-) -> LineageEvent:
-    return LineageEvent(id="", time=0.0, kind=kind, digest=digest, by=by, reason=reason, cycle=cycle, gate=gate)
+def verdict_event(kind: EventKind, digest: str, *, by: str, reason: str, cycle: str) -> LineageEvent:
+    """A candidate was proposed, or refused before the gate measured it."""
+    return LineageEvent(id="", time=0.0, kind=kind, digest=digest, by=by, reason=reason, cycle=cycle)
+
+
+def gate_event(report: GateReport) -> LineageEvent:
+    """A gate's verdict."""
+    event = verdict_event(
+        EventKind.GATED if report.passed else EventKind.REJECTED,
+        report.candidate.digest,
+        by=report.proposer,
+        reason="; ".join(report.reasons) or "passed the gate",
+        cycle=report.cycle,
+    )
+    return event.model_copy(update={"gate": report})
 
 
 def _activation(digest: str, authority: Authority) -> LineageEvent:
@@ -276,7 +284,8 @@ def _activation(digest: str, authority: Authority) -> LineageEvent:
     )
 
 
-def _event_json(event: LineageEvent) -> str:
+def event_json(event: LineageEvent) -> str:
+    """An event as the stream holds it: id, time and what an activation adds are the store's."""
     return event.model_dump_json(exclude={"id", "time", "version", "previous"})
 
 

@@ -36,6 +36,18 @@ def ends_properly(text: str) -> bool:
     return text.rstrip(_CLOSING).endswith(_ENDINGS)
 
 
+def ending_kind(text: str) -> str:
+    """How a text ends, closing quotes, brackets and emphasis aside: sentence, question, colon, word, other, empty."""
+    last = text.rstrip(_CLOSING)[-1:]
+    if not last:
+        return "empty"
+    if last in _ENDINGS:
+        return "question" if last in "?？" else "sentence"
+    if last == ":":
+        return "colon"
+    return "word" if last.isalnum() else "other"
+
+
 def distinct_share(tokens: Sequence[str], n: int) -> float:
     """Distinct n-grams per n-gram, in (0, 1]; 1 for a text shorter than n."""
     total = len(tokens) - n + 1

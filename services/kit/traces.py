@@ -139,17 +139,12 @@ class TraceLog:
         return "0-0"
 
     async def read(
-        self, line: Line, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, pages: int | None = None
+        self, line: Line, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, until: str = "+"
     ) -> Window:
-        """The first `count` of this line's traces behind `after` that are wanted, oldest first.
-
-        `pages` of 512 entries of the log are looked at, at most; without it, all there are.
-        """
+        """The first `count` of this line's traces behind `after`, up to `until`, that are wanted, oldest first."""
         found: list[Trace] = []
-        looked = 0
-        while len(found) < count and looked != pages:
-            looked += 1
-            page = await entries(self._redis, ks.traces_key(line.task), after=after, count=_PAGE)
+        while len(found) < count:
+            page = await entries(self._redis, ks.traces_key(line.task), after=after, until=until, count=_PAGE)
             for entry_id, fields in page:
                 after = entry_id
                 trace = Trace.model_validate_json(fields["trace"])
@@ -160,6 +155,17 @@ class TraceLog:
             if len(page) < _PAGE:
                 break
         return Window(found, after)
+
+    async def page(self, task: str, after: str, count: int, *, until: str = "+") -> list[tuple[str, Trace]]:
+        """The next `count` traces of a task, of all its lines, behind `after` and up to `until`, with their ids."""
+        found = await entries(self._redis, ks.traces_key(task), after=after, until=until, count=count)
+        return [(entry_id, Trace.model_validate_json(fields["trace"])) for entry_id, fields in found]
+
+    async def cursors(self, task: str) -> list[str]:
+        """The cursor of every line that has one, whether a worker serves it or not."""
+        if not await self._redis.exists(ks.traces_key(task)):
+            return []
+        return [str(group["last-delivered-id"]) for group in await self._redis.xinfo_groups(ks.traces_key(task))]
 
     async def latest(
         self, task: str, count: int, *, until: str = "+", wanted: Callable[[Trace], bool] = _any

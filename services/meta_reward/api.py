@@ -1,5 +1,7 @@
 """The routes of the meta-reward service: what evolved, and what an operator may do about it."""
 
+import logging
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -7,6 +9,7 @@ from pydantic import Field
 
 from regrade.contracts import (
     MAIN_LINEAGE,
+    Alarm,
     Contract,
     CycleReport,
     CycleStatus,
@@ -14,6 +17,7 @@ from regrade.contracts import (
     LineageEvent,
     Name,
     Override,
+    Pause,
     Rubric,
     RubricDiff,
     Scope,
@@ -24,6 +28,8 @@ from services.kit.web import error_answers, require_key, require_operator
 from services.meta_reward.cycle import Parts
 from services.meta_reward.diff import diff_rubrics
 from services.meta_reward.settings import served_lines
+
+log = logging.getLogger(__name__)
 
 
 class Deed(Contract):
@@ -86,8 +92,14 @@ async def get_lineage(line: LineDep, parts: PartsDep) -> list[LineageEvent]:
 
 @reading.get("/cycles/{task}")
 async def get_cycles(line: LineDep, parts: PartsDep) -> list[CycleReport]:
-    """Every finished cycle, oldest first, with its evidence."""
+    """Every cycle that has ended, oldest first, with its evidence; an abandoned one says why."""
     return await parts.board.reports(line)
+
+
+@reading.get("/alarms/{task}")
+async def get_alarms(line: LineDep, parts: PartsDep) -> list[Alarm]:
+    """The alarms that are raised, each with its figure, its thresholds and the traces that show it most."""
+    return await parts.board.alarms(line)
 
 
 @reading.get("/rubrics/{task}/diff")
@@ -115,6 +127,21 @@ async def post_cycle(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
     if await parts.store.active(line) is None:
         raise NotFound(f"task {line.task!r} has no active rubric in {line.label!r}", code="unknown_task")
     await parts.board.request(line, body.by, body.reason)
+    return await parts.board.status(line)
+
+
+@operating.post("/cycles/{task}/pause")
+async def post_pause(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
+    """Start no cycle but on request, until resumed; one under way goes on."""
+    await parts.board.pause(line, Pause(by=body.by, reason=body.reason, since=time.time()))
+    return await parts.board.status(line)
+
+
+@operating.post("/cycles/{task}/resume")
+async def post_resume(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
+    """Start cycles again when they are due."""
+    await parts.board.pause(line, None)
+    log.info("cycles resumed", extra={"task": line.task, "by": body.by, "reason": body.reason})
     return await parts.board.status(line)
 
 

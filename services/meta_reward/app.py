@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
@@ -20,14 +21,18 @@ from services.kit.traces import TraceLog
 from services.kit.web import Readiness, assemble
 from services.meta_reward.api import operating, reading
 from services.meta_reward.board import Board
+from services.meta_reward.checkpoint import Checkpoints
 from services.meta_reward.cycle import Parts
-from services.meta_reward.metajudge import MetaJudge
+from services.meta_reward.metajudge import AnswerMemory, MetaJudge
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.worker import Worker
+
+if TYPE_CHECKING:
+    from services.meta_reward.archive import Archiver
 
 
 def create_app(settings: MetaRewardSettings) -> FastAPI:
@@ -42,8 +47,13 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
             stack.push_async_callback(redis.aclose)
             app.state.redis = redis
             app.state.parts = await _open_parts(settings, redis, stack)
-            worker = Worker(app.state.parts, Leases(redis), metrics)
-            for endless in (worker.run(), worker.keep_watch()):
+            leases = Leases(redis, ttl_ms=int(1_000 * settings.lease_ttl_s))
+            worker = Worker(app.state.parts, leases, metrics)
+            endless_ones = [worker.run(), worker.keep_watch()]
+            if settings.archive_url:
+                archiver = _open_archive(settings, redis, leases, metrics)
+                endless_ones.append(archiver.run(settings.tasks, settings.poll_s))
+            for endless in endless_ones:
                 stack.push_async_callback(end_task, asyncio.create_task(endless))
             yield
 
@@ -72,16 +82,26 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
             max_tokens=settings.meta_judge_max_tokens,
             in_flight=settings.meta_judge_in_flight,
             fence_key=await shared_fence_key(redis),
+            memory=AnswerMemory(redis, ttl_s=int(settings.resume_within_s) + 1),
         )
         proposers.append(PaperProposer(meta_judge))
     return Parts(
         store=RubricStore(redis),
         log=TraceLog(redis),
         board=Board(redis),
+        checkpoints=Checkpoints(redis),
         client=client,
         proposers=proposers,
         settings=settings,
     )
+
+
+def _open_archive(settings: MetaRewardSettings, redis: Redis, leases: Leases, metrics: MetaRewardMetrics) -> "Archiver":
+    """Imported only where it is wanted: pyarrow takes a hundred megabytes."""
+    from services.meta_reward.archive import Archiver, Limits
+    from services.meta_reward.parquet import ArchiveStore
+
+    return Archiver(redis, ArchiveStore(settings.archive_url), leases, metrics, Limits.of(settings))
 
 
 async def _ready(request: Request) -> Readiness:

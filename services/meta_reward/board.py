@@ -2,17 +2,33 @@
 
 import time
 import uuid
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
+from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
-from regrade.contracts import Contract, CycleReport, CycleStatus
+from regrade.contracts import Alarm, Contract, CycleReport, CycleStatus, Pause, Trace
 from services.kit import keyspace as ks
 from services.kit.errors import Conflict
 from services.kit.keyspace import Line
 from services.kit.redis import LuaFunction, entries
 
+KEPT_S = 30 * 86_400
+"""How long baselines and alarms outlive their last measurement."""
+
 _REQUEST_TTL_S = 3_600
+_ALARMS = TypeAdapter(list[Alarm])
+_TRACES = TypeAdapter(list[Trace])
+
+
+def alarms_json(alarms: Sequence[Alarm]) -> str:
+    """As the board keeps them."""
+    return _ALARMS.dump_json(list(alarms)).decode()
+
+
+def baseline_json(traces: Sequence[Trace]) -> str:
+    """As the board keeps them."""
+    return _TRACES.dump_json(list(traces)).decode()
 
 
 class Request(Contract):
@@ -33,10 +49,16 @@ class Board:
 
     async def status(self, line: Line) -> CycleStatus:
         """What is going on in this line."""
-        text, lag = await self._redis.mget([ks.cycle_key(line), ks.lag_key(line)])
+        keys = [ks.cycle_key(line), ks.lag_key(line), ks.fruitless_key(line), ks.paused_key(line)]
+        text, lag, fruitless, paused = await self._redis.mget(keys)
         status = CycleStatus.model_validate_json(text) if text else CycleStatus()
-        completed = int(await self._redis.xlen(ks.reports_key(line)))
-        return status.model_copy(update={"completed": completed, "lag": int(lag or 0)})
+        told = {
+            "completed": int(await self._redis.xlen(ks.reports_key(line))),
+            "lag": int(lag or 0),
+            "fruitless": int(fruitless or 0),
+            "paused": Pause.model_validate_json(paused) if paused else None,
+        }
+        return status.model_copy(update=told)
 
     async def set_status(self, line: Line, status: CycleStatus) -> None:
         """Note what is going on."""
@@ -74,20 +96,41 @@ class Board:
         """Forget a request: it was served, or there was nothing to serve it with. One that came later stays."""
         await self._withdraw([ks.request_key(line)], [request.model_dump_json()])
 
-    async def run_starts(self, line: Line, runs: Set[str | None], position: str) -> dict[str | None, str]:
-        """Behind which position each run's first traces are: `position`, for those never seen before."""
-        key, names = ks.runs_key(line), list(runs)
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for name in names:
-                pipe.hsetnx(key, name or "", position)
-            pipe.hmget(key, [name or "" for name in names])
-            *_, starts = await pipe.execute()
-        return dict(zip(names, starts, strict=True))
+    async def alarms(self, line: Line) -> list[Alarm]:
+        """The alarms that are raised."""
+        text = await self._redis.get(ks.alarms_key(line))
+        return _ALARMS.validate_json(text) if text else []
 
-    async def finish(self, line: Line, token: str, last_trace: str, report: CycleReport) -> None:
-        """Record a finished cycle and move the cursor. Raises `Conflict` when the lease was lost meanwhile."""
-        keys = [ks.lease_key(line), ks.traces_key(line.task), ks.reports_key(line)]
-        if not await self._finish(keys, [token, line.label, last_trace, report.model_dump_json()]):
+    async def set_alarms(self, line: Line, alarms: Sequence[Alarm]) -> None:
+        """Note what is raised."""
+        await self._redis.set(ks.alarms_key(line), alarms_json(alarms), ex=KEPT_S)
+
+    async def baselines(self, line: Line, runs: Set[str | None]) -> dict[str | None, list[Trace]]:
+        """The first traces of those of `runs` that a cycle has seen before."""
+        names = list(runs)
+        texts = await self._redis.mget([ks.baseline_key(line, run) for run in names]) if names else []
+        return {run: _TRACES.validate_json(text) for run, text in zip(names, texts, strict=True) if text}
+
+    async def pause(self, line: Line, pause: Pause | None) -> None:
+        """Start no cycle but on request from now on; None ends that."""
+        if pause is None:
+            await self._redis.delete(ks.paused_key(line))
+        else:
+            await self._redis.set(ks.paused_key(line), pause.model_dump_json())
+
+    async def finish(
+        self, line: Line, token: str, last_trace: str, report: CycleReport, request: Request | None
+    ) -> None:
+        """Record a cycle's end, move the cursor, forget its checkpoint and the request it served: all at once.
+
+        An abandoned cycle moves no cursor and serves no request. Raises `Conflict` when the lease was lost meanwhile.
+        """
+        ended = "" if report.abandoned else "fruitful" if report.activated else "fruitless"
+        served = "" if report.abandoned or request is None else request.model_dump_json()
+        keys = [ks.lease_key(line), ks.traces_key(line.task), ks.reports_key(line), ks.checkpoint_key(line)]
+        keys += [ks.fruitless_key(line), ks.request_key(line)]
+        cursor = "" if report.abandoned else last_trace
+        if not await self._finish(keys, [token, line.label, cursor, report.model_dump_json(), ended, served]):
             raise Conflict("the cycle lost its lease; its report was refused", code="fenced")
 
     async def reports(self, line: Line) -> list[CycleReport]:

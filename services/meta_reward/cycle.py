@@ -2,12 +2,15 @@
 
 Source: Meta Policy Optimization, arXiv 2504.20157, algorithm 1; lint and gate are not in the paper.
 Nothing here stops or slows a trainer but the judge's time, and shadow scoring yields that (I7).
+Each stage's end is a checkpoint: a cycle whose worker died goes on behind its last finished stage.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from regrade import RewardClient
 from regrade.contracts import (
@@ -15,7 +18,7 @@ from regrade.contracts import (
     CycleStatus,
     EventKind,
     GatePass,
-    GateReport,
+    LineageEvent,
     Rubric,
     Stage,
     Trace,
@@ -23,23 +26,24 @@ from regrade.contracts import (
 )
 from regrade.tasks import TaskPack
 from regrade.tasks.anchors import AnchorSet, build_anchors
+from services.kit import keyspace as ks
 from services.kit.errors import ServiceError
 from services.kit.keyspace import Line
-from services.kit.rubrics import RubricStore
+from services.kit.rubrics import Active, RubricStore, gate_event, verdict_event
 from services.kit.traces import TraceLog
-from services.meta_reward.board import Board
-from services.meta_reward.evidence import by_group, is_evidence, measure
-from services.meta_reward.gate import Candidate, Gate, GateError, Limits, best_measured
+from services.meta_reward.alarms import ring
+from services.meta_reward.board import Board, Request, alarms_json, baseline_json
+from services.meta_reward.checkpoint import ORDER, Checkpoint, Checkpoints, Proposals, Proposed
+from services.meta_reward.evidence import Baselines, by_group, first_steps, is_evidence, look, measure
+from services.meta_reward.gate import Gate, GateError, Limits, best_measured
 from services.meta_reward.lint import lint
 from services.meta_reward.propose.base import Brief, Proposer
-from services.meta_reward.sample import choose
+from services.meta_reward.sample import Pool, draw, pairs, sampled, seed_of
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.shadow import shadow_scorer
+from services.meta_reward.surface import Row, tabulate
 
 log = logging.getLogger(__name__)
-
-_BASELINE_TRACES = 64
-_BASELINE_PAGES = 32
 
 
 class Parts(NamedTuple):
@@ -48,173 +52,304 @@ class Parts(NamedTuple):
     store: RubricStore
     log: TraceLog
     board: Board
+    checkpoints: Checkpoints
     client: RewardClient
     proposers: Sequence[Proposer]
     settings: MetaRewardSettings
 
 
+class Left(NamedTuple):
+    """What a finished stage leaves behind, written with its checkpoint: lineage events, and values by key."""
+
+    events: Sequence[LineageEvent] = ()
+    beside: Mapping[str, str] = MappingProxyType({})
+
+
 class Cycle:
     """One run of the stages for one line, under a fencing token."""
 
-    def __init__(self, parts: Parts, line: Line, pack: TaskPack, token: str, trigger: str) -> None:
+    def __init__(
+        self, parts: Parts, line: Line, pack: TaskPack, token: str, trigger: str, request: Request | None = None
+    ) -> None:
         self._parts = parts
         self._line = line
         self._pack = pack
         self._token = token
         self._trigger = trigger
-        self._started = time.time()
-        self.name = f"{line.task}-{line.label}-{token}".replace(":", "-").replace("/", "-")
+        self._request = request
+        self._state: Checkpoint
+        self._window: list[Trace]
+        self._rows: list[Row] | None = None
+        self._active: Rubric
+        self._anchors: AnchorSet = build_anchors(pack, parts.settings.gate_originals)
+
+    @property
+    def name(self) -> str:
+        """The cycle's id; one that is gone on with keeps its own."""
+        return self._state.cycle
 
     async def run(self) -> CycleReport | None:
         """Consume a window of traces and report on it; None when there is nothing to consume.
 
-        Raises `Conflict` when the lease was lost: then nothing was activated and the window stays unread.
+        Raises `Conflict` when the lease was lost: then nothing more was changed and the window stays unread.
         """
+        pointer = await self._parts.store.active(self._line)
+        if pointer is None or not (await self._go_on(pointer) or await self._begin(pointer)):
+            return None
+        work: dict[Stage, Callable[[], Awaitable[Left]]] = {
+            Stage.EVIDENCE: self._evidence,
+            Stage.SAMPLE: self._sample,
+            Stage.PROPOSE: self._propose,
+            Stage.LINT: self._lint,
+            Stage.GATE: self._gate,
+            Stage.ACTIVATE: self._activate,
+        }
+        for stage in ORDER:
+            if not self._state.has_done(stage):
+                await self._save(await work[stage](), done=stage, tries=1)
+        return await self._end()
+
+    async def _begin(self, pointer: Active) -> bool:
+        """Take a window of new traces; false when there are none."""
         parts, line = self._parts, self._line
         after = await parts.log.cursor(line)
-        traces, end = await parts.log.read(line, after, parts.settings.max_window, is_evidence)
-        pointer = await parts.store.active(line)
-        if not traces or pointer is None:
-            return None
-        active = await parts.store.labelled(line, pointer.digest)
-        # A reward service that does not answer, or not to this key, costs no meta-judge call and leaves no proposal.
-        await parts.client.rubric(line.task, digest=pointer.digest, lineage=line.lineage, scope=line.scope)
-        await self._at(Stage.EVIDENCE, f"{len(traces)} traces")
-        baseline = await self._baseline(traces, after)
-        evidence = measure(traces, baseline, (after, end))
-        await self._at(Stage.SAMPLE, f"{parts.settings.samples} of {len(traces)} traces")
-        anchors = build_anchors(self._pack, parts.settings.gate_originals)
-        brief = Brief(
-            cycle=self.name,
-            meta_role=self._pack.meta_role,
-            visible=[(original.prompt, original.completion) for original in anchors.visible],
-            active=active,
-            evidence=evidence,
-            window=traces,
-            sample=choose(traces, parts.settings.samples, seed=self.name),
-        )
-        proposed, notes = await self._propose(brief)
-        await self._at(Stage.LINT, f"{len(proposed)} candidates")
-        candidates = await self._lint(proposed, brief)
-        reports, gate_notes = await self._gate(candidates, anchors, active, baseline)
-        activated = await self._activate(reports, active)
-        report = CycleReport(
-            cycle=self.name,
+        self._window, end = await parts.log.read(line, after, parts.settings.max_window, is_evidence)
+        if not self._window:
+            return False
+        await self._meet(pointer.digest)
+        self._state = Checkpoint(
+            cycle=f"{line.task}-{line.label}-{self._token}".replace(":", "-").replace("/", "-"),
             trigger=self._trigger,
-            started=self._started,
-            finished=time.time(),
-            evidence=evidence,
-            candidates=len(candidates),
-            activated=activated,
-            notes=(*notes, *gate_notes),
+            request=self._request,
+            started=time.time(),
+            window=(after, end),
+            traces=len(self._window),
+            active=pointer.digest,
         )
-        await parts.board.finish(line, self._token, end, report)
-        log.info("cycle finished", extra={"cycle": self.name, "candidates": len(candidates), "activated": activated})
-        return report
+        await self._save()
+        return True
+
+    async def _go_on(self, pointer: Active) -> bool:
+        """Take up the cycle that has begun and not ended; false when there is none, or it had to be abandoned."""
+        state = await self._parts.checkpoints.load(self._line)
+        if state is None:
+            return False
+        self._state = state
+        after, end = state.window
+        read = await self._parts.log.read(self._line, after, state.traces, is_evidence, until=end)
+        self._window = read.traces
+        reason = await self._outdated(pointer)
+        if reason is None:
+            await self._meet(state.active)
+            await self._save(tries=state.tries + 1, resumed=state.resumed + 1)
+            log.info("a cycle is gone on with", extra={"cycle": self.name, "done": state.done})
+            return True
+        log.warning("a cycle is abandoned", extra={"cycle": self.name, "reason": reason})
+        self._trigger, self._request = state.trigger, self._request or state.request
+        if state.evidence is not None:
+            await self._end(abandoned=reason)
+        return False
+
+    async def _outdated(self, pointer: Active) -> str | None:
+        """Why the cycle that has begun can't be gone on with, or None."""
+        state, settings = self._state, self._parts.settings
+        if await self._parts.store.activated_by(self._line, state.cycle) is not None:
+            return None
+        if state.window[0] != await self._parts.log.cursor(self._line) or len(self._window) != state.traces:
+            return "its window is not there any more"
+        if pointer.digest != state.active:
+            return "another rubric is active by now"
+        if time.time() - state.started > settings.resume_within_s:
+            return f"it began more than {settings.resume_within_s:.0f} s ago"
+        if state.tries >= settings.stage_tries:
+            after = f"behind {state.done.value}" if state.done else "at its beginning"
+            return f"{state.tries} tries at the stage {after} have failed"
+        return None
+
+    async def _meet(self, active: str) -> None:
+        """A reward service that does not answer, or not to this key, costs no meta-judge call and leaves nothing."""
+        parts, line = self._parts, self._line
+        self._active = await parts.store.labelled(line, active)
+        await parts.client.rubric(line.task, digest=active, lineage=line.lineage, scope=line.scope)
+
+    async def _save(self, left: Left | None = None, **changes: Any) -> None:
+        """Write the checkpoint, and what a stage leaves behind."""
+        left = left or Left()
+        self._state = self._state.model_copy(update=changes)
+        await self._parts.checkpoints.save(self._line, self._token, self._state, left.events, left.beside)
+
+    def _note(self, **found: Any) -> None:
+        """Add to the state what a stage has found; it is written with the stage's checkpoint."""
+        self._state = self._state.model_copy(update=found)
 
     async def _at(self, stage: Stage, detail: str) -> None:
-        status = CycleStatus(cycle=self.name, stage=stage, detail=detail, started=self._started)
+        status = CycleStatus(cycle=self.name, stage=stage, detail=detail, started=self._state.started)
         await self._parts.board.set_stage(self._line, status)
 
-    async def _baseline(self, traces: Sequence[Trace], after: str) -> list[Trace]:
-        """The first traces of the window's newest run, out of 16,384 entries from where a cycle first saw that run."""
-        run = traces[-1].run
-        starts = await self._parts.board.run_starts(self._line, {trace.run for trace in traces}, after)
-        first = await self._parts.log.read(
-            self._line,
-            starts[run],
-            _BASELINE_TRACES,
-            lambda trace: is_evidence(trace) and trace.run == run,
-            pages=_BASELINE_PAGES,
+    async def _evidence(self) -> Left:
+        """Measure the window against the runs' first steps, and see which alarms that raises or lowers."""
+        await self._at(Stage.EVIDENCE, f"{len(self._window)} traces")
+        board, line = self._parts.board, self._line
+        baselines = await self._baselines()
+        raised = await board.alarms(line)
+        measured = await asyncio.to_thread(look, self._window, baselines)
+        self._rows = list(measured.rows)
+        alarms = ring(measured, raised, self._state.window[1])
+        self._note(evidence=measure(measured, baselines, self._state.window, rubric=self._active, alarms=alarms))
+        kept = {ks.baseline_key(line, run): baseline_json(first) for run, first in baselines.items()}
+        return Left(beside={ks.alarms_key(line): alarms_json(alarms)} | kept)
+
+    async def _baselines(self) -> Baselines:
+        """The first traces of the window's runs; of a run that has just begun, those in the window."""
+        known = await self._parts.board.baselines(self._line, {trace.run for trace in self._window})
+        return first_steps(known, self._window)
+
+    async def _sample(self) -> Left:
+        settings = self._parts.settings
+        await self._at(Stage.SAMPLE, f"{settings.samples} of {len(self._window)} traces")
+        if self._rows is None:
+            self._rows = await asyncio.to_thread(tabulate, self._window)
+        pool = Pool(self._window, self._rows)
+        seed = seed_of(f"{self._line.task}/{self._line.label}", self.name)
+        self._note(sample=draw(pool, settings.samples, settings.sample_weights, seed))
+        return Left()
+
+    def _brief(self) -> Brief:
+        evidence, sample = self._state.evidence, self._state.sample
+        if evidence is None or sample is None:
+            raise ValueError("a cycle proposes behind its evidence and its sample")
+        return Brief(
+            cycle=self.name,
+            meta_role=self._pack.meta_role,
+            visible=[(original.prompt, original.completion) for original in self._anchors.visible],
+            active=self._active,
+            evidence=evidence,
+            window=self._window,
+            sample=sampled(sample, self._window),
+            pairs=pairs(sample, self._window),
         )
-        return first.traces
 
-    async def _propose(self, brief: Brief) -> tuple[list[Candidate], list[str]]:
-        candidates: list[Candidate] = []
-        notes: list[str] = []
+    async def _propose(self) -> Left:
+        """Ask each proposer; what one has answered is kept before the next one is asked."""
+        brief = self._brief()
         for proposer in self._parts.proposers:
-            proposal = await proposer.propose(brief, self._at)
-            candidates.extend(proposal.candidates)
-            notes.extend(proposal.notes)
-        return candidates, notes
+            if proposer.name not in self._state.proposals:
+                await self._at(Stage.PROPOSE, proposer.name)
+                answer = Proposals.of(await proposer.propose(brief, self._at))
+                await self._save(proposals=self._state.proposals | {proposer.name: answer})
+        return Left()
 
-    async def _lint(self, proposed: Sequence[Candidate], brief: Brief) -> list[Candidate]:
-        """Those candidates that may go to the gate; every one proposed is on record, refused ones with reasons."""
-        parts = self._parts
-        sampled = [text for trace in brief.sample for text in (as_text(trace.prompt), as_text(trace.completion))]
-        rolled_back = await parts.store.rolled_back(self._line)
-        clean: list[Candidate] = []
+    async def _lint(self) -> Left:
+        """Keep those candidates that may go to the gate; every one proposed is on record, refused ones with reasons."""
+        proposed = self._state.proposed
+        await self._at(Stage.LINT, f"{len(proposed)} candidates")
+        most = self._parts.settings.max_candidates
+        shown = [text for trace in self._brief().sample for text in (as_text(trace.prompt), as_text(trace.completion))]
+        rolled_back = await self._parts.store.rolled_back(self._line)
+        clean: list[Proposed] = []
+        events: list[LineageEvent] = []
         for candidate in proposed:
-            digest = await parts.store.put(self._line.task, candidate.rubric)
-            await self._record(EventKind.PROPOSED, digest, candidate.proposer, candidate.rubric.rationale)
-            reasons = lint(candidate.rubric, brief.active, sampled, rolled_back)
-            if len(clean) == parts.settings.max_candidates:
-                reasons.append(f"budget: {parts.settings.max_candidates} candidates a cycle")
+            rubric = candidate.rubric
+            await self._parts.store.put(self._line.task, rubric)
+            events.append(self._event(EventKind.PROPOSED, rubric.digest, candidate.proposer, rubric.rationale))
+            reasons = lint(rubric, self._active, shown, rolled_back)
+            if len(clean) == most:
+                reasons.append(f"budget: {most} candidates a cycle")
             if reasons:
-                await self._record(EventKind.REJECTED, digest, "lint", "; ".join(reasons))
+                events.append(self._event(EventKind.REJECTED, rubric.digest, "lint", "; ".join(reasons)))
             else:
                 clean.append(candidate)
-        return clean
+        self._note(clean=tuple(clean))
+        return Left(events)
 
-    async def _record(self, kind: EventKind, digest: str, by: str, reason: str) -> None:
-        await self._parts.store.record_verdict(self._line, kind, digest, by=by, reason=reason, cycle=self.name)
+    def _event(self, kind: EventKind, digest: str, by: str, reason: str) -> LineageEvent:
+        return verdict_event(kind, digest, by=by, reason=reason, cycle=self.name)
 
-    async def _gate(
-        self, candidates: Sequence[Candidate], anchors: AnchorSet, active: Rubric, baseline: Sequence[Trace]
-    ) -> tuple[list[GateReport], list[str]]:
-        if not candidates:
-            return [], []
-        settings = self._parts.settings
-        affordable = await self._within_budget(candidates)
+    async def _gate(self) -> Left:
+        """Measure what is affordable; every verdict is on record."""
+        affordable, events = self._within_budget()
         if not affordable:
-            return [], []
-        await self._at(Stage.GATE, f"{len(affordable)} candidates on {len(anchors.cases)} anchors")
-        limits = Limits(settings.gate_alpha, settings.gate_margin)
-        early = by_group([trace for trace in baseline if not trace.flags])
+            return Left(events)
+        await self._at(Stage.GATE, f"{len(affordable)} candidates on {len(self._anchors.cases)} anchors")
+        settings, line = self._parts.settings, self._line
+        first = (await self._baselines())[self._window[-1].run]
+        early = by_group([trace for trace in first if not trace.flags])
         score = shadow_scorer(self._parts.client, settings.gate_batch)
-        gate = Gate(score, self._line.task, anchors, limits, early)
+        gate = Gate(score, line.task, self._anchors, Limits(settings.gate_alpha, settings.gate_margin), early)
+        earlier = await self._best_earlier()
         try:
-            reports = await gate.decide(self.name, affordable, active, await self._best_earlier(active))
+            reports = await gate.decide(self.name, [c.candidate() for c in affordable], self._active, earlier)
         except GateError as error:
-            for candidate in affordable:
-                await self._record(EventKind.REJECTED, candidate.rubric.digest, "gate", f"not measured: {error}")
-            return [], [f"gate: {error}"]
-        for report in reports:
-            await self._parts.store.record_gate(self._line, report)
-        return reports, []
+            refused = f"not measured: {error}"
+            self._note(notes=(f"gate: {error}",))
+            return Left(
+                [*events, *(self._event(EventKind.REJECTED, c.rubric.digest, "gate", refused) for c in affordable)]
+            )
+        self._note(gates=tuple(reports))
+        return Left([*events, *map(gate_event, reports)])
 
-    async def _within_budget(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+    def _within_budget(self) -> tuple[list[Proposed], list[LineageEvent]]:
         """Those candidates that cost no more judge calls an item than allowed; known before anything is scored."""
         most = self._parts.settings.max_llm_criteria
-        affordable = [c for c in candidates if len(c.rubric.llm_criteria) <= most]
-        for candidate in candidates:
-            if candidate not in affordable:
-                reason = f"budget: {len(candidate.rubric.llm_criteria)} judge calls an item, {most} at most"
-                await self._record(EventKind.REJECTED, candidate.rubric.digest, "gate", reason)
-        return affordable
+        affordable = []
+        events = []
+        for candidate in self._state.clean:
+            calls = len(candidate.rubric.llm_criteria)
+            if calls <= most:
+                affordable.append(candidate)
+            else:
+                reason = f"budget: {calls} judge calls an item, {most} at most"
+                events.append(self._event(EventKind.REJECTED, candidate.rubric.digest, "gate", reason))
+        return affordable, events
 
-    async def _best_earlier(self, active: Rubric) -> Rubric | None:
+    async def _best_earlier(self) -> Rubric | None:
         """Of the rubrics active before, the one that ordered anchors best."""
         store = self._parts.store
-        earlier = set((await store.versions(self._line)).values()) - {active.digest}
+        earlier = set((await store.versions(self._line)).values()) - {self._active.digest}
         gates = [event.gate for event in await store.history(self._line) if event.gate is not None]
         best = best_measured(gates, earlier)
         return None if best is None else await store.labelled(self._line, best)
 
-    async def _activate(self, reports: Sequence[GateReport], active: Rubric) -> str | None:
-        """Activate the passing candidate with the largest certain gain."""
-        passed = [report for report in reports if report.passed]
+    async def _activate(self) -> Left:
+        """Activate the passing candidate with the largest certain gain, unless this cycle has done so already."""
+        passed = [report for report in self._state.gates if report.passed]
         if not passed:
-            return None
+            return Left()
         best = max(passed, key=lambda report: report.order_gain_lower + report.attack_gain_lower)
-        digest = best.candidate.digest
+        digest, store, line = best.candidate.digest, self._parts.store, self._line
         await self._at(Stage.ACTIVATE, digest[:12])
-        authority = GatePass(cycle=self.name)
-        try:
-            await self._parts.store.activate(
-                self._line, digest, expected=active.digest, authority=authority, token=self._token
-            )
-        except ServiceError as error:
-            await self._record(EventKind.REJECTED, digest, "activation", error.detail)
-            return None
-        return digest
+        done = await store.activated_by(line, self.name)
+        if done is None:
+            authority = GatePass(cycle=self.name)
+            try:
+                await store.activate(line, digest, expected=self._active.digest, authority=authority, token=self._token)
+            except ServiceError as error:
+                # The answer of a first try may have been lost: then the second one finds the rubric active.
+                if await store.activated_by(line, self.name) is None:
+                    return Left([self._event(EventKind.REJECTED, digest, "activation", error.detail)])
+        self._note(activated=done or digest)
+        return Left()
+
+    async def _end(self, abandoned: str | None = None) -> CycleReport:
+        """Put the cycle on record and let go of it."""
+        state = self._state
+        if state.evidence is None:
+            raise ValueError("a cycle ends behind its evidence")
+        report = CycleReport(
+            cycle=state.cycle,
+            trigger=state.trigger,
+            started=state.started,
+            finished=time.time(),
+            evidence=state.evidence,
+            candidates=len(state.clean),
+            activated=state.activated,
+            notes=(*(note for answer in state.proposals.values() for note in answer.notes), *state.notes),
+            sample=state.sample,
+            abandoned=abandoned,
+            resumed=state.resumed,
+        )
+        await self._parts.board.finish(self._line, self._token, state.window[1], report, state.request)
+        if not abandoned:
+            about = {"cycle": state.cycle, "candidates": report.candidates, "activated": report.activated}
+            log.info("cycle finished", extra=about)
+        return report

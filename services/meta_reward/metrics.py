@@ -20,9 +20,16 @@ class MetaRewardMetrics:
         self._failures = Counter(
             "regrade_cycle_failures_total", "Looks at a line that failed.", ("task", "error"), registry=registry
         )
+        self._archived = Counter(
+            "regrade_archived_traces_total", "Traces written to the archive.", ("task",), registry=registry
+        )
         self._lag = Gauge(
             "regrade_meta_reward_lag_traces", "Traces no cycle has seen yet.", ("task",), registry=registry
         )
+
+    def archived(self, task: str, traces: int) -> None:
+        """Count archived traces."""
+        self._archived.labels(task).inc(traces)
 
     def cycle(self, task: str) -> AbstractContextManager[object]:
         """Time a cycle."""

@@ -1,9 +1,9 @@
 """Settings of the meta-reward service: environment variables `REGRADE_META_*`."""
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from regrade.contracts import MAIN_LINEAGE, Name
+from regrade.contracts import MAIN_LINEAGE, Name, SampleStrategy
 from services.kit.keyspace import Line
 from services.kit.settings import BaseUrls, ServiceSettings
 
@@ -34,8 +34,28 @@ class MetaRewardSettings(ServiceSettings):
     tasks: tuple[Name, ...] = Field(("essay_writing",), description="Task packs whose rubrics evolve (JSON list).")
     poll_s: float = Field(1.0, gt=0, description="How often the trace log is looked at.")
     every_traces: int = Field(512, ge=8, description="New training traces that start a cycle.")
+    every_steps: int = Field(0, ge=0, description="Training steps that start a cycle, if they come first; 0: none do.")
+    alarm_traces: int = Field(
+        64, ge=0, description="Newest traces that alarms are measured on, between cycles too; 0: in cycles only."
+    )
+    longest_wait: int = Field(
+        8, ge=1, description="After cycles that activate nothing, count up to so many times as many traces and steps."
+    )
     max_window: int = Field(2_048, ge=8, description="Traces one cycle consumes at most.")
+    lease_ttl_s: float = Field(15.0, ge=0.5, description="How long a dead worker's lease stands.")
+    resume_within_s: float = Field(3_600.0, gt=0, description="A cycle that began longer ago is not gone on with.")
+    stage_tries: int = Field(4, ge=1, description="Tries at one stage of a cycle before it is given up.")
     samples: int = Field(8, ge=1, le=64, description="Traces the meta-judge analyses in a cycle.")
+    sample_weights: dict[SampleStrategy, float] = Field(
+        {
+            SampleStrategy.SUSPICIOUS: 0.4,
+            SampleStrategy.DISAGREEMENT: 0.2,
+            SampleStrategy.RECENT: 0.15,
+            SampleStrategy.GREAT_PAIRS: 0.15,
+            SampleStrategy.UNIFORM: 0.1,
+        },
+        description="How much of the sample each strategy draws (JSON); the paper has uniform alone.",
+    )
     llm_proposer: bool = Field(True, description="Ask the meta-judge for candidates; off: the catalogue alone.")
     max_candidates: int = Field(5, ge=1, le=16, description="Candidates a gate compares at most.")
 
@@ -45,7 +65,28 @@ class MetaRewardSettings(ServiceSettings):
     gate_margin: float = Field(0.05, ge=0, lt=1, description="Loss of anchor order that counts as non-inferior.")
     max_llm_criteria: int = Field(8, ge=0, description="LLM criteria a candidate may have: its cost budget.")
 
+    archive_url: str = Field(
+        "",
+        repr=False,
+        description="Folder, or URL that fsspec knows (s3://bucket/path), to which traces are archived as Parquet "
+        "before they leave Redis; empty: none leaves, up to the reward service's cap.",
+    )
+    archive_rows: int = Field(4_096, ge=1, description="Traces in one archive file at most.")
+    archive_every_s: float = Field(
+        600.0, gt=0, description="A smaller file is written when a trace has waited so long."
+    )
+    archive_keep: int = Field(
+        16_384, ge=0, description="Newest traces of a task that stay in Redis in any case: the watch compares by them."
+    )
+
     watch_traces: int = Field(64, ge=8, description="Traces under a new rubric before the watch judges it.")
+
+    @field_validator("sample_weights")
+    @classmethod
+    def _draws_something(cls, weights: dict[SampleStrategy, float]) -> dict[SampleStrategy, float]:
+        if not all(0.0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
+            raise ValueError("weights are 0 or more, and one of them is more than 0")
+        return weights
 
 
 def served_lines(settings: MetaRewardSettings) -> tuple[Line, ...]:

@@ -4,22 +4,24 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from redis.exceptions import RedisError
 
-from regrade.contracts import CycleStatus, GatePass, Trace
+from regrade.contracts import Alarm, CycleStatus, GatePass, Trace
 from regrade.errors import RegradeError
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, ServiceError
 from services.kit.keyspace import Line
 from services.kit.lease import Leases
 from services.kit.traces import TraceLog
+from services.meta_reward.alarms import ring
 from services.meta_reward.backoff import Backoff
 from services.meta_reward.board import Request
 from services.meta_reward.cycle import Cycle, Parts
-from services.meta_reward.evidence import is_evidence
+from services.meta_reward.evidence import first_steps, is_evidence, look
 from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.schedule import due
 from services.meta_reward.settings import served_lines
 from services.meta_reward.watch import reason_to_roll_back
 
@@ -30,15 +32,16 @@ class _Tail:
     """A line's traces behind a position, each read once: a look reads on from where the last one ended."""
 
     def __init__(self, start: str) -> None:
-        self.start = start
-        self._end = start
+        self.start = self.end = start
+        self.measured = 0
+        """How many of them the alarms have been measured on."""
         self._traces: list[Trace] = []
 
     async def read(self, log: TraceLog, line: Line, count: int, wanted: Callable[[Trace], bool]) -> list[Trace]:
         """Those of the first `count` that are there by now."""
-        window = await log.read(line, self._end, count - len(self._traces), wanted)
+        window = await log.read(line, self.end, count - len(self._traces), wanted)
         self._traces.extend(window.traces)
-        self._end = window.end
+        self.end = window.end
         return self._traces
 
 
@@ -80,24 +83,35 @@ class Worker:
         parts = self._parts
         if await parts.store.active(line) is None:
             return
-        waiting = await self._count_waiting(line)
-        self._metrics.lag(line.task, waiting)
-        await parts.board.set_lag(line, waiting)
+        cursor = await parts.log.cursor(line)
+        tail = _tail(self._waiting, line, cursor)
+        waiting = await tail.read(parts.log, line, parts.settings.max_window, is_evidence)
+        self._metrics.lag(line.task, len(waiting))
+        await parts.board.set_lag(line, len(waiting))
+        alarms = await self._alarms(line, tail, waiting)
         request = await parts.board.requested(line)
-        if request is not None:
+        if await parts.checkpoints.exists(line):
+            trigger: str | None = "one had begun and not ended"
+        elif request is not None:
             trigger = f"requested by {request.by}: {request.reason}"
-        elif waiting >= parts.settings.every_traces:
-            trigger = f"{waiting} new traces"
         else:
-            return
-        if self._backoff[line].is_over(time.monotonic(), request):
+            trigger = due(parts.settings, await parts.board.status(line), waiting, alarms, cursor)
+        if trigger is not None and self._backoff[line].is_over(time.monotonic(), request):
             await self._run_cycle(line, trigger, request)
 
-    async def _count_waiting(self, line: Line) -> int:
-        """Training traces behind the line's cursor, up to a window of them."""
-        cursor = await self._parts.log.cursor(line)
-        tail = _tail(self._waiting, line, cursor)
-        return len(await tail.read(self._parts.log, line, self._parts.settings.max_window, is_evidence))
+    async def _alarms(self, line: Line, tail: _Tail, waiting: Sequence[Trace]) -> list[Alarm]:
+        """What is raised; measured again on the newest traces once a quarter of them is new."""
+        board, count = self._parts.board, self._parts.settings.alarm_traces
+        raised = await board.alarms(line)
+        if count == 0 or len(waiting) < count or len(waiting) < tail.measured + count // 4:
+            return raised
+        newest = waiting[-count:]
+        known = await board.baselines(line, {trace.run for trace in waiting})
+        measured = await asyncio.to_thread(look, newest, first_steps(known, waiting))
+        standing = list(ring(measured, raised, tail.end))
+        await board.set_alarms(line, standing)
+        tail.measured = len(waiting)
+        return standing
 
     async def _run_cycle(self, line: Line, trigger: str, request: Request | None) -> None:
         parts = self._parts
@@ -107,7 +121,7 @@ class Worker:
             status = CycleStatus(error=(await parts.board.status(line)).error)  # where neither of the two comes about
             try:
                 with self._metrics.cycle(line.task):
-                    report = await Cycle(parts, line, load_pack(line.task), token, trigger).run()
+                    report = await Cycle(parts, line, load_pack(line.task), token, trigger, request).run()
                 status = CycleStatus()
             except Exception as error:
                 self._backoff[line].failed(time.monotonic(), request)
@@ -116,7 +130,7 @@ class Worker:
             finally:
                 await parts.board.set_status(line, status)
             self._backoff[line].succeeded()
-        if request is not None:
+        if request is not None and report is None:
             await parts.board.withdraw(line, request)
         if report is not None and report.activated is not None:
             self._metrics.activated(line.task)

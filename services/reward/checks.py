@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jsonschema_rs
-import py3langid.langid
 import re2
 
 from regrade.contracts import Rubric, canonical_json
 from regrade.contracts import checks as c
 from services.kit import text as surface
+from services.kit.language import detect_language
 from services.reward.mathequal import MathEqualPool, boxed
 
 _MIN_LANGUAGE_CHARS = 20
@@ -145,11 +145,6 @@ _PURE: dict[type, Callable[[Any, Subject], float]] = {
 def needs_worker(rubric: Rubric) -> bool:
     """Whether one of its checks is decided in a worker process."""
     return any(isinstance(criterion.check, c.MathEqual) for criterion in rubric.check_criteria)
-
-
-def detect_language(text: str) -> str:
-    """The ISO 639-1 code of the likeliest language."""
-    return str(py3langid.langid.classify(text)[0])
 
 
 def validate_check(check: c.Check) -> None:

@@ -10,7 +10,7 @@ from regrade.contracts import EventKind, GatePass, Override, Rollback
 from services.kit.errors import Conflict, NotFound
 from services.kit.keyspace import Line
 from services.kit.redis import connect
-from services.kit.rubrics import Announcement, RubricStore
+from services.kit.rubrics import Announcement, RubricStore, verdict_event
 from services.kit.tasks import end_task
 from tests.support.builders import LINE, OVERRIDE, TASK, activate, checks_only, gate_report
 from tests.support.waiting import until
@@ -130,7 +130,9 @@ async def test_i6_a_rollback_returns_only_to_what_was_active(store: RubricStore)
 async def test_i6_every_activation_is_on_record_with_its_authority(store: RubricStore) -> None:
     await activate(store, ONE)
     await store.put(TASK, TWO)
-    await store.record_verdict(LINE, EventKind.PROPOSED, TWO.digest, by="catalogue", reason="short", cycle="cycle-1")
+    await store.record(
+        LINE, verdict_event(EventKind.PROPOSED, TWO.digest, by="catalogue", reason="short", cycle="cycle-1")
+    )
     await store.record_gate(LINE, gate_report(THREE.digest, ONE.digest, passed=False))
     await store.record_gate(LINE, gate_report(TWO.digest, ONE.digest))
     await store.activate(LINE, TWO.digest, expected=ONE.digest, authority=GATE)
@@ -208,7 +210,7 @@ async def test_the_last_change_is_found_behind_many_proposals(store: RubricStore
     for wanted in (ONE, TWO):
         await activate(store, wanted)
     for n in range(40):
-        await store.record_verdict(LINE, EventKind.PROPOSED, THREE.digest, by="me", reason=str(n), cycle="c")
+        await store.record(LINE, verdict_event(EventKind.PROPOSED, THREE.digest, by="me", reason=str(n), cycle="c"))
     found = await store.last_change(LINE)
     assert found is not None
     assert (found.digest, found.version, found.previous) == (TWO.digest, 2, ONE.digest)

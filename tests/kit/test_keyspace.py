@@ -47,6 +47,15 @@ def test_all_keys_of_a_task_share_its_hash_tag() -> None:
         ks.cycle_key(line),
         ks.reports_key(line),
         ks.request_key(line),
+        ks.baseline_key(line, "run"),
+        ks.baseline_key(line, None),
+        ks.alarms_key(line),
+        ks.checkpoint_key(line),
+        ks.fruitless_key(line),
+        ks.paused_key(line),
+        ks.archive_key("task"),
+        ks.archive_lease_key("task"),
+        ks.archive_fence_counter_key("task"),
     ]
     assert len(set(keys)) == len(keys)
     assert all(re.fullmatch(r"rg:\{task\}:.+", key) for key in keys)

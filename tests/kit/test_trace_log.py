@@ -95,9 +95,13 @@ async def test_a_window_passes_over_what_is_not_wanted(trace_log: TraceLog) -> N
     assert [trace.item_id for trace in window.traces] == ["a"]
     rest = await trace_log.read(LINE, window.end, 5, lambda trace: trace.purpose == "train")
     assert [trace.item_id for trace in rest.traces] == ["b"]
-    bounded = await trace_log.read(LINE, "0-0", 1, lambda trace: trace.purpose == "train", pages=2)
-    assert bounded.traces == [], "the first training trace is on the third page"
-    assert len((await trace_log.read(LINE, bounded.end, 500)).traces) == 1_203 - 1_024
+    again = await trace_log.read(LINE, "0-0", 5, lambda trace: trace.purpose == "train", until=window.end)
+    assert again == window, "a window is read again as it was"
+    page = await trace_log.page(TASK, "0-0", 700, until=window.end)
+    assert [trace.item_id for _, trace in page] == [f"e{n}" for n in range(700)]
+    page = await trace_log.page(TASK, page[-1][0], 700, until=window.end)
+    assert len(page) == 501
+    assert page[-1][0] == window.end
 
 
 async def test_the_latest_that_are_wanted(trace_log: TraceLog) -> None:
@@ -116,4 +120,6 @@ async def test_a_line_has_a_cursor_of_its_own(redis: Redis, trace_log: TraceLog)
     await redis.xgroup_setid(ks.traces_key(TASK), LINE.label, first)
     assert await trace_log.cursor(LINE) == first
     assert await trace_log.cursor(SCOPED) == "0-0"
+    assert sorted(await trace_log.cursors(TASK)) == ["0-0", first]
+    assert await trace_log.cursors("no_such_task") == []
     assert [trace.item_id for trace in (await trace_log.read(LINE, first, 10)).traces] == ["b"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from regrade.contracts import CycleReport, CycleStatus, EventKind, Evidence, LineageEvent, Stage
+from regrade.contracts import Alarm, CycleReport, CycleStatus, EventKind, Evidence, LineageEvent, Stage
 from services.local.observer import Snapshot
 from services.local.report import Run, busy_steps, figures, write_report
 from services.local.view import View
@@ -31,7 +31,7 @@ EVIDENCE = Evidence(
     saturated_share=0.0,
     zero_variance_groups=0.0,
     flagged_share=0.0,
-    alarms=("words_fell",),
+    alarms=(Alarm(name="words_fell", figure=0.4, threshold=0.3, lowered_at=0.2, since="9-0", traces=("t-1",)),),
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from regrade.contracts import CycleReport, CycleStatus, EventKind, Evidence, LineageEvent, Stage
+from regrade.contracts import Alarm, CycleReport, CycleStatus, EventKind, Evidence, LineageEvent, Stage
 from services.local.observer import Snapshot
 from services.local.report import Run, activated_gates, figures, write_report
 from services.local.view import View
@@ -22,7 +22,7 @@ STEP = {"step": 1.0, "reward": 0.3, "started": 1.0, "ended": 2.5, "completion_to
 EVIDENCE = Evidence(
     window=("0-0", "9-0"), traces=8, groups=2, first_step=0, last_step=1, means={}, drift={}, correlation={},
     reward_mean=0.5, reward_std=0.1, saturated_share=0.0, zero_variance_groups=0.0, flagged_share=0.0,
-    alarms=(HOSTILE,),
+    alarms=(Alarm(name=HOSTILE, figure=0.4, threshold=0.3, lowered_at=0.2, since="9-0", traces=(HOSTILE,)),),
 )  # fmt: skip
 CYCLE = CycleReport(
     cycle="c-1", trigger=HOSTILE, started=1.2, finished=2.0, evidence=EVIDENCE, candidates=1, activated=AFTER.digest,

@@ -91,6 +91,33 @@ def test_a_cycle_on_request(start_meta: StartMeta, reward_url: str) -> None:
     assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
 
 
+def test_a_paused_line_runs_no_cycle_but_on_request(start_meta: StartMeta, reward_url: str) -> None:
+    meta = start_meta(alarm_traces=8)
+    paused = meta.post(f"/cycles/{TASK}/pause", json=DEED).json()["paused"]
+    assert (paused["by"], paused["reason"]) == ("me", "why")
+    _train(reward_url, 16)
+    wait_until(lambda: meta.get(f"/status/{TASK}").json()["lag"] == 16, "the worker to look")
+    assert meta.get(f"/cycles/{TASK}").json() == []
+    meta.post(f"/cycles/{TASK}", json=DEED)
+    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle", timeout_s=60.0)
+    assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
+    assert meta.post(f"/cycles/{TASK}/resume", json=DEED).json()["paused"] is None
+
+
+def test_raised_alarms_are_told(start_meta: StartMeta, reward_url: str) -> None:
+    """Four groups of equal rewards: they ring, and each alarm's traces are the ones it was raised by."""
+    meta = start_meta(every_traces=1_000, alarm_traces=8)
+    items = [item(n // 2, id=str(n), group=f"g{n // 2}") for n in range(8)]
+    answer = httpx.post(f"{reward_url}/score", json={"task": TASK, "run": "r", "step": 1, "items": items}, timeout=30.0)
+    scored = {result["trace_id"] for result in answer.json()["results"]}
+    wait_until(lambda: meta.get(f"/alarms/{TASK}").json() != [], "an alarm")
+    alarms = {alarm["name"]: alarm for alarm in meta.get(f"/alarms/{TASK}").json()}
+    assert alarms["groups_without_spread"]["figure"] == 1.0
+    assert set(alarms["groups_without_spread"]["traces"]) == scored
+    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "the cycle it calls for", timeout_s=60.0)
+    assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"].startswith("alarm: groups_without_spread (1.00 above 0.50)")
+
+
 def test_a_repeated_rollback_goes_back_once(start_meta: StartMeta, reward_url: str) -> None:
     meta = start_meta()
     digests = [meta.get(f"/lineage/{TASK}").json()[0]["digest"]]
@@ -137,7 +164,7 @@ def test_keys(start_meta: StartMeta) -> None:
     meta = start_meta(api_keys=["k"], operator_keys=["o"])
     assert meta.get(f"/status/{TASK}").status_code == 401
     assert meta.get(f"/status/{TASK}", headers={"Authorization": "Bearer k"}).status_code == 200
-    for path in (f"/cycles/{TASK}", f"/rubrics/{TASK}/rollback"):
+    for path in (f"/cycles/{TASK}", f"/rubrics/{TASK}/rollback", f"/cycles/{TASK}/pause", f"/cycles/{TASK}/resume"):
         assert meta.post(path, json=DEED).status_code == 401
         assert meta.post(path, json=DEED, headers={"Authorization": "Bearer k"}).status_code == 403
     assert meta.post(f"/cycles/{TASK}", json=DEED, headers={"Authorization": "Bearer o"}).status_code == 202

@@ -1,4 +1,4 @@
-"""Evidence, sampling, anchors, the gate's arithmetic, lint, catalogue, watch, diff: pure, so tested in memory."""
+"""Anchors, the gate's arithmetic, lint, catalogue, watch, diff: pure, so tested in memory."""
 
 import pytest
 
@@ -8,11 +8,9 @@ from regrade.tasks.anchors import TRANSFORMS, build_anchors
 from services.kit.text import ends_properly, sentence_count, words
 from services.meta_reward.backoff import Backoff
 from services.meta_reward.diff import diff_rubrics
-from services.meta_reward.evidence import measure
 from services.meta_reward.figures import gain, kendall_tau, tabulate
 from services.meta_reward.lint import lint
 from services.meta_reward.propose.catalogue import find_needs
-from services.meta_reward.sample import choose
 from services.meta_reward.watch import reason_to_roll_back
 from tests.support.builders import ESSAY, TASK, check, llm, min_words, rubric, trace
 
@@ -22,44 +20,6 @@ BASE = rubric(llm("quality"))
 
 def _traces(count: int, completion: str = ESSAY, reward: float = 0.5, **fields: object) -> list[Trace]:
     return [trace(f"{completion[:5]}{n}", completion=completion, reward=reward, **fields) for n in range(count)]
-
-
-def test_evidence_measures_drift_and_alarms() -> None:
-    baseline = _traces(8, reward=0.5)
-    window = [trace(str(n), completion="A title", reward=1.0, step=5, group=f"g{n // 2}") for n in range(8)]
-    found = measure(window, baseline, ("0-0", "8-0"))
-    assert (found.traces, found.groups, found.first_step, found.last_step) == (8, 4, 5, 5)
-    assert found.means["words"] == 2.0
-    assert found.drift["words"] < -50
-    assert found.zero_variance_groups == found.saturated_share == 1.0
-    assert {"words_fell", "reward_saturated", "groups_without_spread", "ends_properly_fell"} <= set(found.alarms)
-    assert measure(baseline, baseline, ("0-0", "1-0")).drift["words"] == 0.0
-
-
-def test_evidence_sees_a_reward_that_follows_length() -> None:
-    window = [trace(str(n), completion="word " * (n + 1), reward=n / 20) for n in range(20)]
-    found = measure(window, window, ("0-0", "1-0"))
-    assert found.correlation["words"] == pytest.approx(1.0)
-    assert "reward_follows_words" in found.alarms
-
-
-def test_evidence_counts_what_was_tried() -> None:
-    window = [
-        *_traces(2, flags=("instruction", "score_smuggle")),
-        *_traces(2, completion="Fine.", flags=("instruction",)),
-    ]
-    found = measure([*window, *_traces(4, completion="Honest.")], [], ("0-0", "8-0"))
-    assert found.flag_shares == {"instruction": 0.5, "score_smuggle": 0.25}
-    assert found.flagged_share == 0.5
-
-
-def test_sample_is_seeded_and_takes_the_suspicious() -> None:
-    window = [*_traces(20), trace("odd", completion="!" * 5, reward=0.99)]
-    first = choose(window, 6, "cycle-1")
-    assert [t.trace_id for t in first] == [t.trace_id for t in choose(window, 6, "cycle-1")]
-    assert len({t.trace_id for t in first}) == 6
-    assert "trace-odd" in {t.trace_id for t in first}
-    assert len(choose(window[:3], 6, "x")) == 3
 
 
 def test_essay_pack() -> None:

@@ -13,12 +13,14 @@ from regrade import RewardClient
 from regrade.tasks import load_pack
 from services.kit.http import JsonEndpoint, open_session
 from services.kit.lease import Leases
+from services.kit.redis import shared_fence_key
 from services.kit.rubrics import RubricStore
 from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
 from services.meta_reward.board import Board
+from services.meta_reward.checkpoint import Checkpoints
 from services.meta_reward.cycle import Parts
-from services.meta_reward.metajudge import MetaJudge
+from services.meta_reward.metajudge import AnswerMemory, MetaJudge
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
@@ -88,11 +90,12 @@ async def running_meta(
         RewardClient(reward_url, key=key, patience_s=2.0) as client,
     ):
         if llm:
-            proposers.append(PaperProposer(meta_judge(session, engine)))
+            proposers.append(PaperProposer(await meta_judge(session, engine, redis)))
         parts = Parts(
             store=RubricStore(redis),
             log=TraceLog(redis),
             board=Board(redis),
+            checkpoints=Checkpoints(redis),
             client=client,
             proposers=proposers,
             settings=chosen,
@@ -110,10 +113,13 @@ async def working(worker: Worker) -> AsyncIterator[None]:
         yield
 
 
-def meta_judge(session: Any, engine: FakeEngine) -> MetaJudge:
+async def meta_judge(session: Any, engine: FakeEngine, redis: Redis) -> MetaJudge:
     """A meta-judge behind the scripted engine."""
     endpoint = JsonEndpoint(session, engine.url, retries=0)
-    return MetaJudge(endpoint, model="fake", max_tokens=256, in_flight=2, fence_key=b"key")
+    memory = AnswerMemory(redis, ttl_s=60)
+    return MetaJudge(
+        endpoint, model="fake", max_tokens=256, in_flight=2, fence_key=await shared_fence_key(redis), memory=memory
+    )
 
 
 async def train(client: RewardClient, completion: str = POOR, *, step: int = 1, count: int = 8, run: str = "r") -> None:

@@ -10,7 +10,10 @@ Progress = Callable[[Stage, str], Awaitable[None]]
 
 
 class Brief(NamedTuple):
-    """What a proposer knows. `visible` are (prompt, completion) of the trusted originals it may see."""
+    """What a proposer knows. `visible` are (prompt, completion) of the trusted originals it may see.
+
+    `sample` is what the meta-judge may be shown of the window; `pairs` are those of it drawn in twos, the better first.
+    """
 
     cycle: str
     meta_role: str
@@ -19,6 +22,7 @@ class Brief(NamedTuple):
     evidence: Evidence
     window: Sequence[Trace]
     sample: Sequence[Trace]
+    pairs: Sequence[tuple[Trace, Trace]] = ()
 
 
 class Proposal(NamedTuple):

@@ -109,21 +109,29 @@ class PaperProposer:
         return list(await asyncio.gather(*(one(value) for value in inputs)))
 
     def _prescreen(self, brief: Brief, trace: Trace) -> Awaitable[Screening]:
-        return self._meta_judge.ask("prescreen", Screening, role=brief.meta_role, case=self._case(brief, trace))
+        return self._meta_judge.ask(
+            "prescreen", Screening, cycle=brief.cycle, role=brief.meta_role, case=self._case(brief, trace)
+        )
 
     def _analyse(self, brief: Brief, trace: Trace) -> Awaitable[Analysis]:
-        return self._meta_judge.ask("analyse", Analysis, role=brief.meta_role, case=self._case(brief, trace))
+        return self._meta_judge.ask(
+            "analyse", Analysis, cycle=brief.cycle, role=brief.meta_role, case=self._case(brief, trace)
+        )
 
     def _refine(self, brief: Brief, analysis: Analysis) -> Awaitable[Refinement]:
         found = self._fence("ANALYSIS", f"Missing: {analysis.missing}\nFault: {analysis.fault}")
         rubric = _outline(brief.active)
-        return self._meta_judge.ask("refine", Refinement, role=brief.meta_role, rubric=rubric, analysis=found)
+        return self._meta_judge.ask(
+            "refine", Refinement, cycle=brief.cycle, role=brief.meta_role, rubric=rubric, analysis=found
+        )
 
     def _merge(self, brief: Brief, refinements: list[Refinement]) -> Awaitable[Refinement]:
         listed = [f"{c.name}: {c.description}" for refinement in refinements for c in refinement.criteria]
         text = self._fence("PROPOSALS", "\n".join(dict.fromkeys(listed)))
         rubric = _outline(brief.active)
-        return self._meta_judge.ask("merge", Refinement, role=brief.meta_role, rubric=rubric, proposals=text)
+        return self._meta_judge.ask(
+            "merge", Refinement, cycle=brief.cycle, role=brief.meta_role, rubric=rubric, proposals=text
+        )
 
     def _case(self, brief: Brief, trace: Trace) -> str:
         return "\n\n".join(

@@ -1,0 +1,33 @@
+"""When a cycle is due that nobody asked for: on an alarm, after so many traces, after so many steps. Pure."""
+
+from collections.abc import Sequence
+
+from regrade.contracts import Alarm, CycleStatus, Trace
+from services.kit.redis import position
+from services.meta_reward.settings import MetaRewardSettings
+
+
+def due(
+    settings: MetaRewardSettings, status: CycleStatus, waiting: Sequence[Trace], alarms: Sequence[Alarm], cursor: str
+) -> str | None:
+    """What calls for a cycle, or None. `waiting` are the traces behind the line's `cursor`."""
+    if status.paused is not None or not waiting:
+        return None
+    return _alarmed(alarms, cursor) or _counted(settings, status.fruitless, waiting)
+
+
+def _alarmed(alarms: Sequence[Alarm], cursor: str) -> str | None:
+    """Alarms raised by traces that no finished cycle has consumed: one that goes on ringing calls once."""
+    new = [alarm for alarm in alarms if position(alarm.since) > position(cursor)]
+    told = ", ".join(f"{alarm.name} ({alarm.figure:.2f} above {alarm.threshold:.2f})" for alarm in new)
+    return f"alarm: {told}" if told else None
+
+
+def _counted(settings: MetaRewardSettings, fruitless: int, waiting: Sequence[Trace]) -> str | None:
+    patience = min(settings.longest_wait, 2 ** max(0, min(fruitless, 32) - 1))
+    if len(waiting) >= min(settings.max_window, patience * settings.every_traces):
+        return f"{len(waiting)} new traces"
+    steps = {(trace.run, trace.step) for trace in waiting if trace.step is not None}
+    if settings.every_steps and len(steps) >= patience * settings.every_steps:
+        return f"{len(steps)} new steps"
+    return None
