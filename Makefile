@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-vllm check format bench-score bench-attacks clean
+.PHONY: help demo serve test test-vllm check format bench-score bench-engine bench-attacks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,6 +56,9 @@ format: $(STAMP) ## let ruff put the code in order
 
 bench-score: $(STAMP) ## what scoring costs, beside its limit and what people use instead; ARGS=--quick is short
 	@$(BIN)/python -m benchmarks.score $(ARGS)
+
+bench-engine: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## what judging costs a real vLLM on this CPU, beside the paper's own flow
+	@$(BIN)/python -m benchmarks.engine $(ARGS)
 
 clean: ## remove what the other targets made, runs included
 	rm -rf $(VENV) .cache runs benchmarks/out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov
