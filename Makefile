@@ -34,6 +34,9 @@ test: $(STAMP) ## all tests, with branch coverage
 
 test-vllm: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## the engine tests on a real vLLM on this CPU (3.4 GB)
 	$(BIN)/python -m pytest -m vllm $(ARGS)
+	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 $(VLLM)/bin/python -m pytest -m inprocess \
+	  -o asyncio_default_test_loop_scope=session -o asyncio_default_fixture_loop_scope=session \
+	  -o filterwarnings=default tests/engine $(ARGS)
 
 $(VLLM)/.installed: tests/support/install_vllm.py
 	$(PYTHON) tests/support/install_vllm.py $(VLLM)

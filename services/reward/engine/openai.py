@@ -67,12 +67,11 @@ class OpenAIEngine:
     ) -> ChoiceAnswer:
         """The distributions in an answer's choice `index`. Raises `UpstreamMalformed`."""
         try:
-            told = _asked_positions(answer["choices"][index]["logprobs"]["content"], choices, positions)
-            masses = [self._masses(position) for position in told]
+            content = answer["choices"][index]["logprobs"]["content"]
             usage = usage_of(answer)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UpstreamMalformed(f"no token probabilities in the engine's answer ({error!r})") from error
-        return ChoiceAnswer(tuple(_normalised([m.get(choice, 0.0) for choice in choices]) for m in masses), usage)
+        return ChoiceAnswer(normalised_at(content, choices, positions, self._masses), usage)
 
     def _choice_payload(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
         return {
@@ -133,6 +132,20 @@ def summed(tokens: Iterable[tuple[Any, float]]) -> dict[str, float]:
         choice = str(token).strip()
         masses[choice] = masses.get(choice, 0.0) + mass
     return masses
+
+
+def normalised_at(
+    content: Sequence[Mapping[str, Any]],
+    choices: Sequence[str],
+    positions: int,
+    masses_of: Callable[[Mapping[str, Any]], Mapping[str, float]],
+) -> tuple[Distribution, ...]:
+    """The distributions over `choices` at the tokens that answer. Raises `UpstreamMalformed`."""
+    try:
+        masses = [masses_of(position) for position in _asked_positions(content, choices, positions)]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UpstreamMalformed(f"no token probabilities in the engine's answer ({error!r})") from error
+    return tuple(_normalised([m.get(choice, 0.0) for choice in choices]) for m in masses)
 
 
 def one_answer_a_line(choices: Sequence[str], positions: int) -> str:
