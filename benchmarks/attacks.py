@@ -20,7 +20,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.breach import LlamaCppTokens, Render, breaches
+from benchmarks.breach import Engine as Tokens
+from benchmarks.breach import LlamaCppTokens, Render, VllmTokens, breaches
 from benchmarks.conversations import conversations
 from benchmarks.corpus import Pattern, load_patterns
 from regrade import RewardClient
@@ -33,6 +34,7 @@ from services.local.stack import Addresses, Stack
 from services.reward.engine.base import Engine
 from services.reward.engine.llamacpp import LlamaCppEngine
 from services.reward.engine.probe import open_engine
+from services.reward.engine.vllm import VllmEngine
 from services.reward.judge import judgement_of
 
 TASK = "essay_writing"
@@ -98,9 +100,9 @@ async def _run(
     broken: list[dict[str, object]] = []
     async with open_session(connections=4, timeout_s=120.0) as session, RewardClient(addresses.reward) as client:
         engine = await open_engine(JsonEndpoint(session, addresses.judge), dialect="auto", model="")
-        tokens_seen = isinstance(engine, LlamaCppEngine)
+        tokens_seen = isinstance(engine, LlamaCppEngine | VllmEngine)
         for mode in modes:
-            found = _structure(addresses.judge if tokens_seen else None, mode, pack, cases)
+            found = _structure(addresses.judge, engine, mode, pack, cases)
             broken += found
             figures = await _figures(client, engine, pack, mode, cases, console)
             families = _by_family(cases, figures, Counter(str(breach["family"]) for breach in found))
@@ -118,11 +120,13 @@ async def _run(
     }
 
 
-def _structure(judge_url: str | None, mode: Mode, pack: TaskPack, cases: Iterable[Attacked]) -> list[dict[str, object]]:
-    """The structural breaches, in the rendered conversation and (given a llama.cpp server) in the engine's tokens."""
+def _structure(
+    judge_url: str, judge: Engine, mode: Mode, pack: TaskPack, cases: Iterable[Attacked]
+) -> list[dict[str, object]]:
+    """The structural breaches, in the rendered conversation and (of llama.cpp and vLLM) in the engine's tokens."""
     broken: list[dict[str, object]] = []
-    with httpx.Client(base_url=judge_url or "", timeout=60.0) as http:
-        engine = LlamaCppTokens(http) if judge_url else None
+    with httpx.Client(base_url=judge_url, timeout=60.0) as http:
+        engine = _tokens_of(judge, http)
         for case in cases:
             for asked, render in _renders(pack, case.original.prompt, mode).items():
                 found = breaches(render, case.original.completion, case.text, engine)
@@ -130,6 +134,12 @@ def _structure(judge_url: str | None, mode: Mode, pack: TaskPack, cases: Iterabl
                     about = {"mode": mode.value, "asked": asked, "pattern": case.pattern.id}
                     broken.append(about | {"family": case.pattern.family, "changed": found})
     return broken
+
+
+def _tokens_of(judge: Engine, http: httpx.Client) -> Tokens | None:
+    if isinstance(judge, LlamaCppEngine):
+        return LlamaCppTokens(http)
+    return VllmTokens(http, judge.model) if isinstance(judge, VllmEngine) else None
 
 
 async def _figures(
