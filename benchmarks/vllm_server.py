@@ -88,10 +88,6 @@ def start(processes: Processes, options: Sequence[str] = ()) -> str:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_SERVER_DEV_MODE": "1",
     }
-    runtime = CACHE / "vllm" / "lib" / "libiomp5.so"
-    if runtime.exists():  # as vLLM's documentation of its CPU build advises
-        env["LD_PRELOAD"] = str(runtime)
-        env["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{(os.cpu_count() or 1) - 1}"
     processes.start("vllm", command, {name: os.environ.get(name, value) for name, value in env.items()})
     processes.wait_for("vllm", lambda: _healthy(url), _READY_S)
     return url
