@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-vllm check format bench-score bench-attacks soak clean
+.PHONY: help demo serve test test-vllm check format bench-score bench-engine bench-attacks soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +34,9 @@ test: $(STAMP) ## all tests, with branch coverage
 
 test-vllm: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## the engine tests on a real vLLM on this CPU (3.4 GB)
 	$(BIN)/python -m pytest -m vllm $(ARGS)
+	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 $(VLLM)/bin/python -m pytest -m inprocess \
+	  -o asyncio_default_test_loop_scope=session -o asyncio_default_fixture_loop_scope=session \
+	  -o filterwarnings=default tests/engine $(ARGS)
 
 $(VLLM)/.installed: tests/support/install_vllm.py
 	$(PYTHON) tests/support/install_vllm.py $(VLLM)
@@ -59,6 +62,9 @@ bench-score: $(STAMP) ## what scoring costs, beside its limit and what people us
 
 soak: $(STAMP) ## ten minutes of mixed load with parts killed meanwhile; 1 on a broken rule; ARGS=--quick is short
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+bench-engine: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## what judging costs a real vLLM on this CPU, beside the paper's own flow
+	@$(BIN)/python -m benchmarks.engine $(ARGS)
 
 clean: ## remove what the other targets made, runs included
 	rm -rf $(VENV) .cache runs benchmarks/out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov

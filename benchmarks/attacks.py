@@ -21,7 +21,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.breach import LlamaCppTokens, Render, breaches
+from benchmarks.breach import Engine as Tokens
+from benchmarks.breach import LlamaCppTokens, Render, VllmTokens, breaches
 from benchmarks.conversations import conversations
 from benchmarks.corpus import Pattern, load_patterns
 from benchmarks.ending import run_to_its_end
@@ -33,8 +34,10 @@ from services.kit.http import JsonEndpoint, open_session
 from services.local.processes import Processes
 from services.local.settings import LocalSettings
 from services.local.stack import Addresses, Stack
+from services.reward.engine.base import Engine
 from services.reward.engine.llamacpp import LlamaCppEngine
 from services.reward.engine.probe import open_engine
+from services.reward.engine.vllm import VllmEngine
 
 TASK = "essay_writing"
 _GUARDS = {
@@ -100,9 +103,9 @@ async def _run(
         session = await stack.enter_async_context(open_session(connections=4, timeout_s=120.0))
         client = await stack.enter_async_context(RewardClient(addresses.reward))
         engine = await open_engine(JsonEndpoint(session, addresses.judge), dialect="auto", model="")
-        tokens_seen = isinstance(engine, LlamaCppEngine)
+        tokens_seen = isinstance(engine, LlamaCppEngine | VllmEngine)
         judge = await stack.enter_async_context(unguarded(engine, addresses.redis, pack))
-        broken = {mode: _structure(addresses.judge if tokens_seen else None, mode, pack, everything) for mode in modes}
+        broken = {mode: _structure(addresses.judge, engine, mode, pack, everything) for mode in modes}
         for mode in modes:
             console.print(f"mode {mode}: {len(broken[mode])} structural breaches by {len(everything)} texts")
         for mode in modes:
@@ -124,11 +127,13 @@ async def _run(
     }
 
 
-def _structure(judge_url: str | None, mode: Mode, pack: TaskPack, cases: Iterable[Attacked]) -> list[dict[str, object]]:
-    """The structural breaches, in the rendered conversation and (given a llama.cpp server) in the engine's tokens."""
+def _structure(
+    judge_url: str, judge: Engine, mode: Mode, pack: TaskPack, cases: Iterable[Attacked]
+) -> list[dict[str, object]]:
+    """The structural breaches, in the rendered conversation and (of llama.cpp and vLLM) in the engine's tokens."""
     broken: list[dict[str, object]] = []
-    with httpx.Client(base_url=judge_url or "", timeout=60.0) as http:
-        engine = LlamaCppTokens(http) if judge_url else None
+    with httpx.Client(base_url=judge_url, timeout=60.0) as http:
+        engine = _tokens_of(judge, http)
         for case in cases:
             for asked, render in _renders(pack, case.original.prompt, mode).items():
                 found = breaches(render, case.original.completion, case.text, engine)
@@ -136,6 +141,12 @@ def _structure(judge_url: str | None, mode: Mode, pack: TaskPack, cases: Iterabl
                     about = {"mode": mode.value, "asked": asked, "pattern": case.pattern.id}
                     broken.append(about | {"family": case.pattern.family, "changed": found})
     return broken
+
+
+def _tokens_of(judge: Engine, http: httpx.Client) -> Tokens | None:
+    if isinstance(judge, LlamaCppEngine):
+        return LlamaCppTokens(http)
+    return VllmTokens(http, judge.model) if isinstance(judge, VllmEngine) else None
 
 
 async def _figures(

@@ -97,6 +97,36 @@ def _special_in(text: str) -> int:
     return sum(text.count(token) for tokens in special_tokens().values() for token in tokens)
 
 
+class VllmTokens:
+    """The chat template and tokenizer of a vLLM server."""
+
+    def __init__(self, client: httpx.Client, model: str) -> None:
+        """`client` has the server as its base URL."""
+        self._client = client
+        self._model = model
+        self._special: dict[int, bool] = {}
+
+    def __call__(self, messages: ChatMessages) -> Template:
+        """The templated text, and its special tokens."""
+        tokens = self._post("/tokenize", {"messages": list(messages)})["tokens"]
+        text = str(self._post("/detokenize", {"tokens": tokens})["prompt"])
+        return Template(text, tuple(token for token in tokens if self._is_special(token)))
+
+    def _is_special(self, token: int) -> bool:
+        """A special token ends the text before it: no word in front of it makes it part of a longer one."""
+        if token not in self._special:
+            spelling = str(self._post("/detokenize", {"tokens": [token]})["prompt"])
+            split = self._post("/tokenize", {"prompt": f"a{spelling}a", "add_special_tokens": False})["tokens"]
+            marked = len(spelling) > 2 and not spelling.strip().isalnum()
+            self._special[token] = marked and token in split
+        return self._special[token]
+
+    def _post(self, path: str, body: dict[str, object]) -> Any:
+        answer = self._client.post(path, json={"model": self._model} | body)
+        answer.raise_for_status()
+        return answer.json()
+
+
 class LlamaCppTokens:
     """The chat template and tokenizer of a llama.cpp server."""
 

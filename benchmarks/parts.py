@@ -48,7 +48,7 @@ def running(folder: Path, *, dialect: str, settings: Mapping[str, str]) -> Itera
     try:
         with Processes(folder) as processes:
             redis_url = f"redis://127.0.0.1:{redis.port}/0"
-            _, engine_url = _start(processes, folder, "engine", ["benchmarks.engine_stub"], "/health")
+            _, engine_url = start(processes, folder, "engine", ["benchmarks.engine_stub"], "/health")
             env = {
                 "REDIS_URL": redis_url,
                 "JUDGE_URL": engine_url,
@@ -57,7 +57,7 @@ def running(folder: Path, *, dialect: str, settings: Mapping[str, str]) -> Itera
                 "LOG_LEVEL": "WARNING",
             } | {name.upper(): value for name, value in settings.items()}
             env = {f"REGRADE_REWARD_{name}": value for name, value in env.items()}
-            pid, reward_url = _start(processes, folder, "reward", ["services.reward"], "/healthz", env)
+            pid, reward_url = start(processes, folder, "reward", ["services.reward"], "/healthz", env)
             for criteria in CRITERIA:
                 _activate(reward_url, criteria)
             yield Parts(reward_url, pid, engine_url, redis_url)
@@ -65,7 +65,7 @@ def running(folder: Path, *, dialect: str, settings: Mapping[str, str]) -> Itera
         redis.stop()
 
 
-def _start(
+def start(
     processes: Processes, folder: Path, name: str, module: list[str], ready: str, env: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
     port_file = folder / f"{name}.port"

@@ -1,7 +1,7 @@
 """Fixtures on real parts: Valkey, uvicorn, the llama.cpp engine; and a scripted engine for faults and timing."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +17,19 @@ from services.kit.redis import connect
 from services.kit.rubrics import RubricStore
 from services.kit.traces import TraceLog
 from services.reward.app import create_app
+from services.reward.engine.base import Engine
 from services.reward.settings import RewardSettings
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine
-from tests.support.servers import Process, ServerThread, spawn_engine, spawn_service, spawn_vllm
+from tests.support.servers import (
+    VLLM_MODEL,
+    VLLM_ON_CPU,
+    Process,
+    ServerThread,
+    spawn_engine,
+    spawn_service,
+    spawn_vllm,
+)
 from tests.support.valkey import Valkey, running_valkey
 
 settings.register_profile("regrade", deadline=None, derandomize=True, database=None)
@@ -32,9 +41,11 @@ VLLM_URL = "REGRADE_TEST_VLLM_URL"
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what needs vLLM, which is large, unless it is asked for by marker or given by URL."""
-    if "vllm" in config.option.markexpr or os.environ.get(VLLM_URL):
-        return
-    left_out = [item for item in items if item.get_closest_marker("vllm")]
+    wanted = config.option.markexpr
+    absent = [marker for marker in ("vllm", "inprocess") if marker not in wanted]
+    if os.environ.get(VLLM_URL) and "vllm" in absent:
+        absent.remove("vllm")
+    left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in absent)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -112,6 +123,18 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process = spawn_vllm(tmp_path_factory.mktemp("vllm"))
     yield process.url
     process.stop()
+
+
+@pytest.fixture(scope="session")
+async def inprocess() -> AsyncIterator[Callable[[], Awaitable[Engine]]]:
+    """What opens vLLM in this very process; tests that use it run in vLLM's environment, in one event loop."""
+    from services.reward.engine.inprocess import InprocessModel
+
+    model = InprocessModel(
+        str(VLLM_MODEL), batch=64, timeout_s=60.0, context=4_096, gpu_memory=0.9, more=dict(VLLM_ON_CPU)
+    )
+    yield model.open
+    await model.aclose()
 
 
 @pytest.fixture

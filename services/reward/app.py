@@ -2,10 +2,12 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
+from aiohttp import ClientSession
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
@@ -26,7 +28,7 @@ from services.reward.admission import Admission
 from services.reward.api import router, scoring
 from services.reward.calls import EngineCalls
 from services.reward.checks import CheckCatalogue
-from services.reward.engine.probe import EngineHandle
+from services.reward.engine.probe import EngineHandle, open_engine
 from services.reward.judge import Judge, JudgeLimits
 from services.reward.known import ActiveRubrics, KnownPins
 from services.reward.ledger import Ledger
@@ -52,12 +54,7 @@ def create_app(settings: RewardSettings) -> FastAPI:
         pipe = Pipe(redis, timeout_s=settings.redis_timeout_s)
         math_pool = MathEqualPool()
         async with open_session(connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s) as session:
-            endpoint = JsonEndpoint(
-                session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries, watch=metrics
-            )
-            engine = EngineHandle(
-                endpoint, dialect=settings.judge_dialect, model=settings.judge_model, batch=settings.judge_batch
-            )
+            engine, close_engine = _engine(settings, session, metrics)
             app.state.reward = state = await _open_state(settings, redis, pipe, engine, metrics, math_pool)
             background = [asyncio.create_task(state.actives.follow()), asyncio.create_task(state.recovery.run())]
             try:
@@ -72,6 +69,7 @@ def create_app(settings: RewardSettings) -> FastAPI:
                 await state.circuit.aclose()
                 await pipe.aclose()
                 await redis.aclose()
+                await close_engine()
 
     app = FastAPI(
         title="Regrade reward service",
@@ -82,6 +80,39 @@ def create_app(settings: RewardSettings) -> FastAPI:
     app.include_router(scoring)
     app.include_router(router)
     return assemble(app, settings, registry, _ready)
+
+
+def _engine(
+    settings: RewardSettings, session: ClientSession, metrics: RewardMetrics
+) -> tuple[EngineHandle, Callable[[], Awaitable[None]]]:
+    """The judge's engine, opened at its first use, and how it is closed."""
+    if settings.judge_dialect == "vllm-inprocess":
+        from services.reward.engine.inprocess import InprocessModel
+
+        model = InprocessModel(
+            settings.judge_model,
+            batch=settings.judge_batch,
+            timeout_s=settings.judge_timeout_s,
+            context=settings.judge_context,
+            gpu_memory=settings.judge_gpu_memory,
+            more=settings.judge_engine_args,
+        )
+        return EngineHandle(model.open), model.aclose
+    endpoint = JsonEndpoint(
+        session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries, watch=metrics
+    )
+    opened = partial(
+        open_engine,
+        endpoint,
+        dialect=settings.judge_dialect,
+        model=settings.judge_model,
+        batch=settings.judge_batch,
+    )
+    return EngineHandle(opened), _nothing_to_close
+
+
+async def _nothing_to_close() -> None:
+    """The session is closed by its own context."""
 
 
 async def _open_state(

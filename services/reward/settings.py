@@ -1,6 +1,6 @@
 """Settings of the reward service: environment variables `REGRADE_REWARD_*`."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -20,10 +20,20 @@ class RewardSettings(ServiceSettings):
         "http://127.0.0.1:8000",
         description="Base URL of the judge engine, without /v1; several engines of one model: separated by commas.",
     )
-    judge_model: str = Field("", description="Model name sent to the engine; empty takes the first one it lists.")
+    judge_model: str = Field(
+        "",
+        description="Model name sent to the engine; empty takes the first it lists. In process: folder or hub name.",
+    )
     judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the engine, if it wants one.")
-    judge_dialect: Literal["auto", "vllm", "sglang", "llamacpp", "openai"] = Field(
-        "auto", description="How a constrained answer is asked for; auto asks the engine what it is."
+    judge_dialect: Literal["auto", "vllm", "sglang", "llamacpp", "openai", "vllm-inprocess"] = Field(
+        "auto",
+        description="How a constrained answer is asked for; auto asks the engine what it is; vllm-inprocess runs "
+        "judge_model inside this service (extra vllm) and leaves judge_url alone.",
+    )
+    judge_gpu_memory: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory, in process.")
+    judge_context: int = Field(0, ge=0, description="Longest conversation in tokens, in process; 0: the model's own.")
+    judge_engine_args: dict[str, Any] = Field(
+        {}, description="Further engine arguments of vLLM by name, in process (JSON object)."
     )
     judge_batch: int = Field(
         64, ge=1, description="Conversations in one engine request, where the engine takes several; 1: never several."
@@ -79,6 +89,12 @@ class RewardSettings(ServiceSettings):
     bootstrap_tasks: tuple[Name, ...] = Field(
         (), description="Task packs whose starting rubric is put at start where none is active (JSON list)."
     )
+
+    @model_validator(mode="after")
+    def _a_model_to_load(self) -> Self:
+        if self.judge_dialect == "vllm-inprocess" and not self.judge_model:
+            raise ValueError("judge_dialect vllm-inprocess needs judge_model: the folder or hub name of the model")
+        return self
 
     @model_validator(mode="after")
     def _outcomes_outlive_the_spool(self) -> Self:

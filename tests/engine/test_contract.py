@@ -1,8 +1,8 @@
 """What every engine owes the judge, whatever its dialect: on scripted servers, real llama.cpp and real vLLM."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 import pytest
@@ -32,6 +32,13 @@ class Contract(NamedTuple):
     dialect: Dialect = "openai"
 
 
+class Server(NamedTuple):
+    """What a contract is about: the URL it is found at, or what opens the engine in this process."""
+
+    contract: Contract
+    there: str | Callable[[], Awaitable[Engine]]
+
+
 class Case(NamedTuple):
     """An engine under the contract."""
 
@@ -47,23 +54,33 @@ CONTRACTS = [
     pytest.param(Contract("OpenAIEngine", 1e-9), id="openai"),
     pytest.param(Contract("LlamaCppEngine", 1e-2, fixture="engine_url"), id="real llama.cpp", marks=pytest.mark.engine),
     pytest.param(Contract("VllmEngine", 5e-3, batch=64, fixture="vllm_url"), id="real vLLM", marks=pytest.mark.vllm),
+    pytest.param(
+        Contract("InprocessEngine", 5e-3, batch=64, fixture="inprocess"), id="in process", marks=pytest.mark.inprocess
+    ),
 ]
 
 
 @pytest.fixture(params=CONTRACTS)
-async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
-    """An engine as `open_engine` finds it."""
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """What a contract is about, running."""
     contract: Contract = request.param
-    async with AsyncExitStack() as running:
-        if contract.fixture:
-            url = request.getfixturevalue(contract.fixture)
+    if contract.fixture:
+        yield Server(contract, request.getfixturevalue(contract.fixture))
+        return
+    scripted = FakeEngine(dialect=contract.dialect, batched=contract.batch > 1, model=tiny_model)
+    with closing(scripted):
+        yield Server(contract, scripted.url)
+
+
+@pytest.fixture
+async def case(server: Server) -> AsyncIterator[Case]:
+    """An engine as `open_engine` finds it, or as it is loaded in process."""
+    async with open_session(connections=8, timeout_s=60.0) as session:
+        if isinstance(server.there, str):
+            engine = await open_engine(JsonEndpoint(session, server.there), dialect="auto", model="")
         else:
-            batched = contract.batch > 1
-            url = running.enter_context(
-                closing(FakeEngine(dialect=contract.dialect, batched=batched, model=tiny_model))
-            ).url
-        session = await running.enter_async_context(open_session(connections=8, timeout_s=60.0))
-        yield Case(contract, await open_engine(JsonEndpoint(session, url), dialect="auto", model=""))
+            engine = await server.there()
+        yield Case(server.contract, engine)
 
 
 async def test_the_probe_finds_the_dialect_and_its_batched_route(case: Case) -> None:

@@ -2,10 +2,14 @@
 
 import pytest
 
+from benchmarks.essays import essay_groups, rubric
+from benchmarks.tee import Tee
+from benchmarks.vllm_server import Vllm
 from regrade import RewardClient
 from regrade.contracts import Mode
+from services.kit.rubrics import RubricStore
 from tests.conftest import StartReward
-from tests.support.builders import ESSAY, PROMPT, TASK
+from tests.support.builders import ESSAY, PROMPT, TASK, activate
 
 pytestmark = pytest.mark.vllm
 
@@ -23,3 +27,25 @@ async def test_scores_through_the_service(start_reward: StartReward, vllm_url: s
         assert first.reward == pytest.approx(second.reward, abs=0.05)
     assert response.usage.judge_calls >= len(items)
     assert response.usage.prompt_tokens > 200 * len(items)
+
+
+async def test_a_group_computes_its_prefixes_once(start_reward: StartReward, store: RubricStore, vllm_url: str) -> None:
+    """By the engine's own counters: rubric, task and response of eight items with five criteria each.
+
+    At most half a block is lost where a prefix ends within one, and the question is each conversation's own.
+    """
+    (group,) = essay_groups("a group of this test", 1)
+    items = [{"id": str(n), "prompt": group.prompt, "completion": text} for n, text in enumerate(group.completions)]
+    vllm = Vllm(vllm_url)
+    with Tee(vllm_url) as tee:
+        service = start_reward(judge_url=tee.url, judge_timeout_s=240.0)
+        await activate(store, rubric())
+        before = vllm.counters()
+        async with RewardClient(service.url, timeout_s=240.0) as client:
+            response = await client.score(TASK, items, run="prefixes", step=1)
+        spent = vllm.counters().since(before)
+        asked = tee.take()
+    assert all(result.reward is not None for result in response.results)
+    assert len(asked) == 40
+    assert vllm.distinct_tokens(asked) / spent.computed >= 0.8
+    assert spent.computed < 0.2 * spent.prompt

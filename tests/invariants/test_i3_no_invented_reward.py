@@ -109,7 +109,7 @@ async def test_i3_one_failed_criterion_keeps_its_siblings(
     start_reward: StartReward, store: RubricStore, fake_engine: FakeEngine
 ) -> None:
     await activate(store, rubric(llm("style"), llm("depth"), min_words(5)))
-    fake_engine.script = lambda m: Reply({}, 400) if "Criterion: Depth\nHow well" in m[1]["content"] else certain(5)
+    fake_engine.script = lambda m: Reply({}, 400) if m[1]["content"].endswith("Criterion: Depth") else certain(5)
     async with RewardClient(start_reward().url) as client:
         result = (await client.score(TASK, [item()], run="r", step=1)).results[0]
     assert result.reward is None

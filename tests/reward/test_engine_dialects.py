@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -65,7 +66,9 @@ async def test_the_batched_route_is_used_as_far_as_wanted() -> None:
 async def test_an_engine_is_asked_what_it_is_once_it_is_there(fake_engine: FakeEngine) -> None:
     fake_engine.stop()
     async with open_session(connections=1, timeout_s=5.0) as session:
-        handle = EngineHandle(JsonEndpoint(session, fake_engine.url, retries=0), dialect="auto", model="")
+        handle = EngineHandle(
+            partial(open_engine, JsonEndpoint(session, fake_engine.url, retries=0), dialect="auto", model="")
+        )
         assert not await handle.ready()
         with pytest.raises(UpstreamUnavailable):
             await handle.get()
@@ -87,7 +90,7 @@ async def test_who_waits_for_a_silent_engine_shares_one_attempt(monkeypatch: pyt
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, open_session(connections=9, timeout_s=5.0) as session:
-        handle = EngineHandle(JsonEndpoint(session, url), dialect="auto", model="")
+        handle = EngineHandle(partial(open_engine, JsonEndpoint(session, url), dialect="auto", model=""))
         waves = [await asyncio.gather(*(handle.get() for _ in range(9)), return_exceptions=True) for _ in range(2)]
     assert [type(error) for wave in waves for error in wave] == [UpstreamUnavailable] * 18
     assert asked == 2

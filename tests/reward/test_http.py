@@ -198,7 +198,7 @@ async def test_guards_and_vetoes_ask_no_judge(
 
 async def test_expected_level_and_deduction(client: RewardClient, store: RubricStore, fake_engine: FakeEngine) -> None:
     await activate(store, rubric(llm("good"), llm("bad", role="deduct", weight=0.5), min_words(10), offset=0.05))
-    fake_engine.script = lambda m: certain(4 if "Criterion: Good\nHow" in m[1]["content"] else 1)
+    fake_engine.script = lambda m: certain(4 if m[1]["content"].endswith("Criterion: Good") else 1)
     result = (await client.score(TASK, [item()], run="r", step=1)).results[0]
     assert result.raw == pytest.approx((0.8 + 1.0 - 0.5 * 0.2) / 2)
     assert result.reward == pytest.approx(0.9)

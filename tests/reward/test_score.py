@@ -149,7 +149,7 @@ async def test_a_veto_of_the_judge_fires_at_its_threshold(
     await activate(store, rubric(llm("good"), llm("vile", role="veto", threshold=0.6)))
     level = {"1": 3, "0": 2}
     fake_engine.script = lambda m: certain(
-        5 if "Criterion: Good\nHow" in m[1]["content"] else level["1" if "version 1" in m[1]["content"] else "0"]
+        5 if m[1]["content"].endswith("Criterion: Good") else level["1" if "version 1" in m[1]["content"] else "0"]
     )
     spared, struck = (await client.score(TASK, [item(0), item(1)], run="r", step=1)).results
     assert (spared.reward, spared.flags) == (1.0, ())

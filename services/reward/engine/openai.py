@@ -76,8 +76,7 @@ class OpenAIEngine:
 
     def read_levels(self, answer: Choice, choices: Sequence[str], positions: int) -> tuple[Distribution, ...]:
         """The distributions in an answer. Raises `UpstreamMalformed`."""
-        told = _asked_positions(positions_of(answer), choices, positions)
-        return tuple([_normalised(self._masses(position), choices) for position in told])
+        return levels_at(positions_of(answer), choices, positions, self._masses)
 
     def _choice_payload(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
         return {
@@ -101,7 +100,7 @@ class OpenAIEngine:
         return {}
 
     def _masses(self, position: Position) -> dict[str, float]:
-        return summed([(entry.token, probability(entry.logprob)) for entry in position.top_logprobs])
+        return by_logprob(position)
 
 
 async def each(
@@ -133,6 +132,22 @@ def summed(tokens: Iterable[tuple[str, float]]) -> dict[str, float]:
         choice = token.strip()
         masses[choice] = masses.get(choice, 0.0) + mass
     return masses
+
+
+def by_logprob(position: Position) -> dict[str, float]:
+    """The mass of each token at a position, of a server that tells logarithms."""
+    return summed([(entry.token, probability(entry.logprob)) for entry in position.top_logprobs])
+
+
+def levels_at(
+    content: Sequence[Position],
+    choices: Sequence[str],
+    positions: int,
+    masses_of: Callable[[Position], Mapping[str, float]] = by_logprob,
+) -> tuple[Distribution, ...]:
+    """The distributions over `choices` at the tokens that answer. Raises `UpstreamMalformed`."""
+    told = _asked_positions(content, choices, positions)
+    return tuple([_normalised(masses_of(position), choices) for position in told])
 
 
 def one_answer_a_line(choices: Sequence[str], positions: int) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from services.kit.http import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamRefused
@@ -27,11 +27,9 @@ log = logging.getLogger(__name__)
 class EngineHandle:
     """The engine, opened at its first use: a replica starts, and stays alive, while its engine is away."""
 
-    def __init__(self, endpoint: JsonEndpoint, *, dialect: Dialect, model: str, batch: int = 64) -> None:
-        self._endpoint = endpoint
-        self._batch = batch
-        self._dialect: Dialect = dialect
-        self._model = model
+    def __init__(self, open_one: Callable[[], Awaitable[Engine]]) -> None:
+        """`open_one` raises `UpstreamError` as long as the engine is not to be had."""
+        self._open_one = open_one
         self._engine: Engine | None = None
         self._opening = asyncio.Lock()
         self._failed = 0
@@ -51,7 +49,7 @@ class EngineHandle:
 
     async def _open(self) -> Engine:
         try:
-            return await open_engine(self._endpoint, dialect=self._dialect, model=self._model, batch=self._batch)
+            return await self._open_one()
         except UpstreamError as error:
             self._failed += 1
             self._error = error

@@ -1,0 +1,24 @@
+"""How little an engine could compute: the distinct tokens of the prefix tree of a batch's prompts. Pure."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+
+def distinct_tokens(prompts: Iterable[Sequence[int]]) -> int:
+    """Nodes of the prompts' prefix tree: each common beginning counts once.
+
+    Of prompts in order, each adds what it does not share with the one before.
+    """
+    ordered = sorted(map(tuple, prompts))
+    if not ordered:
+        return 0
+    return len(ordered[0]) + sum(len(after) - _shared(before, after) for before, after in pairwise(ordered))
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    shared = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        shared += 1
+    return shared
