@@ -30,7 +30,11 @@ UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal
 NUMBERS = {"int", "float", "Decimal", "Fraction"}
 MATCHERS = {"group", "groups", "groupdict", "findall", "finditer", "search", "match", "fullmatch", "split", "partition"}
 # A rubric's level texts, checked for amounts that rise, and the time in a stream's entry id.
-NO_SCORE = {("services/meta_reward/lint.py", "int"), ("services/kit/rubrics.py", "int")}
+NO_SCORE = {
+    ("services/meta_reward/lint.py", "int"),
+    ("services/kit/rubrics.py", "int"),
+    ("benchmarks/soak/watch.py", "float"),
+}
 # A page made of a template that ships with the package, every value escaped.
 SHIPPED_TEMPLATE = {("services/local/report.py", "from_string")}
 # What handles the output of a judge or a meta-judge.

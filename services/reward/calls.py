@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from regrade.contracts import ErrorCode, Purpose
@@ -76,7 +76,7 @@ class EngineCalls:
         return await self._answers(asker, chats, f"choose {positions} of {' '.join(choices)}", ask)
 
     async def write(self, asker: Asker, chats: Sequence[Chat], sampling: Sampling) -> list[Answer]:
-        """A written turn for each conversation, in order."""
+        """A written turn for each conversation, in order: the same one for all who ask, on every replica."""
 
         async def ask(batch: Sequence[ChatMessages]) -> Sequence[TextAnswer | UpstreamError]:
             return await asker.engine.write(batch, sampling)
@@ -97,12 +97,6 @@ class EngineCalls:
         seats |= self._take_off(asker, own, ask)
         landed = await self._landed(seats, asker.deadline)
         found: dict[str, Judged | ItemError] = {**known, **{i: _judged(answer) for i, answer in landed.items()}}
-        learnt: dict[str, Judged] = {}
-        for identity in own:
-            judged = found[identity]
-            if not isinstance(judged, ItemError):
-                learnt[identity] = judged
-        found |= await self._store.put(asker.task, learnt)
         bills = {i: _usage(landed[i]) for i in own}
         return [Answer(found[i], bills.pop(i, _NOTHING)) for i in identities]
 
@@ -115,32 +109,43 @@ class EngineCalls:
             part = identities[start : start + asker.engine.batch]
             flight: asyncio.Future[Sequence[_Landed]] = loop.create_future()
             seats |= {identity: _Seat(flight, number) for number, identity in enumerate(part)}
-            self._flying |= seats
-            task = loop.create_task(self._fly(flight, part, [calls[i].messages for i in part], asker.purpose, ask))
+            task = loop.create_task(self._fly(flight, asker, {i: calls[i].messages for i in part}, ask))
             self._flights.add(task)
             task.add_done_callback(self._flights.discard)
+        self._flying |= seats
         return seats
 
     async def _fly(
-        self,
-        flight: asyncio.Future[Sequence[_Landed]],
-        identities: Sequence[str],
-        conversations: Sequence[ChatMessages],
-        purpose: Purpose,
-        ask: _Ask,
+        self, flight: asyncio.Future[Sequence[_Landed]], asker: Asker, calls: Mapping[str, ChatMessages], ask: _Ask
     ) -> None:
-        """One engine request. Whatever happens to it, everybody who waits for it is told."""
-        answers: Sequence[_Landed] = [UpstreamUnavailable("the call was dropped")] * len(identities)
+        """One engine request, and the storing of its answers. Whatever happens, everybody who waits is told."""
+        answers: Sequence[_Landed] = [UpstreamUnavailable("the call was dropped")] * len(calls)
         try:
-            async with self._admission.room(len(identities), purpose):
-                with self._metrics.judge_call(len(identities)) as ended:
-                    answers = await ask(conversations)
+            async with self._admission.room(len(calls), asker.purpose):
+                with self._metrics.judge_call(len(calls)) as ended:
+                    answers = await ask(list(calls.values()))
                     ended(answers)
             _log_failures(answers)
+            if any(isinstance(answer, TextAnswer) for answer in answers):
+                answers = await self._agreed(asker.task, calls, answers)
+            else:  # of distributions any will do: nobody waits until they are stored
+                flight.set_result(answers)
+                await self._store.put(asker.task, _learnt(calls, answers))
         finally:
-            for identity in identities:
+            for identity in calls:
                 del self._flying[identity]
-            flight.set_result(answers)
+            if not flight.done():
+                flight.set_result(answers)
+
+    async def _agreed(self, task: str, calls: Iterable[str], answers: Sequence[_Landed]) -> list[_Landed]:
+        """The answers, and in place of a text the one that somebody had stored before."""
+        stood = await self._store.put(task, _learnt(calls, answers))
+        return [
+            TextAnswer(text, answer.usage)
+            if isinstance(answer, TextAnswer) and isinstance(text := stood.get(identity), str)
+            else answer
+            for identity, answer in zip(calls, answers, strict=True)
+        ]
 
     async def _landed(self, seats: Mapping[str, _Seat], deadline: float | None) -> dict[str, _Landed]:
         """The answers; where the deadline comes first, an error, and the call goes on for whoever asks again."""
@@ -159,7 +164,16 @@ class EngineCalls:
 def _judged(landed: _Landed) -> Judged | ItemError:
     if isinstance(landed, UpstreamError):
         return _item_error(landed)
-    return landed.distributions if isinstance(landed, ChoiceAnswer) else landed.text
+    return _told(landed)
+
+
+def _learnt(calls: Iterable[str], answers: Sequence[_Landed]) -> dict[str, Judged]:
+    answered = zip(calls, answers, strict=True)
+    return {identity: _told(answer) for identity, answer in answered if not isinstance(answer, UpstreamError)}
+
+
+def _told(answer: ChoiceAnswer | TextAnswer) -> Judged:
+    return answer.distributions if isinstance(answer, ChoiceAnswer) else answer.text
 
 
 def _usage(landed: _Landed) -> Usage:
