@@ -74,11 +74,11 @@ class Pins:
         return [found[item.scope] for item in request.items]
 
     async def _pinned(self, request: ScoreRequest, bases: Sequence[str]) -> list[Resolved]:
-        members: dict[str, list[int]] = {}
+        members: dict[tuple[str | None, str], list[int]] = {}
         for index, item in enumerate(request.items):
-            line = Line(request.task, request.lineage, item.scope)
-            members.setdefault(ks.pin_key(line, request.run, request.step, group_of(item)), []).append(index)
-        pins = [await self._pin_request(request, key, indices, bases) for key, indices in members.items()]
+            group = group_of(item) if request.step is None else ""
+            members.setdefault((item.scope, group), []).append(index)
+        pins = [await self._pin_request(request, group, indices, bases) for (_, group), indices in members.items()]
         states = await self._ledger.resolve(request.task, pins, request.on_outage)
         resolved: list[Resolved | None] = [None] * len(request.items)
         for indices, state, pin in zip(members.values(), states, pins, strict=True):
@@ -98,9 +98,10 @@ class Pins:
         return [entry for entry in resolved if entry is not None]
 
     async def _pin_request(
-        self, request: ScoreRequest, key: str, indices: Sequence[int], bases: Sequence[str]
+        self, request: ScoreRequest, group: str, indices: Sequence[int], bases: Sequence[str]
     ) -> PinRequest:
         line = Line(request.task, request.lineage, request.items[indices[0]].scope)
+        key = ks.pin_key(line, request.run, request.step, group)
         wanted = None
         if request.rubric is not None:
             assert not isinstance(request.rubric, Rubric)
