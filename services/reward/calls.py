@@ -11,6 +11,7 @@ from services.kit.judgements import Judged, JudgementStore
 from services.kit.tasks import end_task
 from services.reward.admission import Admission
 from services.reward.engine.base import ChatMessages, ChoiceAnswer, Engine, Sampling, TextAnswer
+from services.reward.engine.order import siblings_apart
 from services.reward.identity import judgement_identity
 from services.reward.metrics import RewardMetrics
 
@@ -102,6 +103,9 @@ class EngineCalls:
         loop = asyncio.get_running_loop()
         futures = {call.identity: loop.create_future() for call in calls}
         self._flying |= futures
+        if asker.engine.slots > 1:
+            order = siblings_apart([call.messages for call in calls], asker.engine.slots)
+            calls = [calls[position] for position in order]
         for start in range(0, len(calls), asker.engine.batch):
             task = loop.create_task(self._fly(calls[start : start + asker.engine.batch], asker.purpose, ask))
             self._flights.add(task)
