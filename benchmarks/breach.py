@@ -17,6 +17,7 @@ Render = Callable[[str], ChatMessages]
 
 _BEGIN = re.compile(r"\[BEGIN ([A-Z]+) ([a-z2-7]{10})\]\n")
 _POLICY_TEXT = "RESPONSE"
+_BRACKETED = re.compile(r"[^\w\s].*\w.*[^\w\s]")
 
 
 class Shape(NamedTuple):
@@ -113,13 +114,15 @@ class VllmTokens:
         return Template(text, tuple(token for token in tokens if self._is_special(token)))
 
     def _is_special(self, token: int) -> bool:
-        """A special token ends the text before it: no word in front of it makes it part of a longer one."""
+        """A word within brackets that is one token in the middle of a text: no merging makes that of prose."""
         if token not in self._special:
             spelling = str(self._post("/detokenize", {"tokens": [token]})["prompt"])
-            split = self._post("/tokenize", {"prompt": f"a{spelling}a", "add_special_tokens": False})["tokens"]
-            marked = len(spelling) > 2 and not spelling.strip().isalnum()
-            self._special[token] = marked and token in split
+            bracketed = _BRACKETED.fullmatch(spelling) is not None
+            self._special[token] = bracketed and token in self._parsed(f"a{spelling}a")
         return self._special[token]
+
+    def _parsed(self, text: str) -> Any:
+        return self._post("/tokenize", {"prompt": text, "add_special_tokens": False})["tokens"]
 
     def _post(self, path: str, body: dict[str, object]) -> Any:
         answer = self._client.post(path, json={"model": self._model} | body)

@@ -98,7 +98,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     with ExitStack() as stack:
         processes = stack.enter_context(Processes(logs))
         console.print("starting vLLM" if not args.engine_url else f"asking {args.engine_url}")
-        vllm = vllm_server.Vllm(args.engine_url or vllm_server.start(processes, args.engine_option))
+        url = args.engine_url or vllm_server.start(processes, args.engine_option)
+        vllm = stack.enter_context(vllm_server.Vllm(url))
         tee = stack.enter_context(Tee(vllm.url))
         shards = (DEFAULT_SHARD,) if args.quick else SHARDS
         services = stack.enter_context(_services(processes, logs, tee.url, shards, settings))

@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -40,12 +40,18 @@ class Counters(NamedTuple):
 
 
 class Vllm:
-    """The engine as a benchmark sees it; all requests of this class are outside of what is timed."""
+    """The engine as a benchmark sees it, a context; all requests of this class are outside of what is timed."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._http = httpx.Client(base_url=url, timeout=600.0)
         self.model = str(self._http.get("/v1/models").raise_for_status().json()["data"][0]["id"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def counters(self) -> Counters:
         """The counters now."""

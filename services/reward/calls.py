@@ -13,6 +13,7 @@ from services.kit.tasks import end_task
 from services.kit.wire import ItemError, Usage
 from services.reward.admission import Admission
 from services.reward.engine.base import ChatMessages, ChoiceAnswer, Engine, Sampling, TextAnswer
+from services.reward.engine.order import siblings_apart
 from services.reward.identity import judgement_identities
 from services.reward.metrics import RewardMetrics
 from services.reward.prompt import Chat
@@ -104,6 +105,8 @@ class EngineCalls:
         """Start the calls that nobody has made, as many to a request as the engine takes."""
         loop = asyncio.get_running_loop()
         identities = list(calls)
+        if asker.engine.slots > 1:
+            identities = [identities[n] for n in siblings_apart([c.path for c in calls.values()], asker.engine.slots)]
         seats: dict[str, _Seat] = {}
         for start in range(0, len(identities), asker.engine.batch):
             part = identities[start : start + asker.engine.batch]

@@ -2,13 +2,15 @@
 
 import pytest
 
+from benchmarks.essays import essay_groups, rubric
 from regrade import RewardClient
 from regrade.contracts import Mode
 from services.kit.http import JsonEndpoint, open_session
+from services.kit.rubrics import RubricStore
 from services.reward.engine.base import ChoiceAnswer
 from services.reward.engine.openai import OpenAIEngine
 from tests.conftest import StartReward
-from tests.support.builders import ESSAY, PROMPT, TASK
+from tests.support.builders import ESSAY, PROMPT, TASK, activate
 
 pytestmark = pytest.mark.engine
 MESSAGES = [{"role": "user", "content": "How good are cats, from 0 to 5? Answer with one digit."}]
@@ -34,6 +36,20 @@ async def test_modes_that_write_first(start_reward: StartReward, engine_url: str
     assert all(result.reward is not None and 0.0 <= result.reward <= 1.0 for result in response.results)
     assert all(result.criteria[0].rationale for result in response.results)
     assert response.usage.judge_calls == (4 if mode is Mode.REASONED else 5)
+
+
+async def test_siblings_reuse_the_slot_that_knows_their_response(
+    start_reward: StartReward, store: RubricStore, engine_url: str
+) -> None:
+    """Five criteria of four responses on four slots: each response is computed about once, not once a criterion."""
+    (group,) = essay_groups("siblings", 1)
+    await activate(store, rubric())
+    service = start_reward(judge_url=engine_url, judge_in_flight=4)
+    items = [{"id": str(n), "prompt": group.prompt, "completion": t} for n, t in enumerate(group.completions[:4])]
+    async with RewardClient(service.url) as client:
+        usage = (await client.score(TASK, items, run="siblings", step=1)).usage
+    assert usage.judge_calls == 20
+    assert usage.prompt_tokens - usage.cached_tokens < 0.3 * usage.prompt_tokens
 
 
 async def test_scores_through_the_service(start_reward: StartReward, engine_url: str) -> None:

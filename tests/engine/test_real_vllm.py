@@ -36,8 +36,7 @@ async def test_a_group_computes_its_prefixes_once(start_reward: StartReward, sto
     """
     (group,) = essay_groups("a group of this test", 1)
     items = [{"id": str(n), "prompt": group.prompt, "completion": text} for n, text in enumerate(group.completions)]
-    vllm = Vllm(vllm_url)
-    with Tee(vllm_url) as tee:
+    with Tee(vllm_url) as tee, Vllm(vllm_url) as vllm:
         service = start_reward(judge_url=tee.url, judge_timeout_s=240.0)
         await activate(store, rubric())
         before = vllm.counters()
@@ -45,7 +44,8 @@ async def test_a_group_computes_its_prefixes_once(start_reward: StartReward, sto
             response = await client.score(TASK, items, run="prefixes", step=1)
         spent = vllm.counters().since(before)
         asked = tee.take()
+        distinct = vllm.distinct_tokens(asked)
     assert all(result.reward is not None for result in response.results)
     assert len(asked) == 40
-    assert vllm.distinct_tokens(asked) / spent.computed >= 0.8
+    assert distinct / spent.computed >= 0.8
     assert spent.computed < 0.2 * spent.prompt

@@ -40,6 +40,8 @@ class Engine(Protocol):
     model: str
     batch: int
     """Conversations that one call of the server takes at most; 1 where it has no batched route."""
+    slots: int
+    """Slots with a prefix cache each; 0 where all conversations share one, and their order does not matter."""
 
     async def choose(
         self, conversations: Sequence[ChatMessages], choices: Sequence[str], *, positions: int = 1

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 class InprocessEngine:
     """An `AsyncLLM` as an engine; each call has `timeout_s`."""
 
+    slots = 0
+
     def __init__(self, llm: AsyncLLM, model: str, *, batch: int, timeout_s: float) -> None:
         self._llm = llm
         self.model = model

@@ -8,7 +8,7 @@ they are and all other tokens without mass.
 from collections.abc import Sequence
 from typing import Any
 
-from services.kit.http import UpstreamMalformed
+from services.kit.http import JsonEndpoint, UpstreamMalformed
 from services.reward.engine.answers import Position
 from services.reward.engine.base import Sampling
 from services.reward.engine.openai import OpenAIEngine, summed
@@ -18,6 +18,10 @@ _BIAS = 100.0
 
 class LlamaCppEngine(OpenAIEngine):
     """The samplers that cut or skew the distribution are switched off, so that it is the model's own."""
+
+    def __init__(self, endpoint: JsonEndpoint, model: str, *, slots: int = 0) -> None:
+        super().__init__(endpoint, model)
+        self.slots = slots
 
     def _constraint(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
         alternatives = " | ".join(f'"{choice}"' for choice in choices)

@@ -35,6 +35,7 @@ class OpenAIEngine:
     """An endpoint that speaks `/v1/chat/completions` with `logprobs`."""
 
     batch = 1
+    slots = 0
 
     def __init__(self, endpoint: JsonEndpoint, model: str) -> None:
         self._endpoint = endpoint

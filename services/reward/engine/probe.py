@@ -79,7 +79,7 @@ async def open_engine(endpoint: JsonEndpoint, *, dialect: Dialect, model: str, b
     elif dialect == "sglang":
         engine = SglangEngine(endpoint, model)
     elif dialect == "llamacpp":
-        engine = LlamaCppEngine(endpoint, model)
+        engine = LlamaCppEngine(endpoint, model, slots=await _slots(endpoint))
     else:
         engine = OpenAIEngine(endpoint, model)
     log.info("judge engine", extra={"dialect": dialect, "model": model, "batch": engine.batch})
@@ -92,6 +92,13 @@ async def _dialect_of(endpoint: JsonEndpoint) -> Dialect:
         if isinstance(answer, dict) and key in answer:
             return dialect
     return "openai"
+
+
+async def _slots(endpoint: JsonEndpoint) -> int:
+    """How many slots a llama.cpp server has; 0 if it does not tell."""
+    told = await _answer_if_there(endpoint, "/props")
+    slots = told.get("total_slots") if isinstance(told, dict) else None
+    return slots if isinstance(slots, int) and slots > 0 else 0
 
 
 async def _answer_if_there(endpoint: JsonEndpoint, path: str) -> Any:
