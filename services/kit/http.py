@@ -66,6 +66,7 @@ def open_session(*, connections: int, timeout_s: float) -> aiohttp.ClientSession
     """The process's HTTP session: `connections` at most at once, `timeout_s` for a whole call."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=60.0),
+        cookie_jar=aiohttp.DummyCookieJar(),  # an engine has nothing to remember with us
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0),
     )
 
