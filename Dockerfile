@@ -24,7 +24,8 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     python3 -m pip --python /opt/regrade/bin/python install --constraint constraints.txt '.[meta-reward]' \
  && find /opt/regrade -depth -type d \( -name tests -o -name include \) -path '*/site-packages/*' -exec rm -rf {} + \
  && find /opt/regrade -path '*/pyarrow/*' \( -name 'libarrow_flight*' -o -name '_flight*' -o -name 'libarrow_substrait*' \
-      -o -name '_substrait*' -o -name '*.pyx' -o -name '*.pxi' \) -delete
+      -o -name '_substrait*' -o -name 'libarrow_s3*' -o -name '_s3fs*' -o -name '*.pyx' -o -name '*.pxi' \) -delete \
+ && /opt/regrade/bin/python -c 'import services.meta_reward.app, services.meta_reward.archive, services.meta_reward.parquet'
 
 FROM build AS build-trainer
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
