@@ -23,8 +23,8 @@ FROM build AS build-meta-reward
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     python3 -m pip --python /opt/regrade/bin/python install --constraint constraints.txt '.[meta-reward]' \
  && find /opt/regrade -depth -type d \( -name tests -o -name include \) -path '*/site-packages/*' -exec rm -rf {} + \
- && find /opt/regrade -path '*/pyarrow/*' \( -name 'libarrow_flight*' -o -name '_flight*' -o -name 'libarrow_substrait*' \
-      -o -name '_substrait*' -o -name 'libarrow_s3*' -o -name '_s3fs*' -o -name '*.pyx' -o -name '*.pxi' \) -delete \
+ && find /opt/regrade -path '*/pyarrow/*' \( -name 'libarrow_flight*' -o -name '_flight*' -o -name 'libarrow_s3*' \
+      -o -name '_s3fs*' -o -name '*.pyx' -o -name '*.pxi' \) -delete \
  && /opt/regrade/bin/python -c 'import services.meta_reward.app, services.meta_reward.archive, services.meta_reward.parquet'
 
 FROM build AS build-trainer
@@ -77,6 +77,10 @@ HEALTHCHECK NONE
 ENTRYPOINT ["python", "-m", "services.trainer.train"]
 
 FROM runtime AS engine-cpu
+USER 0:0
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
 COPY --from=build-engine-cpu /opt/regrade /opt/regrade
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
