@@ -79,7 +79,8 @@ JUDGE = (
         "Tokens an item",
         {
             "{{task}}": (
-                f'sum by (task) (regrade:judge_tokens:rate5m{{kind!="cached", {TASK}}}) / (sum by (task) (regrade:items:rate5m{{outcome="scored", {TASK}}}) > 0)'
+                f'sum by (task) (regrade:judge_tokens:rate5m{{kind!="cached", {TASK}}})'
+                f' / (sum by (task) (regrade:items:rate5m{{outcome="scored", {TASK}}}) > 0)'
             )
         },
     ),
@@ -124,7 +125,8 @@ TRAINER = (
     Panel(
         "Reward: median, 90 %",
         {
-            f"{{{{task}}}} p{q}": f"histogram_quantile(0.{q}, sum by (le, task) (rate(regrade_reward_ratio_bucket{{{TASK}}}[15m])))"
+            f"{{{{task}}}} p{q}": f"histogram_quantile(0.{q}, "
+            f"sum by (le, task) (rate(regrade_reward_ratio_bucket{{{TASK}}}[15m])))"
             for q in (50, 90)
         },
         "percentunit",
