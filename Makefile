@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-vllm check format bench-score bench-engine bench-attacks soak clean
+.PHONY: help demo serve test test-vllm check check-deploy test-compose format bench-score bench-engine bench-attacks soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -52,6 +52,17 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-deploy: .cache/deploy/.installed ## every deployment file against real validators (kustomize, schemas, hadolint, promtool)
+	@.cache/deploy/bin/python deploy/check.py
+
+.cache/deploy/.installed: deploy/requirements.txt
+	$(PYTHON) -m venv .cache/deploy
+	.cache/deploy/bin/pip install --quiet --requirement deploy/requirements.txt
+	@touch $@
+
+test-compose: $(STAMP) ## drill a running CPU stack (docker compose up -d): score while replicas and Redis go
+	@$(BIN)/python -m tests.deploy.drill $(ARGS)
 
 format: $(STAMP) ## let ruff put the code in order
 	$(BIN)/ruff format .

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -11,6 +12,9 @@ from services.kit.replicas import split_urls
 
 _CLIENT_VARIABLES = frozenset({"REGRADE_META_URL"})
 """Read by the `regrade` command; a user may well have exported it where a service starts."""
+
+SECRETS_DIR = "REGRADE_SECRETS_DIR"
+"""Names a folder whose files are settings: a file's name is the variable's, its text the value."""
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -46,18 +50,22 @@ class ServiceSettings(BaseSettings):
 
 
 def read_settings(kind: type[S]) -> S:
-    """A program's settings, from its options and environment.
+    """A program's settings, from its options, its environment, and the files of `REGRADE_SECRETS_DIR`.
 
-    A value that does not fit, or a variable of the program's prefix that is no setting, ends the
-    program with status 2 and a sentence for each problem: a mistyped variable would else be silent.
+    A value that does not fit, or a variable or file of the program's prefix that is no setting, ends the
+    program with status 2 and a sentence for each problem: a mistyped name would else be silent.
     """
     prefix = kind.model_config["env_prefix"]
     known = {f"{prefix}{name}".upper() for name in kind.model_fields} | _CLIENT_VARIABLES
-    unknown = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
+    folder = os.environ.get(SECRETS_DIR)
+    if folder and not Path(folder).is_dir():
+        sys.exit(_usage([f"{SECRETS_DIR}: {folder} is no folder"]))
+    names = [*os.environ, *(os.listdir(folder) if folder else ())]
+    unknown = sorted({name for name in names if name.startswith(prefix) and name not in known})
     if unknown:
         sys.exit(_usage([f"{name} is no setting; --help lists them" for name in unknown]))
     try:
-        return kind(_cli_parse_args=True)
+        return kind(_cli_parse_args=True, _secrets_dir=folder or None)
     except ValidationError as error:
         sys.exit(_usage([f"{prefix}{_place(e['loc'])}: {e['msg']}" for e in error.errors()]))
     except SettingsError as error:

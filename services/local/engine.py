@@ -18,8 +18,9 @@ def gguf_path() -> Path:
 
 
 def main() -> None:
-    """Serve on loopback until SIGTERM or SIGINT; the port goes into `--port-file`."""
+    """Serve until SIGTERM or SIGINT, on loopback unless told otherwise; the port goes into `--port-file`."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--port-file", type=Path)
     parser.add_argument("--slots", type=int, default=4, help="requests served at once")
@@ -32,7 +33,7 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path = str(gguf_path())
     params.model_alias = {MODEL_NAME}
-    params.hostnames = ["127.0.0.1"]
+    params.hostnames = [args.host]
     params.port = args.port
     params.n_ctx = args.context * args.slots
     params.n_parallel = args.slots
@@ -41,6 +42,7 @@ def main() -> None:
     params.cpuparams.poll = 0
     params.cpuparams_batch.poll = 0
     params.warmup = False
+    params.endpoint_metrics = True
     stop = Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())

@@ -158,8 +158,12 @@ async def _open_state(
         prepare=lambda: _prepare(settings, redis, store, actives, service),
     )
     await recovery.start()
+    metrics.watch_admission(lambda: admission.waiting, settings.judge_in_flight)
     metrics.watch_outages(
-        lambda: circuit.away, lambda: spool.bytes if spool else 0, lambda: spool.entries if spool else 0
+        lambda: circuit.away,
+        lambda: spool.bytes if spool else 0,
+        lambda: spool.entries if spool else 0,
+        settings.spool_max_bytes if spool else 0,
     )
     return RewardState(redis, store, engine, service, circuit, actives, spool, recovery)
 

@@ -1,19 +1,22 @@
 """What the reward service measures of itself; label values come from closed sets."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as CounterMetric
 
-from regrade.contracts import Purpose, ScoreRequest
+from regrade.contracts import Flag, Purpose, ScoreRequest
 from services.kit.http import UpstreamError
 from services.kit.wire import ItemResult, Usage
+from services.reward.identity import group_of
 
 _CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _REWARDS = tuple(n / 10 for n in range(11))
+_FLAGS = frozenset(flag.value for flag in Flag)
+_NO_SPREAD = 0.01
 
 
 class RewardMetrics:
@@ -26,11 +29,26 @@ class RewardMetrics:
         self._rewards = Histogram(
             "regrade_reward_ratio", "Rewards of training items.", ("task",), buckets=_REWARDS, registry=registry
         )
+        self._flags = CounterMetric(
+            "regrade_flags_total", "Flags of training items.", ("task", "flag"), registry=registry
+        )
+        self._groups = CounterMetric(
+            "regrade_groups_total",
+            "Groups that one request held two or more rewards of: 'none' teaches the policy nothing.",
+            ("task", "spread"),
+            registry=registry,
+        )
         self._calls = Histogram(
             "regrade_judge_call_seconds", "Engine requests.", ("outcome",), buckets=_CALL_SECONDS, registry=registry
         )
         self._in_flight = Gauge(
             "regrade_judge_in_flight_calls", "Conversations under way with the engine.", registry=registry
+        )
+        self._waiting = Gauge(
+            "regrade_judge_waiting_calls", "Conversations that wait for room with the engine.", registry=registry
+        )
+        self._capacity = Gauge(
+            "regrade_judge_capacity_calls", "Conversations with the engine at once, at most.", registry=registry
         )
         self._tokens = CounterMetric(
             "regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry
@@ -54,9 +72,17 @@ class RewardMetrics:
             ("outcome",),
             registry=registry,
         )
+        self._spool_limit = Gauge("regrade_spool_limit_bytes", "Size the spool may reach; 0: none.", registry=registry)
         self._active = Gauge(
             "regrade_active_rubric_version", "Version of the active rubric.", ("task", "lineage"), registry=registry
         )
+        self._active_since = Gauge(
+            "regrade_active_rubric_since_seconds",
+            "Unix time at which this replica first met the version.",
+            ("task", "lineage"),
+            registry=registry,
+        )
+        self._versions: dict[tuple[str, str], int] = {}
 
     @contextmanager
     def judge_call(self, conversations: int) -> Iterator[Callable[[Sequence[object]], None]]:
@@ -82,10 +108,7 @@ class RewardMetrics:
         for outcome, count in outcomes.items():
             self._items.labels(request.task, request.purpose.value, outcome).inc(count)
         if request.purpose is Purpose.TRAIN:
-            rewards = self._rewards.labels(request.task)
-            for result in results:
-                if result.reward is not None and not result.cached:
-                    rewards.observe(result.reward)
+            self._trained(request, results)
         for kind, count in (
             ("prompt", usage.prompt_tokens),
             ("cached", usage.cached_tokens),
@@ -93,10 +116,33 @@ class RewardMetrics:
         ):
             self._tokens.labels(request.task, kind).inc(count)
 
+    def _trained(self, request: ScoreRequest, results: tuple[ItemResult, ...]) -> None:
+        """Count what training items came to: rewards, flags, and whether a group's rewards differ."""
+        rewards = self._rewards.labels(request.task)
+        flags: Counter[str] = Counter()
+        groups: defaultdict[str, list[float]] = defaultdict(list)
+        for item, result in zip(request.items, results, strict=True):
+            if result.reward is not None and not result.cached:
+                rewards.observe(result.reward)
+                flags.update(result.flags)
+                groups[group_of(item)].append(result.reward)
+        for flag in flags.keys() & _FLAGS:
+            self._flags.labels(request.task, flag).inc(flags[flag])
+        for group in groups.values():
+            if len(group) > 1:
+                spread = "some" if max(group) - min(group) > _NO_SPREAD else "none"
+                self._groups.labels(request.task, spread).inc()
+
+    def watch_admission(self, waiting: Callable[[], int], capacity: int) -> None:
+        """Ask how many conversations wait whenever the metrics are read."""
+        self._waiting.set_function(waiting)
+        self._capacity.set(capacity)
+
     def watch_outages(
-        self, away: Callable[[], bool], spool_bytes: Callable[[], int], spool_records: Callable[[], int]
+        self, away: Callable[[], bool], spool_bytes: Callable[[], int], spool_records: Callable[[], int], limit: int
     ) -> None:
-        """Ask these whenever the metrics are read."""
+        """Ask these whenever the metrics are read; `limit` is what the spool may hold, in bytes."""
+        self._spool_limit.set(limit)
         self._degraded.set_function(away)
         self._spool_bytes.set_function(spool_bytes)
         self._spool_records.set_function(spool_records)
@@ -114,8 +160,11 @@ class RewardMetrics:
         self._retries.labels("tried" if afforded else "over_budget").inc()
 
     def activated(self, task: str, lineage: str, version: int) -> None:
-        """Note which rubric is active now."""
+        """Note which rubric is active now, and since when."""
         self._active.labels(task, lineage).set(version)
+        if self._versions.get((task, lineage)) != version:
+            self._versions[task, lineage] = version
+            self._active_since.labels(task, lineage).set_to_current_time()
 
 
 def _outcome(result: ItemResult) -> str:

@@ -3,8 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from services.kit.settings import read_settings
+from services.reward.settings import RewardSettings
 
 PREFIXES = ("REGRADE_REWARD_", "REGRADE_META_", "REGRADE_TRAINER_", "REGRADE_LOCAL_")
 
@@ -36,3 +40,32 @@ def test_the_commands_own_variable_troubles_no_service() -> None:
     done = _started("services.meta_reward", "--help", REGRADE_META_URL="http://127.0.0.1:8701")
     assert done.returncode == 0
     assert "--every-traces" in done.stdout
+
+
+def test_settings_are_read_from_the_files_of_the_secrets_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Compose and Kubernetes mount secrets; what is said in the environment goes first."""
+    (tmp_path / "REGRADE_REWARD_REDIS_URL").write_text("redis://:secret@redis:6379/0\n")
+    (tmp_path / "REGRADE_REWARD_API_KEYS").write_text('["one", "two"]\n')
+    (tmp_path / "REGRADE_REWARD_JUDGE_KEY").write_text("from-file")
+    (tmp_path / "redis.conf").write_text("no business of ours")
+    monkeypatch.setenv("REGRADE_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("REGRADE_REWARD_JUDGE_KEY", "from-environment")
+    monkeypatch.setattr(sys, "argv", ["services.reward"])
+    settings = read_settings(RewardSettings)
+    assert settings.redis_url.get_secret_value() == "redis://:secret@redis:6379/0"
+    assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
+    assert settings.judge_key.get_secret_value() == "from-environment"
+
+
+def test_a_mistyped_secret_file_or_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "REGRADE_REWARD_REDIS_URI").write_text("redis://redis:6379/0")
+    done = _started("services.reward", REGRADE_SECRETS_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr.strip()) == (
+        2,
+        "settings: REGRADE_REWARD_REDIS_URI is no setting; --help lists them",
+    )
+    done = _started("services.reward", REGRADE_SECRETS_DIR=str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert "is no folder" in done.stderr

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -101,3 +102,22 @@ def test_a_process_that_is_told_to_end_finishes_what_it_began(
 def test_a_mistyped_setting_is_told(monkeypatch: pytest.MonkeyPatch, start_reward: StartReward) -> None:
     with pytest.raises(ValueError, match="judge_ulr"):
         start_reward(judge_ulr="http://127.0.0.1:1")
+
+
+def test_metrics_tell_what_a_trainer_cannot_learn_from(start_reward: StartReward, fake_engine: FakeEngine) -> None:
+    """A group of equal rewards, flags, room at the judge, and since when the rubric is active."""
+    url = start_reward(bootstrap_tasks=[TASK], judge_in_flight=7).url
+    same = [item(0, id=str(n), group="flat") for n in range(2)]
+    apart = [item(0, group="apart"), item(0, completion="!!!", group="apart")]
+    with httpx.Client(base_url=url, timeout=30.0) as http:
+        answer = http.post("/score", json={"task": TASK, "items": [*same, *apart, item(0, group="alone")]}).json()
+        assert [result["error"] for result in answer["results"]] == [None] * 5
+        text = http.get("/metrics").text
+    assert 'regrade_groups_total{spread="none",task="essay_writing"} 1.0' in text
+    assert 'regrade_groups_total{spread="some",task="essay_writing"} 1.0' in text
+    assert 'regrade_flags_total{flag="punctuation_only",task="essay_writing"} 1.0' in text
+    assert "regrade_judge_capacity_calls 7.0" in text
+    assert "regrade_judge_waiting_calls 0.0" in text
+    since = re.search(r"^regrade_active_rubric_since_seconds\{.*\} (\S+)$", text, re.MULTILINE)
+    assert since is not None
+    assert 0 <= time.time() - float(since[1]) < 300

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Makes what `docker compose up` needs beside this repository: .env, ./secrets with fresh keys, the model folder.
+# What is there already is kept, so it may be run again.
+set -eu
+cd "$(dirname "$0")/.."
+umask 077
+
+random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+
+# A file of ./secrets. Containers read it as users of their own; the folder keeps others on this host out.
+secret() {
+  if [ ! -e "secrets/$1" ]; then
+    printf '%s\n' "$2" > "secrets/$1"
+    chmod 0444 "secrets/$1"
+  fi
+}
+
+mkdir -p secrets models
+chmod 0700 secrets
+if [ ! -e .env ]; then
+  sed "s/^HOST_USER=.*/HOST_USER=$(id -u):$(id -g)/" .env.example > .env
+fi
+secret redis.conf "requirepass $(random)"
+redis_url="redis://:$(cut -d' ' -f2 secrets/redis.conf)@redis:6379/0"
+secret REGRADE_REWARD_REDIS_URL "$redis_url"
+secret REGRADE_META_REDIS_URL "$redis_url"
+
+# One key for each who calls the reward service, so that one can be changed without the others.
+secret REGRADE_META_REWARD_KEY "$(random)"
+secret REGRADE_TRAINER_REWARD_KEY "$(random)"
+secret REGRADE_REWARD_API_KEYS "[\"$(cat secrets/REGRADE_META_REWARD_KEY)\", \"$(cat secrets/REGRADE_TRAINER_REWARD_KEY)\"]"
+operator="[\"$(random)\"]"
+secret REGRADE_REWARD_OPERATOR_KEYS "$operator"
+secret REGRADE_META_OPERATOR_KEYS "$(cat secrets/REGRADE_REWARD_OPERATOR_KEYS)"
+secret REGRADE_META_API_KEYS "[\"$(random)\"]"
+secret grafana_password "$(random)"
+echo "keys are in ./secrets; settings in .env. Next: docker compose up -d"
