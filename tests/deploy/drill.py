@@ -22,6 +22,7 @@ from tests.deploy.alerts import alert_names
 
 ROOT = Path(__file__).parents[2]
 TASK = "essay_writing"
+_CYCLE_S = 600.0
 _TEXT = "Trees cool a street and keep water in the ground; a town that plants them pays less for its drains."
 
 
@@ -125,12 +126,12 @@ def roll_and_kill(url: str) -> int:
 
 
 def evolve(url: str) -> int:
-    """One cycle on request; answers 1 where none ends in three minutes."""
+    """One cycle on request; answers 1 where none ends in ten minutes: the gate judges hundreds of items."""
     keys = {"Authorization": f"Bearer {secret('REGRADE_META_OPERATOR_KEYS')[2:-2]}"}
     with httpx.Client(base_url=url, headers=keys, timeout=30.0) as http:
         before = http.get(f"/status/{TASK}").json()["completed"]
         http.post(f"/cycles/{TASK}", json={"by": "drill", "reason": "drill"}).raise_for_status()
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + _CYCLE_S
         while time.monotonic() < deadline:
             status = http.get(f"/status/{TASK}").json()
             if status["completed"] > before:
