@@ -51,7 +51,7 @@ def images() -> str:
 
 
 def compose() -> str:
-    """Both Compose files against the specification, and put together where a Compose is installed."""
+    """Both Compose files against the specification."""
     run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", "compose.cpu.yaml")
     return "compose specification"
 
