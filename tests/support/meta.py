@@ -79,12 +79,19 @@ class Meta(NamedTuple):
 
 @asynccontextmanager
 async def running_meta(
-    redis: Redis, reward_url: str, engine: FakeEngine, *, llm: bool = False, key: str = "", **settings: Any
+    redis: Redis,
+    reward_url: str,
+    engine: FakeEngine,
+    *,
+    llm: bool = False,
+    catalogue: bool = True,
+    key: str = "",
+    **settings: Any,
 ) -> AsyncIterator[Meta]:
     """A worker that is not running by itself: tests call `look_at`."""
     told = {"every_traces": 8, "samples": 2, "gate_originals": 8, "tasks": [TASK], "watch_traces": 8} | settings
     chosen = MetaRewardSettings.model_validate(told)
-    proposers: list[Proposer] = [CatalogueProposer()]
+    proposers: list[Proposer] = [CatalogueProposer()] if catalogue else []
     async with (
         open_session(connections=8, timeout_s=30.0) as session,
         RewardClient(reward_url, key=key, patience_s=2.0) as client,

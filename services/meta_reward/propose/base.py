@@ -26,10 +26,14 @@ class Brief(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """Candidates, and notes for the cycle's report: what was dropped and why."""
+    """Candidates, and notes for the cycle's report: what was dropped and why.
+
+    `failed` says why an attempt came to nothing; it is empty where there was nothing to propose.
+    """
 
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...]
+    failed: str = ""
 
 
 class Proposer(Protocol):

@@ -83,7 +83,7 @@ class PaperProposer:
         refined = await self._each([a for a in analyses if a], lambda a: self._refine(brief, a), "refine", notes)
         refinements = [r for r in refined if r is not None]
         if not refinements:
-            return Proposal((), (*notes, "paper: no refinement came through"))
+            return _failed(notes, "no refinement came through")
         await progress(Stage.MERGE, f"{len(refinements)} refinements")
         try:
             merged = await self._merge(brief, refinements)
@@ -91,7 +91,7 @@ class PaperProposer:
                 brief.active, _criteria(merged, brief.active), by=self.name, rationale="merged from sampled traces"
             )
         except (UpstreamError, ValidationError) as error:
-            return Proposal((), (*notes, f"paper: merge dropped ({_brief(error)})"))
+            return _failed(notes, f"merge dropped ({_brief(error)})")
         return Proposal((Candidate(candidate, self.name),), tuple(notes))
 
     async def _each(
@@ -169,6 +169,12 @@ def _criteria(merged: Refinement, active: Rubric) -> list[LlmCriterion]:
         )
         for name, new in zip(ids, merged.criteria, strict=False)
     ]
+
+
+def _failed(notes: list[str], why: str) -> Proposal:
+    """What stood in the way first is told with the reason."""
+    reason = f"{why}; {notes[0].removeprefix('paper: ')}" if notes else why
+    return Proposal((), (*notes, f"paper: {why}"), failed=reason)
 
 
 def _brief(error: Exception) -> str:
