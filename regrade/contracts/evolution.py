@@ -67,6 +67,8 @@ class RubricFigures(Outcome):
     """By transform, the share of damaged twins that score above their original by more than a tie."""
     spread: float
     """Share of trusted groups whose rewards differ by more than rounding."""
+    trusted_mean: float | None = None
+    """Mean reward of the trusted originals."""
     judged: int
     """Items scored for this measurement."""
     llm_criteria: int

@@ -31,6 +31,7 @@ class Table(NamedTuple):
     resisted: dict[int, float]
     by_transform: dict[str, float]
     inverted: dict[str, float]
+    trusted_mean: float | None
     rewards: tuple[float, ...]
 
     @property
@@ -77,6 +78,7 @@ def tabulate(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequen
         resisted=_mean_by([(case.original, won) for case, won in resisted]),
         by_transform=_mean_by([(case.kind, won) for case, won in order]),
         inverted=_mean_by([(case.kind, lost) for case, lost in inverted]),
+        trusted_mean=fmean(honest.values()) if honest else None,
         rewards=tuple(reward for reward in known if reward is not None),
     )
 

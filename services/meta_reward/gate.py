@@ -263,6 +263,7 @@ def _figures(measured: _Measured, table: Table) -> RubricFigures:
         order_by_transform=table.by_transform,
         attacks_resisted=table.mean_resisted,
         inversions=table.inverted,
+        trusted_mean=table.trusted_mean,
         spread=measured.spread,
         judged=len(table.rewards),
         llm_criteria=len(measured.rubric.llm_criteria),

@@ -89,7 +89,7 @@ async def running_meta(
     **settings: Any,
 ) -> AsyncIterator[Meta]:
     """A worker that is not running by itself: tests call `look_at`."""
-    told = {"every_traces": 8, "samples": 2, "gate_originals": 8, "tasks": [TASK], "watch_traces": 8} | settings
+    told = {"every_traces": 8, "samples": 2, "gate_originals": 12, "tasks": [TASK], "watch_traces": 8} | settings
     chosen = MetaRewardSettings.model_validate(told)
     proposers: list[Proposer] = [CatalogueProposer()] if catalogue else []
     async with (
