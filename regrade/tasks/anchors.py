@@ -84,7 +84,16 @@ class AnchorSet(NamedTuple):
 
 def first_line(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
     """Only the first line or sentence: what a policy that has learnt to write titles does."""
-    return _SENTENCE.split(original.completion.splitlines()[0])[0]
+    return _first(original.completion)
+
+
+def is_more_than_a_line(completion: str) -> bool:
+    """Whether there is anything behind the first line or sentence. A title is no text to trust, however early."""
+    return bool(completion.strip()) and _first(completion.strip()) != completion.strip()
+
+
+def _first(completion: str) -> str:
+    return _SENTENCE.split(completion.splitlines()[0])[0]
 
 
 def cut_off(original: Original, rng: random.Random, others: Sequence[Original]) -> str:

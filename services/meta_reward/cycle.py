@@ -26,7 +26,7 @@ from regrade.contracts import (
     as_text,
 )
 from regrade.tasks import TaskPack
-from regrade.tasks.anchors import AnchorSet, build_anchors
+from regrade.tasks.anchors import AnchorSet, build_anchors, is_more_than_a_line
 from services.kit import keyspace as ks
 from services.kit.errors import ServiceError
 from services.kit.keyspace import Line
@@ -281,7 +281,7 @@ class Cycle:
         await self._at(Stage.GATE, f"{len(affordable)} candidates on {len(self._anchors.cases)} anchors")
         settings, line = self._parts.settings, self._line
         first = (await self._baselines())[self._window[-1].run]
-        early = by_group([trace for trace in first if not trace.flags])
+        early = by_group([t for t in first if not t.flags and is_more_than_a_line(as_text(t.completion))])
         score = shadow_scorer(self._parts.client, settings.gate_batch)
         history = await self._parts.store.history(line)
         decision = 1 + decisions_on(history, self._anchors.version, self._active.digest)
