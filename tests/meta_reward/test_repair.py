@@ -9,13 +9,13 @@ from regrade.tasks import load_pack
 from services.kit import keyspace as ks
 from services.meta_reward.gate import Candidate
 from services.meta_reward.propose.base import Brief, Progress, Proposal
-from tests.meta_reward.candidates import DEVELOPMENT, ENDING, SUPPORT, Improvement
+from tests.meta_reward.candidates import DEVELOPMENT, Improvement
 from tests.support.builders import LINE, TASK
 from tests.support.fake_engine import FakeEngine
 from tests.support.meta import meta_script, running_meta
 from tests.support.reader import reading_judge
 
-REPAIR = Improvement("a rubric that sees through titles", (SUPPORT, ENDING, DEVELOPMENT), replaces=True)
+REPAIR = Improvement("a rubric that sees through titles", (DEVELOPMENT,), replaces=True)
 
 
 class Handed:
