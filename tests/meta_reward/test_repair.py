@@ -10,12 +10,13 @@ from services.kit import keyspace as ks
 from services.meta_reward.gate import Candidate
 from services.meta_reward.propose.base import Brief, Progress, Proposal
 from tests.meta_reward.candidates import DEVELOPMENT, Improvement
-from tests.support.builders import LINE, TASK
+from tests.support.builders import LINE, TASK, llm
 from tests.support.fake_engine import FakeEngine
 from tests.support.meta import meta_script, running_meta
 from tests.support.reader import reading_judge
 
-REPAIR = Improvement("a rubric that sees through titles", (DEVELOPMENT,), replaces=True)
+VARIETY = llm("variety", description="The text is varied: each sentence says something new.", weight=0.5)
+REPAIR = Improvement("a rubric that sees through titles", (DEVELOPMENT, VARIETY), replaces=True)
 
 
 class Handed:
