@@ -229,6 +229,9 @@ class Cycle:
             window=self._window,
             sample=sampled(sample, self._window),
             pairs=pairs(sample, self._window),
+            labelled=self._anchors.visible_pairs,
+            core={criterion.id for criterion in self._pack.starting_rubric.criteria},
+            max_llm_criteria=self._parts.settings.max_llm_criteria,
         )
 
     async def _propose(self) -> Left:
