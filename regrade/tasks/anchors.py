@@ -7,11 +7,9 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field, computed_field, model_validator
-
-from regrade.contracts import Contract, ScoreItem, sha256_of
+from regrade.contracts import LabelledPair, ScoreItem, sha256_of
 from regrade.tasks.pack import Original, TaskPack
 
 _WORD = re.compile(r"\w+")
@@ -22,28 +20,6 @@ _SHORTEST_KEYWORD = 5
 _VERSION_DIGITS = 12
 LABELLED = "labelled"
 """The kind of a case that a user put below its original."""
-
-Text = Annotated[str, Field(min_length=1, max_length=20_000)]
-
-
-class LabelledPair(Contract):
-    """Two completions of one prompt, of which a person found one better."""
-
-    prompt: Text
-    better: Text
-    worse: Text
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def id(self) -> str:
-        """The same pair given twice is one."""
-        return sha256_of([self.prompt, self.better, self.worse])
-
-    @model_validator(mode="after")
-    def _two_differ(self) -> "LabelledPair":
-        if self.better.strip() == self.worse.strip():
-            raise ValueError("better and worse are the same text")
-        return self
 
 
 class Case(NamedTuple):
@@ -165,11 +141,11 @@ def build_anchors(pack: TaskPack, max_originals: int, labelled: Sequence[Labelle
         for n, attack in enumerate(pack.attacks)
     ]  # fmt: skip
     originals = [Case(i, "original", o.prompt, o.completion) for i, o in enumerate(hidden)]
-    kept = sorted(labelled, key=lambda pair: pair.id)
-    for index, pair in enumerate((p for p in kept if _fraction(p.id) >= _VISIBLE_SHARE), len(hidden)):
+    kept = sorted(labelled, key=lambda pair: pair.identity)
+    for index, pair in enumerate((p for p in kept if _fraction(p.identity) >= _VISIBLE_SHARE), len(hidden)):
         originals.append(Case(index, "original", pair.prompt, pair.better))
         damaged.append(Case(index, LABELLED, pair.prompt, pair.worse))
-    shown = tuple(pair for pair in kept if _fraction(pair.id) < _VISIBLE_SHARE)
+    shown = tuple(pair for pair in kept if _fraction(pair.identity) < _VISIBLE_SHARE)
     return AnchorSet(visible, tuple(originals), tuple(damaged), tuple(attacked), shown)
 
 

@@ -19,6 +19,7 @@ from services.kit.rubrics import RubricStore
 from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
 from services.kit.web import Readiness, assemble
+from services.meta_reward.anchors import AnchorStore
 from services.meta_reward.api import operating, reading
 from services.meta_reward.board import Board
 from services.meta_reward.checkpoint import Checkpoints
@@ -94,6 +95,7 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
         log=TraceLog(redis),
         board=Board(redis),
         checkpoints=Checkpoints(redis),
+        anchors=AnchorStore(redis, settings.gate_originals),
         client=client,
         proposers=proposers,
         settings=settings,

@@ -26,13 +26,14 @@ from regrade.contracts import (
     as_text,
 )
 from regrade.tasks import TaskPack
-from regrade.tasks.anchors import AnchorSet, build_anchors, is_more_than_a_line
+from regrade.tasks.anchors import AnchorSet, is_more_than_a_line
 from services.kit import keyspace as ks
 from services.kit.errors import ServiceError
 from services.kit.keyspace import Line
 from services.kit.rubrics import Active, RubricStore, gate_event, verdict_event
 from services.kit.traces import TraceLog
 from services.meta_reward.alarms import ring
+from services.meta_reward.anchors import AnchorStore
 from services.meta_reward.board import Board, Request, alarms_json, baseline_json
 from services.meta_reward.checkpoint import ORDER, Checkpoint, Checkpoints, Proposals, Proposed
 from services.meta_reward.evidence import Baselines, by_group, first_steps, is_evidence, look, measure
@@ -54,6 +55,7 @@ class Parts(NamedTuple):
     log: TraceLog
     board: Board
     checkpoints: Checkpoints
+    anchors: AnchorStore
     client: RewardClient
     proposers: Sequence[Proposer]
     settings: MetaRewardSettings
@@ -83,7 +85,7 @@ class Cycle:
         self._rows: list[Row] | None = None
         self._active: Rubric
         self._is_gated = parts.settings.strategy != "paper"
-        self._anchors: AnchorSet = build_anchors(pack, parts.settings.gate_originals)
+        self._anchors: AnchorSet
 
     @property
     def name(self) -> str:
@@ -96,6 +98,7 @@ class Cycle:
         Raises `Conflict` when the lease was lost: then nothing more was changed and the window stays unread.
         """
         pointer = await self._parts.store.active(self._line)
+        self._anchors = await self._parts.anchors.of(self._line.task)
         if pointer is None or not (await self._go_on(pointer) or await self._begin(pointer)):
             return None
         work: dict[Stage, Callable[[], Awaitable[Left]]] = {

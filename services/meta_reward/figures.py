@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 from regrade.tasks.anchors import AnchorSet, Case
-from services.meta_reward.power import sign_test
+from services.meta_reward.power import flip_test
 
 K = TypeVar("K")
 
@@ -93,8 +93,8 @@ class Gain(NamedTuple):
 def gain(candidate: Mapping[int, float], other: Mapping[int, float], level: float) -> Gain:
     """Paired bootstrap over originals of the mean difference; the bound is its `level` quantile.
 
-    With few originals the bootstrap alone is too sure: the bound is above 0 only where an exact sign test
-    of the originals that differ agrees at the same level.
+    With few originals the bootstrap alone is too sure: the bound is above 0 only where an exact
+    permutation test agrees at the same level.
     """
     differences = [candidate[original] - other[original] for original in candidate]
     if not differences:
@@ -104,7 +104,7 @@ def gain(candidate: Mapping[int, float], other: Mapping[int, float], level: floa
     size = len(differences)
     means = sorted(sum(rng.choices(differences, k=size)) / size for _ in range(count))
     lower = means[int(level * count)]
-    return Gain(fmean(differences), lower if sign_test(differences) <= level else min(lower, 0.0))
+    return Gain(fmean(differences), lower if flip_test(differences) <= level else min(lower, 0.0))
 
 
 def kendall_tau(xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
-from regrade.contracts import Criterion, CriterionFigures, Evidence, Role, Rubric, Stage
-from regrade.tasks.anchors import LabelledPair
+from regrade.contracts import Criterion, CriterionFigures, Evidence, LabelledPair, Role, Rubric, Stage
 from services.kit.http import open_session
 from services.meta_reward.metajudge import MetaJudge
 from services.meta_reward.propose.base import DEDUCT_FLOOR, Brief, composed

@@ -17,6 +17,7 @@ from services.kit.redis import shared_fence_key
 from services.kit.rubrics import RubricStore
 from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
+from services.meta_reward.anchors import AnchorStore
 from services.meta_reward.board import Board
 from services.meta_reward.checkpoint import Checkpoints
 from services.meta_reward.cycle import Parts
@@ -103,6 +104,7 @@ async def running_meta(
             log=TraceLog(redis),
             board=Board(redis),
             checkpoints=Checkpoints(redis),
+            anchors=AnchorStore(redis, chosen.gate_originals),
             client=client,
             proposers=proposers,
             settings=chosen,

@@ -4,8 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from regrade.contracts import Criterion, Evidence, LlmCriterion, Role, Rubric, Stage, Trace
-from regrade.tasks.anchors import LabelledPair
+from regrade.contracts import Criterion, Evidence, LabelledPair, LlmCriterion, Role, Rubric, Stage, Trace
 from services.meta_reward.gate import Candidate
 
 DEDUCT_FLOOR = 0.1
