@@ -64,7 +64,7 @@ class MetaRewardSettings(ServiceSettings):
         "no gate. Choosing it is an operator's override, recorded as one with each activation.",
     )
     llm_proposer: bool = Field(True, description="Ask the meta-judge for candidates; off: the catalogue alone.")
-    max_candidates: int = Field(5, ge=1, le=16, description="Candidates a gate compares at most.")
+    max_candidates: int = Field(8, ge=1, le=16, description="Candidates a gate compares at most.")
 
     gate_originals: int = Field(24, ge=8, description="Trusted originals that only the gate sees, at most.")
     gate_batch: int = Field(16, ge=1, le=128, description="Items in one shadow request.")

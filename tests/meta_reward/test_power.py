@@ -12,7 +12,7 @@ from regrade.tasks.anchors import LABELLED, build_anchors
 from services.kit.rubrics import gate_event
 from services.meta_reward.figures import gain
 from services.meta_reward.gate import Candidate, Gate, GateError, Limits, decisions_on
-from services.meta_reward.power import fewest_originals, originals_needed, flip_test, spent
+from services.meta_reward.power import fewest_originals, flip_test, originals_needed, spent
 from tests.support.builders import TASK, checks_only, gate_report, llm, rubric
 
 PACK = load_pack(TASK)
