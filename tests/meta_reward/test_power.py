@@ -10,7 +10,7 @@ from regrade.contracts import LabelledPair, LineageEvent, Rubric, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import LABELLED, build_anchors
 from services.kit.rubrics import gate_event
-from services.meta_reward.figures import gain
+from services.meta_reward.figures import gain, tabulate
 from services.meta_reward.gate import Candidate, Gate, GateError, Limits, decisions_on
 from services.meta_reward.power import fewest_originals, flip_test, originals_needed, spent
 from tests.support.builders import TASK, checks_only, gate_report, llm, rubric
@@ -134,3 +134,15 @@ def test_decisions_are_counted_by_anchors_and_by_the_rubric_to_beat() -> None:
     ]
     assert decisions_on(history, "new", "a" * 64) == 2
     assert decisions_on([], "new", "a" * 64) == 0
+
+
+def test_a_coin_gains_nothing() -> None:
+    """Where the old rubric sees ties, a coin puts half of the pairs right, and as many wrong."""
+    anchors = build_anchors(PACK, 24)
+    rng = random.Random(3)
+    counts = [True] * len(anchors.cases)
+    coin = tabulate(anchors, [rng.random() for _ in anchors.cases], counts)
+    ties = tabulate(anchors, [0.5] * len(anchors.cases), counts)
+    assert coin.mean_order > 0.4
+    assert abs(coin.mean_net) < 0.15
+    assert gain(coin.net, ties.net, 0.05).lower <= 0.0 < gain(coin.order, ties.order, 0.05).lower
