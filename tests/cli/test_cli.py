@@ -136,10 +136,10 @@ def _knows_honest_text(messages: Messages) -> Reply:
 
 
 def test_doctor_with_a_judge_that_can_tell(urls: list[str], fake_engine: FakeEngine) -> None:
-    """Only an answer to another prompt escapes a judge that knows honest text by heart."""
+    """Answers to another prompt and padded ones, both made of honest text, escape a judge that knows it by heart."""
     fake_engine.script = _knows_honest_text
     report = fine("doctor", TASK, "--originals", "4", *urls)
-    assert "anchor AUC of the judge alone, one-line rubric: 0.9" in report
+    assert "anchor AUC of the judge alone, one-line rubric: 0.86" in report
     assert "warning" not in report
 
 
