@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 from regrade import contracts
-from regrade.cli import rubric
+from regrade.cli import anchors, rubric
 from regrade.cli.connection import (
     DEFAULT_META_URL,
     DEFAULT_URL,
@@ -34,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(rubric.app, name="rubric")
+app.add_typer(anchors.app, name="anchors")
 
 _CONTRACTS = {name: getattr(contracts, name) for name in contracts.__all__ if name[0].isupper()}
 

@@ -1,5 +1,6 @@
 """Pure types, no I/O: what crosses a process boundary in Regrade."""
 
+from regrade.contracts.anchors import MAX_LABELLED, AnchorsAnswer, ImportAnchors, LabelledPair
 from regrade.contracts.base import Contract, Digest, Name, Scope, canonical_json, sha256_of
 from regrade.contracts.evidence import Alarm, CriterionFigures, Evidence
 from regrade.contracts.evolution import (
@@ -56,8 +57,10 @@ from regrade.contracts.trace import Trace
 __all__ = [
     "LEVELS",
     "MAIN_LINEAGE",
+    "MAX_LABELLED",
     "TOP_LEVEL",
     "Alarm",
+    "AnchorsAnswer",
     "Authority",
     "CheckCriterion",
     "Contract",
@@ -75,8 +78,10 @@ __all__ = [
     "Flag",
     "GatePass",
     "GateReport",
+    "ImportAnchors",
     "ItemError",
     "ItemResult",
+    "LabelledPair",
     "LineageEvent",
     "LlmCriterion",
     "Message",

@@ -19,12 +19,16 @@ class GatePass(Contract):
 
 
 class Override(Contract):
-    """The authority of an operator who activates without a gate; `bootstrap` marks a lineage's first version."""
+    """The authority of an operator who activates without a gate; `bootstrap` marks a lineage's first version.
+
+    `cycle` is set where the operator has chosen strategy `paper`, and a cycle activated on that.
+    """
 
     kind: Literal["override"] = "override"
     by: str = Field(min_length=1, max_length=128)
     reason: str = Field(min_length=1, max_length=2_000)
     bootstrap: bool = False
+    cycle: str | None = None
 
 
 class Rollback(Contract):
@@ -42,6 +46,8 @@ class EventKind(StrEnum):
     """What happened to a rubric."""
 
     PROPOSED = "proposed"
+    FAILED = "failed"
+    """A proposer's attempt came to nothing; the digest is that of the rubric it was to improve."""
     REJECTED = "rejected"
     GATED = "gated"
     ACTIVATED = "activated"
@@ -57,8 +63,12 @@ class RubricFigures(Outcome):
     order_by_transform: dict[str, float]
     attacks_resisted: float
     """Share of attacked completions that score no higher than their honest original, within a tie."""
+    inversions: dict[str, float] = Field(default_factory=dict)
+    """By transform, the share of damaged twins that score above their original by more than a tie."""
     spread: float
     """Share of trusted groups whose rewards differ by more than rounding."""
+    trusted_mean: float | None = None
+    """Mean reward of the trusted originals."""
     judged: int
     """Items scored for this measurement."""
     llm_criteria: int
@@ -73,12 +83,23 @@ class GateReport(Outcome):
     active: RubricFigures
     best_earlier: RubricFigures | None
     order_gain: float
+    """Gain in net anchor order: the share of pairs put right minus the share put wrong. A coin gains nothing."""
     order_gain_lower: float
-    """Lower confidence bound of the gain in anchor order, corrected for the number of candidates."""
+    """Its lower confidence bound, corrected for the number of candidates and of decisions on these anchors."""
     attack_gain: float
     attack_gain_lower: float
     rank_agreement: float
     """Kendall's tau of the candidate's and the active rubric's rewards on the anchors; reported, not gated."""
+    anchors: str = ""
+    """Version of the anchor set it was measured on."""
+    originals: int = 0
+    """Originals that count: scored under every rubric compared."""
+    level: float = 0.0
+    """Error level that each lower bound was drawn at."""
+    decisions: int = 1
+    """The how manieth decision it was on these anchors against this active rubric: the level falls with each."""
+    detectable_gain: float | None = None
+    """The gain in anchor order that would be shown four times in five, as differently as the originals behaved."""
     passed: bool
     reasons: tuple[str, ...]
     """Why it was refused; empty when it passed."""

@@ -1,6 +1,6 @@
-"""Anchors: cases whose right ordering is known without a label, made by damaging trusted originals. Pure.
+"""Anchors: cases whose right ordering is known, made by damaging trusted originals or labelled by a user. Pure.
 
-An original is either for the proposers to look at or for the gate to measure on, never both.
+An original or a labelled pair is either for the proposers to look at or for the gate to measure on, never both.
 """
 
 import hashlib
@@ -9,11 +9,17 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from regrade.contracts import ScoreItem
+from regrade.contracts import LabelledPair, ScoreItem, sha256_of
 from regrade.tasks.pack import Original, TaskPack
 
+_WORD = re.compile(r"\w+")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _VISIBLE_SHARE = 0.4
+_KEYWORDS = 40
+_SHORTEST_KEYWORD = 5
+_VERSION_DIGITS = 12
+LABELLED = "labelled"
+"""The kind of a case that a user put below its original."""
 
 
 class Case(NamedTuple):
@@ -33,12 +39,18 @@ class Case(NamedTuple):
 
 
 class AnchorSet(NamedTuple):
-    """Originals first, then their damaged twins, then attacks. `visible` are the originals proposers may see."""
+    """Originals first, then their damaged twins, then attacks. Proposers may see what is `visible`, nothing else."""
 
     visible: tuple[Original, ...]
     originals: tuple[Case, ...]
     damaged: tuple[Case, ...]
     attacked: tuple[Case, ...]
+    visible_pairs: tuple[LabelledPair, ...] = ()
+
+    @property
+    def version(self) -> str:
+        """Names what the gate measures on: figures and decisions of one version compare, those of two do not."""
+        return sha256_of([list(case) for case in self.cases])[:_VERSION_DIGITS]
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -48,7 +60,16 @@ class AnchorSet(NamedTuple):
 
 def first_line(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
     """Only the first line or sentence: what a policy that has learnt to write titles does."""
-    return _SENTENCE.split(original.completion.splitlines()[0])[0]
+    return _first(original.completion)
+
+
+def is_more_than_a_line(completion: str) -> bool:
+    """Whether there is anything behind the first line or sentence. A title is no text to trust, however early."""
+    return bool(completion.strip()) and _first(completion.strip()) != completion.strip()
+
+
+def _first(completion: str) -> str:
+    return _SENTENCE.split(completion.splitlines()[0])[0]
 
 
 def cut_off(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
@@ -76,19 +97,33 @@ def other_prompt(original: Original, rng: random.Random, others: Sequence[Origin
     return rng.choice(others).completion
 
 
+def padded(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
+    """Drawn out to more than its length by a piece of an answer to another prompt: longer is not better."""
+    return f"{original.completion} {rng.choice(others).completion}"
+
+
+def keywords(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
+    """The words that carry its meaning, as a list: what a policy writes that is paid for the topic alone."""
+    found = dict.fromkeys(word for word in _WORD.findall(original.completion.lower()) if len(word) >= _SHORTEST_KEYWORD)
+    return ", ".join(list(found)[:_KEYWORDS])
+
+
 TRANSFORMS: dict[str, Callable[[Original, random.Random, Sequence[Original]], str]] = {
     "first_line": first_line,
     "cut_off": cut_off,
     "shuffled": shuffled,
     "repeated": repeated,
     "other_prompt": other_prompt,
+    "padded": padded,
+    "keywords": keywords,
 }
 
 
-def build_anchors(pack: TaskPack, max_originals: int) -> AnchorSet:
+def build_anchors(pack: TaskPack, max_originals: int, labelled: Sequence[LabelledPair] = ()) -> AnchorSet:
     """The task's anchor set: the same for every cycle, so that figures of different cycles compare.
 
-    A transform that leaves an original as it was makes no anchor.
+    A transform that leaves an original as it was makes no anchor. Of a labelled pair the better one counts as an
+    original with one twin, the worse one; it is neither damaged nor attacked, for nobody says it is good.
     """
     visible = tuple(o for o in pack.originals if _fraction(o.id) < _VISIBLE_SHARE)
     hidden = [o for o in pack.originals if _fraction(o.id) >= _VISIBLE_SHARE][:max_originals]
@@ -105,8 +140,13 @@ def build_anchors(pack: TaskPack, max_originals: int) -> AnchorSet:
              attack.applied_to(hidden[n % len(hidden)].completion))
         for n, attack in enumerate(pack.attacks)
     ]  # fmt: skip
-    originals = tuple(Case(i, "original", o.prompt, o.completion) for i, o in enumerate(hidden))
-    return AnchorSet(visible, originals, tuple(damaged), tuple(attacked))
+    originals = [Case(i, "original", o.prompt, o.completion) for i, o in enumerate(hidden)]
+    kept = sorted(labelled, key=lambda pair: pair.identity)
+    for index, pair in enumerate((p for p in kept if _fraction(p.identity) >= _VISIBLE_SHARE), len(hidden)):
+        originals.append(Case(index, "original", pair.prompt, pair.better))
+        damaged.append(Case(index, LABELLED, pair.prompt, pair.worse))
+    shown = tuple(pair for pair in kept if _fraction(pair.identity) < _VISIBLE_SHARE)
+    return AnchorSet(visible, tuple(originals), tuple(damaged), tuple(attacked), shown)
 
 
 def _fraction(name: str) -> float:

@@ -159,6 +159,11 @@ def request_key(line: Line) -> str:
     return _key(line.task, "request", line.label)
 
 
+def anchors_key(task: str) -> str:
+    """Hash of identity to JSON of the task's `LabelledPair`s."""
+    return _key(task, "anchors")
+
+
 def settled_key(line: Line) -> str:
     """Id of the activation that the watch has judged and let stand."""
     return _key(line.task, "settled", line.label)

@@ -275,10 +275,12 @@ def gate_event(report: GateReport) -> LineageEvent:
 
 def _activation(digest: str, authority: Authority) -> LineageEvent:
     kind = EventKind.ROLLED_BACK if isinstance(authority, Rollback) else EventKind.ACTIVATED
+    cycle: str | None = None
     if isinstance(authority, GatePass):
         by, reason, cycle = "gate", "passed the gate", authority.cycle
     else:
-        by, reason, cycle = authority.by, authority.reason, None
+        by, reason = authority.by, authority.reason
+        cycle = authority.cycle if isinstance(authority, Override) else None
     return LineageEvent(
         id="", time=0.0, kind=kind, digest=digest, by=by, reason=reason, cycle=cycle, authority=authority
     )

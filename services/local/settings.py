@@ -23,7 +23,7 @@ class LocalSettings(BaseSettings):
     judge_url: str = Field("", description="A judge engine of your own, without /v1; empty starts the small one.")
     judge_model: str = Field("", description="Its model; empty takes the first one it lists.")
     every_traces: int = Field(24, ge=8, description="New traces that start a rubric cycle.")
-    gate_originals: int = Field(10, ge=8, description="Trusted originals the gate measures on.")
+    gate_originals: int = Field(12, ge=8, description="Trusted originals the gate measures on.")
     samples: int = Field(1, ge=1, description="Traces the meta-judge analyses in a cycle.")
     threads: int = Field(2, ge=1, description="CPU threads of the trainer.")
     judge_threads: int = Field(1, ge=1, description="CPU threads of the engine; one leaves room for a training step.")

@@ -19,6 +19,7 @@ _STYLES = {
     EventKind.ROLLED_BACK: "bold yellow",
     EventKind.GATED: "green",
     EventKind.REJECTED: "red",
+    EventKind.FAILED: "dim",
     EventKind.PROPOSED: "dim",
 }
 

@@ -10,10 +10,12 @@ from pydantic import Field
 from regrade.contracts import (
     MAIN_LINEAGE,
     Alarm,
+    AnchorsAnswer,
     Contract,
     CycleReport,
     CycleStatus,
     Digest,
+    ImportAnchors,
     LineageEvent,
     Name,
     Override,
@@ -22,6 +24,7 @@ from regrade.contracts import (
     RubricDiff,
     Scope,
 )
+from regrade.tasks import available_tasks
 from services.kit.errors import Invalid, NotFound
 from services.kit.keyspace import Line
 from services.kit.web import error_answers, require_key, require_operator
@@ -113,6 +116,22 @@ async def get_diff(
     return diff_rubrics(await _find(parts, line, before), await _find(parts, line, after))
 
 
+@reading.get("/anchors/{task}")
+async def get_anchors(task: Name, parts: PartsDep) -> AnchorsAnswer:
+    """The cases that the gate measures this task's rubrics on, in figures."""
+    _known(task)
+    return await parts.anchors.told(task)
+
+
+@operating.post("/anchors/{task}")
+async def post_anchors(body: ImportAnchors, task: Name, parts: PartsDep) -> AnchorsAnswer:
+    """Add labelled pairs to the task's anchors; a pair already there is there once."""
+    _known(task)
+    await parts.anchors.add(task, body.pairs)
+    log.info("anchors imported", extra={"task": task, "by": body.by, "reason": body.reason, "pairs": len(body.pairs)})
+    return await parts.anchors.told(task)
+
+
 @operating.post("/cycles/{task}", status_code=202)
 async def post_cycle(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
     """Ask for a cycle now; the worker takes it up at its next look."""
@@ -162,6 +181,11 @@ async def post_rollback(body: RollbackDeed, line: LineDep, parts: PartsDep) -> A
     """Go back to the version before, or to the one named."""
     active = await parts.store.rollback(line, by=body.by, reason=body.reason, expected=body.expected, to=body.version)
     return Activated(digest=active.digest, version=active.version or 0)
+
+
+def _known(task: str) -> None:
+    if task not in available_tasks():
+        raise NotFound(f"no task pack {task!r}: anchors are made from a pack's originals", code="unknown_task")
 
 
 async def _find(parts: Parts, line: Line, name: int | str) -> Rubric:

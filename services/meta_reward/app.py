@@ -19,6 +19,7 @@ from services.kit.rubrics import RubricStore
 from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
 from services.kit.web import Readiness, assemble
+from services.meta_reward.anchors import AnchorStore
 from services.meta_reward.api import operating, reading
 from services.meta_reward.board import Board
 from services.meta_reward.checkpoint import Checkpoints
@@ -27,7 +28,9 @@ from services.meta_reward.metajudge import AnswerMemory, MetaJudge
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
+from services.meta_reward.propose.pairwise import PairwiseProposer
 from services.meta_reward.propose.paper import PaperProposer
+from services.meta_reward.propose.upkeep import PruningProposer, TighteningProposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.worker import Worker
 
@@ -74,7 +77,7 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
     )
     key = settings.reward_key.get_secret_value()
     client = await stack.enter_async_context(RewardClient(settings.reward_url, key=key))
-    proposers: list[Proposer] = [CatalogueProposer()]
+    proposers: list[Proposer] = [] if settings.strategy == "paper" else [CatalogueProposer(), PruningProposer()]
     if settings.llm_proposer:
         meta_judge = MetaJudge(
             JsonEndpoint(session, settings.meta_judge_url, key=settings.meta_judge_key),
@@ -85,11 +88,14 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
             memory=AnswerMemory(redis, ttl_s=int(settings.resume_within_s) + 1),
         )
         proposers.append(PaperProposer(meta_judge))
+        if settings.strategy != "paper":
+            proposers += [PairwiseProposer(meta_judge), TighteningProposer(meta_judge)]
     return Parts(
         store=RubricStore(redis),
         log=TraceLog(redis),
         board=Board(redis),
         checkpoints=Checkpoints(redis),
+        anchors=AnchorStore(redis, settings.gate_originals),
         client=client,
         proposers=proposers,
         settings=settings,

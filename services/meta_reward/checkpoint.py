@@ -42,12 +42,13 @@ class Proposals(Outcome):
 
     candidates: tuple[Proposed, ...]
     notes: tuple[str, ...]
+    failed: str = ""
 
     @classmethod
     def of(cls, proposal: Proposal) -> "Proposals":
         """To be kept."""
         found = tuple(Proposed(proposer=c.proposer, rubric=c.rubric) for c in proposal.candidates)
-        return cls(candidates=found, notes=proposal.notes)
+        return cls(candidates=found, notes=proposal.notes, failed=proposal.failed)
 
 
 class Checkpoint(Outcome):

@@ -19,23 +19,25 @@ from regrade.contracts import (
     EventKind,
     GatePass,
     LineageEvent,
+    Override,
     Rubric,
     Stage,
     Trace,
     as_text,
 )
 from regrade.tasks import TaskPack
-from regrade.tasks.anchors import AnchorSet, build_anchors
+from regrade.tasks.anchors import AnchorSet, is_more_than_a_line
 from services.kit import keyspace as ks
 from services.kit.errors import ServiceError
 from services.kit.keyspace import Line
 from services.kit.rubrics import Active, RubricStore, gate_event, verdict_event
 from services.kit.traces import TraceLog
 from services.meta_reward.alarms import ring
+from services.meta_reward.anchors import AnchorStore
 from services.meta_reward.board import Board, Request, alarms_json, baseline_json
 from services.meta_reward.checkpoint import ORDER, Checkpoint, Checkpoints, Proposals, Proposed
 from services.meta_reward.evidence import Baselines, by_group, first_steps, is_evidence, look, measure
-from services.meta_reward.gate import Gate, GateError, Limits, best_measured
+from services.meta_reward.gate import Gate, GateError, Limits, best_measured, decisions_on
 from services.meta_reward.lint import lint
 from services.meta_reward.propose.base import Brief, Proposer
 from services.meta_reward.sample import Pool, draw, pairs, sampled, seed_of
@@ -53,6 +55,7 @@ class Parts(NamedTuple):
     log: TraceLog
     board: Board
     checkpoints: Checkpoints
+    anchors: AnchorStore
     client: RewardClient
     proposers: Sequence[Proposer]
     settings: MetaRewardSettings
@@ -81,7 +84,8 @@ class Cycle:
         self._window: list[Trace]
         self._rows: list[Row] | None = None
         self._active: Rubric
-        self._anchors: AnchorSet = build_anchors(pack, parts.settings.gate_originals)
+        self._is_gated = parts.settings.strategy != "paper"
+        self._anchors: AnchorSet
 
     @property
     def name(self) -> str:
@@ -94,6 +98,7 @@ class Cycle:
         Raises `Conflict` when the lease was lost: then nothing more was changed and the window stays unread.
         """
         pointer = await self._parts.store.active(self._line)
+        self._anchors = await self._parts.anchors.of(self._line.task)
         if pointer is None or not (await self._go_on(pointer) or await self._begin(pointer)):
             return None
         work: dict[Stage, Callable[[], Awaitable[Left]]] = {
@@ -211,7 +216,7 @@ class Cycle:
             self._rows = await asyncio.to_thread(tabulate, self._window)
         pool = Pool(self._window, self._rows)
         seed = seed_of(f"{self._line.task}/{self._line.label}", self.name)
-        self._note(sample=draw(pool, settings.samples, settings.sample_weights, seed))
+        self._note(sample=draw(pool, settings.samples, settings.drawn_by, seed))
         return Left()
 
     def _brief(self) -> Brief:
@@ -227,6 +232,9 @@ class Cycle:
             window=self._window,
             sample=sampled(sample, self._window),
             pairs=pairs(sample, self._window),
+            labelled=self._anchors.visible_pairs,
+            core={criterion.id for criterion in self._pack.starting_rubric.criteria},
+            max_llm_criteria=self._parts.settings.max_llm_criteria,
         )
 
     async def _propose(self) -> Left:
@@ -240,19 +248,23 @@ class Cycle:
         return Left()
 
     async def _lint(self) -> Left:
-        """Keep those candidates that may go to the gate; every one proposed is on record, refused ones with reasons."""
+        """Keep those candidates that may go to the gate; every one proposed is on record, refused ones with reasons.
+
+        Strategy `paper` refuses none.
+        """
         proposed = self._state.proposed
         await self._at(Stage.LINT, f"{len(proposed)} candidates")
         most = self._parts.settings.max_candidates
         shown = [text for trace in self._brief().sample for text in (as_text(trace.prompt), as_text(trace.completion))]
         rolled_back = await self._parts.store.rolled_back(self._line)
         clean: list[Proposed] = []
-        events: list[LineageEvent] = []
+        failed = {name: answer.failed for name, answer in self._state.proposals.items() if answer.failed}
+        events = [self._event(EventKind.FAILED, self._active.digest, *told) for told in failed.items()]
         for candidate in proposed:
             rubric = candidate.rubric
             await self._parts.store.put(self._line.task, rubric)
             events.append(self._event(EventKind.PROPOSED, rubric.digest, candidate.proposer, rubric.rationale))
-            reasons = lint(rubric, self._active, shown, rolled_back)
+            reasons = lint(rubric, self._active, shown, rolled_back, self._pack.language) if self._is_gated else []
             if len(clean) == most:
                 reasons.append(f"budget: {most} candidates a cycle")
             if reasons:
@@ -266,27 +278,33 @@ class Cycle:
         return verdict_event(kind, digest, by=by, reason=reason, cycle=self.name)
 
     async def _gate(self) -> Left:
-        """Measure what is affordable; every verdict is on record."""
+        """Measure what is affordable; every verdict is on record. Strategy `paper` has no gate."""
+        if not self._is_gated:
+            return Left()
         affordable, events = self._within_budget()
         if not affordable:
             return Left(events)
         await self._at(Stage.GATE, f"{len(affordable)} candidates on {len(self._anchors.cases)} anchors")
         settings, line = self._parts.settings, self._line
         first = (await self._baselines())[self._window[-1].run]
-        early = by_group([trace for trace in first if not trace.flags])
+        early = by_group([t for t in first if not t.flags and is_more_than_a_line(as_text(t.completion))])
         score = shadow_scorer(self._parts.client, settings.gate_batch)
-        gate = Gate(score, line.task, self._anchors, Limits(settings.gate_alpha, settings.gate_margin), early)
-        earlier = await self._best_earlier()
+        history = await self._parts.store.history(line)
+        decision = 1 + decisions_on(history, self._anchors.version, self._active.digest)
+        limits = Limits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls)
+        gate = Gate(score, line.task, self._anchors, limits, early)
+        earlier = await self._best_earlier(history)
         try:
-            reports = await gate.decide(self.name, [c.candidate() for c in affordable], self._active, earlier)
+            found = await gate.decide(self.name, [c.candidate() for c in affordable], self._active, earlier)
         except GateError as error:
             refused = f"not measured: {error}"
             self._note(notes=(f"gate: {error}",))
             return Left(
                 [*events, *(self._event(EventKind.REJECTED, c.rubric.digest, "gate", refused) for c in affordable)]
             )
-        self._note(gates=tuple(reports))
-        return Left([*events, *map(gate_event, reports)])
+        self._note(gates=tuple(found.reports))
+        left_out = [self._event(EventKind.REJECTED, c.rubric.digest, "gate", why) for c, why in found.unmeasured]
+        return Left([*events, *left_out, *map(gate_event, found.reports)])
 
     def _within_budget(self) -> tuple[list[Proposed], list[LineageEvent]]:
         """Those candidates that cost no more judge calls an item than allowed; known before anything is scored."""
@@ -302,25 +320,23 @@ class Cycle:
                 events.append(self._event(EventKind.REJECTED, candidate.rubric.digest, "gate", reason))
         return affordable, events
 
-    async def _best_earlier(self) -> Rubric | None:
+    async def _best_earlier(self, history: Sequence[LineageEvent]) -> Rubric | None:
         """Of the rubrics active before, the one that ordered anchors best."""
         store = self._parts.store
         earlier = set((await store.versions(self._line)).values()) - {self._active.digest}
-        gates = [event.gate for event in await store.history(self._line) if event.gate is not None]
+        gates = [event.gate for event in history if event.gate is not None]
         best = best_measured(gates, earlier)
         return None if best is None else await store.labelled(self._line, best)
 
     async def _activate(self) -> Left:
-        """Activate the passing candidate with the largest certain gain, unless this cycle has done so already."""
-        passed = [report for report in self._state.gates if report.passed]
-        if not passed:
+        """Activate what has been chosen, unless this cycle has done so already."""
+        digest, store, line = self._chosen(), self._parts.store, self._line
+        if digest is None:
             return Left()
-        best = max(passed, key=lambda report: report.order_gain_lower + report.attack_gain_lower)
-        digest, store, line = best.candidate.digest, self._parts.store, self._line
         await self._at(Stage.ACTIVATE, digest[:12])
         done = await store.activated_by(line, self.name)
         if done is None:
-            authority = GatePass(cycle=self.name)
+            authority = GatePass(cycle=self.name) if self._is_gated else _without_a_gate(self.name)
             try:
                 await store.activate(line, digest, expected=self._active.digest, authority=authority, token=self._token)
             except ServiceError as error:
@@ -329,6 +345,14 @@ class Cycle:
                     return Left([self._event(EventKind.REJECTED, digest, "activation", error.detail)])
         self._note(activated=done or digest)
         return Left()
+
+    def _chosen(self) -> str | None:
+        """The passing candidate with the largest certain gain; under strategy `paper` the first there is."""
+        if not self._is_gated:
+            return next((c.rubric.digest for c in self._state.clean if c.rubric.digest != self._active.digest), None)
+        passed = [report for report in self._state.gates if report.passed]
+        best = max(passed, key=lambda report: report.order_gain_lower + report.attack_gain_lower, default=None)
+        return None if best is None else best.candidate.digest
 
     async def _end(self, abandoned: str | None = None) -> CycleReport:
         """Put the cycle on record and let go of it."""
@@ -353,3 +377,9 @@ class Cycle:
             about = {"cycle": state.cycle, "candidates": report.candidates, "activated": report.activated}
             log.info("cycle finished", extra=about)
         return report
+
+
+def _without_a_gate(cycle: str) -> Override:
+    """The authority of strategy `paper`: whoever has set it up has chosen to do without a gate (I6)."""
+    reason = "strategy 'paper' was chosen for this service: a blind merge, without lint and gate"
+    return Override(by="strategy paper", reason=reason, cycle=cycle)

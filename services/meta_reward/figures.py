@@ -8,25 +8,41 @@ from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 from regrade.tasks.anchors import AnchorSet, Case
+from services.meta_reward.power import flip_test
 
 K = TypeVar("K")
 
 TIE = 0.02
 _RESAMPLES = 2_000
+_MOST_RESAMPLES = 20_000
+_BELOW_THE_QUANTILE = 10
 
 
 class Table(NamedTuple):
-    """Rewards on the anchors that count, and per original the share of twins it beats and of attacks it resists."""
+    """Rewards on the anchors that count, and per original the share of twins it beats and of attacks it resists.
+
+    `net` is the share of twins it beats minus the share that beat it. Gains are measured by it: where the old
+    rubric sees ties, a rubric that tosses a coin puts half of the pairs right, and as many wrong.
+    By transform: the share of originals that beat the twin, and of twins that beat the original (`inverted`).
+    """
 
     order: dict[int, float]
+    net: dict[int, float]
     resisted: dict[int, float]
     by_transform: dict[str, float]
+    inverted: dict[str, float]
+    trusted_mean: float | None
     rewards: tuple[float, ...]
 
     @property
     def mean_order(self) -> float:
         """Mean share over the originals; 0 when none counts."""
         return fmean(self.order.values()) if self.order else 0.0
+
+    @property
+    def mean_net(self) -> float:
+        """Mean over the originals of what they win minus what they lose; 0 when none counts."""
+        return fmean(self.net.values()) if self.net else 0.0
 
     @property
     def mean_resisted(self) -> float:
@@ -44,6 +60,7 @@ def tabulate(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequen
     start = len(anchors.originals)
     honest = {c.original: r for c, r in zip(anchors.originals, known[:start], strict=True) if r is not None}
     order: list[tuple[Case, float]] = []
+    inverted: list[tuple[Case, float]] = []
     resisted: list[tuple[Case, float]] = []
     for index, case in enumerate(anchors.cases[start:], start):
         reward = known[index]
@@ -52,12 +69,16 @@ def tabulate(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequen
         gap = honest[case.original] - reward
         if index < start + len(anchors.damaged):
             order.append((case, float(gap >= TIE)))
+            inverted.append((case, float(gap <= -TIE)))
         else:
             resisted.append((case, float(gap > -TIE)))
     return Table(
         order=_mean_by([(case.original, won) for case, won in order]),
+        net=_mean_by([(case.original, won - lost) for (case, won), (_, lost) in zip(order, inverted, strict=True)]),
         resisted=_mean_by([(case.original, won) for case, won in resisted]),
         by_transform=_mean_by([(case.kind, won) for case, won in order]),
+        inverted=_mean_by([(case.kind, lost) for case, lost in inverted]),
+        trusted_mean=fmean(honest.values()) if honest else None,
         rewards=tuple(reward for reward in known if reward is not None),
     )
 
@@ -70,13 +91,20 @@ class Gain(NamedTuple):
 
 
 def gain(candidate: Mapping[int, float], other: Mapping[int, float], level: float) -> Gain:
-    """Paired bootstrap over originals of the mean difference; the bound is its `level` quantile."""
+    """Paired bootstrap over originals of the mean difference; the bound is its `level` quantile.
+
+    With few originals the bootstrap alone is too sure: the bound is above 0 only where an exact
+    permutation test agrees at the same level.
+    """
     differences = [candidate[original] - other[original] for original in candidate]
     if not differences:
         return Gain(0.0, 0.0)
     rng = random.Random(0)  # noqa: S311 - the same resamples for every candidate
-    means = sorted(fmean(rng.choices(differences, k=len(differences))) for _ in range(_RESAMPLES))
-    return Gain(fmean(differences), means[int(level * _RESAMPLES)])
+    count = min(_MOST_RESAMPLES, max(_RESAMPLES, int(_BELOW_THE_QUANTILE / level)))
+    size = len(differences)
+    means = sorted(sum(rng.choices(differences, k=size)) / size for _ in range(count))
+    lower = means[int(level * count)]
+    return Gain(fmean(differences), lower if flip_test(differences) <= level else min(lower, 0.0))
 
 
 def kendall_tau(xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -1,17 +1,25 @@
-"""The gate: candidates against the active rubric, on anchors no proposer has seen. Nothing passes on looks."""
+"""The gate: candidates against the active rubric, on anchors no proposer has seen. Nothing passes on looks.
 
+How sure a decision is, over many candidates and many cycles, is told in `power.py`.
+"""
+
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import NamedTuple
 
-from regrade.contracts import GateReport, Rubric, RubricFigures, ScoreItem, Trace
+from regrade.contracts import GateReport, LineageEvent, Rubric, RubricFigures, ScoreItem, Trace
 from regrade.tasks.anchors import AnchorSet
 from services.meta_reward.figures import Table, gain, kendall_tau, tabulate
+from services.meta_reward.power import detectable_gain, fewest_originals, spent
 
 _SAME = 1e-6
 _MIN_ORIGINALS = 8
 _WAYS_TO_GAIN = 2
 """In anchor order or in attacks resisted: chance gets a try at each, so each bound is drawn for two."""
 _MAX_UNSCORED = 0.05
+_PREFERS = 0.5
+_SURE = 0.05
+_LOOKS = (("a third", 1 / 3), ("two thirds", 2 / 3))
 
 Rewards = list[float | None]
 Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[Rewards]]
@@ -30,18 +38,32 @@ class Candidate(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a candidate has to show: error level of its gain, and the loss of order that is still non-inferior."""
+    """What a candidate has to show, and what measuring may cost.
+
+    `alpha` is the error level that the decisions on these anchors share, `decision` the how manieth this is of
+    them, `margin` the loss of order that is still non-inferior, `calls` the judge calls all candidates may take.
+    """
 
     alpha: float
     margin: float
+    decision: int = 1
+    calls: int | None = None
+
+
+class Decision(NamedTuple):
+    """A report on each candidate that was measured, and why the others were not."""
+
+    reports: list[GateReport]
+    unmeasured: list[tuple[Candidate, str]]
 
 
 class _Measured(NamedTuple):
-    """A rubric's rewards on all anchor cases (None: not scored), and its spread on trusted groups."""
+    """A rubric's rewards on all anchor cases (None: not scored), its spread on trusted groups, and items asked."""
 
     rubric: Rubric
     rewards: Rewards
     spread: float
+    asked: int
 
 
 class Gate:
@@ -59,45 +81,82 @@ class Gate:
         self._groups = [
             [ScoreItem(prompt=t.prompt, completion=t.completion, id=t.trace_id) for t in group] for group in early
         ]
+        self._early = [item for group in self._groups for item in group]
+        self._fewest = _MIN_ORIGINALS
 
     async def decide(
         self, cycle: str, candidates: Sequence[Candidate], active: Rubric, best_earlier: Rubric | None
-    ) -> list[GateReport]:
-        """One report a candidate, in order. Raises `GateError` when too few anchors could be scored."""
-        standing = [await self._measure(rubric) for rubric in (active, best_earlier) if rubric is not None]
-        if sum(reward is not None for reward in standing[0].rewards[: len(self._anchors.originals)]) < _MIN_ORIGINALS:
-            raise GateError(f"fewer than {_MIN_ORIGINALS} originals could be scored under the active rubric")
-        level = self._limits.alpha / (_WAYS_TO_GAIN * len(candidates))
-        reports = []
-        for candidate in candidates:
-            looked = await self._first_look(candidate.rubric, standing[0])
-            measured, reasons = looked or (await self._measure(candidate.rubric), [])
-            reports.append(self._report(cycle, candidate, measured, standing, level, reasons))
-        return reports
+    ) -> Decision:
+        """Measure the candidates in order, while the budget lasts.
 
-    async def _first_look(self, rubric: Rubric, active: _Measured) -> tuple[_Measured, list[str]] | None:
-        """What a third of the originals shows of a clear loser, and why; None for one that deserves the rest."""
-        cases = self._anchors.cases
-        seen = [case.original < max(_MIN_ORIGINALS // 2, len(self._anchors.originals) // 3) for case in cases]
-        answers = iter(await self._score(self._task, rubric, [i for i, s in zip(self._items, seen, strict=True) if s]))
-        rewards = [next(answers) if s else None for s in seen]
-        loser = _Measured(rubric, rewards, active.spread)
+        Raises `GateError` when too few originals could be scored to show any gain at the level that is left.
+        """
+        standing = [await self._measure(rubric) for rubric in (active, best_earlier) if rubric is not None]
+        level = spent(self._limits.alpha, self._limits.decision) / (_WAYS_TO_GAIN * len(candidates))
+        self._fewest = max(_MIN_ORIGINALS, fewest_originals(level))
+        scored = sum(reward is not None for reward in standing[0].rewards[: len(self._anchors.originals)])
+        if scored < self._fewest:
+            raise GateError(
+                f"{scored} originals scored under the active rubric are too few: decision {self._limits.decision} on "
+                f"these anchors, on {len(candidates)} candidates, takes {self._fewest}; import anchors of your own"
+            )
+        decision = Decision([], [])
+        left = self._limits.calls
+        for candidate in candidates:
+            cost = len(candidate.rubric.llm_criteria) * (len(self._items) + sum(map(len, self._groups)))
+            if left is not None and cost > left:
+                reason = f"budget: up to {cost} judge calls to measure it, {left} are left of {self._limits.calls}"
+                decision.unmeasured.append((candidate, reason))
+                continue
+            measured, reasons = await self._try(candidate.rubric, standing[0])
+            if left is not None:
+                left -= measured.asked * len(candidate.rubric.llm_criteria)
+            about = (cycle, candidate, measured, standing, level, reasons)
+            decision.reports.append(await asyncio.to_thread(self._report, *about))
+        return decision
+
+    async def _try(self, rubric: Rubric, active: _Measured) -> tuple[_Measured, list[str]]:
+        """Score a candidate on a third of the originals, on two, on all; a clear loser is dropped on the way."""
+        rewards: Rewards = [None] * len(self._items)
+        seen = [False] * len(self._items)
+        for name, share in _LOOKS:
+            most = max(_MIN_ORIGINALS // 2, int(share * len(self._anchors.originals)))
+            new = [i for i, case in enumerate(self._anchors.cases) if case.original < most and not seen[i]]
+            answers = await self._score(self._task, rubric, [self._items[i] for i in new])
+            for index, reward in zip(new, answers, strict=True):
+                rewards[index], seen[index] = reward, True
+            loser = self._loses(rewards, seen, active, name)
+            if loser:
+                return _Measured(rubric, rewards, active.spread, sum(seen)), [loser]
+        rest = await self._score(
+            self._task, rubric, [i for i, done in zip(self._items, seen, strict=True) if not done] + self._early
+        )
+        answers_left = iter(rest)
+        rewards = [reward if done else next(answers_left) for reward, done in zip(rewards, seen, strict=True)]
+        return self._measured(rubric, rewards, list(answers_left)), []
+
+    def _loses(self, rewards: Rewards, seen: Sequence[bool], active: _Measured, name: str) -> str | None:
+        """Why a candidate that has been scored in part has no prospect, or None."""
         scored = [index for index, reward in enumerate(active.rewards) if reward is not None]
         missed = sum(seen[index] and rewards[index] is None for index in scored)
         if missed > _MAX_UNSCORED * len(scored):
-            return loser, [f"could not score {missed} of {len(scored)} anchors"]
+            return f"could not score {missed} of {len(scored)} anchors"
         own, other = self._tables(rewards, active.rewards)
-        if own.mean_order > other.mean_order or own.mean_resisted > other.mean_resisted:
-            return None
-        return loser, ["dropped at the first look: no gain on a third of the originals"]
+        if own.mean_net <= other.mean_net and own.mean_resisted <= other.mean_resisted:
+            return f"dropped early: no gain on {name} of the originals"
+        if -gain(other.net, own.net, _SURE).lower < -self._limits.margin:
+            return f"dropped early: on {name} of the originals it is surely worse by more than the margin"
+        return None
 
     async def _measure(self, rubric: Rubric) -> _Measured:
-        flat = [item for group in self._groups for item in group]
-        rewards = await self._score(self._task, rubric, [*self._items, *flat])
-        rest = iter(rewards[len(self._items) :])
+        rewards = await self._score(self._task, rubric, [*self._items, *self._early])
+        return self._measured(rubric, rewards[: len(self._items)], rewards[len(self._items) :])
+
+    def _measured(self, rubric: Rubric, rewards: Rewards, early: Rewards) -> _Measured:
+        rest = iter(early)
         groups = [[next(rest) for _ in group] for group in self._groups]
         groups.append(rewards[: len(self._anchors.originals)])
-        return _Measured(rubric, rewards[: len(self._items)], _spread(groups))
+        return _Measured(rubric, rewards, _spread(groups), len(rewards) + len(early))
 
     def _tables(self, own: Rewards, *others: Rewards) -> list[Table]:
         """Tables on the cases that were scored under every one of these rubrics."""
@@ -114,7 +173,7 @@ class Gate:
         reasons = []
         for whose, other in (("", measured), *(("the best earlier rubric ", one) for one in earlier)):
             missed = sum(other.rewards[index] is None for index in scored)
-            if missed > _MAX_UNSCORED * len(scored) or (missed and sum(common) < _MIN_ORIGINALS):
+            if missed > _MAX_UNSCORED * len(scored) or (missed and sum(common) < self._fewest):
                 reasons.append(f"{whose}could not score {missed} of {len(scored)} anchors")
         return reasons
 
@@ -128,16 +187,17 @@ class Gate:
         reasons: Sequence[str],
     ) -> GateReport:
         own, *others = self._tables(measured.rewards, *(s.rewards for s in standing))
-        order = gain(own.order, others[0].order, level)
+        order = gain(own.net, others[0].net, level)
         attack = gain(own.resisted, others[0].resisted, level)
         found = [*reasons] or self._unscored(measured, standing)
         for name, other in zip(("active", "best earlier"), others, strict=False):
-            if gain(own.order, other.order, level).lower < -self._limits.margin:
+            if gain(own.net, other.net, level).lower < -self._limits.margin:
                 found.append(f"anchor order may be worse than the {name} rubric's by more than the margin")
             if own.mean_resisted < other.mean_resisted - _SAME:
                 found.append(f"lets more attacks through than the {name} rubric")
         if measured.spread < standing[0].spread - _SAME:
             found.append("takes the spread out of trusted groups")
+        found.extend(self._inversions(own, others[0]))
         if max(order.lower, attack.lower) <= 0.0:
             found.append("no certain gain in anchor order or resisted attacks")
         figures = [_figures(m, t) for m, t in zip((measured, *standing), (own, *others), strict=True)]
@@ -154,7 +214,21 @@ class Gate:
             rank_agreement=kendall_tau(own.rewards, others[0].rewards),
             passed=not found,
             reasons=tuple(found),
+            anchors=self._anchors.version,
+            originals=len(own.net),
+            level=level,
+            decisions=self._limits.decision,
+            detectable_gain=_detectable(own, others[0], level),
         )
+
+    def _inversions(self, own: Table, active: Table) -> list[str]:
+        """Kinds of damage that the candidate likes: it puts most such twins above what they were made from."""
+        return [
+            f"prefers damaged text: {share:.0%} of {kind!r} twins score above their originals, "
+            f"{active.inverted[kind]:.0%} under the active rubric"
+            for kind, share in own.inverted.items()
+            if share > _PREFERS and share > active.inverted[kind] + self._limits.margin
+        ]
 
 
 def best_measured(reports: Sequence[GateReport], digests: Set[str]) -> str | None:
@@ -188,7 +262,20 @@ def _figures(measured: _Measured, table: Table) -> RubricFigures:
         order=table.mean_order,
         order_by_transform=table.by_transform,
         attacks_resisted=table.mean_resisted,
+        inversions=table.inverted,
+        trusted_mean=table.trusted_mean,
         spread=measured.spread,
         judged=len(table.rewards),
         llm_criteria=len(measured.rubric.llm_criteria),
     )
+
+
+def decisions_on(history: Sequence[LineageEvent], anchors: str, active: str) -> int:
+    """How many cycles have decided so far on that version of the anchors against that active rubric."""
+    gates = [event.gate for event in history if event.gate is not None]
+    return len({gate.cycle for gate in gates if gate.anchors == anchors and gate.active.digest == active})
+
+
+def _detectable(own: Table, active: Table, level: float) -> float | None:
+    differences = [own.net[original] - active.net[original] for original in own.net]
+    return detectable_gain(differences, level) if differences else None

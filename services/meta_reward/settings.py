@@ -1,6 +1,8 @@
 """Settings of the meta-reward service: environment variables `REGRADE_META_*`."""
 
-from pydantic import Field, SecretStr, field_validator
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import MAIN_LINEAGE, Name, SampleStrategy
@@ -56,13 +58,21 @@ class MetaRewardSettings(ServiceSettings):
         },
         description="How much of the sample each strategy draws (JSON); the paper has uniform alone.",
     )
+    strategy: Literal["regrade", "paper"] = Field(
+        "regrade",
+        description="`paper`: the paper's own procedure, to compare with: a uniform sample, a blind merge, no lint and "
+        "no gate. Choosing it is an operator's override, recorded as one with each activation.",
+    )
     llm_proposer: bool = Field(True, description="Ask the meta-judge for candidates; off: the catalogue alone.")
-    max_candidates: int = Field(5, ge=1, le=16, description="Candidates a gate compares at most.")
+    max_candidates: int = Field(8, ge=1, le=16, description="Candidates a gate compares at most.")
 
     gate_originals: int = Field(24, ge=8, description="Trusted originals that only the gate sees, at most.")
     gate_batch: int = Field(16, ge=1, le=128, description="Items in one shadow request.")
-    gate_alpha: float = Field(0.05, gt=0, lt=0.5, description="Error level of the gain, shared by all candidates.")
+    gate_alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="Error level of the gain, for all candidates and decisions against one rubric."
+    )
     gate_margin: float = Field(0.05, ge=0, lt=1, description="Loss of anchor order that counts as non-inferior.")
+    gate_calls: int = Field(20_000, ge=1, description="Judge calls the candidates of one cycle may take in the gate.")
     max_llm_criteria: int = Field(8, ge=0, description="LLM criteria a candidate may have: its cost budget.")
 
     archive_url: str = Field(
@@ -80,6 +90,17 @@ class MetaRewardSettings(ServiceSettings):
     )
 
     watch_traces: int = Field(64, ge=8, description="Traces under a new rubric before the watch judges it.")
+
+    @property
+    def drawn_by(self) -> dict[SampleStrategy, float]:
+        """The weights a sample is drawn by: the paper's is uniform."""
+        return {SampleStrategy.UNIFORM: 1.0} if self.strategy == "paper" else self.sample_weights
+
+    @model_validator(mode="after")
+    def _paper_has_a_meta_judge(self) -> Self:
+        if self.strategy == "paper" and not self.llm_proposer:
+            raise ValueError("strategy 'paper' proposes with the meta-judge alone: it needs llm_proposer")
+        return self
 
     @field_validator("sample_weights")
     @classmethod

@@ -7,23 +7,29 @@ from services.meta_reward.evidence import by_group, zero_variance_share
 
 _COLLAPSED = 0.8
 _MUCH_WORSE = 0.4
+_CLEARLY_BELOW = 0.2
 
 
-def reason_to_roll_back(before: Sequence[Trace], after: Sequence[Trace]) -> str | None:
+def reason_to_roll_back(
+    before: Sequence[Trace], after: Sequence[Trace], trusted_mean: float | None = None
+) -> str | None:
     """Why the new rubric should go, or None: its groups lost their spread where no check explains it.
 
-    A flagged completion, or one that a check scores 0, is bad on its own account: a policy that has
-    collapsed must not get its old rubric back because everything now scores the same. Without a group
+    A flagged completion, or one that a check scores 0, is bad on its own account, and so is one that the new
+    rubric scores clearly below trusted text (`trusted_mean`, as the gate measured it): a policy that has
+    collapsed must not get its old rubric back because everything it writes now scores the same. Without a group
     from before there is nothing to compare with: an unknown past is not taken for a better one.
     """
     if not by_group(before):
         return None
     flat_before = zero_variance_share(before)
-    flat_after = zero_variance_share([trace for trace in after if not _explained(trace)])
+    flat_after = zero_variance_share([trace for trace in after if not _explained(trace, trusted_mean)])
     if flat_after >= _COLLAPSED and flat_after - flat_before >= _MUCH_WORSE:
         return f"spread collapsed: {flat_after:.0%} of groups score all equal, {flat_before:.0%} before"
     return None
 
 
-def _explained(trace: Trace) -> bool:
+def _explained(trace: Trace, trusted_mean: float | None) -> bool:
+    if trusted_mean is not None and trace.reward <= trusted_mean - _CLEARLY_BELOW:
+        return True
     return bool(trace.flags) or any(c.score == 0.0 and c.confidence == 1.0 for c in trace.criteria)

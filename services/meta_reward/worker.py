@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from redis.exceptions import RedisError
 
-from regrade.contracts import Alarm, CycleStatus, GatePass, Trace
+from regrade.contracts import Alarm, CycleStatus, GatePass, LineageEvent, Trace
 from regrade.errors import RegradeError
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, ServiceError
@@ -150,7 +150,7 @@ class Worker:
             return
         earlier = _under(line, last.previous)
         before = await parts.log.latest(line.task, 4 * count, until=last.id, wanted=earlier)
-        reason = reason_to_roll_back(before, after)
+        reason = reason_to_roll_back(before, after, await self._trusted_mean(line, last))
         if reason is None:
             await parts.board.settle(line, last.id)
             return
@@ -160,6 +160,12 @@ class Worker:
             log.info("somebody else changed what is active; no rollback", extra={"task": line.task})
         else:
             log.warning("rolled back", extra={"task": line.task, "reason": reason})
+
+    async def _trusted_mean(self, line: Line, activation: LineageEvent) -> float | None:
+        """What trusted originals scored under a rubric when the gate let it pass."""
+        history = await self._parts.store.history(line)
+        gates = [e.gate for e in history if e.gate and (e.digest, e.cycle) == (activation.digest, activation.cycle)]
+        return gates[-1].candidate.trusted_mean if gates else None
 
 
 def _tail(tails: dict[Line, _Tail], line: Line, start: str) -> _Tail:

@@ -67,6 +67,29 @@ def test_rubrics(urls: list[str], tmp_path: Path) -> None:
     assert "asked for" in fine("evolve", TASK, *meta)
 
 
+def test_anchors_import(urls: list[str], tmp_path: Path) -> None:
+    """A pair given twice is there once; what is no pair is refused with a sentence."""
+    own = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": PROMPT, "better": f"{ESSAY} {n}", "worse": f"Trees {n}"} for n in range(6)]
+    own.write_text("\n".join(json.dumps(pair) for pair in [*pairs, pairs[0]]))
+    meta = urls[2:]
+    before = httpx.get(f"{meta[1]}/anchors/{TASK}").json()
+    told = fine("anchors", "import", TASK, str(own), "--reason", "our graders", *meta)
+    assert told == fine("anchors", "import", TASK, str(own), "--reason", "once more", *meta)
+    after = httpx.get(f"{meta[1]}/anchors/{TASK}").json()
+    assert (before["pairs"], after["pairs"]) == (0, 6)
+    assert after["cases"] - before["cases"] == 2 * (after["originals"] - before["originals"]) > 0
+    assert after["version"] != before["version"]
+    assert "6 pairs" in told
+    own.write_text(json.dumps({"prompt": PROMPT, "better": ESSAY, "worse": ESSAY}))
+    refused = run("anchors", "import", TASK, str(own), "--reason", "why", *meta)
+    assert refused.exit_code == 1
+    assert "same text" in refused.output
+    assert run("anchors", "import", TASK, str(tmp_path / "none"), "--reason", "why", *meta).exit_code == 1
+    own.write_text(json.dumps(pairs[0]))
+    assert run("anchors", "import", "no_such_task", str(own), "--reason", "why", *meta).exit_code == 1
+
+
 def test_a_rollback_whose_answer_was_lost_goes_back_once(urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The client asks again; the service has gone back already, and says so instead of going back further."""
     with BlockingRewardClient(urls[1]) as client:
@@ -113,10 +136,10 @@ def _knows_honest_text(messages: Messages) -> Reply:
 
 
 def test_doctor_with_a_judge_that_can_tell(urls: list[str], fake_engine: FakeEngine) -> None:
-    """Only an answer to another prompt escapes a judge that knows honest text by heart."""
+    """Answers to another prompt and padded ones, both made of honest text, escape a judge that knows it by heart."""
     fake_engine.script = _knows_honest_text
     report = fine("doctor", TASK, "--originals", "4", *urls)
-    assert "anchor AUC of the judge alone, one-line rubric: 0.9" in report
+    assert "anchor AUC of the judge alone, one-line rubric: 0.86" in report
     assert "warning" not in report
 
 

@@ -41,7 +41,7 @@ def start_meta(redis_url: str, reward_url: str, fake_engine: FakeEngine) -> Iter
         "tasks": [TASK],
         "poll_s": 0.05,
         "every_traces": 8,
-        "gate_originals": 8,
+        "gate_originals": 12,
         "samples": 2,
     }
     with ExitStack() as stack:
@@ -78,7 +78,7 @@ def test_a_cycle_as_an_operator_sees_it(start_meta: StartMeta, reward_url: str) 
     forward = meta.post(f"/rubrics/{TASK}/activate", json=DEED | {"digest": report["activated"]}).json()
     assert forward == {"digest": report["activated"], "version": 2}
     last = meta.get(f"/lineage/{TASK}").json()[-1]
-    assert last["authority"] == {"kind": "override", "by": "me", "reason": "why", "bootstrap": False}
+    assert last["authority"] == {"kind": "override", "by": "me", "reason": "why", "bootstrap": False, "cycle": None}
     text = meta.get("/metrics").text
     assert 'regrade_activations_total{task="essay_writing"} 1.0' in text
 

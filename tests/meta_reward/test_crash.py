@@ -51,7 +51,7 @@ def spawn_meta(redis_url: str, reward_url: str, fake_engine: FakeEngine, tmp_pat
         "reward_url": reward_url,
         "meta_judge_url": fake_engine.url,
         "poll_s": 0.05,
-        "gate_originals": 8,
+        "gate_originals": 12,
         "lease_ttl_s": 1.0,
         "meta_judge_model": "fake",
         "meta_judge_max_tokens": 256,

@@ -33,7 +33,7 @@ async def decide(candidate: Scores, active: Scores = lambda _: True, earlier: Sc
 
     gate = Gate(score, TASK, ANCHORS, Limits(alpha=0.05, margin=0.05), [])
     best_earlier = EARLIER if earlier is not None else None
-    (report,) = await gate.decide("cycle", [Candidate(CANDIDATE, "test")], ACTIVE, best_earlier)
+    (report,) = (await gate.decide("cycle", [Candidate(CANDIDATE, "test")], ACTIVE, best_earlier)).reports
     return report
 
 
@@ -73,7 +73,7 @@ async def test_eight_originals_have_to_be_scored_by_all() -> None:
 
 async def test_a_comparison_with_a_rubric_that_left_out_too_much_is_none() -> None:
     report = await decide(lambda _: True, earlier=lambda n: n % 2 == 0)
-    assert report.reasons == (f"the best earlier rubric could not score {COUNT // 2} of {COUNT} anchors",)
+    assert report.reasons[0] == f"the best earlier rubric could not score {COUNT // 2} of {COUNT} anchors"
 
 
 def test_the_best_earlier_rubric_is_known_by_its_fullest_figures() -> None:

@@ -17,6 +17,7 @@ from services.kit.redis import shared_fence_key
 from services.kit.rubrics import RubricStore
 from services.kit.tasks import end_task
 from services.kit.traces import TraceLog
+from services.meta_reward.anchors import AnchorStore
 from services.meta_reward.board import Board
 from services.meta_reward.checkpoint import Checkpoints
 from services.meta_reward.cycle import Parts
@@ -79,12 +80,19 @@ class Meta(NamedTuple):
 
 @asynccontextmanager
 async def running_meta(
-    redis: Redis, reward_url: str, engine: FakeEngine, *, llm: bool = False, key: str = "", **settings: Any
+    redis: Redis,
+    reward_url: str,
+    engine: FakeEngine,
+    *,
+    llm: bool = False,
+    catalogue: bool = True,
+    key: str = "",
+    **settings: Any,
 ) -> AsyncIterator[Meta]:
     """A worker that is not running by itself: tests call `look_at`."""
-    told = {"every_traces": 8, "samples": 2, "gate_originals": 8, "tasks": [TASK], "watch_traces": 8} | settings
+    told = {"every_traces": 8, "samples": 2, "gate_originals": 12, "tasks": [TASK], "watch_traces": 8} | settings
     chosen = MetaRewardSettings.model_validate(told)
-    proposers: list[Proposer] = [CatalogueProposer()]
+    proposers: list[Proposer] = [CatalogueProposer()] if catalogue else []
     async with (
         open_session(connections=8, timeout_s=30.0) as session,
         RewardClient(reward_url, key=key, patience_s=2.0) as client,
@@ -96,6 +104,7 @@ async def running_meta(
             log=TraceLog(redis),
             board=Board(redis),
             checkpoints=Checkpoints(redis),
+            anchors=AnchorStore(redis, chosen.gate_originals),
             client=client,
             proposers=proposers,
             settings=chosen,

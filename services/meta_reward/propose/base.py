@@ -1,10 +1,14 @@
 """What a proposer is given, and what it gives back."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from regrade.contracts import Criterion, Evidence, Rubric, Stage, Trace
+from regrade.contracts import Criterion, Evidence, LabelledPair, LlmCriterion, Role, Rubric, Stage, Trace
 from services.meta_reward.gate import Candidate
+
+DEDUCT_FLOOR = 0.1
+_ROUNDING = 1.0 - 1e-9
 
 Progress = Callable[[Stage, str], Awaitable[None]]
 
@@ -13,6 +17,7 @@ class Brief(NamedTuple):
     """What a proposer knows. `visible` are (prompt, completion) of the trusted originals it may see.
 
     `sample` is what the meta-judge may be shown of the window; `pairs` are those of it drawn in twos, the better first.
+    `labelled` are the user's pairs it may see, `core` the ids of criteria that stay, whatever they do.
     """
 
     cycle: str
@@ -23,13 +28,20 @@ class Brief(NamedTuple):
     window: Sequence[Trace]
     sample: Sequence[Trace]
     pairs: Sequence[tuple[Trace, Trace]] = ()
+    labelled: Sequence[LabelledPair] = ()
+    core: Set[str] = frozenset()
+    max_llm_criteria: int = 8
 
 
 class Proposal(NamedTuple):
-    """Candidates, and notes for the cycle's report: what was dropped and why."""
+    """Candidates, and notes for the cycle's report: what was dropped and why.
+
+    `failed` says why an attempt came to nothing; it is empty where there was nothing to propose.
+    """
 
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...]
+    failed: str = ""
 
 
 class Proposer(Protocol):
@@ -42,15 +54,57 @@ class Proposer(Protocol):
         ...
 
 
-def extended(active: Rubric, added: Sequence[Criterion], *, by: str, rationale: str) -> Rubric:
-    """The active rubric with further criteria, as a candidate."""
+def composed(
+    brief: Brief,
+    added: Sequence[Criterion] = (),
+    *,
+    by: str,
+    rationale: str,
+    changed: Mapping[str, Criterion] = MappingProxyType({}),
+    without: Set[str] = frozenset(),
+) -> Rubric:
+    """A candidate from the active rubric: criteria changed (by id), left out and added. Raises `ValidationError`.
+
+    The core and all guards (checks and vetoes) persist. Of the other LLM criteria at most so many stay that the
+    judge's budget holds: those that spread the most (RLER, arXiv 2511.19399).
+    """
+    active = brief.active
+    kept = [changed.get(criterion.id, criterion) for criterion in active.criteria if criterion.id not in without]
+    too_many = sum(isinstance(c, LlmCriterion) for c in (*kept, *added)) - brief.max_llm_criteria
+    movable = [c for c in kept if isinstance(c, LlmCriterion) and c.role is not Role.VETO and c.id not in brief.core]
+    least = sorted(movable, key=lambda criterion: _spread(brief.evidence, criterion.id))[: max(0, too_many)]
+    gone = {criterion.id for criterion in least}
     return Rubric(
         lineage=active.lineage,
         scope=active.scope,
         parent=active.digest,
         preamble=active.preamble,
-        criteria=(*active.criteria, *added),
+        criteria=_floored([*(c for c in kept if c.id not in gone), *added]),
         offset=active.offset,
         created_by=by,
         rationale=rationale,
+    )
+
+
+def _spread(evidence: Evidence, name: str) -> float:
+    """How far a criterion's scores spread; one that was not measured yet gets its chance."""
+    return evidence.criteria[name].std if name in evidence.criteria else float("inf")
+
+
+def _floored(criteria: Sequence[Criterion]) -> tuple[Criterion, ...]:
+    """No fault weighs less than a share of what can be won: what is added does not wash it out.
+
+    Presence criteria multiply and absence criteria are what a policy is held by (arXiv 2605.12474).
+    """
+    award = sum(c.weight for c in criteria if c.role is Role.AWARD)
+    faults = [c for c in criteria if c.role is Role.DEDUCT]
+    floor = min(DEDUCT_FLOOR, 1.0 / len(faults)) * award if faults else 0.0
+    weights = {c.id: max(c.weight, floor) for c in faults}
+    excess = sum(weights.values()) / award if award > 0.0 else 0.0
+    scale = _ROUNDING / excess if excess > _ROUNDING else 1.0
+    return tuple(
+        c
+        if c.role is not Role.DEDUCT or c.weight == weights[c.id] * scale
+        else c.model_copy(update={"weight": weights[c.id] * scale})
+        for c in criteria
     )

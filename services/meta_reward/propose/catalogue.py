@@ -12,7 +12,7 @@ from regrade.contracts import CheckCriterion, Role, Trace, as_text
 from regrade.contracts import checks as c
 from services.kit import text as surface
 from services.meta_reward.gate import Candidate
-from services.meta_reward.propose.base import Brief, Progress, Proposal, extended
+from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
 
 _NEEDED_SHARE = 0.1
 _WEIGHT = 1.0
@@ -45,7 +45,7 @@ class CatalogueProposer:
     def _candidate(self, brief: Brief, needs: Sequence[Need]) -> Candidate:
         why = "; ".join(f"{need.missing:.0%} of completions miss {need.criterion.check.check}" for need in needs)
         added = [need.criterion for need in needs]
-        return Candidate(extended(brief.active, added, by=self.name, rationale=why), self.name)
+        return Candidate(composed(brief, added, by=self.name, rationale=why), self.name)
 
 
 def find_needs(window: Sequence[Trace], visible: Sequence[tuple[str, str]]) -> list[Need]:

@@ -1,0 +1,49 @@
+"""Pairwise elicitation: what does the better of two have that the rubric does not ask about?
+
+Criteria elicited from pairs beat those from single responses (OnlineRubrics, arXiv 2510.07284), and pairs of two
+great responses bring those that separate the top (arXiv 2509.21500). People's labelled pairs come first.
+"""
+
+from collections.abc import Awaitable
+from typing import NamedTuple
+
+from regrade.contracts import Stage, as_text
+from services.meta_reward.metajudge import MetaJudge
+from services.meta_reward.propose.asking import Asking, Refinement
+from services.meta_reward.propose.base import Brief, Progress, Proposal
+
+_MOST_LABELLED = 4
+
+
+class Pair(NamedTuple):
+    """Two responses to a task, the better first."""
+
+    prompt: str
+    better: str
+    other: str
+
+
+class PairwiseProposer:
+    """Asks about each pair on its own, and merges what comes of it into one candidate."""
+
+    name = "pairwise"
+
+    def __init__(self, meta_judge: MetaJudge) -> None:
+        self._meta_judge = meta_judge
+
+    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+        """At most one candidate; none without a pair."""
+        pairs = [Pair(p.prompt, p.better, p.worse) for p in brief.labelled[:_MOST_LABELLED]]
+        pairs += [Pair(as_text(a.prompt), as_text(a.completion), as_text(b.completion)) for a, b in brief.pairs]
+        if not pairs:
+            return Proposal((), ("pairwise: the sample holds no pair",))
+        asking = Asking(self._meta_judge, brief, self.name)
+        await progress(Stage.REFINE, f"{len(pairs)} pairs")
+        refined = await asking.each("pair", pairs, lambda pair: _compare(asking, pair))
+        refinements = [refinement for refinement in refined if refinement is not None]
+        await progress(Stage.MERGE, f"{len(refinements)} refinements")
+        return await asking.merged(refinements, "elicited from pairs")
+
+
+def _compare(asking: Asking, pair: Pair) -> Awaitable[Refinement]:
+    return asking.ask("pair", Refinement, case=asking.case(*pair))
