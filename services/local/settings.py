@@ -24,6 +24,9 @@ class LocalSettings(BaseSettings):
     judge_model: str = Field("", description="Its model; empty takes the first one it lists.")
     every_traces: int = Field(24, ge=8, description="New traces that start a rubric cycle.")
     gate_originals: int = Field(12, ge=8, description="Trusted originals the gate measures on.")
+    gate_alpha: float = Field(
+        0.2, gt=0, lt=0.5, description="Error level of the gate's decisions; 12 originals show little at 0.05."
+    )
     samples: int = Field(1, ge=1, description="Traces the meta-judge analyses in a cycle.")
     threads: int = Field(2, ge=1, description="CPU threads of the trainer.")
     judge_threads: int = Field(1, ge=1, description="CPU threads of the engine; one leaves room for a training step.")

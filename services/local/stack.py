@@ -119,6 +119,7 @@ class Stack:
             "REGRADE_META_EVERY_TRACES": str(settings.every_traces),
             "REGRADE_META_SAMPLES": str(settings.samples),
             "REGRADE_META_GATE_ORIGINALS": str(settings.gate_originals),
+            "REGRADE_META_GATE_ALPHA": str(settings.gate_alpha),
             "REGRADE_META_GATE_BATCH": "4",
             "REGRADE_META_MAX_LLM_CRITERIA": "2",
         }
