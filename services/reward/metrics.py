@@ -38,6 +38,20 @@ class RewardMetrics:
             ("task", "spread"),
             registry=registry,
         )
+        self._active = Gauge(
+            "regrade_active_rubric_version", "Version of the active rubric.", ("task", "lineage"), registry=registry
+        )
+        self._active_since = Gauge(
+            "regrade_active_rubric_since_seconds",
+            "Unix time at which this replica first met the version.",
+            ("task", "lineage"),
+            registry=registry,
+        )
+        self._versions: dict[tuple[str, str], int] = {}
+        self._measure_judge(registry)
+        self._measure_outages(registry)
+
+    def _measure_judge(self, registry: CollectorRegistry) -> None:
         self._calls = Histogram(
             "regrade_judge_call_seconds", "Engine requests.", ("outcome",), buckets=_CALL_SECONDS, registry=registry
         )
@@ -53,16 +67,6 @@ class RewardMetrics:
         self._tokens = CounterMetric(
             "regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry
         )
-        self._degraded = Gauge(
-            "regrade_degraded_state", "1 while Redis is away and answers are degraded, else 0.", registry=registry
-        )
-        self._spool_bytes = Gauge("regrade_spool_bytes", "Size of this replica's spool.", registry=registry)
-        self._spool_records = Gauge(
-            "regrade_spool_records", "Items in the spool that Redis has not acknowledged.", registry=registry
-        )
-        self._replayed = CounterMetric(
-            "regrade_spool_replayed_records_total", "Spooled items that Redis has acknowledged.", registry=registry
-        )
         self._resting = Gauge(
             "regrade_judge_ejected_endpoints", "Engine endpoints left out after failures.", registry=registry
         )
@@ -72,17 +76,19 @@ class RewardMetrics:
             ("outcome",),
             registry=registry,
         )
+
+    def _measure_outages(self, registry: CollectorRegistry) -> None:
+        self._degraded = Gauge(
+            "regrade_degraded_state", "1 while Redis is away and answers are degraded, else 0.", registry=registry
+        )
+        self._spool_bytes = Gauge("regrade_spool_bytes", "Size of this replica's spool.", registry=registry)
+        self._spool_records = Gauge(
+            "regrade_spool_records", "Items in the spool that Redis has not acknowledged.", registry=registry
+        )
         self._spool_limit = Gauge("regrade_spool_limit_bytes", "Size the spool may reach; 0: none.", registry=registry)
-        self._active = Gauge(
-            "regrade_active_rubric_version", "Version of the active rubric.", ("task", "lineage"), registry=registry
+        self._replayed = CounterMetric(
+            "regrade_spool_replayed_records_total", "Spooled items that Redis has acknowledged.", registry=registry
         )
-        self._active_since = Gauge(
-            "regrade_active_rubric_since_seconds",
-            "Unix time at which this replica first met the version.",
-            ("task", "lineage"),
-            registry=registry,
-        )
-        self._versions: dict[tuple[str, str], int] = {}
 
     @contextmanager
     def judge_call(self, conversations: int) -> Iterator[Callable[[Sequence[object]], None]]:
