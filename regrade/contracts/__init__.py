@@ -2,7 +2,7 @@
 
 from regrade.contracts.anchors import MAX_LABELLED, AnchorsAnswer, ImportAnchors, LabelledPair
 from regrade.contracts.base import Contract, Digest, Name, Scope, canonical_json, sha256_of
-from regrade.contracts.evidence import Alarm, CriterionFigures, Evidence
+from regrade.contracts.evidence import Alarm, AuditFigures, Audited, CriterionFigures, Evidence
 from regrade.contracts.evolution import (
     Authority,
     CycleReport,
@@ -60,6 +60,8 @@ __all__ = [
     "MAX_LABELLED",
     "TOP_LEVEL",
     "Alarm",
+    "AuditFigures",
+    "Audited",
     "AnchorsAnswer",
     "Authority",
     "CheckCriterion",

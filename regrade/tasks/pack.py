@@ -1,6 +1,6 @@
 """Task packs: what Regrade knows of a task. A folder each; adding a task is adding a folder.
 
-<task>/task.toml        role words, name of the starting rubric; of a depth task its scopes
+<task>/task.toml        role words, name of the starting rubric
 <task>/rubrics/*.json   starting rubrics
 <task>/prompts.jsonl    prompts to train on: {id, prompt}
 <task>/anchors.jsonl    trusted originals: {id, prompt, completion}
@@ -19,6 +19,8 @@ from pydantic import Field
 from regrade.contracts import Contract, Name, Rubric, Scope
 
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
+Kind = Literal["breadth", "depth"]
+"""Breadth: one rubric holds for all instances. Depth: each scope of alike instances has guidelines of its own."""
 
 
 class UnknownTaskError(LookupError):
@@ -56,16 +58,13 @@ class Attack(Contract):
 
 
 class TaskPack(Contract):
-    """Everything that ships for one task.
-
-    With `depth`, each of `scopes` has rubrics of its own, whose guidelines evolve; without, one rubric holds for all.
-    """
+    """Everything that ships for one task."""
 
     name: Name
     judge_role: Text
     meta_role: Text
     language: str = Field(pattern=r"^[a-z]{2}$")
-    depth: bool = False
+    kind: Kind = "breadth"
     scopes: tuple[Scope, ...] = ()
     starting_rubric: Rubric
     prompts: tuple[TrainingPrompt, ...]
