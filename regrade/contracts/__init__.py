@@ -2,7 +2,7 @@
 
 from regrade.contracts.anchors import MAX_LABELLED, AnchorsAnswer, ImportAnchors, LabelledPair
 from regrade.contracts.base import Contract, Digest, Name, Scope, canonical_json, sha256_of
-from regrade.contracts.evidence import Alarm, AuditFigures, Audited, CriterionFigures, Evidence
+from regrade.contracts.evidence import Alarm, Audited, AuditFigures, CriterionFigures, Evidence
 from regrade.contracts.evolution import (
     Authority,
     CycleReport,
@@ -60,9 +60,9 @@ __all__ = [
     "MAX_LABELLED",
     "TOP_LEVEL",
     "Alarm",
+    "AnchorsAnswer",
     "AuditFigures",
     "Audited",
-    "AnchorsAnswer",
     "Authority",
     "CheckCriterion",
     "Contract",

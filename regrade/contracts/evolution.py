@@ -93,7 +93,7 @@ class GateReport(Outcome):
     anchors: str = ""
     """Version of the anchor set it was measured on."""
     anchors_base: str = ""
-    """Version of that set without early completions: by it decisions are counted, so that growth grants no new level."""
+    """Version of it without early completions. Decisions are counted by it: growth grants no new error level."""
     originals: int = 0
     """Originals that count: scored under every rubric compared."""
     level: float = 0.0

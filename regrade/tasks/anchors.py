@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from regrade.contracts import LabelledPair, ScoreItem, sha256_of
@@ -20,7 +21,7 @@ _KEYWORDS = 40
 _SHORTEST_KEYWORD = 5
 _VERSION_DIGITS = 12
 _CHANGED = 0.1
-_PAIR = 2
+_MOVED = 0.3
 LABELLED = "labelled"
 """The kind of a case that a user put below its original."""
 
@@ -131,14 +132,13 @@ TRANSFORMS: dict[str, Callable[[Original, random.Random, Sequence[Original]], st
 
 
 def is_really_changed(text: str, twin: str) -> bool:
-    """Whether a twin differs by more than a tenth of its pairs of neighbouring words: else nothing was damaged."""
-    one, other = (_pairs_of(found) for found in (text, twin))
-    return (one - other).total() + (other - one).total() > _CHANGED * max(1, one.total() + other.total())
-
-
-def _pairs_of(text: str) -> Counter[tuple[str, ...]]:
-    tokens = _WORD.findall(text.lower())
-    return Counter(tuple(tokens[at : at + _PAIR]) for at in range(len(tokens)))
+    """Whether a twin holds other pairs of neighbouring words, or the same words mostly elsewhere."""
+    tokens, others = _WORD.findall(text.lower()), _WORD.findall(twin.lower())
+    if Counter(tokens) == Counter(others):
+        moved = sum(one != other for one, other in zip(tokens, others, strict=True))
+        return moved > _MOVED * len(tokens)
+    one, other = Counter(pairwise(tokens)), Counter(pairwise(others))
+    return (one - other).total() + (other - one).total() > _CHANGED * (one.total() + other.total())
 
 
 def build_anchors(

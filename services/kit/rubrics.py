@@ -230,9 +230,7 @@ class RubricStore:
             raise Conflict(fill(_REFUSALS["conflict"], detail=current.digest))
         target = (await self.find(line, to)).digest if to is not None else await self._before(line, current.digest)
         authority = Rollback(by=by, reason=reason)
-        version = await self.activate(
-            line, target, expected=current.digest, authority=authority, cooldown_s=cooldown_s
-        )
+        version = await self.activate(line, target, expected=current.digest, authority=authority, cooldown_s=cooldown_s)
         return Active(target, version, line.scope)
 
     async def _before(self, line: Line, digest: str) -> str:

@@ -9,7 +9,7 @@ from math import sqrt
 from statistics import NormalDist, fmean, variance
 from typing import NamedTuple
 
-from regrade.contracts import AuditFigures, Audited
+from regrade.contracts import Audited, AuditFigures
 from services.kit.redis import position
 
 _SURE = 0.95
@@ -58,7 +58,9 @@ def by_activation(audits: Entries, previous: str, digest: str, activation: str, 
     if len(after) < window:
         return None
     after, half = after[:window], window // 2
-    before = [one for entry_id, one in scored(audits) if one.digest == previous and not _is_behind(entry_id, activation)]
+    before = [
+        one for entry_id, one in scored(audits) if one.digest == previous and not _is_behind(entry_id, activation)
+    ]
     changes = [_change(before[-window:], after, _FEWEST), _change(after[:half], after[half:], half)]
     return max((change for change in changes if change is not None), key=lambda c: c.contradiction, default=None)
 

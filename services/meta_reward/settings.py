@@ -95,7 +95,8 @@ class MetaRewardSettings(ServiceSettings):
     )
     audit_key: SecretStr = Field(SecretStr(""), description="API key for that service.")
     audit_rubrics: dict[Name, Digest] = Field(
-        {}, description="Digest of the fixed rubric to audit by, by task (JSON object); else the pack's starting rubric."
+        {},
+        description="Digest of the fixed rubric to audit by, by task (JSON object); else the pack's starting rubric.",
     )
     audit_batch: int = Field(16, ge=1, le=512, description="Traces of a line audited in one look at most.")
     audit_window: int = Field(32, ge=8, description="Audited traces that are compared with as many earlier ones.")
