@@ -1,8 +1,8 @@
 """Early completions as anchors: what a run wrote before it could learn to please, as far as it can be trusted. Pure.
 
-The more decisions have been made on the same anchors, the more originals the next one takes (`power.py`). They come from
-the policy's own first steps: not flagged or truncated, finished, of several sentences, and really changed by the
-transforms that damage them. The decisions go on being counted: more originals are more power, not a new level.
+The more decisions have been made on the same anchors, the more originals the next one takes (`power.py`). They come
+from the policy's own first steps: not flagged or truncated, finished, and really changed by the transforms that damage
+them. Decisions go on being counted as before: more originals are more power, not a new error level.
 """
 
 import hashlib

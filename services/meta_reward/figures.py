@@ -91,13 +91,13 @@ class Gain(NamedTuple):
 
 
 def gain(candidate: Mapping[int, float], other: Mapping[int, float], level: float) -> Gain:
-    """Mean difference over originals, paired, and its lower bound at `level`: the bootstrap's quantile, held by a test.
+    """Mean difference over originals, paired, and its lower bound at `level`: a bootstrap's quantile, held by a test.
 
-    Which one decides: the bound is above 0 only if both say so, the percentile bootstrap and the exact permutation test
-    of `power.flip_test`. The test is what makes an error level hold, however few originals there are and whatever their
-    distribution: it is exact, where a bootstrap of few originals is too sure (eight that all gain by 0.1 have a
-    bootstrap bound of 0.1 at any level). The bootstrap is what puts a number to the bound, which the non-inferiority
-    margin and the choice among passing candidates need, and what a test of zero cannot give. A bound below 0 is the bootstrap's alone.
+    Which of the two decides: both have to say so before the bound is above 0. The permutation test
+    (`power.flip_test`) is what makes the error level hold: it is exact, however few originals there are, where a
+    bootstrap of few is too sure (eight that all gain 0.1 have a bound of 0.1 at any level). The percentile bootstrap
+    is what puts a number to the bound, which the margin of non-inferiority and the choice among those that pass need
+    and no test of zero gives. A bound below 0 is the bootstrap's alone.
     """
     differences = [candidate[original] - other[original] for original in candidate]
     if not differences:
