@@ -138,7 +138,8 @@ def is_really_changed(text: str, twin: str) -> bool:
         moved = sum(one != other for one, other in zip(tokens, others, strict=True))
         return moved > _MOVED * len(tokens)
     one, other = Counter(pairwise(tokens)), Counter(pairwise(others))
-    return (one - other).total() + (other - one).total() > _CHANGED * (one.total() + other.total())
+    changed = (one - other).total() + (other - one).total()
+    return changed > _CHANGED * (one.total() + other.total())
 
 
 def build_anchors(

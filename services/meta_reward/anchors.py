@@ -39,8 +39,10 @@ class AnchorStore:
     async def grow(self, line: Line, early: Mapping[str, Original]) -> AnchorSet:
         """Keep early completions, by trace id, for good; the line's anchor set with them."""
         if early:
-            told = {trace_id: original.model_dump_json() for trace_id, original in early.items()}
-            await self._redis.hset(ks.early_key(line), mapping=told)
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for trace_id, original in early.items():
+                    pipe.hset(ks.early_key(line), trace_id, original.model_dump_json())
+                await pipe.execute()
         return await self.of_line(line)
 
     async def add(self, task: str, pairs: Sequence[LabelledPair]) -> None:
