@@ -135,7 +135,7 @@ def is_really_changed(text: str, twin: str) -> bool:
     """Whether a twin holds other pairs of neighbouring words, or the same words mostly elsewhere."""
     tokens, others = _WORD.findall(text.lower()), _WORD.findall(twin.lower())
     if Counter(tokens) == Counter(others):
-        moved = sum(one != other for one, other in zip(tokens, others, strict=True))
+        moved: int = sum(one != other for one, other in zip(tokens, others, strict=True))
         return moved > _MOVED * len(tokens)
     one, other = Counter(pairwise(tokens)), Counter(pairwise(others))
     changed = (one - other).total() + (other - one).total()

@@ -128,7 +128,11 @@ async def _open_state(
     spool = open_spool(settings)
     ledger = Ledger(trace_log, circuit, pins, actives, spool)
     admission = Admission(
-        capacity=settings.judge_in_flight, shadow_capacity=settings.shadow_in_flight, queue=settings.judge_queue
+        capacity=settings.judge_in_flight,
+        shadow_capacity=settings.shadow_in_flight or max(1, settings.judge_in_flight // 8),
+        queue=settings.judge_queue,
+        shadow_share=settings.shadow_share,
+        quiet_s=settings.shadow_quiet_s,
     )
     calls = EngineCalls(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
     service = ScoreService(
