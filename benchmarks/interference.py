@@ -1,7 +1,8 @@
 """What a scoring client feels of evolution: its latency with and without cycles back to back, in alternating blocks.
 
-A client scores training batches as fast as it is answered, against one engine of limited capacity that is judge and
-meta-judge; the meta-reward service does one cycle after the other in half of the blocks, and is paused in the others.
+A client scores training batches as fast as it is answered, against an engine of limited capacity; the meta-reward
+service, whose meta-judge is an engine of its own, does one cycle after the other in half of the blocks, and is paused
+in the others.
 Every candidate has criteria of its own, so none of its scores is known beforehand. `--engine llamacpp` takes the real
 small model instead of the stub. Writes `interference.json`; ends with 1 when the stub's median moves by 5 % or more.
 """
@@ -42,6 +43,8 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str]]:
             common = {"REDIS_URL": f"redis://127.0.0.1:{redis.port}/0", "LOG_LEVEL": "WARNING"}
             module = ["benchmarks.limited_engine"] if engine == "stub" else ["services.local.engine"]
             _, engine_url = start(processes, folder, "engine", [*module, "--slots", str(slots)], "/health")
+            meta_judge = ["benchmarks.limited_engine", "--slots", "1"]
+            _, meta_judge_url = start(processes, folder, "meta-judge", meta_judge, "/health")
             reward = {
                 "JUDGE_URL": engine_url,
                 "JUDGE_IN_FLIGHT": str(slots),
@@ -51,12 +54,11 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str]]:
             _, reward_url = start(processes, folder, "reward", ["services.reward"], "/readyz", env)
             meta = {
                 "REWARD_URL": reward_url,
-                "META_JUDGE_URL": engine_url,
+                "META_JUDGE_URL": meta_judge_url,
                 "EVERY_TRACES": "64",
                 "LONGEST_WAIT": "1",
                 "POLL_S": "0.05",
                 "META_JUDGE_IN_FLIGHT": "1",
-                "LLM_PROPOSER": "true" if engine == "stub" else "false",
             }
             env = {f"REGRADE_META_{name}": value for name, value in (common | meta).items()}
             _, meta_url = start(processes, folder, "meta", ["services.meta_reward"], "/readyz", env)

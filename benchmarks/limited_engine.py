@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port-file", type=Path, required=True)
     parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--service-ms", type=float, default=25.0)
+    parser.add_argument("--service-ms", type=float, default=50.0)
     uvloop.run(_serve(parser.parse_args()))
 
 
