@@ -23,6 +23,6 @@ async def test_the_channel_tells_every_replica(redis: Redis, store: RubricStore,
             wanted = f'regrade_active_rubric_version{{lineage="main",task="{TASK}"}} {version}.0'
 
             async def everywhere(wanted: str = wanted) -> bool:
-                return all(wanted in (await http.get(f"{url}/metrics")).text for url in replicas)
+                return all([wanted in (await http.get(f"{url}/metrics")).text for url in replicas])
 
             await until(everywhere, f"version {version} everywhere", timeout_s=5.0)
