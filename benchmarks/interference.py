@@ -1,18 +1,20 @@
 """What a scoring client feels of evolution: its latency with and without cycles back to back, in alternating blocks.
 
 A client scores training batches as fast as it is answered, against an engine of limited capacity; the meta-reward
-service, whose meta-judge is an engine of its own, does one cycle after the other in half of the blocks, and is paused
-in the others.
+service, whose meta-judge is an engine of its own, does one cycle after the other in half of the blocks, and stands
+still (SIGSTOP) in the others.
 Every candidate has criteria of its own, so none of its scores is known beforehand. `--engine llamacpp` takes the real
 small model instead of the stub. Writes `interference.json`; ends with 1 when the stub's median moves by 5 % or more.
 """
 
 import argparse
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -28,13 +30,14 @@ from services.local.processes import Processes
 
 TASK = "essay_writing"
 BOUND = 1.05
-_OPERATOR = {"by": "benchmark", "reason": "to be measured"}
+_DRAINED_S = 3.0
+_READY_S = 60.0
 _PREPARED = 2_000
 
 
 @contextmanager
-def _running(folder: Path, engine: str) -> Iterator[tuple[str, str]]:
-    """Valkey, the engine, and both services, ready; the services' addresses."""
+def _running(folder: Path, engine: str) -> Iterator[tuple[str, str, int]]:
+    """Valkey, the engine, and both services, ready; the services' addresses, and the meta-reward service's pid."""
     slots = 8 if engine == "stub" else 4
     redis = ValkeyServer()
     redis.start()
@@ -58,11 +61,12 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str]]:
                 "EVERY_TRACES": "64",
                 "LONGEST_WAIT": "1",
                 "POLL_S": "0.05",
+                "LEASE_TTL_S": "300",
                 "META_JUDGE_IN_FLIGHT": "1",
             }
             env = {f"REGRADE_META_{name}": value for name, value in (common | meta).items()}
-            _, meta_url = start(processes, folder, "meta", ["services.meta_reward"], "/readyz", env)
-            yield reward_url, meta_url
+            pid, meta_url = start(processes, folder, "meta", ["services.meta_reward"], "/readyz", env)
+            yield reward_url, meta_url, pid
     finally:
         redis.stop()
 
@@ -72,18 +76,22 @@ def _status(meta_url: str) -> dict[str, Any]:
     return found
 
 
-def _pause(meta_url: str) -> None:
-    httpx.post(f"{meta_url}/cycles/{TASK}/pause", json=_OPERATOR, timeout=10.0).raise_for_status()
-    deadline = time.monotonic() + 60.0
-    while _status(meta_url)["stage"] != "idle" and time.monotonic() < deadline:
+def _wait_for_gate(meta_url: str) -> None:
+    """Until candidates are being scored."""
+    deadline = time.monotonic() + _READY_S
+    while _status(meta_url)["stage"] != "gate" and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
-def _resume(meta_url: str) -> None:
-    httpx.post(f"{meta_url}/cycles/{TASK}/resume", json=_OPERATOR, timeout=10.0).raise_for_status()
-    deadline = time.monotonic() + 30.0
-    while _status(meta_url)["stage"] == "idle" and time.monotonic() < deadline:
-        time.sleep(0.02)
+@contextmanager
+def _held(pid: int) -> Iterator[None]:
+    """The meta-reward service stands still in mid-cycle, and what it had asked for has been answered."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(_DRAINED_S)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _block(sender: Sender, url: str, bodies: Iterator[bytes], seconds: float) -> list[float]:
@@ -103,15 +111,15 @@ def _measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     bodies = iter(score_bodies(TASK, f"interference {time.time()}", _PREPARED))
     found: dict[str, list[float]] = {"without": [], "with": []}
     ratios = []
-    with _running(folder, args.engine) as (reward_url, meta_url), Sender() as sender:
+    with _running(folder, args.engine) as (reward_url, meta_url, pid), Sender() as sender:
         _block(sender, reward_url, bodies, 2.0)
-        _pause(meta_url)
+        _wait_for_gate(meta_url)
         shadow = _shadow_items(reward_url)
         for n in range(args.blocks):
             pair = {}
             for kind in ("without", "with") if n % 2 == 0 else ("with", "without"):
-                (_pause if kind == "without" else _resume)(meta_url)
-                pair[kind] = _block(sender, reward_url, bodies, args.seconds)
+                with _held(pid) if kind == "without" else nullcontext():
+                    pair[kind] = _block(sender, reward_url, bodies, args.seconds)
                 found[kind] += pair[kind]
             ratios.append(median(pair["with"]) / median(pair["without"]))
             console.print(f"block {n + 1} of {args.blocks}: {ratios[-1]:.3f}")

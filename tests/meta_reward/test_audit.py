@@ -1,6 +1,7 @@
 """The audit judge: what it is asked, what is made of it, and what it costs when it fails."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from redis.asyncio import Redis
@@ -102,7 +103,12 @@ async def test_the_watch_rolls_back_what_the_audit_contradicts(
 ) -> None:
     fixed, wanted = rubric(llm("audit")), rubric(llm("wanted"))
     fake_engine.script = meta_script(contradicting)
-    told = {"audit_share": 1.0, "audit_window": 8, "audit_rubrics": {TASK: fixed.digest}, "every_traces": PATIENT}
+    told: dict[str, Any] = {
+        "audit_share": 1.0,
+        "audit_window": 8,
+        "audit_rubrics": {TASK: fixed.digest},
+        "every_traces": PATIENT,
+    }
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         worker = meta.worker
         worker._parts = meta.parts._replace(audits=AuditBook(redis))
@@ -132,7 +138,7 @@ async def test_i8_each_trace_is_audited_once_whoever_audits(
 ) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     registry = CollectorRegistry()
-    told = {"audit_share": 0.5, "audit_batch": 64, "every_traces": PATIENT}
+    told: dict[str, Any] = {"audit_share": 0.5, "audit_batch": 64, "every_traces": PATIENT}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         for step in range(4):
             await train(meta.client, step=step)
@@ -152,7 +158,7 @@ async def test_i8_each_trace_is_audited_once_whoever_audits(
 
 async def test_a_look_costs_no_more_than_its_batch(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
-    told = {"audit_share": 1.0, "audit_batch": 4, "every_traces": PATIENT}
+    told: dict[str, Any] = {"audit_share": 1.0, "audit_batch": 4, "every_traces": PATIENT}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         await train(meta.client, count=8)
         await auditor_of(meta, redis).look_at(LINE)
@@ -167,7 +173,7 @@ async def test_a_cycles_evidence_and_sample_know_the_audit(
 ) -> None:
     fake_engine.script = meta_script(contradicting)
     fixed = rubric(llm("audit"))
-    told = {"audit_share": 1.0, "audit_rubrics": {TASK: fixed.digest}}
+    told: dict[str, Any] = {"audit_share": 1.0, "audit_rubrics": {TASK: fixed.digest}}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         meta.worker._parts = meta.parts._replace(audits=AuditBook(redis))
         await meta.parts.store.put(TASK, fixed)
