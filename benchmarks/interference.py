@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 from typing import Any
 
 import httpx
@@ -139,6 +139,7 @@ def _shadow_items(reward_url: str) -> float:
 def _figures(latencies: list[float]) -> dict[str, float]:
     return {
         "batches": len(latencies),
+        "mean_ms": 1_000.0 * fmean(latencies),
         "median_ms": 1_000.0 * median(latencies),
         "p95_ms": 1_000.0 * quantiles(latencies, n=20)[-1],
     }

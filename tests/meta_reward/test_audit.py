@@ -103,12 +103,8 @@ async def test_the_watch_rolls_back_what_the_audit_contradicts(
 ) -> None:
     fixed, wanted = rubric(llm("audit")), rubric(llm("wanted"))
     fake_engine.script = meta_script(contradicting)
-    told: dict[str, Any] = {
-        "audit_share": 1.0,
-        "audit_window": 8,
-        "audit_rubrics": {TASK: fixed.digest},
-        "every_traces": PATIENT,
-    }
+    told: dict[str, Any] = {"audit_share": 1.0, "audit_window": 8, "every_traces": PATIENT}
+    told["audit_rubrics"] = {TASK: fixed.digest}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         worker = meta.worker
         worker._parts = meta.parts._replace(audits=AuditBook(redis))
