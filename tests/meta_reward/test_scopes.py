@@ -11,13 +11,15 @@ from regrade.tasks import load_pack
 from services.kit.http import open_session
 from services.kit.keyspace import Line
 from services.kit.rubrics import RubricStore
+from services.meta_reward import worker
 from services.meta_reward.lines import lines_of
 from services.meta_reward.metajudge import MetaJudge
+from services.meta_reward.propose.base import Brief, Progress, Proposal
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.reward import rubrics
 from tests.meta_reward.test_propose import brief
-from tests.support.builders import ESSAY, LINE, TASK, activate, checks_only, llm, rubric, trace
+from tests.support.builders import ESSAY, LINE, TASK, activate, checks_only, item, llm, rubric, trace
 from tests.support.fake_engine import FakeEngine, certain, chat
 from tests.support.meta import meta_judge, meta_script, running_meta, train
 
@@ -107,3 +109,39 @@ async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
         found = await meta.parts.store.active(SCOPED)
         assert found is not None
         assert found.scope == "algebra/3"
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "guided"), [("depth", SCOPED, True), ("depth", LINE, False), ("breadth", SCOPED, False)]
+)
+async def test_guidelines_are_for_the_scopes_of_depth_tasks(
+    redis: Redis,
+    reward_url: str,
+    fake_engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    line: Line,
+    guided: bool,
+) -> None:
+    seen: list[Brief] = []
+
+    class Looks:
+        """Proposes nothing."""
+
+        name = "looks"
+
+        async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+            """Nothing."""
+            seen.append(brief)
+            return Proposal((), ())
+
+    pack = load_pack(TASK).model_copy(update={"kind": kind, "scopes": ("algebra/3",)})
+    monkeypatch.setattr(worker, "load_pack", lambda _: pack)
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        meta.worker._parts = meta.parts._replace(proposers=[Looks()])
+        await activate(meta.parts.store, rubric(llm("scoped")), line=SCOPED)
+        items = [item(n, id=f"i{n}", scope=line.scope) for n in range(8)]
+        await meta.client.score(TASK, items, run="r", step=1)
+        await meta.worker.look_at(line)
+    assert [brief.guided for brief in seen] == [guided]
