@@ -58,7 +58,7 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str, int]]:
             meta = {
                 "REWARD_URL": reward_url,
                 "META_JUDGE_URL": meta_judge_url,
-                "EVERY_TRACES": "16",
+                "EVERY_TRACES": "8",
                 "LONGEST_WAIT": "1",
                 "POLL_S": "0.05",
                 "LEASE_TTL_S": "300",
