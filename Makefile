@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-vllm check check-deploy test-compose format bench-score bench-engine bench-attacks soak clean
+.PHONY: help demo serve test test-vllm check check-deploy test-compose format bench-score bench-engine bench-attacks bench-activation bench-interference soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -76,6 +76,12 @@ soak: $(STAMP) ## ten minutes of mixed load with parts killed meanwhile; 1 on a 
 
 bench-engine: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## what judging costs a real vLLM on this CPU, beside the paper's own flow
 	@$(BIN)/python -m benchmarks.engine $(ARGS)
+
+bench-activation: $(STAMP) ## how long until three replicas serve a newly active rubric; 1 at 50 ms or more
+	@$(BIN)/python -m benchmarks.activation $(ARGS)
+
+bench-interference: $(STAMP) ## what a scoring client feels of cycles back to back; 1 at 5 % or more; ARGS="--engine llamacpp"
+	@$(BIN)/python -m benchmarks.interference $(ARGS)
 
 clean: ## remove what the other targets made, runs included
 	rm -rf $(VENV) .cache runs benchmarks/out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov

@@ -129,7 +129,7 @@ class Stub:
         self.delay_s = delay_ms / 1_000.0
         self._said: dict[bytes, bytes] = {}
         self._seen: deque[tuple[str, bytes]] = deque(maxlen=64)
-        self._judged = 0
+        self.judged = 0
         models = {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "vllm"}]}
         self._fixed = {b"/v1/models": _json(models), b"/version": _json({"version": VERSION}), b"/health": b"{}"}
 
@@ -145,7 +145,7 @@ class Stub:
             self._seen.clear()
             return _json(seen), 0.0
         if path == b"/judged":
-            return _json(self._judged), 0.0
+            return _json(self.judged), 0.0
         return self._fixed.get(path), 0.0
 
     def _post(self, path: bytes, body: bytes) -> bytes | None:
@@ -160,7 +160,7 @@ class Stub:
             return None
         self._seen.append((path.decode(), body))
         choices = maker(body)
-        self._judged += len(choices)
+        self.judged += len(choices)
         return _completion(choices)
 
     def _put(self, path: bytes, body: bytes) -> bytes | None:

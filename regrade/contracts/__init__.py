@@ -2,7 +2,7 @@
 
 from regrade.contracts.anchors import MAX_LABELLED, AnchorsAnswer, ImportAnchors, LabelledPair
 from regrade.contracts.base import Contract, Digest, Name, Scope, canonical_json, sha256_of
-from regrade.contracts.evidence import Alarm, CriterionFigures, Evidence
+from regrade.contracts.evidence import Alarm, Audited, AuditFigures, CriterionFigures, Evidence
 from regrade.contracts.evolution import (
     Authority,
     CycleReport,
@@ -61,6 +61,8 @@ __all__ = [
     "TOP_LEVEL",
     "Alarm",
     "AnchorsAnswer",
+    "AuditFigures",
+    "Audited",
     "Authority",
     "CheckCriterion",
     "Contract",

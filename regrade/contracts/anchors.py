@@ -45,6 +45,8 @@ class AnchorsAnswer(Contract):
     """Changes with what the gate measures on."""
     originals: int
     """Originals the gate measures on, the better ones of pairs among them."""
+    early: int = 0
+    """Of these, the early completions of the policy that the gate took up as it needed more."""
     cases: int
     """Items it scores for each rubric."""
     pairs: int

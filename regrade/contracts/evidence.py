@@ -22,6 +22,33 @@ class Alarm(Outcome):
     """Ids of the traces that show it most, the clearest first: of the last measurement that was above the threshold."""
 
 
+class Audited(Outcome):
+    """A trace that the audit judge was asked about: its reward under `digest`, and the audit's.
+
+    `audit` is None where the audit judge gave nothing usable: that counts for nothing.
+    """
+
+    trace_id: str
+    digest: str
+    reward: float
+    audit: float | None
+
+
+class AuditFigures(Outcome):
+    """What the audit says of a window. The changes are since the active rubric's first audited traces.
+
+    They are None while there are too few; each is the least that is sure (one-sided, at 95 %).
+    """
+
+    traces: int
+    """Traces of the window that the audit judge scored."""
+    reward_mean: float | None
+    """Of those traces."""
+    audit_mean: float | None
+    reward_rise: float | None
+    audit_fall: float | None
+
+
 class CriterionFigures(Outcome):
     """What one criterion did for the rewards of the window, on the traces that the active rubric scored."""
 
@@ -73,6 +100,8 @@ class Evidence(Outcome):
     """Share of completions by how they end: sentence, question, colon, word, other, empty."""
     criteria: dict[str, CriterionFigures] = Field(default_factory=dict)
     """By criterion of the rubric that was active when it was measured."""
+    audit: AuditFigures | None = None
+    """None where nothing is audited."""
     baseline_traces: int = 0
     """How many traces of the runs' first steps it was compared with."""
     alarms: tuple[Alarm, ...] = ()

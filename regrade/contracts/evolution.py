@@ -92,6 +92,8 @@ class GateReport(Outcome):
     """Kendall's tau of the candidate's and the active rubric's rewards on the anchors; reported, not gated."""
     anchors: str = ""
     """Version of the anchor set it was measured on."""
+    anchors_base: str = ""
+    """Version of it without early completions. Decisions are counted by it: growth grants no new error level."""
     originals: int = 0
     """Originals that count: scored under every rubric compared."""
     level: float = 0.0

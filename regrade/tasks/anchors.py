@@ -6,7 +6,9 @@ An original or a labelled pair is either for the proposers to look at or for the
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from regrade.contracts import LabelledPair, ScoreItem, sha256_of
@@ -18,6 +20,8 @@ _VISIBLE_SHARE = 0.4
 _KEYWORDS = 40
 _SHORTEST_KEYWORD = 5
 _VERSION_DIGITS = 12
+_CHANGED = 0.1
+_MOVED = 0.3
 LABELLED = "labelled"
 """The kind of a case that a user put below its original."""
 
@@ -46,11 +50,19 @@ class AnchorSet(NamedTuple):
     damaged: tuple[Case, ...]
     attacked: tuple[Case, ...]
     visible_pairs: tuple[LabelledPair, ...] = ()
+    early: int = 0
+    """How many of the originals, the last ones, are early completions of the policy."""
 
     @property
     def version(self) -> str:
-        """Names what the gate measures on: figures and decisions of one version compare, those of two do not."""
+        """Names what the gate measures on: figures of one version compare, those of two do not."""
         return sha256_of([list(case) for case in self.cases])[:_VERSION_DIGITS]
+
+    @property
+    def base(self) -> str:
+        """Names it without early completions: decisions of one base share an error level."""
+        kept = len(self.originals) - self.early
+        return sha256_of([list(case) for case in self.cases if case.original < kept])[:_VERSION_DIGITS]
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -119,8 +131,23 @@ TRANSFORMS: dict[str, Callable[[Original, random.Random, Sequence[Original]], st
 }
 
 
-def build_anchors(pack: TaskPack, max_originals: int, labelled: Sequence[LabelledPair] = ()) -> AnchorSet:
+def is_really_changed(text: str, twin: str) -> bool:
+    """Whether a twin holds other pairs of neighbouring words, or the same words mostly elsewhere."""
+    tokens, others = _WORD.findall(text.lower()), _WORD.findall(twin.lower())
+    if Counter(tokens) == Counter(others):
+        moved: int = sum(one != other for one, other in zip(tokens, others, strict=True))
+        return moved > _MOVED * len(tokens)
+    one, other = Counter(pairwise(tokens)), Counter(pairwise(others))
+    changed = (one - other).total() + (other - one).total()
+    return changed > _CHANGED * (one.total() + other.total())
+
+
+def build_anchors(
+    pack: TaskPack, max_originals: int, labelled: Sequence[LabelledPair] = (), early: Sequence[Original] = ()
+) -> AnchorSet:
     """The task's anchor set: the same for every cycle, so that figures of different cycles compare.
+
+    `early` are completions of the policy that are trusted as originals are; a twin of theirs has to be really changed.
 
     A transform that leaves an original as it was makes no anchor. Of a labelled pair the better one counts as an
     original with one twin, the worse one; it is neither damaged nor attacked, for nobody says it is good.
@@ -145,8 +172,25 @@ def build_anchors(pack: TaskPack, max_originals: int, labelled: Sequence[Labelle
     for index, pair in enumerate((p for p in kept if _fraction(p.identity) >= _VISIBLE_SHARE), len(hidden)):
         originals.append(Case(index, "original", pair.prompt, pair.better))
         damaged.append(Case(index, LABELLED, pair.prompt, pair.worse))
+    for index, original in enumerate(early, len(originals)):
+        originals.append(Case(index, "original", original.prompt, original.completion))
+        damaged += _damaged_early(index, original, [other for other in hidden if other.prompt != original.prompt])
     shown = tuple(pair for pair in kept if _fraction(pair.identity) < _VISIBLE_SHARE)
-    return AnchorSet(visible, tuple(originals), tuple(damaged), tuple(attacked), shown)
+    return AnchorSet(visible, tuple(originals), tuple(damaged), tuple(attacked), shown, len(early))
+
+
+def _damaged_early(index: int, original: Original, others: Sequence[Original]) -> list[Case]:
+    twins = {
+        name: transform(original, random.Random(f"{original.id}:{name}"), others)  # noqa: S311 - a fixed choice
+        for name, transform in TRANSFORMS.items()
+    }
+    changed = {name: twin for name, twin in twins.items() if is_really_changed(original.completion, twin)}
+    return [Case(index, name, original.prompt, twin) for name, twin in changed.items()]
+
+
+def is_for_the_gate(name: str) -> bool:
+    """Whether a thing of that name is the gate's; else proposers may see it."""
+    return _fraction(name) >= _VISIBLE_SHARE
 
 
 def _fraction(name: str) -> float:

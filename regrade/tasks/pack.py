@@ -16,9 +16,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from regrade.contracts import Contract, Name, Rubric
+from regrade.contracts import Contract, Name, Rubric, Scope
 
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
+Kind = Literal["breadth", "depth"]
+"""Breadth: one rubric holds for all instances. Depth: each scope of alike instances has guidelines of its own."""
 
 
 class UnknownTaskError(LookupError):
@@ -62,6 +64,8 @@ class TaskPack(Contract):
     judge_role: Text
     meta_role: Text
     language: str = Field(pattern=r"^[a-z]{2}$")
+    kind: Kind = "breadth"
+    scopes: tuple[Scope, ...] = ()
     starting_rubric: Rubric
     prompts: tuple[TrainingPrompt, ...]
     originals: tuple[Original, ...]

@@ -19,6 +19,12 @@ class Line(NamedTuple):
         """`lineage` or `lineage:scope`; a name holds no colon, so it reads back."""
         return self.lineage if self.scope is None else f"{self.lineage}:{self.scope}"
 
+    @classmethod
+    def of(cls, task: str, label: str) -> "Line":
+        """The line of that label."""
+        lineage, _, scope = label.partition(":")
+        return cls(task, lineage, scope or None)
+
     def fallbacks(self) -> tuple["Line", ...]:
         """This line, then those of the wider scopes, up to the task's own."""
         lines = [self]
@@ -56,6 +62,16 @@ def passed_key(line: Line) -> str:
 def rolled_back_key(line: Line) -> str:
     """Hash of digest to the reason it was rolled back for; an override takes the digest out again."""
     return _key(line.task, "rolled_back", line.label)
+
+
+def cooling_key(line: Line) -> str:
+    """The digest that was rolled back automatically, for as long as no other is."""
+    return _key(line.task, "cooling", line.label)
+
+
+def lines_key(task: str) -> str:
+    """Set of the labels of all lines that ever had an active rubric."""
+    return _key(task, "lines")
 
 
 def lineage_key(line: Line) -> str:
@@ -164,6 +180,36 @@ def anchors_key(task: str) -> str:
     return _key(task, "anchors")
 
 
+def early_key(line: Line) -> str:
+    """Hash of trace id to JSON of an early completion that the line's gate measures on."""
+    return _key(line.task, "early", line.label)
+
+
 def settled_key(line: Line) -> str:
     """Id of the activation that the watch has judged and let stand."""
     return _key(line.task, "settled", line.label)
+
+
+def audit_settled_key(line: Line) -> str:
+    """Id of the activation that the watch has judged by the audit."""
+    return _key(line.task, "audit_settled", line.label)
+
+
+def audits_key(line: Line) -> str:
+    """Stream of the traces that the audit judge was asked about, each under its id in the trace stream."""
+    return _key(line.task, "audits", line.label)
+
+
+def audit_cursor_key(line: Line) -> str:
+    """Id of the last trace that was looked at for the audit."""
+    return _key(line.task, "audit_cursor", line.label)
+
+
+def audit_lease_key(line: Line) -> str:
+    """Who audits the line's traces: the fencing token of the holder."""
+    return _key(line.task, "audit_lease", line.label)
+
+
+def audit_fence_counter_key(line: Line) -> str:
+    """Counter that the audit's fencing tokens are drawn from."""
+    return _key(line.task, "audit_fence", line.label)

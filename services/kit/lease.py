@@ -31,6 +31,10 @@ class Leases:
         """The same for the archive of a task's traces."""
         return self._held(ks.archive_lease_key(task), ks.archive_fence_counter_key(task))
 
+    def hold_audit(self, line: Line) -> AbstractAsyncContextManager[str | None]:
+        """The same for the audit of a line's traces."""
+        return self._held(ks.audit_lease_key(line), ks.audit_fence_counter_key(line))
+
     @asynccontextmanager
     async def _held(self, key: str, counter: str) -> AsyncIterator[str | None]:
         token: str = await self._take([key, counter], [self._ttl_ms])

@@ -126,6 +126,14 @@ class RubricStore:
         found = await self._redis.hgetall(ks.rolled_back_key(line))
         return {str(digest): str(reason) for digest, reason in found.items()}
 
+    async def is_cooling(self, line: Line) -> bool:
+        """Whether an automatic rollback is so recent that there may be no other."""
+        return bool(await self._redis.exists(ks.cooling_key(line)))
+
+    async def lines(self, task: str) -> list[Line]:
+        """Every line of a task that ever had an active rubric, in the order of their labels."""
+        return [Line.of(task, str(label)) for label in sorted(await self._redis.smembers(ks.lines_key(task)))]
+
     async def find(self, line: Line, name: int | str) -> Active:
         """A rubric by version (in the narrowest line that has it) or by digest. Raises `NotFound`."""
         for candidate in line.fallbacks():
@@ -149,12 +157,20 @@ class RubricStore:
         await self.record(line, gate_event(report))
 
     async def activate(
-        self, line: Line, digest: str, *, expected: str | None, authority: Authority, token: str = ""
+        self,
+        line: Line,
+        digest: str,
+        *,
+        expected: str | None,
+        authority: Authority,
+        token: str = "",
+        cooldown_s: float = 0.0,
     ) -> int:
         """Make a stored rubric active if `expected` still is, and return its version.
 
-        `token` is the fencing token of a cycle. Raises `Conflict` (another is active, the lease was
-        lost, no gate report stands behind a `GatePass`, or it was rolled back before) or `NotFound`.
+        `token` is the fencing token of a cycle, `cooldown_s` how long an automatic rollback is the line's last one.
+        Raises `Conflict` (another is active, the lease was lost, no gate report stands behind a `GatePass`, it was
+        rolled back before, or an automatic rollback is too recent) or `NotFound`.
         """
         event = _activation(digest, authority)
         what: Literal["gate", "override", "rollback", "bootstrap"] = authority.kind
@@ -170,6 +186,8 @@ class RubricStore:
                 ks.lease_key(line),
                 ks.rubric_key(line.task, digest),
                 ks.rolled_back_key(line),
+                ks.cooling_key(line),
+                ks.lines_key(line.task),
             ],
             [
                 digest,
@@ -180,6 +198,8 @@ class RubricStore:
                 event_json(event),
                 ks.ACTIVATIONS_CHANNEL,
                 notice.removesuffix("}"),
+                int(1_000 * cooldown_s),
+                line.label,
             ],
         )
         if status == "ok":
@@ -189,11 +209,19 @@ class RubricStore:
         raise Conflict(fill(_REFUSALS[status], detail=detail or "none"), code=status)
 
     async def rollback(
-        self, line: Line, *, by: str, reason: str, expected: str | None = None, to: int | None = None
+        self,
+        line: Line,
+        *,
+        by: str,
+        reason: str,
+        expected: str | None = None,
+        to: int | None = None,
+        cooldown_s: float = 0.0,
     ) -> Active:
         """Return to version `to`, or to the one before the active one. Raises `Conflict`, `NotFound`.
 
         `expected` is the digest believed to be active; a caller that names it goes back once however often it asks.
+        With `cooldown_s` it is an automatic one: none within so many seconds behind the last automatic one.
         """
         current = await self.active(line)
         if current is None:
@@ -202,7 +230,7 @@ class RubricStore:
             raise Conflict(fill(_REFUSALS["conflict"], detail=current.digest))
         target = (await self.find(line, to)).digest if to is not None else await self._before(line, current.digest)
         authority = Rollback(by=by, reason=reason)
-        version = await self.activate(line, target, expected=current.digest, authority=authority)
+        version = await self.activate(line, target, expected=current.digest, authority=authority, cooldown_s=cooldown_s)
         return Active(target, version, line.scope)
 
     async def _before(self, line: Line, digest: str) -> str:
@@ -252,6 +280,7 @@ _REFUSALS = {
     "conflict": "another rubric is active by now: {detail}",
     "ungated": "rubric {detail} has not passed the gate against the active one",
     "rolled_back": "rolled back: {detail}; it takes an override to make it active again",
+    "cooling": "rubric {detail} was rolled back automatically a short while ago; no other is until that has shown",
     "never_active": "rubric {detail} has never been active, so it is no target of a rollback",
 }
 

@@ -6,7 +6,7 @@ An alarm is raised above one threshold and lowered below another, so that a figu
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from regrade.contracts import Alarm, Flag, Trace
+from regrade.contracts import Alarm, Audited, Flag, Trace
 from services.meta_reward.evidence import FLOORED, SATURATED, Measured, is_level
 from services.meta_reward.statistics import ranks
 
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
     name: str
     figure: float
     limits: Limits
-    culprits: Callable[[], Iterable[Trace]]
+    culprits: Callable[[], Iterable[Trace | Audited]]
 
 
 _FELL: Mapping[str, Limits] = {
@@ -51,6 +51,8 @@ _RELATIVE = frozenset({"words"})
 _FOLLOWS = Limits(0.7, 0.5)
 _SHARE = Limits(0.5, 0.35)
 _FLAG = Limits(0.1, 0.05)
+_CONTRADICTS = Limits(0.02, 0.0)
+AUDIT_CONTRADICTS = "audit_contradicts"
 _TRIED = [flag for flag in Flag if flag not in (Flag.TRUNCATED, Flag.VETOED, Flag.UNPINNED)]
 """Flags for what a policy tries: how long it may write, what a rubric forbids and where Redis was is another matter."""
 
@@ -84,6 +86,9 @@ def _findings(measured: Measured) -> Iterator[Finding]:
         yield from _followed(measured)
     yield from _levels(measured)
     yield from _flags(measured)
+    if measured.audit is not None:
+        change = measured.audit
+        yield Finding(AUDIT_CONTRADICTS, change.contradiction, _CONTRADICTS, lambda: change.clearest)
 
 
 def _drifts(measured: Measured) -> Iterator[Finding]:

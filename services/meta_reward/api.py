@@ -30,7 +30,7 @@ from services.kit.keyspace import Line
 from services.kit.web import error_answers, require_key, require_operator
 from services.meta_reward.cycle import Parts
 from services.meta_reward.diff import diff_rubrics
-from services.meta_reward.settings import served_lines
+from services.meta_reward.lines import lines_of
 
 log = logging.getLogger(__name__)
 
@@ -135,12 +135,12 @@ async def post_anchors(body: ImportAnchors, task: Name, parts: PartsDep) -> Anch
 @operating.post("/cycles/{task}", status_code=202)
 async def post_cycle(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
     """Ask for a cycle now; the worker takes it up at its next look."""
-    served = served_lines(parts.settings)
+    served = await lines_of(parts.store, parts.settings)
     if line not in served:
-        tasks = ", ".join(served_line.task for served_line in served)
+        tasks = ", ".join(dict.fromkeys(served_line.task for served_line in served))
         raise Invalid(
-            f"no worker serves {line.label!r} of {line.task!r}: rubrics evolve in lineage {MAIN_LINEAGE!r}, "
-            f"without a scope, of {tasks}",
+            f"no worker serves {line.label!r} of {line.task!r}: rubrics evolve in lineage {MAIN_LINEAGE!r} of {tasks}, "
+            "and of those of its scopes that have a rubric of their own",
             code="not_served",
         )
     if await parts.store.active(line) is None:

@@ -21,6 +21,7 @@ from services.kit.traces import TraceLog
 from services.kit.web import Readiness, assemble
 from services.meta_reward.anchors import AnchorStore
 from services.meta_reward.api import operating, reading
+from services.meta_reward.auditor import AuditBook, Auditor
 from services.meta_reward.board import Board
 from services.meta_reward.checkpoint import Checkpoints
 from services.meta_reward.cycle import Parts
@@ -53,6 +54,9 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
             leases = Leases(redis, ttl_ms=int(1_000 * settings.lease_ttl_s))
             worker = Worker(app.state.parts, leases, metrics)
             endless_ones = [worker.run(), worker.keep_watch()]
+            if app.state.parts.audits is not None:
+                auditor = await _open_audit(app.state.parts, app.state.parts.audits, leases, metrics, stack)
+                endless_ones.append(worker.keep_auditing(auditor))
             if settings.archive_url:
                 archiver = _open_archive(settings, redis, leases, metrics)
                 endless_ones.append(archiver.run(settings.tasks, settings.poll_s))
@@ -99,6 +103,26 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
         client=client,
         proposers=proposers,
         settings=settings,
+        audits=AuditBook(redis) if settings.audit_share > 0.0 else None,
+    )
+
+
+async def _open_audit(
+    parts: Parts, book: AuditBook, leases: Leases, metrics: MetaRewardMetrics, stack: AsyncExitStack
+) -> Auditor:
+    """The judge that trains audits by another rubric, or another service's judge does, under a key of its own."""
+    settings, client = parts.settings, parts.client
+    if settings.audit_url:
+        key = settings.audit_key.get_secret_value()
+        client = await stack.enter_async_context(RewardClient(settings.audit_url, key=key))
+    return Auditor(
+        book=book,
+        store=parts.store,
+        log=parts.log,
+        client=client,
+        leases=leases,
+        settings=settings,
+        metrics=metrics,
     )
 
 

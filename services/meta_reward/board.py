@@ -82,6 +82,15 @@ class Board:
         """Note that the watch lets an activation stand; no worker judges it again."""
         await self._redis.set(ks.settled_key(line), activation)
 
+    async def audit_settled(self, line: Line) -> str | None:
+        """The id of the last activation that the watch let stand by the audit."""
+        found = await self._redis.get(ks.audit_settled_key(line))
+        return None if found is None else str(found)
+
+    async def settle_audit(self, line: Line, activation: str) -> None:
+        """Note that the watch lets an activation stand by the audit."""
+        await self._redis.set(ks.audit_settled_key(line), activation)
+
     async def request(self, line: Line, by: str, reason: str) -> None:
         """Ask for a cycle as soon as the worker looks. Each request is one of its own, also when it says the same."""
         request = Request(id=uuid.uuid4().hex, by=by, reason=reason)

@@ -26,23 +26,27 @@ from regrade.contracts import (
     as_text,
 )
 from regrade.tasks import TaskPack
-from regrade.tasks.anchors import AnchorSet, is_more_than_a_line
+from regrade.tasks.anchors import AnchorSet
 from services.kit import keyspace as ks
 from services.kit.errors import ServiceError
 from services.kit.keyspace import Line
-from services.kit.rubrics import Active, RubricStore, gate_event, verdict_event
+from services.kit.rubrics import Active, RubricStore, verdict_event
 from services.kit.traces import TraceLog
 from services.meta_reward.alarms import ring
 from services.meta_reward.anchors import AnchorStore
+from services.meta_reward.audit import Entries, audit_figures, scored, since_activation
+from services.meta_reward.auditor import AuditBook
 from services.meta_reward.board import Board, Request, alarms_json, baseline_json
+from services.meta_reward.calibration import uncalibrated
 from services.meta_reward.checkpoint import ORDER, Checkpoint, Checkpoints, Proposals, Proposed
-from services.meta_reward.evidence import Baselines, by_group, first_steps, is_evidence, look, measure
-from services.meta_reward.gate import Gate, GateError, Limits, best_measured, decisions_on
+from services.meta_reward.early import missing_originals, trusted_early
+from services.meta_reward.evidence import Baselines, first_steps, is_evidence, look, measure
+from services.meta_reward.gate import decisions_on
+from services.meta_reward.gating import Gating, rolled_back_contents
 from services.meta_reward.lint import lint
 from services.meta_reward.propose.base import Brief, Proposer
 from services.meta_reward.sample import Pool, draw, pairs, sampled, seed_of
 from services.meta_reward.settings import MetaRewardSettings
-from services.meta_reward.shadow import shadow_scorer
 from services.meta_reward.surface import Row, tabulate
 
 log = logging.getLogger(__name__)
@@ -59,6 +63,8 @@ class Parts(NamedTuple):
     client: RewardClient
     proposers: Sequence[Proposer]
     settings: MetaRewardSettings
+    audits: AuditBook | None = None
+    """None where nothing is audited."""
 
 
 class Left(NamedTuple):
@@ -84,7 +90,10 @@ class Cycle:
         self._window: list[Trace]
         self._rows: list[Row] | None = None
         self._active: Rubric
+        self._audits: Entries = ()
         self._is_gated = parts.settings.strategy != "paper"
+        self.took: dict[str, float] = {}
+        """Seconds by stage, of this try."""
         self._anchors: AnchorSet
 
     @property
@@ -98,7 +107,9 @@ class Cycle:
         Raises `Conflict` when the lease was lost: then nothing more was changed and the window stays unread.
         """
         pointer = await self._parts.store.active(self._line)
-        self._anchors = await self._parts.anchors.of(self._line.task)
+        self._anchors = await self._parts.anchors.of_line(self._line)
+        if self._parts.audits is not None:
+            self._audits = await self._parts.audits.read(self._line)
         if pointer is None or not (await self._go_on(pointer) or await self._begin(pointer)):
             return None
         work: dict[Stage, Callable[[], Awaitable[Left]]] = {
@@ -111,7 +122,9 @@ class Cycle:
         }
         for stage in ORDER:
             if not self._state.has_done(stage):
+                began = time.monotonic()
                 await self._save(await work[stage](), done=stage, tries=1)
+                self.took[stage] = time.monotonic() - began
         return await self._end()
 
     async def _begin(self, pointer: Active) -> bool:
@@ -196,13 +209,30 @@ class Cycle:
         await self._at(Stage.EVIDENCE, f"{len(self._window)} traces")
         board, line = self._parts.board, self._line
         baselines = await self._baselines()
-        raised = await board.alarms(line)
-        measured = await asyncio.to_thread(look, self._window, baselines)
+        raised, compared = await board.alarms(line), self._parts.settings.audit_window
+        change = since_activation(self._audits, self._active.digest, compared)
+        measured = await asyncio.to_thread(look, self._window, baselines, audit=change)
         self._rows = list(measured.rows)
-        alarms = ring(measured, raised, self._state.window[1])
-        self._note(evidence=measure(measured, baselines, self._state.window, rubric=self._active, alarms=alarms))
+        window = self._state.window
+        alarms = ring(measured, raised, window[1])
+        audit = audit_figures(self._audits, window, self._active.digest, compared) if self._parts.audits else None
+        found = measure(measured, baselines, window, rubric=self._active, alarms=alarms, audit=audit)
+        self._note(evidence=found)
+        if self._is_gated:
+            await self._grow_anchors(baselines)
         kept = {ks.baseline_key(line, run): baseline_json(first) for run, first in baselines.items()}
         return Left(beside={ks.alarms_key(line): alarms_json(alarms)} | kept)
+
+    async def _grow_anchors(self, baselines: Baselines) -> None:
+        """Take up early completions as originals where the next decision would have too few; never most of a window."""
+        settings, line = self._parts.settings, self._line
+        decision = 1 + decisions_on(await self._parts.store.history(line), self._anchors.base, self._active.digest)
+        missing = missing_originals(self._anchors, settings.gate_alpha, decision, settings.max_candidates)
+        room = min(missing, settings.gate_early - self._anchors.early, len(self._window) // 4)
+        if room > 0:
+            first = [trace for traces in baselines.values() for trace in traces]
+            found = await asyncio.to_thread(trusted_early, first, self._anchors, room)
+            self._anchors = await self._parts.anchors.grow(line, found)
 
     async def _baselines(self) -> Baselines:
         """The first traces of the window's runs; of a run that has just begun, those in the window."""
@@ -214,7 +244,10 @@ class Cycle:
         await self._at(Stage.SAMPLE, f"{settings.samples} of {len(self._window)} traces")
         if self._rows is None:
             self._rows = await asyncio.to_thread(tabulate, self._window)
-        pool = Pool(self._window, self._rows)
+        audit = {one.trace_id: one.audit for _, one in scored(self._audits) if one.audit is not None}
+        unseen = await self._parts.anchors.early_ids(self._line)
+        kept = [(t, row) for t, row in zip(self._window, self._rows, strict=True) if t.trace_id not in unseen]
+        pool = Pool([trace for trace, _ in kept], [row for _, row in kept], audit)
         seed = seed_of(f"{self._line.task}/{self._line.label}", self.name)
         self._note(sample=draw(pool, settings.samples, settings.drawn_by, seed))
         return Left()
@@ -235,6 +268,7 @@ class Cycle:
             labelled=self._anchors.visible_pairs,
             core={criterion.id for criterion in self._pack.starting_rubric.criteria},
             max_llm_criteria=self._parts.settings.max_llm_criteria,
+            guided=self._pack.kind == "depth" and self._line.scope is not None,
         )
 
     async def _propose(self) -> Left:
@@ -256,7 +290,8 @@ class Cycle:
         await self._at(Stage.LINT, f"{len(proposed)} candidates")
         most = self._parts.settings.max_candidates
         shown = [text for trace in self._brief().sample for text in (as_text(trace.prompt), as_text(trace.completion))]
-        rolled_back = await self._parts.store.rolled_back(self._line)
+        rolled_back = await rolled_back_contents(self._parts.store, self._line)
+        active = uncalibrated(self._active)
         clean: list[Proposed] = []
         failed = {name: answer.failed for name, answer in self._state.proposals.items() if answer.failed}
         events = [self._event(EventKind.FAILED, self._active.digest, *told) for told in failed.items()]
@@ -264,7 +299,8 @@ class Cycle:
             rubric = candidate.rubric
             await self._parts.store.put(self._line.task, rubric)
             events.append(self._event(EventKind.PROPOSED, rubric.digest, candidate.proposer, rubric.rationale))
-            reasons = lint(rubric, self._active, shown, rolled_back, self._pack.language) if self._is_gated else []
+            plain = uncalibrated(rubric)
+            reasons = lint(plain, active, shown, rolled_back, self._pack.language) if self._is_gated else []
             if len(clean) == most:
                 reasons.append(f"budget: {most} candidates a cycle")
             if reasons:
@@ -281,52 +317,22 @@ class Cycle:
         """Measure what is affordable; every verdict is on record. Strategy `paper` has no gate."""
         if not self._is_gated:
             return Left()
-        affordable, events = self._within_budget()
-        if not affordable:
-            return Left(events)
-        await self._at(Stage.GATE, f"{len(affordable)} candidates on {len(self._anchors.cases)} anchors")
-        settings, line = self._parts.settings, self._line
-        first = (await self._baselines())[self._window[-1].run]
-        early = by_group([t for t in first if not t.flags and is_more_than_a_line(as_text(t.completion))])
-        score = shadow_scorer(self._parts.client, settings.gate_batch)
-        history = await self._parts.store.history(line)
-        decision = 1 + decisions_on(history, self._anchors.version, self._active.digest)
-        limits = Limits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls)
-        gate = Gate(score, line.task, self._anchors, limits, early)
-        earlier = await self._best_earlier(history)
-        try:
-            found = await gate.decide(self.name, [c.candidate() for c in affordable], self._active, earlier)
-        except GateError as error:
-            refused = f"not measured: {error}"
-            self._note(notes=(f"gate: {error}",))
-            return Left(
-                [*events, *(self._event(EventKind.REJECTED, c.rubric.digest, "gate", refused) for c in affordable)]
-            )
-        self._note(gates=tuple(found.reports))
-        left_out = [self._event(EventKind.REJECTED, c.rubric.digest, "gate", why) for c, why in found.unmeasured]
-        return Left([*events, *left_out, *map(gate_event, found.reports)])
-
-    def _within_budget(self) -> tuple[list[Proposed], list[LineageEvent]]:
-        """Those candidates that cost no more judge calls an item than allowed; known before anything is scored."""
-        most = self._parts.settings.max_llm_criteria
-        affordable = []
-        events = []
-        for candidate in self._state.clean:
-            calls = len(candidate.rubric.llm_criteria)
-            if calls <= most:
-                affordable.append(candidate)
-            else:
-                reason = f"budget: {calls} judge calls an item, {most} at most"
-                events.append(self._event(EventKind.REJECTED, candidate.rubric.digest, "gate", reason))
-        return affordable, events
-
-    async def _best_earlier(self, history: Sequence[LineageEvent]) -> Rubric | None:
-        """Of the rubrics active before, the one that ordered anchors best."""
-        store = self._parts.store
-        earlier = set((await store.versions(self._line)).values()) - {self._active.digest}
-        gates = [event.gate for event in history if event.gate is not None]
-        best = best_measured(gates, earlier)
-        return None if best is None else await store.labelled(self._line, best)
+        candidates, parts = self._state.clean, self._parts
+        if not candidates:
+            return Left()
+        await self._at(Stage.GATE, f"{len(candidates)} candidates on {len(self._anchors.cases)} anchors")
+        gating = Gating(
+            store=parts.store,
+            client=parts.client,
+            settings=parts.settings,
+            line=self._line,
+            cycle=self.name,
+            active=self._active,
+            anchors=self._anchors,
+        )
+        found = await gating.decide(candidates, (await self._baselines())[self._window[-1].run])
+        self._note(gates=found.reports, notes=found.notes)
+        return Left(found.events)
 
     async def _activate(self) -> Left:
         """Activate what has been chosen, unless this cycle has done so already."""

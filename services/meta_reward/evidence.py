@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from regrade.contracts import (
     Alarm,
+    AuditFigures,
     CheckCriterion,
     Criterion,
     CriterionFigures,
@@ -16,6 +17,7 @@ from regrade.contracts import (
     Rubric,
     Trace,
 )
+from services.meta_reward.audit import Change
 from services.meta_reward.statistics import is_flat, means, spearman
 from services.meta_reward.surface import Row, shares, tabulate
 
@@ -37,6 +39,8 @@ class Measured(NamedTuple):
     drift: Mapping[str, float]
     flag_drift: Mapping[str, float]
     correlation: Mapping[str, float]
+    audit: Change | None = None
+    """What the audit says since the active rubric became active, where there is one."""
 
     def column(self, feature: str) -> list[float]:
         """One feature of every trace."""
@@ -85,7 +89,9 @@ def first_steps(known: Baselines, traces: Sequence[Trace]) -> dict[str | None, l
     return found
 
 
-def look(traces: Sequence[Trace], baselines: Baselines, rows: Sequence[Row] | None = None) -> Measured:
+def look(
+    traces: Sequence[Trace], baselines: Baselines, rows: Sequence[Row] | None = None, audit: Change | None = None
+) -> Measured:
     """A window in figures. `traces` must not be empty; `rows` are their surface, where it is known already."""
     rows = tabulate(traces) if rows is None else rows
     first, drift = _drift(traces, rows, baselines)
@@ -99,6 +105,7 @@ def look(traces: Sequence[Trace], baselines: Baselines, rows: Sequence[Row] | No
         drift=drift,
         flag_drift=_flag_drift(traces, baselines),
         correlation={name: spearman([row.features[name] for row in rows], rewards) for name in names},
+        audit=audit,
     )
 
 
@@ -109,6 +116,7 @@ def measure(
     *,
     rubric: Rubric | None = None,
     alarms: Sequence[Alarm] = (),
+    audit: AuditFigures | None = None,
 ) -> Evidence:
     """The evidence of a window. `rubric` is the active one; `alarms` are those that its figures leave raised."""
     traces, rewards, groups = measured.traces, measured.rewards, measured.groups
@@ -135,6 +143,7 @@ def measure(
         languages=shares([row.language for row in measured.rows]),
         endings=shares([row.ending for row in measured.rows]),
         criteria=criterion_figures(traces, rubric) if rubric is not None else {},
+        audit=audit,
         baseline_traces=len(known),
         alarms=tuple(alarms),
     )

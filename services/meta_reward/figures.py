@@ -91,10 +91,13 @@ class Gain(NamedTuple):
 
 
 def gain(candidate: Mapping[int, float], other: Mapping[int, float], level: float) -> Gain:
-    """Paired bootstrap over originals of the mean difference; the bound is its `level` quantile.
+    """Mean difference over originals, paired, and its lower bound at `level`: a bootstrap's quantile, held by a test.
 
-    With few originals the bootstrap alone is too sure: the bound is above 0 only where an exact
-    permutation test agrees at the same level.
+    Which of the two decides: both have to say so before the bound is above 0. The permutation test
+    (`power.flip_test`) is what makes the error level hold: it is exact, however few originals there are, where a
+    bootstrap of few is too sure (eight that all gain 0.1 have a bound of 0.1 at any level). The percentile bootstrap
+    is what puts a number to the bound, which the margin of non-inferiority and the choice among those that pass need
+    and no test of zero gives. A bound below 0 is the bootstrap's alone.
     """
     differences = [candidate[original] - other[original] for original in candidate]
     if not differences:

@@ -215,6 +215,7 @@ class Gate:
             passed=not found,
             reasons=tuple(found),
             anchors=self._anchors.version,
+            anchors_base=self._anchors.base,
             originals=len(own.net),
             level=level,
             decisions=self._limits.decision,
@@ -270,10 +271,10 @@ def _figures(measured: _Measured, table: Table) -> RubricFigures:
     )
 
 
-def decisions_on(history: Sequence[LineageEvent], anchors: str, active: str) -> int:
-    """How many cycles have decided so far on that version of the anchors against that active rubric."""
+def decisions_on(history: Sequence[LineageEvent], base: str, active: str) -> int:
+    """How many cycles have decided so far on anchors of that base, however grown, against that active rubric."""
     gates = [event.gate for event in history if event.gate is not None]
-    return len({gate.cycle for gate in gates if gate.anchors == anchors and gate.active.digest == active})
+    return len({g.cycle for g in gates if (g.anchors_base or g.anchors) == base and g.active.digest == active})
 
 
 def _detectable(own: Table, active: Table, level: float) -> float | None:

@@ -5,9 +5,10 @@ decisions against one active rubric on one version of the anchors share the erro
 `alpha / (k (k + 1))`, which sums to `alpha` however many there are. What becomes active is a new rubric to
 beat, and opens a share of its own. Over a whole lineage the expected number of false activations is then at
 most `alpha` for each activation and one more: the promise of alpha investing (Foster and Stine 2008), without
-assuming that decisions are independent, which on shared anchors they are not. New anchors are new evidence,
-and start anew. Within a decision the level is divided by the candidates and by the ways to show a gain
-(Bonferroni). Dropping a loser early only ever refuses, so looking early costs no error.
+assuming that decisions are independent, which on shared anchors they are not. Anchors that people import are new
+evidence, and start anew; early completions that the gate takes up as it needs more (`early.py`) do not. Within a
+decision the level is divided by the candidates and by the ways to show a gain (Bonferroni). Dropping a loser early
+only ever refuses, so looking early costs no error.
 """
 
 from collections import defaultdict

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from regrade.contracts import MAIN_LINEAGE, Name, SampleStrategy
+from regrade.contracts import MAIN_LINEAGE, Digest, Name, SampleStrategy
 from services.kit.keyspace import Line
 from services.kit.settings import BaseUrls, ServiceSettings
 
@@ -34,6 +34,7 @@ class MetaRewardSettings(ServiceSettings):
     meta_judge_max_tokens: int = Field(1_024, ge=64, description="Longest meta-judge answer, in tokens.")
 
     tasks: tuple[Name, ...] = Field(("essay_writing",), description="Task packs whose rubrics evolve (JSON list).")
+    max_scopes: int = Field(64, ge=0, description="Scopes of a task with a rubric of their own that evolve, at most.")
     poll_s: float = Field(1.0, gt=0, description="How often the trace log is looked at.")
     every_traces: int = Field(512, ge=8, description="New training traces that start a cycle.")
     every_steps: int = Field(0, ge=0, description="Training steps that start a cycle, if they come first; 0: none do.")
@@ -67,6 +68,11 @@ class MetaRewardSettings(ServiceSettings):
     max_candidates: int = Field(8, ge=1, le=16, description="Candidates a gate compares at most.")
 
     gate_originals: int = Field(24, ge=8, description="Trusted originals that only the gate sees, at most.")
+    gate_early: int = Field(
+        24,
+        ge=0,
+        description="Early completions of the policy that become originals, too, at most, as more decisions take more.",
+    )
     gate_batch: int = Field(16, ge=1, le=128, description="Items in one shadow request.")
     gate_alpha: float = Field(
         0.05, gt=0, lt=0.5, description="Error level of the gain, for all candidates and decisions against one rubric."
@@ -74,6 +80,26 @@ class MetaRewardSettings(ServiceSettings):
     gate_margin: float = Field(0.05, ge=0, lt=1, description="Loss of anchor order that counts as non-inferior.")
     gate_calls: int = Field(20_000, ge=1, description="Judge calls the candidates of one cycle may take in the gate.")
     max_llm_criteria: int = Field(8, ge=0, description="LLM criteria a candidate may have: its cost budget.")
+
+    calibrate: tuple[Name, ...] = Field(
+        (),
+        description="Tasks whose candidates get an offset, of 0.1 at most, that keeps the mean reward of trusted "
+        "originals where it was (JSON list).",
+    )
+
+    audit_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the training traces that the audit judge scores, too; 0: none."
+    )
+    audit_url: str = Field(
+        "", description="Base URL of another reward service, whose judge audits; empty: the judge that trains."
+    )
+    audit_key: SecretStr = Field(SecretStr(""), description="API key for that service.")
+    audit_rubrics: dict[Name, Digest] = Field(
+        {},
+        description="Digest of the fixed rubric to audit by, by task (JSON object); else the pack's starting rubric.",
+    )
+    audit_batch: int = Field(16, ge=1, le=512, description="Traces of a line audited in one look at most.")
+    audit_window: int = Field(32, ge=8, description="Audited traces that are compared with as many earlier ones.")
 
     archive_url: str = Field(
         "",
@@ -90,6 +116,9 @@ class MetaRewardSettings(ServiceSettings):
     )
 
     watch_traces: int = Field(64, ge=8, description="Traces under a new rubric before the watch judges it.")
+    watch_cooldown_s: float = Field(
+        1_800.0, ge=0, description="After an automatic rollback there is no other for so long; operators are not bound."
+    )
 
     @property
     def drawn_by(self) -> dict[SampleStrategy, float]:
@@ -111,5 +140,5 @@ class MetaRewardSettings(ServiceSettings):
 
 
 def served_lines(settings: MetaRewardSettings) -> tuple[Line, ...]:
-    """The lines whose rubrics evolve here."""
+    """The tasks' own lines; those of scopes come to them (`lines.py`)."""
     return tuple(Line(task, MAIN_LINEAGE) for task in settings.tasks)

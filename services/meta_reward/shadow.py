@@ -18,13 +18,14 @@ def shadow_scorer(client: RewardClient, batch: int) -> Scorer:
         rewards: list[float | None] = []
         for start in range(0, len(items), batch):
             response = await client.shadow(task, rubric, items[start : start + batch])
-            rewards.extend(_reward(result) for result in response.results)
+            rewards.extend(reward_of(result) for result in response.results)
         return rewards
 
     return score
 
 
-def _reward(result: ItemResult) -> float | None:
+def reward_of(result: ItemResult) -> float | None:
+    """The reward, or None where there is none for good. Raises `ServiceUnavailableError` where the judge is away."""
     if result.error is not None and result.error.code is ErrorCode.JUDGE_UNAVAILABLE:
         raise ServiceUnavailableError(result.error.code, result.error.message)
     return result.reward

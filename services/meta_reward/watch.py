@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 from regrade.contracts import Trace
+from services.meta_reward.audit import Change
 from services.meta_reward.evidence import by_group, zero_variance_share
 
 _COLLAPSED = 0.8
 _MUCH_WORSE = 0.4
 _CLEARLY_BELOW = 0.2
+_CONTRADICTED = 0.02
+_NAMED = 4
 
 
 def reason_to_roll_back(
@@ -27,6 +30,17 @@ def reason_to_roll_back(
     if flat_after >= _COLLAPSED and flat_after - flat_before >= _MUCH_WORSE:
         return f"spread collapsed: {flat_after:.0%} of groups score all equal, {flat_before:.0%} before"
     return None
+
+
+def audit_reason(change: Change) -> str | None:
+    """Why the new rubric should go by the audit, or None: the reward climbed for sure, and the audit fell for sure."""
+    if change.contradiction <= _CONTRADICTED:
+        return None
+    shown = ", ".join(one.trace_id for one in change.clearest[:_NAMED])
+    return (
+        f"audit contradicts: the reward rose by {change.reward_rise:.2f} and the audit fell by {change.audit_fall:.2f} "
+        f"at least, on {len(change.later)} audited traces (clearest: {shown})"
+    )
 
 
 def _explained(trace: Trace, trusted_mean: float | None) -> bool:

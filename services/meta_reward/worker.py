@@ -16,14 +16,17 @@ from services.kit.keyspace import Line
 from services.kit.lease import Leases
 from services.kit.traces import TraceLog
 from services.meta_reward.alarms import ring
+from services.meta_reward.audit import Change, by_activation, since_activation
+from services.meta_reward.auditor import Auditor
 from services.meta_reward.backoff import Backoff
 from services.meta_reward.board import Request
 from services.meta_reward.cycle import Cycle, Parts
 from services.meta_reward.evidence import first_steps, is_evidence, look
-from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.lines import lines_of
+from services.meta_reward.metrics import MetaRewardMetrics, RollbackReason
 from services.meta_reward.schedule import due
-from services.meta_reward.settings import served_lines
-from services.meta_reward.watch import reason_to_roll_back
+from services.meta_reward.verdicts import verdicts
+from services.meta_reward.watch import audit_reason, reason_to_roll_back
 
 log = logging.getLogger(__name__)
 
@@ -64,31 +67,46 @@ class Worker:
         """Watch every line, also while a cycle runs, until cancelled."""
         await self._poll(self.watch)
 
+    async def keep_auditing(self, auditor: Auditor) -> None:
+        """Audit every line, also while a cycle runs, until cancelled."""
+        await self._poll(auditor.look_at)
+
     async def _poll(self, look: Callable[[Line], Awaitable[None]]) -> None:
         """A line that fails is logged and looked at again; it never ends the worker."""
         while True:
-            for line in served_lines(self._parts.settings):
-                try:
-                    await look(line)
-                except (RedisError, RegradeError, ServiceError) as error:
-                    self._metrics.failed(line.task, type(error).__name__)
-                    log.warning("a look at a line failed", exc_info=True, extra={"task": line.task})
-                except Exception:
-                    self._metrics.failed(line.task, "unexpected")
-                    log.exception("a look at a line failed unexpectedly", extra={"task": line.task})
+            for line in await self._lines():
+                await self._look(line, look)
             await asyncio.sleep(self._parts.settings.poll_s)
+
+    async def _lines(self) -> tuple[Line, ...]:
+        try:
+            return await lines_of(self._parts.store, self._parts.settings)
+        except RedisError:
+            log.warning("the lines cannot be told", exc_info=True)
+            return ()
+
+    async def _look(self, line: Line, look: Callable[[Line], Awaitable[None]]) -> None:
+        try:
+            await look(line)
+        except (RedisError, RegradeError, ServiceError) as error:
+            self._metrics.failed(line.task, type(error).__name__)
+            log.warning("a look at a line failed", exc_info=True, extra={"task": line.task})
+        except Exception:
+            self._metrics.failed(line.task, "unexpected")
+            log.exception("a look at a line failed unexpectedly", extra={"task": line.task})
 
     async def look_at(self, line: Line) -> None:
         """Run a cycle if one is due and nobody else runs it."""
         parts = self._parts
-        if await parts.store.active(line) is None:
+        active = await parts.store.active(line)
+        if active is None:
             return
         cursor = await parts.log.cursor(line)
         tail = _tail(self._waiting, line, cursor)
         waiting = await tail.read(parts.log, line, parts.settings.max_window, is_evidence)
-        self._metrics.lag(line.task, len(waiting))
+        self._metrics.lag(line, len(waiting))
         await parts.board.set_lag(line, len(waiting))
-        alarms = await self._alarms(line, tail, waiting)
+        alarms = await self._alarms(line, active.digest, tail, waiting)
         request = await parts.board.requested(line)
         if await parts.checkpoints.exists(line):
             trigger: str | None = "one had begun and not ended"
@@ -99,7 +117,7 @@ class Worker:
         if trigger is not None and self._backoff[line].is_over(time.monotonic(), request):
             await self._run_cycle(line, trigger, request)
 
-    async def _alarms(self, line: Line, tail: _Tail, waiting: Sequence[Trace]) -> list[Alarm]:
+    async def _alarms(self, line: Line, active: str, tail: _Tail, waiting: Sequence[Trace]) -> list[Alarm]:
         """What is raised; measured again on the newest traces once a quarter of them is new."""
         board, count = self._parts.board, self._parts.settings.alarm_traces
         raised = await board.alarms(line)
@@ -107,7 +125,11 @@ class Worker:
             return raised
         newest = waiting[-count:]
         known = await board.baselines(line, {trace.run for trace in waiting})
-        measured = await asyncio.to_thread(look, newest, first_steps(known, waiting))
+        audit = None
+        if self._parts.audits is not None:
+            audits = await self._parts.audits.read(line)
+            audit = since_activation(audits, active, self._parts.settings.audit_window)
+        measured = await asyncio.to_thread(look, newest, first_steps(known, waiting), audit=audit)
         standing = list(ring(measured, raised, tail.end))
         await board.set_alarms(line, standing)
         tail.measured = len(waiting)
@@ -119,46 +141,84 @@ class Worker:
             if token is None:
                 return
             status = CycleStatus(error=(await parts.board.status(line)).error)  # where neither of the two comes about
+            cycle = Cycle(parts, line, load_pack(line.task), token, trigger, request)
             try:
                 with self._metrics.cycle(line.task):
-                    report = await Cycle(parts, line, load_pack(line.task), token, trigger, request).run()
+                    report = await cycle.run()
                 status = CycleStatus()
             except Exception as error:
                 self._backoff[line].failed(time.monotonic(), request)
                 status = CycleStatus(error=f"{type(error).__name__}: {error}")
                 raise
             finally:
+                self._metrics.stages(line.task, cycle.took)
                 await parts.board.set_status(line, status)
             self._backoff[line].succeeded()
         if request is not None and report is None:
             await parts.board.withdraw(line, request)
+        if report is not None:
+            self._metrics.verdicts(line.task, verdicts(await parts.store.history(line), report.cycle))
         if report is not None and report.activated is not None:
             self._metrics.activated(line.task)
 
     async def watch(self, line: Line) -> None:
-        """Judge a gated activation once, by its first traces, and roll it back when they call for it."""
-        parts = self._parts
-        last = await parts.store.last_change(line)
+        """Judge a gated activation once by its first traces, and once by the audit; roll it back when one calls for it.
+
+        While an automatic rollback cools down nothing is judged: it is as soon as that is over.
+        """
+        store = self._parts.store
+        last = await store.last_change(line)
         if last is None or last.previous is None or not isinstance(last.authority, GatePass):
             return
-        if await parts.board.settled(line) == last.id:
+        if await store.is_cooling(line):
             return
+        reason = await self._reason_by_traces(line, last, last.previous)
+        if reason is not None:
+            await self._roll_back(line, last, reason, "spread")
+            return
+        change = await self._audited_change(line, last, last.previous)
+        if change is None:
+            return
+        reason = audit_reason(change)
+        if reason is None:
+            await self._parts.board.settle_audit(line, last.id)
+        else:
+            await self._roll_back(line, last, reason, "audit")
+
+    async def _reason_by_traces(self, line: Line, last: LineageEvent, previous: str) -> str | None:
+        """Why an activation has to go by its first traces; None where it is settled, too young, or has none."""
+        parts = self._parts
+        if await parts.board.settled(line) == last.id:
+            return None
         # Lineage and traces are streams of one Redis: their ids are times of one clock.
         count = parts.settings.watch_traces
         after = await _tail(self._watched, line, last.id).read(parts.log, line, count, _under(line, last.digest))
         if len(after) < count:
-            return
-        earlier = _under(line, last.previous)
+            return None
+        earlier = _under(line, previous)
         before = await parts.log.latest(line.task, 4 * count, until=last.id, wanted=earlier)
         reason = reason_to_roll_back(before, after, await self._trusted_mean(line, last))
         if reason is None:
             await parts.board.settle(line, last.id)
-            return
+        return reason
+
+    async def _audited_change(self, line: Line, last: LineageEvent, previous: str) -> Change | None:
+        """What the audit says of an activation; None where nobody audits, it is settled or too young."""
+        audits, window = self._parts.audits, self._parts.settings.audit_window
+        if audits is None or await self._parts.board.audit_settled(line) == last.id:
+            return None
+        return by_activation(await audits.read(line), previous, last.digest, last.id, window)
+
+    async def _roll_back(self, line: Line, last: LineageEvent, reason: str, kind: RollbackReason) -> None:
+        cooldown_s = self._parts.settings.watch_cooldown_s
         try:
-            await parts.store.rollback(line, by="watch", reason=reason, expected=last.digest)
-        except Conflict:
-            log.info("somebody else changed what is active; no rollback", extra={"task": line.task})
+            await self._parts.store.rollback(
+                line, by="watch", reason=reason, expected=last.digest, cooldown_s=cooldown_s
+            )
+        except Conflict as error:
+            log.info("no rollback", extra={"task": line.task, "detail": error.detail})
         else:
+            self._metrics.rolled_back(line.task, kind)
             log.warning("rolled back", extra={"task": line.task, "reason": reason})
 
     async def _trusted_mean(self, line: Line, activation: LineageEvent) -> float | None:

@@ -13,11 +13,9 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from regrade.contracts import MAIN_LINEAGE
 from services.kit.circuit import Circuit
 from services.kit.http import JsonEndpoint, open_session
 from services.kit.judgements import JudgementStore
-from services.kit.keyspace import Line
 from services.kit.pipe import Pipe
 from services.kit.redis import connect, shared_fence_key
 from services.kit.rubrics import RubricStore
@@ -36,7 +34,7 @@ from services.reward.mathequal import MathEqualPool
 from services.reward.metrics import RewardMetrics
 from services.reward.pins import Pins
 from services.reward.recovery import Recovery
-from services.reward.rubrics import bootstrap
+from services.reward.rubrics import bootstrap, lines_of
 from services.reward.service import ScoreService
 from services.reward.settings import RewardSettings
 from services.reward.spool import open_spool
@@ -130,7 +128,11 @@ async def _open_state(
     spool = open_spool(settings)
     ledger = Ledger(trace_log, circuit, pins, actives, spool)
     admission = Admission(
-        capacity=settings.judge_in_flight, shadow_capacity=settings.shadow_in_flight, queue=settings.judge_queue
+        capacity=settings.judge_in_flight,
+        shadow_capacity=settings.shadow_in_flight or max(1, settings.judge_in_flight // 8),
+        queue=settings.judge_queue,
+        shadow_share=settings.shadow_share,
+        quiet_s=settings.shadow_quiet_s,
     )
     calls = EngineCalls(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
     service = ScoreService(
@@ -184,8 +186,8 @@ async def _prepare(
 ) -> None:
     """What is needed of Redis once, at start or when it first answers: starting rubrics, and the shared fence key."""
     await bootstrap(store, settings.bootstrap_tasks)
-    for task in settings.bootstrap_tasks:
-        await actives.load(Line(task, MAIN_LINEAGE))
+    for line in (line for task in settings.bootstrap_tasks for line in lines_of(task)):
+        await actives.load(line)
     if not settings.fence_key.get_secret_value():
         service.use_fence_key(await shared_fence_key(redis))
 

@@ -108,8 +108,11 @@ class EngineCalls:
         if asker.engine.slots > 1:
             identities = [identities[n] for n in siblings_apart([c.path for c in calls.values()], asker.engine.slots)]
         seats: dict[str, _Seat] = {}
-        for start in range(0, len(identities), asker.engine.batch):
-            part = identities[start : start + asker.engine.batch]
+        size = asker.engine.batch
+        if asker.purpose is Purpose.SHADOW:
+            size = min(size, self._admission.shadow_capacity)
+        for start in range(0, len(identities), size):
+            part = identities[start : start + size]
             flight: asyncio.Future[Sequence[_Landed]] = loop.create_future()
             seats |= {identity: _Seat(flight, number) for number, identity in enumerate(part)}
             task = loop.create_task(self._fly(flight, asker, {i: calls[i].messages for i in part}, ask))

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from regrade.contracts import Override, PutRubric, PutRubricAnswer, Rubric
+from regrade.contracts import MAIN_LINEAGE, Override, PutRubric, PutRubricAnswer, Rubric
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, Invalid
 from services.kit.keyspace import Line
@@ -46,12 +46,19 @@ async def publish(store: RubricStore, task: str, put: PutRubric) -> PutRubricAns
     return PutRubricAnswer(digest=rubric.digest, version=version)
 
 
+def lines_of(task: str) -> tuple[Line, ...]:
+    """The lines that a task pack starts: the task's own and, of a depth task, one for each scope."""
+    pack = load_pack(task)
+    scopes = pack.scopes if pack.kind == "depth" else ()
+    return tuple(Line(task, MAIN_LINEAGE, scope) for scope in (None, *scopes))
+
+
 async def bootstrap(store: RubricStore, tasks: Sequence[str]) -> None:
-    """Put the starting rubric of each task pack that has none active yet; another replica may be first."""
-    for task in tasks:
-        line = Line(task, "main")
+    """Put the starting rubric in each of the packs' lines that has none active; another replica may be first."""
+    for line in (line for task in tasks for line in lines_of(task)):
         if await store.active(line) is not None:
             continue
+        task = line.task
         rubric = load_pack(task).starting_rubric
         await store.put(task, rubric)
         authority = Override(by="bootstrap", reason="starting rubric of the task pack", bootstrap=True)

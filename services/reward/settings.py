@@ -41,7 +41,15 @@ class RewardSettings(ServiceSettings):
     judge_timeout_s: float = Field(120.0, gt=0, description="Time limit of one engine call.")
     judge_retries: int = Field(2, ge=0, le=10, description="Further tries of a failed engine call, within a budget.")
     judge_in_flight: int = Field(64, ge=1, description="Conversations with the engine at once.")
-    shadow_in_flight: int = Field(4, ge=1, description="Of these, for candidates; they yield to training.")
+    shadow_in_flight: int = Field(
+        0, ge=0, description="Of these, for candidates while no training is scored; 0: an eighth, and one at least."
+    )
+    shadow_share: float = Field(
+        0.02, gt=0, le=1, description="While training is scored: candidates' conversations for each of training's."
+    )
+    shadow_quiet_s: float = Field(
+        0.5, ge=0, description="So long behind its last conversation training is taken to go on."
+    )
     judge_queue: int = Field(4_096, ge=1, description="Conversations that may wait for the engine; beyond that: 429.")
     judge_shard: int = Field(
         1, ge=1, le=8, description="Criteria asked in one call. More cost less and agree less with people."

@@ -1,6 +1,7 @@
 """Who is let in to the engine, in which order, and when the door is shut."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -17,8 +18,8 @@ from tests.support.waiting import until
 class _Door:
     """An admission, and who is inside."""
 
-    def __init__(self, **limits: int) -> None:
-        self.admission = Admission(**({"capacity": 4, "shadow_capacity": 2, "queue": 8} | limits))
+    def __init__(self, **limits: Any) -> None:
+        self.admission = Admission(**({"capacity": 4, "shadow_capacity": 2, "queue": 8, "quiet_s": 0.0} | limits))
         self.inside: list[str] = []
         self._leave = {name: asyncio.Event() for name in "abcdefgh"}
         self._visits: dict[str, asyncio.Task[None]] = {}
@@ -121,3 +122,26 @@ async def test_overload_is_429_with_retry_after_and_passes(start_reward: StartRe
         fake_engine.release()
         assert all(result["reward"] is not None for result in (await accepted).json()["results"])
         assert (await ask(20)).status_code == 200
+
+
+async def test_while_training_goes_on_candidates_get_their_share() -> None:
+    """Of room that training leaves free, a candidate gets one conversation for four of training's, no more."""
+    door = _Door(capacity=16, shadow_capacity=4, shadow_share=0.25, quiet_s=60.0)
+    await door.comes("a", 4, Purpose.TRAIN)
+    for name in "bcd":
+        await door.comes(name, 1, Purpose.SHADOW)
+    assert door.inside == ["a", "b"]
+    await door.leaves("b")
+    assert door.inside == ["a"], "what was earned is spent"
+    await door.comes("e", 4, Purpose.TRAIN)
+    assert door.inside == ["a", "e", "c"]
+
+
+async def test_a_moment_behind_training_is_still_training_and_quiet_ends_it() -> None:
+    door = _Door(capacity=4, shadow_capacity=2, shadow_share=0.01, quiet_s=0.2)
+    await door.comes("a", 1, Purpose.TRAIN)
+    for name in "bc":
+        await door.comes(name, 1, Purpose.SHADOW)
+    await door.leaves("a")
+    assert door.inside == [], "the next batch comes right behind"
+    await until(lambda: door.inside == ["b", "c"], "quiet", timeout_s=5.0)

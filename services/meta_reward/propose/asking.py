@@ -1,6 +1,7 @@
 """What proposers share that ask a meta-judge: the schemas of its replies, what it is shown, and what is made of it."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Annotated, TypeVar
 
@@ -11,7 +12,7 @@ from services.kit.fence import fence
 from services.kit.http import UpstreamError
 from services.meta_reward.gate import Candidate
 from services.meta_reward.metajudge import MetaJudge
-from services.meta_reward.propose.base import Brief, Proposal, composed
+from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -44,6 +45,23 @@ class Refinement(Reply):
 
 
 R = TypeVar("R", bound=Reply)
+
+
+class AskingProposer(ABC):
+    """A proposer that asks a meta-judge: its questions of one cycle share what they are about, and the notes."""
+
+    name: str
+
+    def __init__(self, meta_judge: MetaJudge) -> None:
+        self._meta_judge = meta_judge
+
+    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+        """Candidates for this brief; a failure costs them, nothing else."""
+        return await self._ask(Asking(self._meta_judge, brief, self.name), brief, progress)
+
+    @abstractmethod
+    async def _ask(self, asking: "Asking", brief: Brief, progress: Progress) -> Proposal:
+        """Ask, and make candidates of what is answered."""
 
 
 class Asking:

@@ -31,6 +31,8 @@ class Brief(NamedTuple):
     labelled: Sequence[LabelledPair] = ()
     core: Set[str] = frozenset()
     max_llm_criteria: int = 8
+    guided: bool = False
+    """The line is a scope of a depth task: its guidelines evolve, criteria are the task's."""
 
 
 class Proposal(NamedTuple):
@@ -62,8 +64,11 @@ def composed(
     rationale: str,
     changed: Mapping[str, Criterion] = MappingProxyType({}),
     without: Set[str] = frozenset(),
+    preamble: str | None = None,
 ) -> Rubric:
-    """A candidate from the active rubric: criteria changed (by id), left out and added. Raises `ValidationError`.
+    """A candidate from the active rubric: criteria changed (by id), left out and added, another preamble.
+
+    Raises `ValidationError`. It has no offset: that is calibration's to set.
 
     The core and all guards (checks and vetoes) persist. Of the other LLM criteria at most so many stay that the
     judge's budget holds: those that spread the most (RLER, arXiv 2511.19399).
@@ -78,9 +83,8 @@ def composed(
         lineage=active.lineage,
         scope=active.scope,
         parent=active.digest,
-        preamble=active.preamble,
+        preamble=active.preamble if preamble is None else preamble,
         criteria=_floored([*(c for c in kept if c.id not in gone), *added]),
-        offset=active.offset,
         created_by=by,
         rationale=rationale,
     )

@@ -8,8 +8,7 @@ from collections.abc import Awaitable
 from typing import NamedTuple
 
 from regrade.contracts import Stage, as_text
-from services.meta_reward.metajudge import MetaJudge
-from services.meta_reward.propose.asking import Asking, Refinement
+from services.meta_reward.propose.asking import Asking, AskingProposer, Refinement
 from services.meta_reward.propose.base import Brief, Progress, Proposal
 
 _MOST_LABELLED = 4
@@ -23,21 +22,16 @@ class Pair(NamedTuple):
     other: str
 
 
-class PairwiseProposer:
-    """Asks about each pair on its own, and merges what comes of it into one candidate."""
+class PairwiseProposer(AskingProposer):
+    """Asks about each pair on its own, and merges what comes of it into one candidate; none without a pair."""
 
     name = "pairwise"
 
-    def __init__(self, meta_judge: MetaJudge) -> None:
-        self._meta_judge = meta_judge
-
-    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
-        """At most one candidate; none without a pair."""
+    async def _ask(self, asking: Asking, brief: Brief, progress: Progress) -> Proposal:
         pairs = [Pair(p.prompt, p.better, p.worse) for p in brief.labelled[:_MOST_LABELLED]]
         pairs += [Pair(as_text(a.prompt), as_text(a.completion), as_text(b.completion)) for a, b in brief.pairs]
         if not pairs:
             return Proposal((), ("pairwise: the sample holds no pair",))
-        asking = Asking(self._meta_judge, brief, self.name)
         await progress(Stage.REFINE, f"{len(pairs)} pairs")
         refined = await asking.each("pair", pairs, lambda pair: _compare(asking, pair))
         refinements = [refinement for refinement in refined if refinement is not None]

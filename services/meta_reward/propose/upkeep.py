@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from regrade.contracts import Criterion, CriterionFigures, LlmCriterion, Role, Stage
 from services.kit.http import UpstreamError
 from services.meta_reward.gate import Candidate
-from services.meta_reward.metajudge import MetaJudge
-from services.meta_reward.propose.asking import Asking, Levels, Reply, first_line_of
+from services.meta_reward.propose.asking import Asking, AskingProposer, Levels, Reply, first_line_of
 from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
 
 FEWEST_TRACES = 32
@@ -46,22 +45,17 @@ class PruningProposer:
         return Proposal((Candidate(rubric, self.name),), ())
 
 
-class TighteningProposer:
-    """Has the meta-judge rewrite the levels of the criterion that most responses top."""
+class TighteningProposer(AskingProposer):
+    """Has the meta-judge rewrite the levels of the criterion that most responses top; one candidate at most."""
 
     name = "tightening"
 
-    def __init__(self, meta_judge: MetaJudge) -> None:
-        self._meta_judge = meta_judge
-
-    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
-        """At most one candidate: one criterion with other levels."""
+    async def _ask(self, asking: Asking, brief: Brief, progress: Progress) -> Proposal:
         figures = brief.evidence.criteria
         topped = [c for c in brief.active.llm_criteria if c.role is Role.AWARD and _is_topped(figures.get(c.id))]
         if not topped:
             return Proposal((), ())
         chosen = max(topped, key=lambda criterion: figures[criterion.id].mean)
-        asking = Asking(self._meta_judge, brief, self.name)
         await progress(Stage.REFINE, f"tightens {chosen.id}")
         levels = "\n".join(f"{n}: {text}" for n, text in enumerate(chosen.levels))
         shown = asking.fence("CRITERION", f"{chosen.name}\n{chosen.description}\n{levels}")

@@ -1,0 +1,147 @@
+"""A depth task's scopes: each has a line, a cycle and guidelines of its own; an unknown one falls back."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from regrade.contracts import Rubric, Stage
+from regrade.tasks import load_pack
+from services.kit.http import open_session
+from services.kit.keyspace import Line
+from services.kit.rubrics import RubricStore
+from services.meta_reward import worker
+from services.meta_reward.lines import lines_of
+from services.meta_reward.metajudge import MetaJudge
+from services.meta_reward.propose.base import Brief, Progress, Proposal
+from services.meta_reward.propose.paper import PaperProposer
+from services.meta_reward.settings import MetaRewardSettings
+from services.reward import rubrics
+from tests.meta_reward.test_propose import brief
+from tests.support.builders import ESSAY, LINE, TASK, activate, checks_only, item, llm, rubric, trace
+from tests.support.fake_engine import FakeEngine, certain, chat
+from tests.support.meta import meta_judge, meta_script, running_meta, train
+
+SCOPED = LINE._replace(scope="algebra/3")
+WISE = ["Each step follows from the one before.", "Signs are easily lost when a term changes sides."]
+
+
+def settings(**more: object) -> MetaRewardSettings:
+    return MetaRewardSettings.model_validate({"tasks": [TASK]} | more)
+
+
+async def no_progress(stage: Stage, detail: str) -> None:
+    """Nobody looks."""
+
+
+@pytest.fixture
+async def judge(redis: Redis, fake_engine: FakeEngine) -> AsyncIterator[MetaJudge]:
+    """A meta-judge that knows guidelines."""
+    fake_engine.script = meta_script(
+        lambda _: certain(3), lambda text: chat(json.dumps({"guidelines": WISE})) if "guidelines" in text else None
+    )
+    async with open_session(connections=2, timeout_s=10.0) as session:
+        yield await meta_judge(session, fake_engine, redis)
+
+
+async def test_a_scope_is_served_once_it_has_a_rubric(store: RubricStore) -> None:
+    assert await lines_of(store, settings()) == (LINE,)
+    await activate(store, checks_only(1))
+    await activate(store, checks_only(2), line=SCOPED)
+    await activate(store, checks_only(2), line=LINE._replace(scope="algebra"))
+    await activate(store, checks_only(3), line=Line(TASK, "branch", "x"))
+    assert await lines_of(store, settings()) == (LINE, LINE._replace(scope="algebra"), SCOPED)
+    assert await lines_of(store, settings(max_scopes=1)) == (LINE, LINE._replace(scope="algebra"))
+
+
+async def test_a_depth_pack_starts_a_line_for_each_scope(store: RubricStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = load_pack(TASK)
+    for kind, lines in (("breadth", 1), ("depth", 3)):
+        scoped = pack.model_copy(update={"kind": kind, "scopes": ("algebra/3", "geometry")})
+        monkeypatch.setattr(rubrics, "load_pack", lambda _, scoped=scoped: scoped)
+        await rubrics.bootstrap(store, [TASK])
+        assert len(await store.lines(TASK)) == lines
+    found = await store.active(SCOPED)
+    assert found is not None
+    assert found.digest == pack.starting_rubric.digest
+
+
+async def test_guidelines_are_rewritten_for_a_scope_and_criteria_stay(
+    judge: MetaJudge, fake_engine: FakeEngine
+) -> None:
+    active = Rubric(scope="algebra/3", preamble="- Look at the <|im_end|> result.", criteria=(llm(),))
+    about = brief(active, sample=[trace("a"), trace("b", completion=f"{ESSAY} Other.")], guided=True)
+    (candidate,) = (await PaperProposer(judge).propose(about, no_progress)).candidates
+    assert candidate.rubric.criteria == active.criteria
+    assert candidate.rubric.preamble == "\n".join(f"- {line}" for line in WISE)
+    assert candidate.rubric.scope == "algebra/3"
+    asked = fake_engine.calls[-1][0]["content"]
+    assert "Look at the" in asked
+    assert "<|im_end|>" not in asked
+    assert asked.count("Missing: ") == 2
+    breadth = (await PaperProposer(judge).propose(about._replace(guided=False), no_progress)).candidates
+    assert [len(c.rubric.criteria) for c in breadth] == [2]
+
+
+async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await activate(meta.parts.store, rubric(llm("scoped")), line=SCOPED)
+        prompts = load_pack(TASK).prompts
+        items = [
+            {"id": f"{scope}{n}", "scope": scope, "prompt": prompts[n].prompt, "completion": "Trees are nice and"}
+            for scope in ("algebra/3", "algebra/3/hard", "geometry")
+            for n in range(6)
+        ]
+        await meta.client.score(TASK, items, run="r", step=1)
+        for line in await lines_of(meta.parts.store, meta.parts.settings):
+            await meta.worker.look_at(line)
+        (scoped,) = await meta.parts.board.reports(SCOPED)
+        assert scoped.evidence.traces == 12, "a narrower scope without a rubric falls back to it"
+        assert await meta.parts.board.reports(LINE) == [], "six are too few"
+        await train(meta.client, step=2)
+        await meta.worker.look_at(LINE)
+        (whole,) = await meta.parts.board.reports(LINE)
+        assert whole.evidence.traces == 14
+        found = await meta.parts.store.active(SCOPED)
+        assert found is not None
+        assert found.scope == "algebra/3"
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "guided"), [("depth", SCOPED, True), ("depth", LINE, False), ("breadth", SCOPED, False)]
+)
+async def test_guidelines_are_for_the_scopes_of_depth_tasks(
+    redis: Redis,
+    reward_url: str,
+    fake_engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    line: Line,
+    guided: bool,
+) -> None:
+    seen: list[Brief] = []
+
+    class Looks:
+        """Proposes nothing."""
+
+        name = "looks"
+
+        async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+            """Nothing."""
+            seen.append(brief)
+            return Proposal((), ())
+
+    pack = load_pack(TASK).model_copy(update={"kind": kind, "scopes": ("algebra/3",)})
+    monkeypatch.setattr(worker, "load_pack", lambda _: pack)
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        meta.worker._parts = meta.parts._replace(proposers=[Looks()])
+        await activate(meta.parts.store, rubric(llm("scoped")), line=SCOPED)
+        items = [item(n, id=f"i{n}", scope=line.scope) for n in range(8)]
+        await meta.client.score(TASK, items, run="r", step=1)
+        await meta.worker.look_at(line)
+    assert [brief.guided for brief in seen] == [guided]
