@@ -215,6 +215,12 @@ class RubricStore:
         """Every event of the line, oldest first."""
         return [_read_event(entry_id, fields) for entry_id, fields in await entries(self._redis, ks.lineage_key(line))]
 
+    async def latest(self, line: Line, count: int, *, before: str | None = None) -> list[LineageEvent]:
+        """The newest `count` events of the line (of those before an event's id), oldest first."""
+        until = f"({before}" if before else "+"
+        found = await newest(self._redis, ks.lineage_key(line), until=until, count=count)
+        return [_read_event(entry_id, fields) for entry_id, fields in reversed(found)]
+
     async def last_change(self, line: Line) -> LineageEvent | None:
         """The newest activation or rollback: how the active rubric came to be active."""
         async for event in self._newest_first(line):
