@@ -200,12 +200,13 @@ class RubricStore:
             raise NotFound(f"{line.label} of {line.task!r} has no active rubric", code="unknown_task")
         if expected is not None and expected != current.digest:
             raise Conflict(fill(_REFUSALS["conflict"], detail=current.digest))
-        target = (await self.find(line, to)).digest if to is not None else await self._before(line, current.digest)
+        target = (await self.find(line, to)).digest if to is not None else await self.before(line, current.digest)
         authority = Rollback(by=by, reason=reason)
         version = await self.activate(line, target, expected=current.digest, authority=authority)
         return Active(target, version, line.scope)
 
-    async def _before(self, line: Line, digest: str) -> str:
+    async def before(self, line: Line, digest: str) -> str:
+        """What was active before the rubric of that digest became so. Raises `Conflict` for the line's first."""
         async for event in self._newest_first(line):
             if event.kind is EventKind.ACTIVATED and event.digest == digest and event.previous:
                 return event.previous
