@@ -33,16 +33,11 @@ _ESSAYS = [original.completion for original in _PACK.originals]
 
 
 def judge(messages: Messages) -> Reply:
-    """More words, a higher level, and never quite sure: a weak judge."""
+    """More words, a higher level, and never quite sure: a weak judge. Fences are keyed anew in each Redis, so no hash."""
     text = messages[1]["content"]
-    level = 1.2 + min(3.2, len(text.split()) / 90.0) + (hash_of(text) % 7) / 12.0
+    level = 1.2 + min(3.2, len(text.split()) / 90.0) + text.count(",") % 7 / 12.0
     weights = [max(0.01, 1.0 - abs(level - n) / 1.6) for n in range(6)]
     return distribution([weight / sum(weights) for weight in weights])
-
-
-def hash_of(text: str) -> int:
-    """A number that is the text's own in every process."""
-    return sum(ord(c) * (n + 1) for n, c in enumerate(text[-400:]))
 
 
 def completion(step: int, number: int) -> str:
@@ -89,7 +84,7 @@ def run_cycle(meta: httpx.Client, reason: str = "the story goes on") -> dict[str
 @contextmanager
 def meta_service(redis_url: str, reward_url: str, engine: FakeEngine, **settings: Any) -> Iterator[httpx.Client]:
     """A meta-reward service that starts cycles on request only."""
-    engine.script = meta_script(judge, _proposals)
+    engine.script = meta_script(judge)
     told = {
         "redis_url": redis_url,
         "reward_url": reward_url,
@@ -109,10 +104,6 @@ def meta_service(redis_url: str, reward_url: str, engine: FakeEngine, **settings
             yield meta
     finally:
         server.stop()
-
-
-def _proposals(prompt: str) -> Reply | None:
-    return None
 
 
 def tell(reward_url: str, meta: httpx.Client) -> None:
