@@ -175,7 +175,8 @@ async def get_alarms(line: LineDep, parts: PartsDep, viewer: ViewerDep) -> Respo
     """What is raised, with the traces that show it."""
     shown = await frame(line, parts, viewer, "alarms", "Alarms")
     wanted = {name for alarm in shown["alarms"] for name in alarm.traces}
-    shown["traces"] = await parts.log.named(line.task, wanted) if wanted else {}
+    there = await parts.log.named(line.task, wanted) if wanted else {}
+    shown["found_of"] = {alarm.name: [there[t] for t in alarm.traces if t in there] for alarm in shown["alarms"]}
     return page("alarms.html", shown)
 
 
