@@ -120,9 +120,9 @@ def tell(reward_url: str, meta: httpx.Client) -> None:
     for step in range(25, 31):
         score_step(reward_url, step)
     meta.post(f"/rubrics/{TASK}/rollback", json={"by": "dana", "reason": "rewards fell too hard"}).raise_for_status()
+    score_hostile(reward_url)
     for step in range(31, 36):
         score_step(reward_url, step)
-    score_hostile(reward_url)
 
 
 def _serve() -> None:
