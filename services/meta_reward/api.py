@@ -5,7 +5,8 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field, ValidationError
 
 from regrade.contracts import (
     MAIN_LINEAGE,
@@ -15,11 +16,13 @@ from regrade.contracts import (
     CycleReport,
     CycleStatus,
     Digest,
+    Flag,
     ImportAnchors,
     LineageEvent,
     Name,
     Override,
     Pause,
+    Purpose,
     Rubric,
     RubricDiff,
     Scope,
@@ -81,6 +84,24 @@ async def _line(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None = 
     return Line(task, lineage, scope)
 
 
+async def _filter(
+    run: Name | None = None,
+    step: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    version: Annotated[int | None, Query(ge=1, le=2**31, description="rubric version that gave the reward")] = None,
+    flag: Flag | None = None,
+    lowest: Annotated[float | None, Query(ge=0.0, le=1.0, description="lowest reward")] = None,
+    highest: Annotated[float | None, Query(ge=0.0, le=1.0, description="highest reward")] = None,
+    group: Annotated[str | None, Query(min_length=1, max_length=128)] = None,
+    purpose: Purpose | None = None,
+) -> TraceFilter:
+    given = locals()  # FastAPI takes a query apart by a signature, or as one model that owns all of it
+    try:
+        return TraceFilter.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+
+FilterDep = Annotated[TraceFilter, Depends(_filter)]
 PartsDep = Annotated[Parts, Depends(_parts)]
 LineDep = Annotated[Line, Depends(_line)]
 
@@ -134,7 +155,7 @@ async def get_alarms(line: LineDep, parts: PartsDep) -> list[Alarm]:
 async def get_traces(
     line: LineDep,
     parts: PartsDep,
-    wanted: Annotated[TraceFilter, Query()],
+    wanted: FilterDep,
     limit: Annotated[int, Query(ge=1, le=256)] = 50,
     before: Annotated[str | None, Query(pattern=EVENT_ID, description="`older` of the page before this one")] = None,
 ) -> TracePage:
