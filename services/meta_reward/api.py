@@ -41,7 +41,7 @@ from services.meta_reward.tracefilter import REACH, TraceFilter
 log = logging.getLogger(__name__)
 
 MOST = 1_000
-EVENT_ID = r"^\d{1,19}-\d{1,19}$"
+EVENT_ID = r"^[1-9][0-9]{0,18}-[0-9]{1,19}$"
 
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 TraceId = Annotated[str, Path(min_length=1, max_length=128)]

@@ -33,7 +33,7 @@ _ESSAYS = [original.completion for original in _PACK.originals]
 
 
 def judge(messages: Messages) -> Reply:
-    """More words, a higher level, and never quite sure: a weak judge. No hash of it: fences differ from Redis to Redis."""
+    """More words, a higher level, and never quite sure. No hash of it: fences differ from Redis to Redis."""
     text = messages[1]["content"]
     level = 1.2 + min(3.2, len(text.split()) / 90.0) + text.count(",") % 7 / 12.0
     weights = [max(0.01, 1.0 - abs(level - n) / 1.6) for n in range(6)]
