@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-vllm check check-deploy test-compose format bench-score bench-engine bench-attacks bench-activation bench-interference soak clean
+.PHONY: help demo serve test test-console test-vllm check check-deploy test-compose format bench-score bench-engine bench-attacks bench-activation bench-interference soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,6 +31,9 @@ serve: $(STAMP) ## both services on ports 8700 and 8701 with a small real judge,
 test: $(STAMP) ## all tests, with branch coverage
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+test-console: $(STAMP) ## the console's tests alone; those in a browser need a Chromium (REGRADE_TEST_CHROMIUM names one)
+	$(BIN)/python -m pytest tests/console $(ARGS)
 
 test-vllm: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## the engine tests on a real vLLM on this CPU (3.4 GB)
 	$(BIN)/python -m pytest -m vllm $(ARGS)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from regrade.cli.connection import DEFAULT_META_URL, By, Key, MetaUrl, connect, console, fail
+from regrade.cli.connection import DEFAULT_META_URL, By, Key, MetaUrl, Reason, Task, connect, console, present
 from regrade.contracts import AnchorsAnswer, ImportAnchors, LabelledPair
 
 app = typer.Typer(help="Look after the cases that the gate measures on.", no_args_is_help=True)
@@ -18,18 +18,16 @@ def anchors() -> None:
 
 @app.command("import")
 def import_pairs(
-    task: Annotated[str, typer.Argument(help="The task.")],
+    task: Task,
     file: Annotated[Path, typer.Argument(help="JSONL of {prompt, better, worse}, as a person has judged them.")],
-    reason: Annotated[str, typer.Option(help="Why; it goes on record.")],
+    reason: Reason,
     by: By = "operator",
     meta_url: MetaUrl = DEFAULT_META_URL,
     key: Key = "",
 ) -> None:
     """Add labelled pairs to a task's anchors. The gate counts its decisions anew on a changed set."""
-    if not file.is_file():
-        fail(f"no file {file}")
     with connect(meta_url, key) as client:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = present(file).read_text(encoding="utf-8").split("\n")
         pairs = tuple(LabelledPair.model_validate_json(line) for line in lines if line.strip())
         wanted = ImportAnchors(pairs=pairs, by=by, reason=reason)
         answer = client.call("POST", f"/anchors/{task}", AnchorsAnswer, json=wanted.model_dump(mode="json"))

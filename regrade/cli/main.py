@@ -1,4 +1,4 @@
-"""`regrade`: score a text, look after rubrics, ask for a cycle, and check that everything is in order."""
+"""The `regrade` command: what each word of it does stands in the module of that name."""
 
 import json
 from pathlib import Path
@@ -9,43 +9,63 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 from regrade import contracts
-from regrade.cli import anchors, rubric
+from regrade.cli import anchors, cycles, evolution, rubric, traces
 from regrade.cli.connection import (
     DEFAULT_META_URL,
     DEFAULT_URL,
-    By,
+    AsJson,
     Key,
-    Lineage,
     MetaUrl,
-    ScopeOption,
+    Task,
     Url,
     connect,
     console,
     fail,
     plain_errors,
+    print_json,
 )
 from regrade.cli.doctor import examine
-from regrade.contracts import CycleStatus, Purpose, ScoreItem, ScoreResponse
+from regrade.contracts import Purpose, ScoreItem, ScoreResponse
+
+_HELP = """Score texts, look after the rubric they are scored by, and watch it evolve.
+
+\b
+a first look      regrade doctor
+score a text      regrade score TASK --prompt ... --completion ...
+what goes on      regrade status TASK
+what happened     regrade rubric history TASK
+why               regrade cycles list TASK, then cycles show TASK CYCLE
+what was scored   regrade traces list TASK --flag instruction
+step in           regrade rubric rollback TASK --reason "too strict"
+wait              regrade pause TASK --reason "a deadline", then resume
+
+The services are found by --url and --meta-url, or REGRADE_URL and REGRADE_META_URL; a key by REGRADE_KEY.
+The same with pictures: /console of the meta-reward service.
+"""
 
 app = typer.Typer(
     name="regrade",
-    help=__doc__,
+    help=_HELP,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(rubric.app, name="rubric")
 app.add_typer(anchors.app, name="anchors")
+app.add_typer(cycles.app, name="cycles")
+app.add_typer(traces.app, name="traces")
+for command in (evolution.status, evolution.evolve, evolution.pause, evolution.resume, evolution.alarms):
+    app.command()(command)
 
 _CONTRACTS = {name: getattr(contracts, name) for name in contracts.__all__ if name[0].isupper()}
 
 
 @app.command()
 def score(
-    task: Annotated[str, typer.Argument(help="The task, e.g. essay_writing.")],
+    task: Task,
     prompt: Annotated[str, typer.Option(help="The prompt the completion answers.")] = "",
     completion: Annotated[str, typer.Option(help="The completion to score.")] = "",
     file: Annotated[Path | None, typer.Option(help="JSONL of {prompt, completion, ...}, instead of the two.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")] = False,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = "",
 ) -> None:
@@ -56,28 +76,9 @@ def score(
         items = [ScoreItem(prompt=prompt, completion=completion)] if file is None else _read_items(file)
         answer = client.score(task, items, purpose=Purpose.EVAL)
     if as_json:
-        console.print_json(answer.model_dump_json())
+        print_json(answer)
     else:
         _show_scores(answer)
-
-
-@app.command()
-def evolve(
-    task: Annotated[str, typer.Argument(help="The task.")],
-    reason: Annotated[str, typer.Option(help="Why; it goes on record.")] = "asked for from the command line",
-    by: By = "operator",
-    lineage: Lineage = contracts.MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
-) -> None:
-    """Ask the meta-reward service for a cycle now. It needs traces that no cycle has seen yet."""
-    place = {"lineage": lineage} | ({"scope": scope} if scope else {})
-    with connect(meta_url, key) as client:
-        body = {"by": by, "reason": reason}
-        status = client.call("POST", f"/cycles/{task}", CycleStatus, json=body, params=place)
-    console.print(f"asked for; {status.completed} cycles done so far, {status.lag} traces wait", soft_wrap=True)
-    console.print(f"what comes of it: regrade rubric history {task}")
 
 
 @app.command()

@@ -52,7 +52,7 @@ from regrade.contracts.score import (
     Usage,
     as_text,
 )
-from regrade.contracts.trace import Trace
+from regrade.contracts.trace import Trace, TracePage
 
 __all__ = [
     "LEVELS",
@@ -110,6 +110,7 @@ __all__ = [
     "ScoreResponse",
     "Stage",
     "Trace",
+    "TracePage",
     "Usage",
     "as_text",
     "canonical_json",

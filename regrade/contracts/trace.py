@@ -28,3 +28,13 @@ class Trace(Outcome):
     usage: Usage
     latency_ms: float
     time: float
+
+
+class TracePage(Outcome):
+    """Traces that were asked for, newest first. `older` is where to read on (`before`), None at the log's end.
+
+    One answer reads a bounded stretch of the log, so a page may be short, or empty, and still have an `older`.
+    """
+
+    traces: tuple[Trace, ...]
+    older: str | None

@@ -228,12 +228,13 @@ class RubricStore:
             raise NotFound(f"{line.label} of {line.task!r} has no active rubric", code="unknown_task")
         if expected is not None and expected != current.digest:
             raise Conflict(fill(_REFUSALS["conflict"], detail=current.digest))
-        target = (await self.find(line, to)).digest if to is not None else await self._before(line, current.digest)
+        target = (await self.find(line, to)).digest if to is not None else await self.before(line, current.digest)
         authority = Rollback(by=by, reason=reason)
         version = await self.activate(line, target, expected=current.digest, authority=authority, cooldown_s=cooldown_s)
         return Active(target, version, line.scope)
 
-    async def _before(self, line: Line, digest: str) -> str:
+    async def before(self, line: Line, digest: str) -> str:
+        """What was active before the rubric of that digest became so. Raises `Conflict` for the line's first."""
         async for event in self._newest_first(line):
             if event.kind is EventKind.ACTIVATED and event.digest == digest and event.previous:
                 return event.previous
@@ -242,6 +243,12 @@ class RubricStore:
     async def history(self, line: Line) -> list[LineageEvent]:
         """Every event of the line, oldest first."""
         return [_read_event(entry_id, fields) for entry_id, fields in await entries(self._redis, ks.lineage_key(line))]
+
+    async def latest(self, line: Line, count: int, *, before: str | None = None) -> list[LineageEvent]:
+        """The newest `count` events of the line (of those before an event's id), oldest first."""
+        until = f"({before}" if before else "+"
+        found = await newest(self._redis, ks.lineage_key(line), until=until, count=count)
+        return [_read_event(entry_id, fields) for entry_id, fields in reversed(found)]
 
     async def last_change(self, line: Line) -> LineageEvent | None:
         """The newest activation or rollback: how the active rubric came to be active."""

@@ -1,7 +1,7 @@
 """The trace log: pins and known outcomes in one read, outcomes and traces in one write, windows for the worker."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from services.kit.wire import ItemResult, read_result
 
 TRACE_LOG_FULL = "trace_log_full"
 _PAGE = 512
-_LATEST_PAGES = 32
+_LATEST = 16_384
 
 
 class PinRequest(NamedTuple):
@@ -59,6 +59,13 @@ class Row(NamedTuple):
     identity: str
     outcome: str | bytes
     trace: str | bytes
+
+
+class Slice(NamedTuple):
+    """Traces, newest first, and the entry behind which older ones go on; None at the log's end."""
+
+    traces: list[Trace]
+    older: str | None
 
 
 class Window(NamedTuple):
@@ -171,8 +178,14 @@ class TraceLog:
         self, task: str, count: int, *, until: str = "+", wanted: Callable[[Trace], bool] = _any
     ) -> list[Trace]:
         """The newest `count` traces of a task up to `until` that are wanted, newest first, out of the last 16,384."""
+        return (await self.browse(task, count, until=until, wanted=wanted, reach=_LATEST)).traces
+
+    async def browse(
+        self, task: str, count: int, *, until: str = "+", wanted: Callable[[Trace], bool] = _any, reach: int
+    ) -> Slice:
+        """The newest `count` traces up to `until` that are wanted, newest first, out of `reach` entries or few more."""
         found: list[Trace] = []
-        for _ in range(_LATEST_PAGES):
+        for _ in range(0, reach, _PAGE):
             page = await newest(self._redis, ks.traces_key(task), until=until, count=_PAGE)
             for entry_id, fields in page:
                 until = f"({entry_id}"
@@ -180,8 +193,24 @@ class TraceLog:
                 if wanted(trace):
                     found.append(trace)
                     if len(found) == count:
-                        return found
+                        return Slice(found, entry_id)
             if len(page) < _PAGE:
+                return Slice(found, None)
+        return Slice(found, until.removeprefix("("))
+
+    async def named(self, task: str, trace_ids: Set[str]) -> dict[str, Trace]:
+        """Those of a task's last 16,384 traces that have one of these ids."""
+        found: dict[str, Trace] = {}
+        until = "+"
+        for _ in range(0, _LATEST, _PAGE):
+            page = await newest(self._redis, ks.traces_key(task), until=until, count=_PAGE)
+            for entry_id, fields in page:
+                until = f"({entry_id}"
+                if any(name in fields["trace"] for name in trace_ids):  # most are passed over unread
+                    trace = Trace.model_validate_json(fields["trace"])
+                    if trace.trace_id in trace_ids:
+                        found[trace.trace_id] = trace
+            if len(page) < _PAGE or len(found) == len(trace_ids):
                 break
         return found
 

@@ -39,7 +39,7 @@ class Readiness(NamedTuple):
 ReadinessProbe = Callable[[Request], Awaitable[Readiness]]
 
 
-def _holds(keys: Sequence[SecretStr], given: str) -> bool:
+def holds(keys: Sequence[SecretStr], given: str) -> bool:
     """Compare with every key in constant time, so that neither value nor position leaks."""
     matches = [hmac.compare_digest(key.get_secret_value().encode(), given.encode()) for key in keys]
     return any(matches)
@@ -49,7 +49,7 @@ async def require_key(request: Request, credentials: Credentials) -> None:
     """Let through a caller with any known key; everybody when no key is configured."""
     settings: ServiceSettings = request.app.state.settings
     keys = (*settings.api_keys, *settings.operator_keys)
-    if keys and not _holds(keys, credentials.credentials if credentials else ""):
+    if keys and not holds(keys, credentials.credentials if credentials else ""):
         raise Unauthorized("send a valid key as 'Authorization: Bearer <key>'")
 
 
@@ -58,7 +58,7 @@ async def require_operator(request: Request, credentials: Credentials) -> None:
     await require_key(request, credentials)
     settings: ServiceSettings = request.app.state.settings
     keyed = settings.api_keys or settings.operator_keys
-    if keyed and not _holds(settings.operator_keys, credentials.credentials if credentials else ""):
+    if keyed and not holds(settings.operator_keys, credentials.credentials if credentials else ""):
         raise Forbidden("this call changes what is active; it needs an operator key")
 
 

@@ -4,8 +4,9 @@ import logging
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
-from pydantic import Field
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field, ValidationError
 
 from regrade.contracts import (
     MAIN_LINEAGE,
@@ -15,14 +16,18 @@ from regrade.contracts import (
     CycleReport,
     CycleStatus,
     Digest,
+    Flag,
     ImportAnchors,
     LineageEvent,
     Name,
     Override,
     Pause,
+    Purpose,
     Rubric,
     RubricDiff,
     Scope,
+    Trace,
+    TracePage,
 )
 from regrade.tasks import available_tasks
 from services.kit.errors import Invalid, NotFound
@@ -31,8 +36,15 @@ from services.kit.web import error_answers, require_key, require_operator
 from services.meta_reward.cycle import Parts
 from services.meta_reward.diff import diff_rubrics
 from services.meta_reward.lines import lines_of
+from services.meta_reward.tracefilter import REACH, TraceFilter
 
 log = logging.getLogger(__name__)
+
+MOST = 1_000
+EVENT_ID = r"^[1-9][0-9]{0,18}-[0-9]{1,19}$"
+
+Limit = Annotated[int, Query(ge=1, le=MOST)]
+TraceId = Annotated[str, Path(min_length=1, max_length=128)]
 
 
 class Deed(Contract):
@@ -72,6 +84,24 @@ async def _line(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None = 
     return Line(task, lineage, scope)
 
 
+async def _filter(
+    run: Name | None = None,
+    step: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    version: Annotated[int | None, Query(ge=1, le=2**31, description="rubric version that gave the reward")] = None,
+    flag: Flag | None = None,
+    lowest: Annotated[float | None, Query(ge=0.0, le=1.0, description="lowest reward")] = None,
+    highest: Annotated[float | None, Query(ge=0.0, le=1.0, description="highest reward")] = None,
+    group: Annotated[str | None, Query(min_length=1, max_length=128)] = None,
+    purpose: Purpose | None = None,
+) -> TraceFilter:
+    given = locals()  # FastAPI takes a query apart by a signature, or as one model that owns all of it
+    try:
+        return TraceFilter.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+
+FilterDep = Annotated[TraceFilter, Depends(_filter)]
 PartsDep = Annotated[Parts, Depends(_parts)]
 LineDep = Annotated[Line, Depends(_line)]
 
@@ -88,21 +118,57 @@ async def get_status(line: LineDep, parts: PartsDep) -> CycleStatus:
 
 
 @reading.get("/lineage/{task}")
-async def get_lineage(line: LineDep, parts: PartsDep) -> list[LineageEvent]:
-    """Everything that happened to the line's rubrics, oldest first, with the gate's figures."""
-    return await parts.store.history(line)
+async def get_lineage(
+    line: LineDep,
+    parts: PartsDep,
+    limit: Limit = MOST,
+    before: Annotated[str | None, Query(pattern=EVENT_ID, description="an event's id: older ones than it")] = None,
+) -> list[LineageEvent]:
+    """What happened to the line's rubrics, with the gate's figures: the newest `limit` events, oldest first."""
+    return await parts.store.latest(line, limit, before=before)
 
 
 @reading.get("/cycles/{task}")
-async def get_cycles(line: LineDep, parts: PartsDep) -> list[CycleReport]:
-    """Every cycle that has ended, oldest first, with its evidence; an abandoned one says why."""
-    return await parts.board.reports(line)
+async def get_cycles(
+    line: LineDep,
+    parts: PartsDep,
+    limit: Limit = MOST,
+    skip: Annotated[int, Query(ge=0, le=100 * MOST, description="leave out so many of the newest")] = 0,
+) -> list[CycleReport]:
+    """The newest cycles that have ended, oldest first, with their evidence; an abandoned one says why."""
+    return await parts.board.reports(line, limit, skip=skip)
+
+
+@reading.get("/cycles/{task}/{cycle}")
+async def get_cycle(line: LineDep, parts: PartsDep, cycle: str) -> CycleReport:
+    """One of the newest cycles that have ended."""
+    return await parts.board.report(line, cycle)
 
 
 @reading.get("/alarms/{task}")
 async def get_alarms(line: LineDep, parts: PartsDep) -> list[Alarm]:
     """The alarms that are raised, each with its figure, its thresholds and the traces that show it most."""
     return await parts.board.alarms(line)
+
+
+@reading.get("/traces/{task}")
+async def get_traces(
+    line: LineDep,
+    parts: PartsDep,
+    wanted: FilterDep,
+    limit: Annotated[int, Query(ge=1, le=256)] = 50,
+    before: Annotated[str | None, Query(pattern=EVENT_ID, description="`older` of the page before this one")] = None,
+) -> TracePage:
+    """The line's newest traces that fit, newest first; those that were archived and trimmed are not among them."""
+    until = f"({before}" if before else "+"
+    found = await parts.log.browse(line.task, limit, until=until, wanted=wanted.on(line), reach=REACH)
+    return TracePage(traces=tuple(found.traces), older=found.older)
+
+
+@reading.get("/traces/{task}/{trace_id}")
+async def get_trace(task: Name, parts: PartsDep, trace_id: TraceId) -> Trace:
+    """One of the task's last 16,384 traces."""
+    return await find_trace(parts, task, trace_id)
 
 
 @reading.get("/rubrics/{task}/diff")
@@ -113,7 +179,7 @@ async def get_diff(
     after: Annotated[int | Digest, Query(description="a version or a digest")],
 ) -> RubricDiff:
     """What changed between two rubrics."""
-    return diff_rubrics(await _find(parts, line, before), await _find(parts, line, after))
+    return diff_rubrics(await find_rubric(parts, line, before), await find_rubric(parts, line, after))
 
 
 @reading.get("/anchors/{task}")
@@ -188,6 +254,14 @@ def _known(task: str) -> None:
         raise NotFound(f"no task pack {task!r}: anchors are made from a pack's originals", code="unknown_task")
 
 
-async def _find(parts: Parts, line: Line, name: int | str) -> Rubric:
+async def find_trace(parts: Parts, task: str, trace_id: str) -> Trace:
+    """A trace by its id. Raises `NotFound`."""
+    found = await parts.log.named(task, {trace_id})
+    if trace_id not in found:
+        raise NotFound(f"none of the last traces of {task!r} is {trace_id}: look in the archive", code="unknown_trace")
+    return found[trace_id]
+
+
+async def find_rubric(parts: Parts, line: Line, name: int | str) -> Rubric:
     found = await parts.store.find(line, name)
     return await parts.store.labelled(line._replace(scope=found.scope), found.digest)

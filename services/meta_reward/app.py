@@ -24,6 +24,8 @@ from services.meta_reward.api import operating, reading
 from services.meta_reward.auditor import AuditBook, Auditor
 from services.meta_reward.board import Board
 from services.meta_reward.checkpoint import Checkpoints
+from services.meta_reward.console.deeds import deeds
+from services.meta_reward.console.pages import pages
 from services.meta_reward.cycle import Parts
 from services.meta_reward.metajudge import AnswerMemory, MetaJudge
 from services.meta_reward.metrics import MetaRewardMetrics
@@ -72,6 +74,8 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
     )
     app.include_router(reading)
     app.include_router(operating)
+    app.include_router(deeds)
+    app.include_router(pages)
     return assemble(app, settings, registry, _ready)
 
 

@@ -9,12 +9,15 @@ from redis.asyncio import Redis
 
 from regrade.contracts import Alarm, Contract, CycleReport, CycleStatus, Pause, Trace
 from services.kit import keyspace as ks
-from services.kit.errors import Conflict
+from services.kit.errors import Conflict, NotFound
 from services.kit.keyspace import Line
-from services.kit.redis import LuaFunction, entries
+from services.kit.redis import LuaFunction, newest
 
 KEPT_S = 30 * 86_400
 """How long baselines and alarms outlive their last measurement."""
+
+MOST_REPORTS = 1_000
+"""Reports that are read at once, at most."""
 
 _REQUEST_TTL_S = 3_600
 _ALARMS = TypeAdapter(list[Alarm])
@@ -142,7 +145,14 @@ class Board:
         if not await self._finish(keys, [token, line.label, cursor, report.model_dump_json(), ended, served]):
             raise Conflict("the cycle lost its lease; its report was refused", code="fenced")
 
-    async def reports(self, line: Line) -> list[CycleReport]:
-        """Every finished cycle, oldest first."""
-        found = await entries(self._redis, ks.reports_key(line))
-        return [CycleReport.model_validate_json(fields["report"]) for _, fields in found]
+    async def reports(self, line: Line, count: int = MOST_REPORTS, *, skip: int = 0) -> list[CycleReport]:
+        """The newest `count` reports of ended cycles behind the `skip` newest, oldest first."""
+        found = await newest(self._redis, ks.reports_key(line), count=skip + count)
+        return [CycleReport.model_validate_json(fields["report"]) for _, fields in reversed(found[skip:])]
+
+    async def report(self, line: Line, cycle: str) -> CycleReport:
+        """What one cycle did. Raises `NotFound`."""
+        for report in reversed(await self.reports(line)):
+            if report.cycle == cycle:
+                return report
+        raise NotFound(f"no report of cycle {cycle!r} in {line.label!r} of {line.task!r}", code="unknown_cycle")

@@ -160,3 +160,23 @@ def test_doctor_finds_what_is_away(urls: list[str], fake_engine: FakeEngine) -> 
     result = run("doctor", TASK, "--url", "http://127.0.0.1:9", "--meta-url", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert "start it: python -m services.reward" in result.output
+
+
+def test_the_worker_and_what_it_saw(urls: list[str]) -> None:
+    """Pause, resume, traces: each told as it is; a terminal is shown no escape that a completion holds."""
+    meta = urls[2:]
+    fine("score", TASK, "--prompt", PROMPT, "--completion", f"{ESSAY} \x1b[31mred", *urls[:2])
+    assert "paused by tester" in fine("pause", TASK, "--reason", "a deadline", *meta)
+    assert "a deadline" in fine("status", TASK, *meta)
+    assert "paused" not in fine("resume", TASK, *meta)
+    assert "no alarm" in fine("alarms", TASK, *meta)
+    assert json.loads(fine("cycles", "list", TASK, "--json", *meta)) == []
+    assert run("cycles", "show", TASK, "none", *meta).exit_code == 1
+    page = json.loads(fine("traces", "list", TASK, "--lowest", "0", "--json", *meta))
+    name = page["traces"][0]["trace_id"]
+    assert name in fine("traces", "list", TASK, *meta)
+    shown = fine("traces", "show", TASK, name, *meta)
+    assert "\\u001b[31mred" in shown
+    assert "\x1b[31mred" not in shown
+    assert "quality" in shown
+    assert json.loads(fine("traces", "list", TASK, "--flag", "instruction", "--json", *meta))["traces"] == []

@@ -1,0 +1,234 @@
+"""The console's pages: each reads what its template shows, and no more than a bounded stretch of anything."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+
+from regrade.contracts import Digest, EventKind, Flag, LineageEvent, Purpose, Trace
+from services.kit.errors import NotFound
+from services.kit.keyspace import Line
+from services.meta_reward.api import EVENT_ID, LineDep, PartsDep, TraceId, find_rubric, find_trace
+from services.meta_reward.console import timeline
+from services.meta_reward.console.compare import side_by_side
+from services.meta_reward.console.render import ConsoleRoute, Place, asset, page, redirect
+from services.meta_reward.console.series import cycle_figures, run_series, runs_in
+from services.meta_reward.console.session import COOKIE, PATH, Viewer, viewer_of
+from services.meta_reward.cycle import Parts
+from services.meta_reward.settings import served_lines
+from services.meta_reward.tracefilter import REACH, TraceFilter
+
+_EVENTS = 120
+"""Lineage events on one page of the timeline."""
+_KNOWN_EVENTS = 1_000
+_PLOTTED_TRACES = 2_048
+_PLOTTED_CYCLES = 200
+_CYCLES = 25
+_TRACES = 40
+_SIBLINGS = 64
+_ASSETS = {"console.css": "text/css", "console.js": "text/javascript", "mark.svg": "image/svg+xml"}
+
+
+async def _viewer(request: Request) -> Viewer:
+    return viewer_of(request.app.state.settings, request.cookies.get(COOKIE, ""), time.time())
+
+
+ViewerDep = Annotated[Viewer, Depends(_viewer)]
+Before = Annotated[str | None, Query(pattern=EVENT_ID)]
+RubricName = Annotated[int | Digest, Query()]
+
+pages = APIRouter(prefix=PATH, route_class=ConsoleRoute, include_in_schema=False)
+
+
+async def frame(line: Line, parts: Parts, viewer: Viewer, section: str, title: str) -> dict[str, Any]:
+    """What every page about a line shows around its own."""
+    return {
+        "title": title,
+        "section": section,
+        "line": line,
+        "place": Place(line),
+        "places": [Place(served) for served in served_lines(parts.settings)],
+        "is_served": line in served_lines(parts.settings),
+        "viewer": viewer,
+        "status": await parts.board.status(line),
+        "alarms": await parts.board.alarms(line),
+        "active": await parts.store.active(line),
+        "now": time.time(),
+    }
+
+
+@pages.get("")
+async def get_index(parts: PartsDep, viewer: ViewerDep) -> Response:
+    """The first line's overview; the others are a click away."""
+    return redirect(Place(served_lines(parts.settings)[0])())
+
+
+@pages.get("/static/{name}")
+async def get_asset(name: str) -> Response:
+    """Style, script and mark; they hold nothing that a key would guard."""
+    if name not in _ASSETS:
+        raise NotFound(f"no file {name!r}")
+    folder = resources.files("services.meta_reward").joinpath("console", "static")
+    return asset(folder.joinpath(name).read_text(encoding="utf-8"), _ASSETS[name])
+
+
+@pages.get("/{task}")
+async def get_overview(
+    line: LineDep, parts: PartsDep, viewer: ViewerDep, run: str | None = None, before: Before = None
+) -> Response:
+    """How the line does: reward, evidence, alarms, and the timeline of its rubrics."""
+    shown = await frame(line, parts, viewer, "overview", line.task)
+    traces = (await parts.log.browse(line.task, _PLOTTED_TRACES, wanted=_training(line), reach=REACH)).traces
+    runs = runs_in(traces)
+    chosen = run if run in runs else next(iter(runs), None)
+    events = await parts.store.latest(line, _EVENTS, before=before)
+    newest = await parts.store.latest(line, _KNOWN_EVENTS) if before else events
+    reports = await parts.board.reports(line, _PLOTTED_CYCLES)
+    shown |= {
+        "runs": runs,
+        "series": await asyncio.to_thread(run_series, traces, chosen),
+        "evidence": cycle_figures(reports),
+        "last_report": reports[-1] if reports else None,
+        "chapters": timeline.chapters(events),
+        "strip": timeline.strip(newest),
+        "older": events[0].id if len(events) == _EVENTS else None,
+        "is_newest": before is None,
+        "last_change": await parts.store.last_change(line),
+        "margin": parts.settings.gate_margin,
+    }
+    return page("overview.html", shown)
+
+
+@pages.get("/{task}/rubrics")
+async def get_rubrics(
+    line: LineDep,
+    parts: PartsDep,
+    viewer: ViewerDep,
+    before: RubricName | None = None,
+    after: RubricName | None = None,
+) -> Response:
+    """Two rubrics side by side, by default the active one and the one before it; and all there are to choose from."""
+    shown = await frame(line, parts, viewer, "rubrics", "Rubrics")
+    events = await parts.store.latest(line, _KNOWN_EVENTS)
+    active = shown["active"]
+    standings = timeline.standings(events, active.digest if active else None)
+    after = after or (active.digest if active else None)
+    if after is None:
+        raise NotFound(f"{line.task!r} has no rubric in {line.label!r} yet", code="unknown_task")
+    right = await find_rubric(parts, line, after)
+    left = await find_rubric(parts, line, before or _predecessor(events, right.digest) or right.parent or right.digest)
+    shown |= {"standings": standings, "left": left, "right": right, "blocks": side_by_side(left, right)}
+    return page("rubrics.html", shown)
+
+
+@pages.get("/{task}/rubrics/{digest}")
+async def get_rubric(line: LineDep, parts: PartsDep, viewer: ViewerDep, digest: Digest) -> Response:
+    """One rubric: what it asks for, what happened to it, and what the gate measured of it."""
+    rubric = await find_rubric(parts, line, digest)
+    label = f"v{rubric.version}" if rubric.version else digest[:8]
+    shown = await frame(line, parts, viewer, "rubrics", f"Rubric {label}")
+    events = await parts.store.latest(line, _KNOWN_EVENTS)
+    own = [event for event in events if event.digest == digest and event.kind is not EventKind.FAILED]
+    active = shown["active"]
+    is_active = active is not None and active.digest == digest
+    shown |= {
+        "rubric": rubric,
+        "label": label,
+        "fate": timeline.fate_of(own[-1], rubric.version, is_active) if own else "stored",
+        "events": own[::-1],
+        "gates": timeline.gates_of(own, digest),
+        "margin": parts.settings.gate_margin,
+        "barred": (await parts.store.rolled_back(line)).get(digest),
+    }
+    return page("rubric.html", shown)
+
+
+@pages.get("/{task}/cycles")
+async def get_cycles(
+    line: LineDep, parts: PartsDep, viewer: ViewerDep, skip: Annotated[int, Query(ge=0, le=100_000)] = 0
+) -> Response:
+    """Cycles that have ended, newest first."""
+    shown = await frame(line, parts, viewer, "cycles", "Cycles")
+    reports = await parts.board.reports(line, _CYCLES + 1, skip=skip)
+    has_older = len(reports) > _CYCLES
+    shown |= {"reports": reports[::-1][:_CYCLES], "skip": skip, "size": _CYCLES, "has_older": has_older}
+    return page("cycles.html", shown)
+
+
+@pages.get("/{task}/cycles/{cycle}")
+async def get_cycle(line: LineDep, parts: PartsDep, viewer: ViewerDep, cycle: str) -> Response:
+    """One cycle: evidence, sample, and the verdict on every candidate."""
+    report = await parts.board.report(line, cycle)
+    shown = await frame(line, parts, viewer, "cycles", f"Cycle {cycle}")
+    events = await parts.store.latest(line, _KNOWN_EVENTS)
+    own = [event for event in events if event.cycle == cycle]
+    shown |= {"report": report, "events": own, "margin": parts.settings.gate_margin}
+    return page("cycle.html", shown)
+
+
+@pages.get("/{task}/alarms")
+async def get_alarms(line: LineDep, parts: PartsDep, viewer: ViewerDep) -> Response:
+    """What is raised, with the traces that show it."""
+    shown = await frame(line, parts, viewer, "alarms", "Alarms")
+    wanted = {name for alarm in shown["alarms"] for name in alarm.traces}
+    there = await parts.log.named(line.task, wanted) if wanted else {}
+    shown["found_of"] = {alarm.name: [there[t] for t in alarm.traces if t in there] for alarm in shown["alarms"]}
+    return page("alarms.html", shown)
+
+
+@pages.get("/{task}/traces")
+async def get_traces(
+    request: Request, line: LineDep, parts: PartsDep, viewer: ViewerDep, before: Before = None
+) -> Response:
+    """Traces that fit a filter, newest first."""
+    shown = await frame(line, parts, viewer, "traces", "Traces")
+    given = {name: value for name, value in request.query_params.items() if value and name in TraceFilter.model_fields}
+    wanted = TraceFilter.model_validate(given)
+    until = f"({before}" if before else "+"
+    found = await parts.log.browse(line.task, _TRACES, until=until, wanted=wanted.on(line), reach=REACH)
+    shown |= {
+        "given": {name: given.get(name, "") for name in TraceFilter.model_fields},
+        "asked": given,
+        "found": found,
+        "is_newest": before is None,
+        "reach": REACH,
+        "flags": list(Flag),
+        "purposes": [Purpose.TRAIN, Purpose.EVAL],
+    }
+    return page("traces.html", shown)
+
+
+@pages.get("/{task}/traces/{trace_id}")
+async def get_trace(line: LineDep, parts: PartsDep, viewer: ViewerDep, trace_id: TraceId) -> Response:
+    """One trace: what was written, and how each criterion made its reward."""
+    trace = await find_trace(parts, line.task, trace_id)
+    own = Line(line.task, trace.lineage, trace.scope)
+    shown = await frame(own, parts, viewer, "traces", "Trace")
+    rubric = await find_rubric(parts, own, trace.digest)
+    group = TraceFilter.model_construct(run=trace.run, step=trace.step, group=trace.group)
+    siblings = await parts.log.browse(line.task, _SIBLINGS, wanted=group.on(own), reach=REACH)
+    shown |= {
+        "trace": trace,
+        "rubric": rubric,
+        "criteria": {criterion.id: criterion for criterion in rubric.criteria},
+        "siblings": sorted(siblings.traces, key=lambda t: -t.reward),
+    }
+    return page("trace.html", shown)
+
+
+def _training(line: Line) -> Callable[[Trace], bool]:
+    return TraceFilter(purpose=Purpose.TRAIN).on(line)
+
+
+def _predecessor(events: Sequence[LineageEvent], digest: str) -> str | None:
+    """What was active before a rubric became so, or what it was measured against."""
+    for event in reversed(events):
+        if event.digest == digest and event.previous:
+            return event.previous
+        if event.digest == digest and event.gate is not None:
+            return event.gate.active.digest
+    return None

@@ -1,0 +1,75 @@
+"""Who looks at the console: a key is given once, in a form's body, and a signed cookie stands for it afterwards.
+
+The cookie is an expiry and its HMAC under the key. So nothing is kept (I8), every replica that knows the key knows
+the session, the key itself is in no URL and no cookie, and taking a key out of the settings ends its sessions.
+"""
+
+import hashlib
+import hmac
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from pydantic import SecretStr
+from starlette.responses import Response
+
+from services.kit.errors import Forbidden, Unauthorized
+from services.kit.settings import ServiceSettings
+from services.kit.web import holds
+
+COOKIE = "regrade_console"
+LIFETIME_S = 12 * 3_600
+PATH = "/console"
+
+
+class Viewer(NamedTuple):
+    """What somebody may do here. `signed_in` is false where the service asks for no key."""
+
+    may_operate: bool
+    signed_in: bool
+
+
+def viewer_of(settings: ServiceSettings, token: str, now: float) -> Viewer:
+    """Whose cookie this is. Raises `Unauthorized`."""
+    if not (settings.api_keys or settings.operator_keys):
+        return Viewer(may_operate=True, signed_in=False)
+    expires = token.partition(".")[0]
+    is_operator = _is_signed(settings.operator_keys, token, expires)
+    is_reader = _is_signed(settings.api_keys, token, expires)
+    if not (is_operator or is_reader) or int(expires) <= now:
+        raise Unauthorized("sign in with a key of this service")
+    return Viewer(may_operate=is_operator, signed_in=True)
+
+
+def issue(settings: ServiceSettings, key: str, now: float) -> str:
+    """A cookie's value for a known key. Raises `Unauthorized`."""
+    if not holds((*settings.api_keys, *settings.operator_keys), key):
+        raise Unauthorized("this service does not know that key")
+    return _signed(key, str(int(now) + LIFETIME_S))
+
+
+def keep(response: Response, token: str, *, encrypted: bool) -> None:
+    """Give a browser the cookie: no script reads it, no other site's page sends it."""
+    response.set_cookie(
+        COOKIE, token, max_age=LIFETIME_S, path=PATH, httponly=True, samesite="strict", secure=encrypted
+    )
+
+
+def require_own_page(request: Request) -> None:
+    """Refuse what another site's page has a browser send. Browsers always say where a form comes from."""
+    site = request.headers.get("sec-fetch-site")
+    origin = urlsplit(request.headers.get("origin", ""))
+    own = site == "same-origin" if site is not None else origin.netloc == request.headers.get("host")
+    if not own:
+        raise Forbidden("this form was not sent from the console's own page")
+
+
+def _signed(key: str, expires: str) -> str:
+    told = f"regrade console until {expires}".encode()
+    return f"{expires}.{hmac.new(key.encode(), told, hashlib.sha256).hexdigest()}"
+
+
+def _is_signed(keys: tuple[SecretStr, ...], token: str, expires: str) -> bool:
+    """Every key is tried, each in constant time."""
+    matches = [hmac.compare_digest(_signed(k.get_secret_value(), expires).encode(), token.encode()) for k in keys]
+    return any(matches)
