@@ -19,6 +19,7 @@ from services.meta_reward.console.render import ConsoleRoute, Place, asset, page
 from services.meta_reward.console.series import cycle_figures, run_series, runs_in
 from services.meta_reward.console.session import COOKIE, PATH, Viewer, viewer_of
 from services.meta_reward.cycle import Parts
+from services.meta_reward.lines import lines_of
 from services.meta_reward.settings import served_lines
 from services.meta_reward.tracefilter import REACH, TraceFilter
 
@@ -46,13 +47,14 @@ pages = APIRouter(prefix=PATH, route_class=ConsoleRoute, include_in_schema=False
 
 async def frame(line: Line, parts: Parts, viewer: Viewer, section: str, title: str) -> dict[str, Any]:
     """What every page about a line shows around its own."""
+    served = await lines_of(parts.store, parts.settings)
     return {
         "title": title,
         "section": section,
         "line": line,
         "place": Place(line),
-        "places": [Place(served) for served in served_lines(parts.settings)],
-        "is_served": line in served_lines(parts.settings),
+        "places": list(map(Place, served)),
+        "is_served": line in served,
         "viewer": viewer,
         "status": await parts.board.status(line),
         "alarms": await parts.board.alarms(line),
