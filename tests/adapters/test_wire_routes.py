@@ -14,7 +14,7 @@ import pytest
 from services.kit.traces import TraceLog
 from tests.conftest import StartReward
 from tests.support.builders import ESSAY, PROMPT, TASK
-from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
+from tests.support.fake_engine import FakeEngine, Messages, Reply, certain, distribution
 from tests.support.waiting import until
 
 QUERY = {"task": TASK, "run": "run-1"}
@@ -226,6 +226,7 @@ def test_a_key_may_stand_in_the_url(start_reward: StartReward, headers: dict[str
 @pytest.fixture
 def vllm() -> Iterator[FakeEngine]:
     with closing(FakeEngine(dialect="vllm")) as engine:
+        engine.script = lambda _: distribution([0.0, 0.1, 0.2, 0.3, 0.4, 0.0], dialect="vllm")
         yield engine
 
 
