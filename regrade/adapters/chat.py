@@ -4,7 +4,10 @@ A prompt comes from the dataset, so its turns are believed. Of a completion, whi
 that end it are taken away: whatever else it holds is the judge's to see, fenced.
 """
 
+import json
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from regrade.contracts import Conversation, Message
 
@@ -43,6 +46,24 @@ def unwrapped(prompt: str) -> str | Conversation:
     return tuple(turns) if 1 <= len(turns) <= 256 else prompt
 
 
+def conversation(messages: Iterable[Mapping[str, Any]]) -> Conversation:
+    """Turns as trainers have them: content as text, as parts or missing; a call of a tool as its name and arguments."""
+    told = [Message(role=_ROLES.get(str(turn["role"]), "user"), content=_said(turn)) for turn in messages]
+    return tuple(told)
+
+
+def prompt_and_rest(messages: Iterable[Mapping[str, Any]]) -> tuple[Conversation, Conversation]:
+    """The turns up to the policy's first, and those from there on."""
+    turns = list(conversation(messages))
+    first = next((at for at, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
+    return tuple(turns[:first]), tuple(turns[first:])
+
+
+def text_or_turns(content: Any) -> str | Conversation:
+    """Text as it is, turns as a conversation (also those of a data frame, an array of them)."""
+    return content if isinstance(content, str) else conversation(content)
+
+
 def completion_of(query: str, prompt: str) -> str | None:
     """What follows `prompt` in `query`; None where the prompt is not in it.
 
@@ -53,6 +74,18 @@ def completion_of(query: str, prompt: str) -> str | None:
         if known and at >= 0:
             return query[at + len(known) :]
     return _after_letters(query, prompt) if prompt.strip() else query
+
+
+def _said(turn: Mapping[str, Any]) -> str:
+    content = turn.get("content")
+    parts = [content] if isinstance(content, str) else [str(part.get("text") or "") for part in content or []]
+    calls = [call.get("function", call) for call in turn.get("tool_calls") or []]
+    parts += [f"{call.get('name')}({_arguments(call.get('arguments'))})" for call in calls]
+    return "\n".join(part for part in parts if part)
+
+
+def _arguments(told: Any) -> str:
+    return told if isinstance(told, str) else json.dumps(told)
 
 
 def _after_letters(query: str, prompt: str) -> str | None:

@@ -1,27 +1,33 @@
 """What the trainers' functions share: where to score, one line to the service a process, and samples made batches.
 
 Settings come as arguments, else from the environment: REGRADE_TASK, REGRADE_RUN, REGRADE_URL, REGRADE_KEY,
-REGRADE_MODE, REGRADE_LINEAGE, REGRADE_PATIENCE_S, REGRADE_BATCH, REGRADE_BATCH_WAIT_S.
+REGRADE_MODE, REGRADE_LINEAGE, REGRADE_PATIENCE_S, REGRADE_LIMIT_S, REGRADE_BATCH, REGRADE_BATCH_WAIT_S.
 """
 
 import asyncio
 import atexit
+import math
 import os
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from regrade.client import DEFAULT_URL, RewardClient
 from regrade.contracts import MAIN_LINEAGE, ItemResult, Mode, Purpose, ScoreItem, ScoreResponse
 from regrade.contracts.base import sha256_of
-from regrade.errors import RegradeError
+from regrade.errors import RegradeError, ServiceUnavailableError
 from regrade.gather import Gatherer
 
 T = TypeVar("T")
 
 _EVALUATION = frozenset({"test", "val", "valid", "validation", "eval", "evaluation"})
+
+
+Unscored = Literal["error", "nan"]
+"""What stands for a sample without a reward where a trainer knows no null: an exception, or NaN for its filter."""
 
 
 class UnscoredError(RegradeError):
@@ -38,6 +44,7 @@ class Place(NamedTuple):
     mode: Mode | None
     lineage: str
     patience_s: float
+    limit_s: float | None
     batch: int
     wait_s: float
 
@@ -51,14 +58,16 @@ def place(
     mode: str | None = None,
     lineage: str | None = None,
     patience_s: float | None = None,
+    limit_s: float | None = None,
     batch: int | None = None,
     wait_s: float | None = None,
     default_patience_s: float = 600.0,
 ) -> Place:
     """A place from arguments, else environment variables, else defaults. Raises `ValueError` without a task.
 
-    `patience_s`: how long one call is tried. `batch`, `wait_s`: samples that come one by one are sent together, at
-    most so many, and at the latest so long after the first of them came.
+    `patience_s`: how long a call is tried again. `limit_s`: when a call ends whatever happens; none if not told.
+    `batch`, `wait_s`: samples that come one by one are sent together, at most so many, and at the latest so long after
+    the first of them came.
     """
     task = task or os.environ.get("REGRADE_TASK")
     if not task:
@@ -72,6 +81,7 @@ def place(
         mode=Mode(mode) if mode else None,
         lineage=lineage or os.environ.get("REGRADE_LINEAGE") or MAIN_LINEAGE,
         patience_s=_number(patience_s, "REGRADE_PATIENCE_S", default_patience_s),
+        limit_s=_number(limit_s, "REGRADE_LIMIT_S", 0.0) or None,
         batch=int(_number(batch, "REGRADE_BATCH", 64)),
         wait_s=_number(wait_s, "REGRADE_BATCH_WAIT_S", 0.05),
     )
@@ -94,44 +104,71 @@ def named(item: ScoreItem) -> ScoreItem:
     return item.model_copy(update={"id": sha256_of(item.model_dump(mode="json", exclude={"metadata"}))[:32]})
 
 
+def reward_of(result: ItemResult, unscored: Unscored) -> float:
+    """The reward. Without one: NaN, or `UnscoredError` raised."""
+    if result.reward is not None:
+        return result.reward
+    if unscored == "nan":
+        return math.nan
+    assert result.error is not None
+    raise UnscoredError(result.error.code, result.error.message)
+
+
 @dataclass(frozen=True)
 class Scorer:
     """Scores at one place, from any thread or event loop. Picklable: what it opens belongs to the process."""
 
     place: Place
-    options: dict[str, Any] = field(default_factory=dict)
 
     def score(self, items: Sequence[ScoreItem], **options: Any) -> ScoreResponse:
         """A batch in one call. Raises `RegradeError`."""
-        return self._batch(items, options).result()
+        return self._result(self._batch(items, options))
 
     async def score_async(self, items: Sequence[ScoreItem], **options: Any) -> ScoreResponse:
         """`score`, awaited in whatever loop."""
-        return await asyncio.wrap_future(self._batch(items, options))
+        return await self._awaited(self._batch(items, options))
 
-    def score_one(self, item: ScoreItem, *, purpose: Purpose = Purpose.TRAIN) -> ItemResult:
+    def score_one(self, item: ScoreItem, *, step: int | None = None, purpose: Purpose = Purpose.TRAIN) -> ItemResult:
         """A sample, sent together with those that other threads and tasks ask for in this moment."""
-        return self._one(item, purpose).result()
+        return self._result(self._one(item, step, purpose))
 
-    async def score_one_async(self, item: ScoreItem, *, purpose: Purpose = Purpose.TRAIN) -> ItemResult:
+    async def score_one_async(
+        self, item: ScoreItem, *, step: int | None = None, purpose: Purpose = Purpose.TRAIN
+    ) -> ItemResult:
         """`score_one`, awaited in whatever loop."""
-        return await asyncio.wrap_future(self._one(item, purpose))
+        return await self._awaited(self._one(item, step, purpose))
 
     def _batch(self, items: Sequence[ScoreItem], options: dict[str, Any]) -> "Future[ScoreResponse]":
         here = self.place
-        told = {"run": here.run, "mode": here.mode, "lineage": here.lineage} | self.options | options
+        told = {"run": here.run, "mode": here.mode, "lineage": here.lineage} | options
         line = _line(here)
         return line.start(line.client.score(here.task, items, **told))
 
-    def _one(self, item: ScoreItem, purpose: Purpose) -> "Future[ItemResult]":
+    def _one(self, item: ScoreItem, step: int | None, purpose: Purpose) -> "Future[ItemResult]":
         line = _line(self.place)
-        return line.start(line.one(_Alike(self.place, purpose), named(item)))
+        return line.start(line.one(_Alike(self.place, step, purpose), named(item)))
+
+    def _result(self, answer: "Future[T]") -> T:
+        try:
+            return answer.result(self.place.limit_s)
+        except FutureTimeoutError:
+            raise self._late() from None
+
+    async def _awaited(self, answer: "Future[T]") -> T:
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(answer)), self.place.limit_s)
+        except TimeoutError:
+            raise self._late() from None
+
+    def _late(self) -> ServiceUnavailableError:
+        return ServiceUnavailableError("timeout", f"no answer in {self.place.limit_s} s; asked again, it may be there")
 
 
 class _Alike(NamedTuple):
     """What the samples of one batch share."""
 
     place: Place
+    step: int | None
     purpose: Purpose
 
 
@@ -170,9 +207,8 @@ class _Line:
 
     async def _ask(self, alike: _Alike, items: Sequence[ScoreItem]) -> Sequence[ItemResult]:
         here = alike.place
-        response = await self.client.score(
-            here.task, items, run=here.run, mode=here.mode, lineage=here.lineage, purpose=alike.purpose
-        )
+        told = {"run": here.run, "step": alike.step, "mode": here.mode, "lineage": here.lineage}
+        response = await self.client.score(here.task, items, purpose=alike.purpose, **told)
         return response.results
 
 
@@ -182,7 +218,7 @@ _opening = threading.Lock()
 
 def _line(here: Place) -> _Line:
     """The process's line for a place's service and limits. A forked child opens its own."""
-    shared = here._replace(task="", run=None, mode=None, lineage="")
+    shared = here._replace(task="", run=None, mode=None, lineage="", limit_s=None)
     with _opening:
         key = (os.getpid(), shared)
         if key not in _lines:
