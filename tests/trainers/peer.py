@@ -24,10 +24,10 @@ class Peer:
 
     def __init__(self, name: str, *, url: str, task: str, run: str, rank: int = 0) -> None:
         python = sys.executable if name == OWN else str(interpreter(name, ENVIRONMENTS, PINS))
-        told = {"REGRADE_URL": url, "REGRADE_TASK": task, "REGRADE_RUN": run, "RANK": str(rank)}
+        told = {"REGRADE_URL": url, "REGRADE_TASK": task, "REGRADE_RUN": run, "PEER_RANK": str(rank)}
         quiet = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        if name == OWN:
-            del told["RANK"]  # to accelerate it means that there are others to be met
+        if name != OWN:  # to its launcher it would mean that there are others to be met
+            told["RANK"] = str(rank)
         self._log = (ENVIRONMENTS.parent / f"{name}-{rank}.log").open("wb")
         self._process = subprocess.Popen(
             [python, "-m", f"tests.trainers.clients.{name.replace('-', '_')}"],

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from redis.asyncio import Redis
 
-from regrade.contracts import Trace
+from regrade.contracts import Trace, as_text
 from services.kit.rubrics import RubricStore
 from services.kit.traces import TraceLog
 from tests.conftest import StartReward
@@ -66,12 +66,8 @@ def _are_rewards(rewards: list[object]) -> bool:
 
 
 async def _traces(redis: Redis, samples: list[dict[str, str]]) -> list[Trace]:
-    told = {sample["completion"] for sample in samples}
-    return [trace for trace in await TraceLog(redis).latest(TASK, 200) if trace.completion in told or told & _said(trace)]
-
-
-def _said(trace: Trace) -> set[str]:
-    return set() if isinstance(trace.completion, str) else {turn.content for turn in trace.completion}
+    prompt = samples[0]["prompt"]
+    return [trace for trace in await TraceLog(redis).latest(TASK, 200) if as_text(trace.prompt) == prompt]
 
 
 async def test_scores_and_retries(peer: Peer, name: str, judge: FaultyJudge, redis: Redis) -> None:
@@ -80,7 +76,7 @@ async def test_scores_and_retries(peer: Peer, name: str, judge: FaultyJudge, red
         peer.score(group(1), step=0)  # it trains for a step, too
     samples = group(4)
     first = peer.score(samples)
-    print(f"\n{peer.version}: {first}")  # noqa: T201
+    print(f"\n{peer.version}: {first}")
     assert _are_rewards(first)
     billed = judge.calls
     assert peer.score(samples) == pytest.approx(first)

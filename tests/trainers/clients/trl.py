@@ -17,7 +17,7 @@ from tests.trainers.clients.worker import Sample, answer_orders
 FOLDER = Path(tempfile.mkdtemp())
 TRAINER = GRPOTrainer(
     model=str(make_policy(FOLDER / "policy")),
-    reward_funcs=RegradeReward(),
+    reward_funcs=RegradeReward(rank=int(os.environ["PEER_RANK"])),
     args=GRPOConfig(
         output_dir=str(FOLDER / "out"), use_cpu=True, bf16=False, report_to="none", num_generations=2,
         per_device_train_batch_size=2, max_completion_length=8, max_steps=1, logging_steps=1,

@@ -1,4 +1,4 @@
-"""verl: its loader wraps our function, its reward managers (rate-limited and naive, in turn) call it a sample at a time."""
+"""verl: its loader wraps our function, its reward managers (rate-limited, naive) call it a sample at a time."""
 
 import asyncio
 from collections.abc import Sequence
@@ -33,7 +33,11 @@ def _row(sample: Sample) -> DataProto:
         "extra_info": {"prompt": np.array([{"role": "user", "content": sample["prompt"]}]), "split": "train"},
     }
     return DataProto.from_dict(
-        tensors={"prompts": torch.zeros((1, 1)), "responses": ids, "attention_mask": torch.ones((1, 1 + ids.shape[1]))},
+        tensors={
+            "prompts": torch.zeros((1, 1), dtype=torch.long),
+            "responses": ids,
+            "attention_mask": torch.ones((1, 1 + ids.shape[1]), dtype=torch.long),
+        },
         non_tensors={name: np.array([value], dtype=object) for name, value in told.items()},
     )
 

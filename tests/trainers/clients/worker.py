@@ -19,14 +19,14 @@ def answer_orders(distribution: str, score: Callable[[Sequence[Sample], int], Se
     """Answer until the orders end. Whatever libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    print(json.dumps({"version": f"{distribution} {version(distribution)}"}), file=answers, flush=True)  # noqa: T201
+    print(json.dumps({"version": f"{distribution} {version(distribution)}"}), file=answers, flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         try:
             told: dict[str, Any] = {"rewards": [_told(r) for r in score(order["samples"], order["step"])]}
         except Exception as error:  # what the peer makes of a failure is what is tested
             told = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(told), file=answers, flush=True)  # noqa: T201
+        print(json.dumps(told), file=answers, flush=True)
 
 
 def _told(reward: Any) -> float | str | None:
