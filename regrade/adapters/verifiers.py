@@ -31,14 +31,14 @@ class GroupReward:
         answers: Sequence[str | None],
         states: Sequence[Any],
     ) -> list[float]:
-        """One reward a rollout; figures go into each state's metrics."""
+        """One reward a rollout; each state keeps its figures as `regrade`."""
         items = [
             ScoreItem(prompt=text_or_turns(prompt), completion=text_or_turns(completion), reference=answer or None)
             for prompt, completion, answer in zip(prompts, completions, answers, strict=True)
         ]
         results = (await self._scorer.score_async(items)).results
         for state, result in zip(states, results, strict=True):
-            state["metrics"] = {**(state.get("metrics") or {}), **figures(result)}
+            state["regrade"] = figures(result)
         return [reward_of(result, self._unscored) for result in results]
 
 

@@ -4,23 +4,13 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
-from swift.rewards import AsyncORM
+from swift.rewards import orms
 from swift.rl_core.data import GRPOSample
 from swift.rl_core.grpo_algorithm import compute_rewards_per_func
 
-from regrade.adapters.ms_swift import RegradeRewards, RubricVersions
 from tests.trainers.clients.worker import Sample, answer_orders
 
-
-class Regrade(RegradeRewards, AsyncORM):  # type: ignore[misc]
-    """As a plugin file has it."""
-
-
-class Version(RubricVersions, AsyncORM):  # type: ignore[misc]
-    """As a plugin file has it."""
-
-
-FUNCTIONS = [Regrade(), Version()]
+FUNCTIONS = [orms["regrade"](), orms["regrade_version"]()]
 
 
 def score(samples: Sequence[Sample], step: int) -> Sequence[float]:

@@ -4,18 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import skyrl_gym
-from skyrl_gym.envs.base_text_env import BaseTextEnv
-from skyrl_gym.envs.registration import register
 
-from regrade.adapters.skyrl import RegradeEnv
 from tests.trainers.clients.worker import Sample, answer_orders
-
-
-class Essays(RegradeEnv, BaseTextEnv):  # type: ignore[misc]
-    """As a user writes it."""
-
-
-register(id="essays", entry_point=Essays)
 
 
 def _one(sample: Sample) -> float:

@@ -5,22 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from verifiers import v1 as vf
-from verifiers.v1.judge import Judge
 
-from regrade.adapters.verifiers import TraceJudge
+from examples.verifiers.essays_v1 import Essay
 from tests.trainers.clients.worker import Sample, answer_orders
-
-
-class Regrade(TraceJudge, Judge[None]):
-    """As a plugin has it."""
-
-
-class Essay(vf.Task[vf.TaskData, vf.State, vf.TaskConfig]):
-    """A task whose only reward is the judge's."""
-
-    @vf.reward
-    async def regrade(self, trace: Any) -> float:
-        return await Regrade().score(self.data, trace)
 
 
 def _trace(task: Essay, sample: Sample, step: int) -> Any:
