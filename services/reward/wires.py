@@ -35,7 +35,7 @@ class WireQuery(Target):
     """The query of a trainer's URL. `hold_s`: how long a sample is tried, judge or Redis away or not."""
 
     scope: Scope | None = None
-    hold_s: Annotated[float | None, Field(gt=0, le=3_600)] = None
+    hold_s: Annotated[float | None, Field(ge=1, le=3_600)] = None
 
     @property
     def target(self) -> Target:

@@ -146,7 +146,7 @@ async def test_a_slow_judge_is_waited_for_no_longer_than_the_trainer_would(
     http: httpx.AsyncClient, fake_engine: FakeEngine
 ) -> None:
     fake_engine.hold()
-    answer = await http.post("/adapters/slime", json=SLIME, params={"hold_s": 0.5})
+    answer = await http.post("/adapters/slime", json=SLIME, params={"hold_s": 1})
     assert (answer.status_code, answer.json()["error"]) == (503, "judge_unavailable")
     fake_engine.release()
     assert (await http.post("/adapters/slime", json=SLIME)).status_code == 200
@@ -162,7 +162,7 @@ async def test_i3_nemo_gyms_null_is_never_traced(
     assert (answer.status_code, told["reward"], told["_ng_failure_class"]) == (200, 0.0, "judge_failed")
     assert told["_ng_failure_judge_error"].startswith("judge_malformed: ")
     fake_engine.stop()
-    away = (await http.post("/adapters/nemo-gym/verify", json=_verify(SHORT), params={"hold_s": 0.4})).json()
+    away = (await http.post("/adapters/nemo-gym/verify", json=_verify(SHORT), params={"hold_s": 1})).json()
     assert away["_ng_failure_judge_error"].startswith("judge_unavailable: ")
     assert await trace_log.latest(TASK, 10) == []
 
@@ -186,9 +186,9 @@ async def test_i3_one_item_that_fails_is_an_error_or_nan(http: httpx.AsyncClient
 async def test_while_redis_is_away_a_sample_is_held(start_reward: StartReward, fake_engine: FakeEngine) -> None:
     url = start_reward(redis_url="redis://127.0.0.1:9/0").url
     async with httpx.AsyncClient(base_url=url, params=QUERY, timeout=30.0) as http:
-        answer = await http.post("/adapters/slime", json=SLIME, params={"hold_s": 1.0})
+        answer = await http.post("/adapters/slime", json=SLIME, params={"hold_s": 1})
         assert (answer.status_code, answer.json()["error"]) == (503, "redis_unavailable")
-        failed = (await http.post("/adapters/nemo-gym/verify", json=_verify(ESSAY), params={"hold_s": 0.4})).json()
+        failed = (await http.post("/adapters/nemo-gym/verify", json=_verify(ESSAY), params={"hold_s": 1})).json()
         assert failed["_ng_failure_judge_error"] == "redis_unavailable"
 
 
