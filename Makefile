@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-console test-vllm check check-deploy test-compose format bench-score bench-engine bench-attacks bench-activation bench-interference soak clean
+.PHONY: help demo serve test test-console test-vllm test-trainers bench-attacks check check-deploy test-compose format bench-score soak bench-engine bench-activation bench-interference clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -40,6 +40,9 @@ test-vllm: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## the engine tests 
 	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 $(VLLM)/bin/python -m pytest -m inprocess \
 	  -o asyncio_default_test_loop_scope=session -o asyncio_default_fixture_loop_scope=session \
 	  -o filterwarnings=default tests/engine $(ARGS)
+
+test-trainers: $(STAMP) ## other trainers' own client code against a live service, faults included (6 GB of environments)
+	$(BIN)/python -m pytest -m trainers -s tests/trainers $(ARGS)
 
 $(VLLM)/.installed: tests/support/install_vllm.py
 	$(PYTHON) tests/support/install_vllm.py $(VLLM)

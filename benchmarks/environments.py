@@ -18,12 +18,14 @@ def peers() -> list[str]:
     return sorted(path.stem for path in PEERS.glob("*.txt"))
 
 
-def interpreter(peer: str, folder: Path) -> Path:
+def interpreter(peer: str, folder: Path, pinned: Path = PEERS) -> Path:
     """The Python of the peer's environment under `folder`, installing it first where needed. Raises `NotInstallable`.
+
+    What it holds stands in `<peer>.txt` in the folder `pinned`.
 
     `--no-deps` with a complete list of pins: what is measured is the same everywhere, and no resolver brings torch.
     """
-    pins = PEERS / f"{peer}.txt"
+    pins = pinned / f"{peer}.txt"
     home = folder / peer
     stamp = home / ".installed"
     python = home / "bin" / "python"

@@ -40,9 +40,9 @@ VLLM_URL = "REGRADE_TEST_VLLM_URL"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs vLLM, which is large, unless it is asked for by marker or given by URL."""
+    """Leave out what needs vLLM or other trainers, which are large, unless asked for by marker or given by URL."""
     wanted = config.option.markexpr
-    absent = [marker for marker in ("vllm", "inprocess") if marker not in wanted]
+    absent = [marker for marker in ("vllm", "inprocess", "trainers") if marker not in wanted]
     if os.environ.get(VLLM_URL) and "vllm" in absent:
         absent.remove("vllm")
     left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in absent)]

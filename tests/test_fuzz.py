@@ -35,6 +35,9 @@ def _aimed(case: Any) -> Any:
     A limit of no time at all is rightly answered 503, which a check here could not tell from a fault.
     """
     case.headers.pop("Regrade-Timeout-S", None)
+    case.query.pop("hold_s", None)
+    if case.query.get("task") and len(str(case.query)) % 2:
+        case.query["task"] = TASK
     if isinstance(case.body, dict) and len(str(case.body)) % 2:
         case.body["task"] = TASK
     if case.path_parameters and len(str(case.path_parameters)) % 2:

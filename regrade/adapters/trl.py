@@ -1,4 +1,4 @@
-"""TRL (`GRPOTrainer`, `RLOOTrainer`): a reward function that scores a batch through `/score`.
+"""TRL (`GRPOTrainer`, `RLOOTrainer`, `AsyncGRPOTrainer`): a reward function that scores a batch through `/score`.
 
 trainer = GRPOTrainer(model, reward_funcs=RegradeReward("essay_writing", run="run-1"), ...)
 """
@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Protocol
 
+from regrade.adapters.chat import text_or_turns
+from regrade.adapters.core import Scorer, place, rank
 from regrade.client import BlockingRewardClient
-from regrade.contracts import Conversation, ItemResult, Purpose, ScoreItem
+from regrade.contracts import ItemResult, Purpose, ScoreItem, ScoreResponse
 
-Turns = Sequence[Mapping[str, str]]
+Turns = Sequence[Mapping[str, Any]]
 
 
 class TrainerState(Protocol):
@@ -35,29 +37,31 @@ class RegradeReward:
     count as training; `purpose="eval"` among the `options` says otherwise for all of them.
 
     `run` names the training run: a new name for every run that starts anew, the same one when it resumes.
-    `rank` tells apart the item ids of several processes; `max_tokens` (the trainer's
-    `max_completion_length`) marks completions that were cut off as truncated.
+    `rank` tells apart the item ids of several processes, as the launcher numbers them unless told otherwise;
+    `max_tokens` (the trainer's `max_completion_length`) marks completions that were cut off as truncated.
+    `AsyncGRPOTrainer`, which tells no step, pins by group; it takes the function to another process, so give it no
+    `client` of your own. What is not given comes from the environment, see `regrade.adapters.core`.
     """
 
     def __init__(
         self,
-        task: str,
+        task: str | None = None,
         *,
-        run: str,
+        run: str | None = None,
         url: str | None = None,
         key: str | None = None,
-        rank: int = 0,
+        patience_s: float | None = None,
+        rank: int | None = None,
         max_tokens: int | None = None,
         client: BlockingRewardClient | None = None,
         **options: Any,
     ) -> None:
         self.__name__ = "regrade"
-        self._task = task
-        self._run = run
+        self._scorer = Scorer(place(task=task, run=run, url=url, key=key, patience_s=patience_s))
         self._rank = rank
         self._max_tokens = max_tokens
         self._options = options
-        self._client = client or BlockingRewardClient(url, key=key)
+        self._client = client
 
     def __call__(
         self,
@@ -72,12 +76,13 @@ class RegradeReward:
         **columns: Any,
     ) -> list[float | None]:
         """Score one batch; `reference` and `scope` are columns of the dataset, other columns are ignored."""
-        step = trainer_state.global_step if trainer_state is not None else None
+        step = trainer_state.global_step if trainer_state is not None and self._scorer.place.run else None
+        number = rank() if self._rank is None else self._rank
         items = [
             ScoreItem(
-                id=f"{self._rank}.{index}" if step is not None else None,
-                prompt=_content(prompt),
-                completion=_content(completion),
+                id=f"{number}.{index}" if step is not None else None,
+                prompt=text_or_turns(prompt),
+                completion=text_or_turns(completion),
                 reference=reference[index] if reference is not None else None,
                 scope=scope[index] if scope is not None else None,
                 truncated=self._is_cut(completion_ids[index]) if completion_ids is not None else False,
@@ -85,15 +90,23 @@ class RegradeReward:
             for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
         options = {"purpose": _purpose(log_metric)} | self._options
-        response = self._client.score(self._task, items, run=self._run, step=step, **options)
+        response = self._scored(items, step=step, **options)
         if log_metric is not None:
             for name, value in batch_metrics(response.results).items():
                 log_metric(name, value)
         return [result.reward for result in response.results]
 
     def close(self) -> None:
-        """Close the connections to the service."""
-        self._client.close()
+        """Close the connections of a client that was given; others are the process's."""
+        if self._client is not None:
+            self._client.close()
+
+    def _scored(self, items: Sequence[ScoreItem], **options: Any) -> ScoreResponse:
+        if self._client is None:
+            return self._scorer.score(items, **options)
+        here = self._scorer.place
+        told = {"run": here.run, "mode": here.mode, "lineage": here.lineage} | options
+        return self._client.score(here.task, items, **told)
 
     def _is_cut(self, token_ids: Sequence[int]) -> bool:
         return self._max_tokens is not None and len(token_ids) >= self._max_tokens
@@ -123,13 +136,3 @@ def batch_metrics(results: Sequence[ItemResult]) -> dict[str, float]:
         **{name: count / len(results) for name, count in flags.items()},
         "regrade/unscored_share": unscored / len(results),
     }
-
-
-def _content(content: str | Turns) -> "str | Conversation":
-    if isinstance(content, str):
-        return content
-    return ScoreItem.model_validate({"prompt": "", "completion": [_turn(turn) for turn in content]}).completion
-
-
-def _turn(turn: Mapping[str, str]) -> dict[str, str]:
-    return {"role": turn["role"], "content": turn.get("content") or ""}

@@ -39,6 +39,8 @@ from services.reward.service import ScoreService
 from services.reward.settings import RewardSettings
 from services.reward.spool import open_spool
 from services.reward.state import RewardState
+from services.reward.together import Together
+from services.reward.wires import router as wires
 
 
 def create_app(settings: RewardSettings) -> FastAPI:
@@ -60,6 +62,7 @@ def create_app(settings: RewardSettings) -> FastAPI:
             finally:
                 for task in background:
                     await end_task(task)
+                await state.together.aclose()
                 await state.service.aclose()
                 if state.spool is not None:
                     await state.spool.aclose()
@@ -77,6 +80,7 @@ def create_app(settings: RewardSettings) -> FastAPI:
     )
     app.include_router(scoring)
     app.include_router(router)
+    app.include_router(wires)
     return assemble(app, settings, registry, _ready)
 
 
@@ -167,7 +171,8 @@ async def _open_state(
         lambda: spool.entries if spool else 0,
         settings.spool_max_bytes if spool else 0,
     )
-    return RewardState(redis, store, engine, service, circuit, actives, spool, recovery)
+    together = Together(service, size=settings.wire_batch, wait_s=settings.wire_wait_s)
+    return RewardState(redis, store, engine, service, together, circuit, actives, spool, recovery)
 
 
 def judge_limits(settings: RewardSettings) -> JudgeLimits:

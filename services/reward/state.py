@@ -11,6 +11,7 @@ from services.reward.known import ActiveRubrics
 from services.reward.recovery import Recovery
 from services.reward.service import ScoreService
 from services.reward.spool import Spool
+from services.reward.together import Together
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class RewardState:
     store: RubricStore
     engine: EngineHandle
     service: ScoreService
+    together: Together
     circuit: Circuit
     actives: ActiveRubrics
     spool: Spool | None

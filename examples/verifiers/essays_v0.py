@@ -1,0 +1,15 @@
+"""An environment of verifiers 0.1 whose reward comes from Regrade, one call a group."""
+
+import verifiers as vf
+from datasets import Dataset
+
+from regrade.adapters.verifiers import GroupReward
+
+
+def load_environment(run: str = "verifiers-1") -> vf.Environment:
+    """As verifiers and prime-rl load it."""
+    topics = ("why towns need trees", "what makes a good teacher")
+    rows = [{"question": f"Write a short essay on {topic}.", "answer": ""} for topic in topics]
+    return vf.SingleTurnEnv(
+        dataset=Dataset.from_list(rows), rubric=vf.Rubric(funcs=[GroupReward("essay_writing", run=run)])
+    )

@@ -1,0 +1,21 @@
+"""A task of verifiers.v1 whose reward comes from Regrade."""
+
+from typing import Any
+
+from verifiers import v1 as vf
+from verifiers.v1.judge import Judge
+
+from regrade.adapters.verifiers import TraceJudge
+
+
+class Regrade(TraceJudge, Judge[None]):
+    """Configured by REGRADE_TASK, REGRADE_RUN, REGRADE_URL."""
+
+
+class Essay(vf.Task[vf.TaskData, vf.State, vf.TaskConfig]):
+    """An essay."""
+
+    @vf.reward
+    async def regrade(self, trace: Any) -> float:
+        """The judge's reward of the last reply."""
+        return await Regrade().score(self.data, trace)

@@ -1,0 +1,71 @@
+"""slime's and miles' wire: `--rm-type remote_rm --rm-url http://host:8700/adapters/slime?task=...&run=...`.
+
+The answer is the reward itself; with `&reply=dict` and `--reward-key score` it is an object that keeps the rubric's
+version beside it, on the sample. `log_rollout` brings it into the trainer's log.
+"""
+
+import json
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
+from statistics import fmean
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from regrade.adapters.chat import unwrapped, without_end
+from regrade.adapters.results import FIGURES, Scored, figures
+from regrade.contracts import Conversation, ScoreItem
+
+GIVES_UP_AFTER_S = 120.0
+"""slime's time limit of a request (ten tries); miles has aiohttp's, 300 s, and no second try."""
+
+
+class SlimeRequest(BaseModel):
+    """One sample; `prompt` is text, rendered by a chat template or not, or turns."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: str | Conversation
+    response: str
+    label: JsonValue = None
+
+
+def item_of(asked: SlimeRequest, scope: str | None = None) -> ScoreItem:
+    """The sample."""
+    prompt = unwrapped(asked.prompt) if isinstance(asked.prompt, str) else asked.prompt
+    return ScoreItem(
+        prompt=prompt, completion=without_end(asked.response), reference=_reference(asked.label), scope=scope
+    )
+
+
+def answer(result: Scored) -> float:
+    """The reward; NaN where there is none, which only a caller that filters may be sent."""
+    return math.nan if result.reward is None else result.reward
+
+
+def answer_object(result: Scored) -> dict[str, float]:
+    """The reward as `score`, and figures beside it."""
+    return {"score": answer(result)} | figures(result)
+
+
+class _Sample(Protocol):
+    reward: Any
+
+
+def log_rollout(
+    rollout_id: int, args: Any, samples: Sequence[_Sample], extra: MutableMapping[str, Any] | None, seconds: float
+) -> bool:
+    """For `--custom-rollout-log-function-path regrade.adapters.slime.log_rollout`: means of the figures.
+
+    Needs `&reply=dict`. Answers False: the trainer goes on to log what it always logs.
+    """
+    told = [sample.reward for sample in samples if isinstance(sample.reward, Mapping)]
+    if told and extra is not None:
+        extra.update({f"rollout/{name}": fmean(reward[name] for reward in told) for name in FIGURES})
+    return False
+
+
+def _reference(label: JsonValue) -> str | None:
+    if label is None or label == "":
+        return None
+    return label if isinstance(label, str) else json.dumps(label)

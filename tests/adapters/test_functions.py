@@ -1,0 +1,246 @@
+"""The functions that go into trainers: each with arguments as its trainer gives them, against a real service."""
+
+import asyncio
+import math
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from regrade import RegradeError, RewardClient, ServiceUnavailableError
+from regrade.adapters import areal, art, ms_swift, open_instruct, skyrl, verifiers, verl
+from regrade.adapters.core import Scorer, UnscoredError, close_lines, place
+from regrade.adapters.results import FIGURES
+from regrade.adapters.trl import RegradeReward
+from regrade.contracts import ScoreItem
+from services.kit.traces import TraceLog
+from tests.support.builders import ESSAY, PROMPT, TASK
+from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
+
+BAD = "Trees are nice."
+USER = [{"role": "user", "content": PROMPT}]
+
+
+@pytest.fixture(autouse=True)
+def place_of_the_test(monkeypatch: pytest.MonkeyPatch, reward_url: str, fake_engine: FakeEngine) -> Iterator[None]:
+    """The environment of a training process; the judge gives everything a 4, and garbage to `BAD`."""
+    told = {"TASK": TASK, "RUN": "run-1", "URL": reward_url, "PATIENCE_S": "2"}
+    for name, value in told.items():
+        monkeypatch.setenv(f"REGRADE_{name}", value)
+
+    def judge(messages: Messages) -> Reply:
+        return Reply(b"garbage") if BAD in messages[1]["content"] else certain(4)
+
+    fake_engine.script = judge
+    yield
+    close_lines()
+
+
+async def test_verl_gets_one_set_of_names(trace_log: TraceLog) -> None:
+    told = {"prompt": USER, "split": "test"}
+    good = await verl.compute_score("essays", ESSAY, "a reference", told)
+    bad = await verl.compute_score("essays", BAD, None, {"question": PROMPT})
+    assert good == {"score": 0.8, "regrade_scored": 1.0, "regrade_rubric_version": 1.0, "regrade_flags": 0.0}
+    assert list(bad) == list(good)
+    assert math.isnan(bad["score"])
+    (trace,) = await trace_log.latest(TASK, 10)
+    assert (trace.purpose, trace.reference, trace.run) == ("eval", "a reference", "run-1")
+    with pytest.raises(UnscoredError, match="judge_malformed"):
+        await verl.compute_score("essays", BAD, None, {"prompt": PROMPT}, unscored="error")
+    with pytest.raises(ValueError, match="extra_info"):
+        await verl.compute_score("essays", ESSAY, None, {})
+
+
+async def test_verl_without_a_judge_is_nan_after_its_patience(fake_engine: FakeEngine) -> None:
+    fake_engine.stop()
+    told = await verl.compute_score("essays", ESSAY, None, {"prompt": PROMPT})
+    assert (math.isnan(told["score"]), told["regrade_scored"]) == (True, 0.0)
+    with pytest.raises(ServiceUnavailableError):
+        await verl.compute_score("essays", ESSAY, None, {"prompt": PROMPT}, unscored="error")
+
+
+def test_samples_of_many_threads_and_loops_are_batches(trace_log: TraceLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line to the service serves all of them."""
+    asked: list[int] = []
+    scorer = Scorer(place(wait_s=0.5))
+    _count_batches(monkeypatch, asked)
+
+    def one(number: int) -> float | None:
+        item = ScoreItem(prompt=PROMPT, completion=f"{ESSAY} {number}")
+        return asyncio.run(scorer.score_one_async(item)).reward if number % 2 else scorer.score_one(item).reward
+
+    with ThreadPoolExecutor(32) as pool:
+        assert list(pool.map(one, range(32))) == [0.8] * 32
+    assert sum(asked) == 32
+    assert len(asked) <= 4
+
+
+def _count_batches(monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
+    """Note how many items each of the client's calls holds."""
+    original = RewardClient.score
+
+    async def counted(self: RewardClient, task: str, items: Any, **options: Any) -> Any:
+        asked.append(len(items))
+        return await original(self, task, items, **options)
+
+    monkeypatch.setattr(RewardClient, "score", counted)
+
+
+async def test_i5_a_function_called_again_bills_and_traces_once(fake_engine: FakeEngine, trace_log: TraceLog) -> None:
+    reward = areal.AsyncReward()
+    asked = [reward(USER, f"{ESSAY}<|im_end|>", [1], [2], query_id=7) for _ in range(3)]
+    assert await asyncio.gather(*asked) == [0.8] * 3
+    assert await reward(USER, ESSAY) == 0.8
+    assert len(fake_engine.calls) == 1
+    assert len(await trace_log.latest(TASK, 10)) == 1
+
+
+def test_areal_raises_before_its_timeout_would_make_a_zero(fake_engine: FakeEngine) -> None:
+    reward = pickle.loads(pickle.dumps(areal.Reward(limit_s=0.5)))  # noqa: S301 - as its pool does
+    fake_engine.hold()
+    with pytest.raises(ServiceUnavailableError, match="timeout"):
+        reward(PROMPT, ESSAY, [1], [2])
+    fake_engine.release()
+    assert areal.Reward()(PROMPT, ESSAY, [1], [2]) == 0.8
+    assert len(fake_engine.calls) == 1
+    with pytest.raises(UnscoredError):
+        areal.Reward()(PROMPT, BAD)
+
+
+def test_trls_function_goes_to_another_process() -> None:
+    reward = pickle.loads(pickle.dumps(RegradeReward(max_tokens=2)))  # noqa: S301 - as AsyncGRPO does
+    assert reward([USER, USER], [[{"role": "assistant", "content": text}] for text in (ESSAY, BAD)]) == [0.8, None]
+
+
+async def test_trls_ranks_have_ids_of_their_own(monkeypatch: pytest.MonkeyPatch, trace_log: TraceLog) -> None:
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        RegradeReward()([USER], [ESSAY], trainer_state=SimpleNamespace(global_step=1))
+    assert {trace.item_id for trace in await trace_log.latest(TASK, 10)} == {"0.0", "1.0"}
+
+
+class Orm:
+    """As ms-swift's base class takes its arguments."""
+
+    def __init__(self, args: Any = None) -> None:
+        self.args = args
+
+
+class Rewards(ms_swift.RegradeRewards, Orm):
+    pass
+
+
+class Versions(ms_swift.RubricVersions, Orm):
+    pass
+
+
+async def test_ms_swift_leaves_none_out_and_logs_the_version(fake_engine: FakeEngine, trace_log: TraceLog) -> None:
+    """Both functions together ask for each completion once."""
+    columns: dict[str, Any] = {
+        "messages": [[*USER, {"role": "assistant", "content": text}] for text in (ESSAY, BAD, ESSAY)],
+        "trainer_state": SimpleNamespace(global_step=3), "prompt_id": ["a"] * 3,
+    }  # fmt: skip
+    rewards, versions = await asyncio.gather(*(make()([ESSAY, BAD, ESSAY], **columns) for make in (Rewards, Versions)))
+    assert (rewards, versions) == ([0.8, None, 0.8], [1.0, 1.0, 1.0])
+    assert {(trace.item_id, trace.step) for trace in await trace_log.latest(TASK, 10)} == {("0.0", 3), ("0.2", 3)}
+
+
+async def test_verifiers_scores_a_group_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    _count_batches(monkeypatch, asked)
+    states: list[dict[str, Any]] = [{}, {}]
+    rewards = await verifiers.GroupReward()(
+        [USER] * 2, [[{"role": "assistant", "content": ESSAY}], BAD], ["x", ""], states
+    )
+    assert (rewards[0], math.isnan(rewards[1]), asked) == (0.8, True, [2])
+    assert [set(state["regrade"]) for state in states] == [set(FIGURES)] * 2
+
+
+async def test_verifiers_v1_leaves_a_trace_out_that_raises() -> None:
+    told: dict[str, float] = {}
+    task = SimpleNamespace(prompt_text=PROMPT)
+    traces = [SimpleNamespace(id=text[:5], last_reply=text, record_metrics=told.update) for text in (ESSAY, BAD)]
+    judge = verifiers.TraceJudge()
+    assert await judge.score(task, traces[0]) == 0.8
+    assert told["regrade_rubric_version"] == 1.0
+    with pytest.raises(UnscoredError):
+        await judge.score(task, traces[1])
+
+
+def test_skyrl_steps_with_metadata() -> None:
+    environment = skyrl.RegradeEnv({"unscored": "nan"}, {"reward_spec": {"ground_truth": "x"}})
+    assert environment.init(USER) == (USER, {})
+    told = environment.step(ESSAY)
+    assert (told["reward"], told["done"], told["observations"]) == (0.8, True, [])
+    assert environment.get_metrics() == told["metadata"]
+    assert math.isnan(environment.step(BAD)["reward"])
+    strict = skyrl.RegradeEnv()
+    strict.init(USER)
+    with pytest.raises(UnscoredError):
+        strict.step(BAD)
+
+
+class Verifier:
+    """As open-instruct's base class takes its arguments."""
+
+    def __init__(self, name: str, weight: float = 1.0, verifier_config: Any = None) -> None:
+        self.name = name
+
+
+class Regrade(open_instruct.RegradeVerifier, Verifier):
+    pass
+
+
+async def test_open_instruct_verifies() -> None:
+    verifier = Regrade()
+    told = await verifier.async_call([1], ESSAY, "label", PROMPT, None)
+    assert (verifier.name, told.score, told.cost, told.reasoning) == ("regrade", 0.8, 0.0, "rubric version 1")
+    assert verifier([1], ESSAY, "label", PROMPT) == told
+    with pytest.raises(UnscoredError):
+        await verifier.async_call([1], BAD, None, PROMPT)
+
+
+class Trajectory(BaseModel):
+    """As much of ART's as is looked at."""
+
+    told: list[dict[str, Any]]
+    reward: float | None = None
+    metrics: dict[str, float] = {}
+
+    def messages(self) -> list[dict[str, Any]]:
+        return self.told
+
+
+class Group(BaseModel):
+    """As much of ART's as is looked at."""
+
+    trajectories: list[Trajectory]
+
+
+def _group(*completions: str) -> Group:
+    turns = [[*USER, {"role": "assistant", "content": text}] for text in completions]
+    return Group(trajectories=[Trajectory(told=told, reward=0.25) for told in turns])
+
+
+async def test_art_keeps_a_group_without_what_could_not_be_scored() -> None:
+    scored = await art.score_group(_group(ESSAY, BAD, f"{ESSAY} Two."))
+    assert [trajectory.reward for trajectory in scored.trajectories] == [0.8, 0.8]
+    assert scored.trajectories[0].metrics["independent_reward"] == 0.25
+    assert await art.score_group(_group()) == _group()
+    with pytest.raises(RegradeError, match="judge_malformed"):
+        await art.score_group(_group(ESSAY, BAD))
+    assert await art.score_group(_group(ESSAY, BAD), swallow_exceptions=True) is None
+
+
+def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGRADE_MODE", "reasoned")
+    monkeypatch.setenv("REGRADE_BATCH", "7")
+    assert place(mode="planned", run="mine")[:2] == (TASK, "mine")
+    assert (place().mode, place().batch, place().patience_s, place().limit_s) == ("reasoned", 7, 2.0, None)
+    monkeypatch.delenv("REGRADE_TASK")
+    with pytest.raises(ValueError, match="REGRADE_TASK"):
+        place()

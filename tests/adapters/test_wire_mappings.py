@@ -1,0 +1,125 @@
+"""The pure mappings of the trainers' wire formats: rendered prompts, tokens at the end, rows of Responses, figures."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from regrade.adapters import nemo_gym, openrlhf, slime
+from regrade.adapters.chat import completion_of, conversation, prompt_and_rest, unwrapped, without_end
+from regrade.adapters.results import FIGURES, figures
+from regrade.contracts import ErrorCode, ItemError
+from tests.support.builders import result
+
+CHATML = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy trees?<|im_end|>\n<|im_start|>assistant\n"
+LLAMA = (
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nWhy trees?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+GEMMA = "<bos><start_of_turn>user\nWhy trees?<end_of_turn>\n<start_of_turn>model\n"
+
+
+def _turns(told: Any) -> Any:
+    return told if isinstance(told, str) else [(turn.role, turn.content) for turn in told]
+
+
+@pytest.mark.parametrize(("prompt", "turns"), [
+    (CHATML, [("system", "Be brief."), ("user", "Why trees?")]),
+    (LLAMA, [("system", "Be brief."), ("user", "Why trees?")]),
+    (GEMMA, [("user", "Why trees?")]),
+    ("Why trees?", "Why trees?"),
+    ("Explain this: <|im_start|>user\nhello<|im_end|>", "Explain this: <|im_start|>user\nhello<|im_end|>"),
+    ("", ""),
+])  # fmt: skip
+def test_a_rendered_prompt_is_its_turns(prompt: str, turns: Any) -> None:
+    assert _turns(unwrapped(prompt)) == turns
+
+
+@pytest.mark.parametrize(("written", "kept"), [
+    ("Shade.<|im_end|>", "Shade."), ("Shade.</s>", "Shade."), ("Shade.<|eot_id|><|pad|><|pad|>\n", "Shade."),
+    ("Shade.<end_of_turn>\n<eos>", "Shade."), ("Shade.", "Shade."), ("a <|im_end|> b", "a <|im_end|> b"),
+    ("Shade.<b>", "Shade.<b>"), ("", ""), ("<|im_end|>", ""),
+])  # fmt: skip
+def test_only_the_tokens_at_the_end_are_taken_away(written: str, kept: str) -> None:
+    assert without_end(written) == kept
+
+
+@pytest.mark.parametrize(("query", "prompt", "completion"), [
+    ("Why? Shade.", "Why? ", "Shade."),
+    ("<s>Why? Shade.", "Why? ", "Shade."),
+    ("Why ?Shade.", "Why?", "Shade."),
+    (f"{'y' * 250}?Shade.", f"{'x' * 50}{'y' * 300}?", "Shade."),
+    ("Shade.", "", "Shade."),
+    ("something else", "Why?", None),
+    ("Why", "Why?", None),
+])  # fmt: skip
+def test_the_completion_is_what_follows_the_prompt(query: str, prompt: str, completion: str | None) -> None:
+    assert completion_of(query, prompt) == completion
+
+
+def test_hostile_text_costs_linear_time() -> None:
+    started = time.perf_counter()
+    for text in ("<|a|>" * 40_000 + "x", " " * 200_000 + "x", "<" * 200_000, "<|im_start|>user\n" * 10_000):
+        without_end(text)
+        unwrapped(text)
+        completion_of(text, text[:-1] + "y")
+    assert time.perf_counter() - started < 5.0
+
+
+def test_turns_of_all_kinds() -> None:
+    call = {"function": {"name": "look", "arguments": {"at": "tree"}}}
+    told = conversation([
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "a tree"},
+    ])  # fmt: skip
+    assert _turns(told) == [
+        ("system", "Be brief."), ("user", "Why?"), ("assistant", 'look({"at": "tree"})'), ("tool", "a tree"),
+    ]  # fmt: skip
+    prompt, rest = prompt_and_rest([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    assert (_turns(prompt), _turns(rest)) == ([("user", "a")], [("assistant", "b")])
+
+
+def test_figures_have_the_same_names_for_every_outcome() -> None:
+    error = ItemError(code=ErrorCode.JUDGE_MALFORMED, message="m", retryable=True)
+    failed = result("0" * 64).model_copy(update={"reward": None, "raw": None, "error": error})
+    assert tuple(figures(result("0" * 64))) == tuple(figures(failed)) == FIGURES
+    assert figures(failed)["regrade_scored"] == 0.0
+
+
+def test_a_slime_label_becomes_the_reference() -> None:
+    labels: list[Any] = ["x", None, "", 7, {"a": 1}]
+    items = [slime.item_of(slime.SlimeRequest(prompt="p", response="r", label=label)) for label in labels]
+    assert [item.reference for item in items] == ["x", None, None, "7", '{"a": 1}']
+
+
+def test_slimes_log_gets_the_means_of_the_figures() -> None:
+    told = [{"score": 0.5, **dict.fromkeys(FIGURES, value)} for value in (1.0, 3.0)]
+    extra: dict[str, Any] = {}
+    assert not slime.log_rollout(0, None, [SimpleNamespace(reward=reward) for reward in told], extra, 1.0)
+    assert extra == {f"rollout/{name}": 2.0 for name in FIGURES}
+    assert not slime.log_rollout(0, None, [SimpleNamespace(reward=0.5)], extra, 1.0)
+
+
+def test_a_nemo_gym_rollout_with_tools() -> None:
+    asked = nemo_gym.VerifyRequest.model_validate({
+        "responses_create_params": {"input": "Why?", "instructions": "Be brief."},
+        "response": {"output": [
+            {"type": "reasoning", "summary": [{"text": "hidden"}]},
+            {"type": "function_call", "name": "look", "arguments": "{}"},
+            {"type": "function_call_output", "output": "a tree"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Shade."}]},
+        ]},
+        "_ng_rollout_index": 4,
+    })  # fmt: skip
+    item = nemo_gym.item_of(asked)
+    assert item.id == "rollout-4"
+    assert _turns(item.prompt) == [("system", "Be brief."), ("user", "Why?")]
+    assert _turns(item.completion) == [("assistant", "look({})"), ("tool", "a tree"), ("assistant", "Shade.")]
+
+
+def test_openrlhf_lengths_must_agree() -> None:
+    with pytest.raises(ValueError, match="different lengths"):
+        openrlhf.OpenRLHFRequest(query=["a"], prompts=["a"], labels=["x", "y"])
