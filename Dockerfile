@@ -49,7 +49,7 @@ RUN install -d -o 10001 -g 10001 /var/lib/regrade /var/lib/regrade/spool /var/li
 ENV PATH=/opt/regrade/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 WORKDIR /var/lib/regrade
 USER 10001:10001
-# uvicorn stops listening, finishes what is in flight (10 s at most), then ends.
+# uvicorn stops listening, finishes what is in flight (..._DRAIN_S at most), then ends.
 STOPSIGNAL SIGTERM
 
 FROM runtime AS reward

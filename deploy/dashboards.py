@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 FOLDER = Path(__file__).parent.parent / "k8s" / "components" / "monitoring" / "dashboards"
 SOURCE = {"type": "prometheus", "uid": "prometheus"}
 TASK = 'task=~"$task"'
+ACTIVATIONS = f"max by (task, lineage) (changes(regrade_active_rubric_version{{{TASK}}}[1m])) > 0"
+"""Where a dashboard marks that another rubric has become active."""
 _WIDTH, _HEIGHT = 8, 7
 
 
@@ -51,6 +53,12 @@ OVERVIEW = (
     Panel("Is the judge the bottleneck?", {"busy": "regrade:judge_busy:ratio"}, "percentunit"),
     Panel("Spool", {"{{instance}}": "regrade_spool_bytes"}, "bytes"),
     Panel("Spooled items not yet in Redis", {"{{instance}}": "regrade_spool_records"}),
+    Panel("Items by tenant", {"{{tenant}}": "sum by (tenant) (rate(regrade_tenant_items_total[5m]))"}, "ops"),
+    Panel(
+        "Requests over a tenant's budget",
+        {"{{tenant}}": 'sum by (tenant) (rate(regrade_tenant_requests_total{outcome="refused"}[5m]))'},
+        "ops",
+    ),
 )
 JUDGE = (
     Panel(
@@ -233,7 +241,7 @@ def _activations() -> dict[str, Any]:
         "datasource": SOURCE,
         "enable": True,
         "iconColor": "purple",
-        "expr": "max by (task, lineage) (changes(regrade_active_rubric_version[1m])) > 0",
+        "expr": ACTIVATIONS,
         "titleFormat": "new rubric of {{task}}",
     }
 

@@ -41,6 +41,7 @@ from services.reward.service import ScoreService
 from services.reward.settings import RewardSettings
 from services.reward.spool import open_spool
 from services.reward.state import RewardState
+from services.reward.tenants import Quotas
 
 
 def create_app(settings: RewardSettings) -> FastAPI:
@@ -165,7 +166,8 @@ async def _open_state(
         lambda: spool.entries if spool else 0,
         settings.spool_max_bytes if spool else 0,
     )
-    return RewardState(redis, store, engine, service, circuit, actives, spool, recovery)
+    quotas = Quotas(settings.tenants, metrics)
+    return RewardState(redis, store, engine, service, circuit, actives, spool, recovery, quotas)
 
 
 def judge_limits(settings: RewardSettings) -> JudgeLimits:
