@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-vllm check check-deploy test-compose format bench-score bench-engine bench-attacks soak clean
+.PHONY: help demo serve test test-vllm check check-deploy test-compose fire-drill format bench-score bench-engine bench-attacks soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -54,15 +54,18 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/lint-imports
 
 check-deploy: .cache/deploy/.installed ## every deployment file against real validators (kustomize, schemas, hadolint, promtool)
-	@.cache/deploy/bin/python deploy/check.py
+	@.cache/deploy/bin/python -m deploy.check
 
 .cache/deploy/.installed: deploy/requirements.txt
 	$(PYTHON) -m venv .cache/deploy
 	.cache/deploy/bin/pip install --quiet --requirement deploy/requirements.txt
 	@touch $@
 
-test-compose: $(STAMP) ## drill a running CPU stack (docker compose up -d): score while replicas and Redis go
+test-compose: $(STAMP) ## with a Docker engine: build, start the CPU stack, score while replicas and Redis go, roll out, evolve
 	@$(BIN)/python -m tests.deploy.drill $(ARGS)
+
+fire-drill: $(STAMP) ## with Prometheus: make the condition of every alert true and see it fire (five minutes)
+	@$(BIN)/python -m tests.deploy.fire_drill $(ARGS)
 
 format: $(STAMP) ## let ruff put the code in order
 	$(BIN)/ruff format .

@@ -4,18 +4,18 @@ Runs in an environment of its own, `deploy/requirements.txt`: validators' pins a
 """
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import promql_parser
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
+
+from deploy.pods import pod_faults, pod_specs
 
 ROOT = Path(__file__).parent.parent
 MONITORING = ROOT / "k8s" / "components" / "monitoring"
@@ -102,43 +102,10 @@ def validate(name: str, text: str) -> int:
             held = ScaledObject.model_validate(found).model_dump(mode="json", by_alias=True, exclude_unset=True)
             if held["spec"] != found["spec"]:  # the model drops what it does not know
                 raise Failed(f"{name}: ScaledObject {found['metadata']['name']} has unknown or mistyped keys")
-        restricted(name, found)
+        faults = [fault for spec in pod_specs(found) for fault in pod_faults(spec)]
+        if faults:
+            raise Failed(f"{name}: {found['kind']} {found['metadata']['name']}: {'; '.join(faults)}")
     return len(objects)
-
-
-def restricted(name: str, found: dict[str, Any]) -> None:
-    """The pod security standard `restricted`, limits, probes; a token only where somebody asks the API server."""
-    where = f"{name}: {found['kind']} {found['metadata']['name']}"
-    for spec in pod_specs(found):
-        if not spec.get("securityContext", {}).get("runAsNonRoot"):
-            raise Failed(f"{where} may run as root")
-        if spec.get("automountServiceAccountToken") is not False and found["metadata"]["name"] != "judge-router":
-            raise Failed(f"{where} mounts a service account's token")
-        for container in [*spec.get("initContainers", []), *spec["containers"]]:
-            context = container.get("securityContext", {})
-            if (
-                context.get("allowPrivilegeEscalation") is not False
-                or context.get("readOnlyRootFilesystem") is not True
-            ):
-                raise Failed(f"{where}/{container['name']} is not locked down")
-            if context.get("capabilities", {}).get("drop") != ["ALL"]:
-                raise Failed(f"{where}/{container['name']} keeps capabilities")
-            if not {"cpu", "memory"} <= set(container.get("resources", {}).get("limits", {})):
-                raise Failed(f"{where}/{container['name']} has no limits")
-            if re.search(r":latest$|^[^:]+$", container["image"]):
-                raise Failed(f"{where}/{container['name']} runs {container['image']}: name a version")
-
-
-def pod_specs(found: Any) -> Iterator[dict[str, Any]]:
-    """Every pod's spec inside an object, however deep."""
-    if isinstance(found, dict):
-        if "containers" in found:
-            yield found
-        for value in found.values():
-            yield from pod_specs(value)
-    elif isinstance(found, list):
-        for value in found:
-            yield from pod_specs(value)
 
 
 def dashboards() -> str:

@@ -1,4 +1,4 @@
-"""`make fire-drill`: every alert's condition made true on real services, and the alert seen firing in a real Prometheus.
+"""`make fire-drill`: every alert's condition made true on real services, and the alert seen firing in Prometheus.
 
 Two reward replicas and a meta-reward worker as processes, a real Valkey; the judge is scripted, since it has to fail
 and to dawdle on demand, and so is the metrics page of the engine (vLLM's names). Prometheus hurries (`hurried.py`).
@@ -192,6 +192,8 @@ def all_is_well(site: Site) -> None:
     levels = count()
     site.engine.script = lambda _: certain(next(levels) % 5)
     with scoring(site.replicas[0].url, 1, completions=[ESSAY, f"{ESSAY} {ESSAY}"], pause_s=0.2):
+        time.sleep(15.0)  # before the first scrapes nothing is up
+        site.prometheus.seen.clear()
         deadline = time.monotonic() + 75.0
         while time.monotonic() < deadline:
             quiet = site.prometheus.firing() - {"RegradeJudgeEndpointOut"}  # true from the start
