@@ -196,19 +196,19 @@ def all_is_well(site: Site) -> None:
         site.prometheus.seen.clear()
         deadline = time.monotonic() + 75.0
         while time.monotonic() < deadline:
-            quiet = site.prometheus.firing() - {"RegradeJudgeEndpointOut"}  # true from the start
-            if quiet:
-                raise AssertionError(f"all is well, and these fire: {quiet}")
+            if firing := site.prometheus.firing():
+                raise AssertionError(f"all is well, and these fire: {firing}")
             time.sleep(0.5)
 
 
 def reward_is_worth_nothing(site: Site) -> None:
-    """Top marks for everything, groups without spread, attacks, no cycle for thousands of traces; a full engine."""
+    """Top marks for everything, groups without spread, attacks, cycles paused for thousands of traces; a full engine."""
+    pause = {"by": "drill", "reason": "drill"}
+    httpx.post(f"{site.meta.url}/cycles/{TASK}/pause", json=pause).raise_for_status()
     site.engine.script = lambda _: certain(5)
     site.page.waiting, site.page.full = 50, 0.99
     with scoring(site.replicas[0].url, 2, completions=[*[ESSAY] * 9, f"{ESSAY} {_ATTACK}"], pause_s=0.05):
         site.prometheus.wait_for(
-            "RegradeJudgeEndpointOut",
             "RegradeRewardSaturated",
             "RegradeGroupsWithoutSpread",
             "RegradeAttacksRising",
@@ -226,7 +226,11 @@ def redis_goes_for_some(site: Site) -> None:
     site.put("the other replica can't know")
     with scoring(site.replicas[1].url, 1, completions=[ESSAY] * 4):
         site.prometheus.wait_for(
-            "RegradeDegraded", "RegradeSpoolFilling", "RegradeReplicasDisagree", "RegradeCyclesFailing"
+            "RegradeJudgeEndpointOut",
+            "RegradeDegraded",
+            "RegradeSpoolFilling",
+            "RegradeReplicasDisagree",
+            "RegradeCyclesFailing",
         )
 
 
@@ -234,10 +238,7 @@ def judge_dawdles(site: Site) -> None:
     """A replica dies; every answer of the judge takes 33 s; more wait than may."""
     site.replicas[1].kill()
     site.engine.dawdle_s = 33.0
-    with (
-        scoring(site.replicas[0].url, 13, completions=[ESSAY], apart_s=2.5),
-        scoring(site.replicas[0].url, 1, completions=[ESSAY], pause_s=2.0),
-    ):
+    with scoring(site.replicas[0].url, 13, completions=[ESSAY], apart_s=2.5, pause_s=2.0):
         site.prometheus.wait_for(
             "RegradeReplicaDown", "RegradeJudgeSaturated", "RegradeScoreRefused", "RegradeScoreSlow"
         )
