@@ -53,12 +53,18 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check-deploy: .cache/deploy/.installed ## every deployment file against real validators (kustomize, schemas, hadolint, promtool)
+check-deploy: .cache/deploy/.installed .cache/checkov/.installed ## every deployment file against real validators (kustomize, schemas, hadolint, promtool)
 	@.cache/deploy/bin/python -m deploy.check
+	@.cache/deploy/bin/python -m tests.deploy.planted
 
 .cache/deploy/.installed: deploy/requirements.txt
 	$(PYTHON) -m venv .cache/deploy
 	.cache/deploy/bin/pip install --quiet --requirement deploy/requirements.txt
+	@touch $@
+
+.cache/checkov/.installed: Makefile
+	$(PYTHON) -m venv .cache/checkov
+	.cache/checkov/bin/pip install --quiet checkov==3.3.30
 	@touch $@
 
 test-compose: $(STAMP) ## with a Docker engine: build, start the CPU stack, score while replicas and Redis go, roll out, evolve

@@ -148,7 +148,9 @@ def dashboards() -> str:
     """The dashboards and the operator's rules are what their code makes; each query and annotation parses."""
     run(sys.executable, "-m", "deploy.dashboards", "--check")
     run(sys.executable, "-m", "deploy.prometheus_rule", "--check")
-    boards = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((MONITORING / "dashboards").glob("*.json"))]
+    boards = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((MONITORING / "dashboards").glob("*.json"))
+    ]
     asked = [target["expr"] for board in boards for panel in board["panels"] for target in panel["targets"]]
     marks = [mark["expr"] for board in boards for mark in board["annotations"]["list"]]
     if len(marks) < len(boards):
