@@ -53,7 +53,7 @@ def run(*command: str | Path) -> str:
 def images() -> str:
     """The Dockerfile and the shell scripts."""
     run(BIN / "hadolint", "Dockerfile", "tests/deploy/standins/Dockerfile")
-    run(BIN / "shellcheck", "deploy/setup.sh", ".ci/run")
+    run(BIN / "shellcheck", "deploy/setup.sh", "tests/deploy/standins/make.sh", ".ci/run")
     return "hadolint, shellcheck"
 
 

@@ -137,9 +137,14 @@ def drill() -> Report:
         kill(report)
         evolve(report)
         with under_load("after the cycle", stack.REWARD) as load:
-            time.sleep(45)  # three scrapes
+            refused = load.as_tenant("known-to-everybody")
+            time.sleep(25)
+            refused += load.as_tenant("known-to-everybody")  # a rate needs two scrapes
+            time.sleep(25)
             ask_prometheus(report)
         report.note("after the cycle", load.figures)
+        report.note("statuses over budget", dict(refused))
+        report.hold(refused[429] > 0, "a tenant over its budget was let in")
         report.note("backup and restore", backup_and_restore())
     return report
 

@@ -1,7 +1,7 @@
 """The CPU stack of compose.yaml as a project of its own: built, started beside whatever else runs here, looked into.
 
 Ports and volumes are not those of a stack in use. `DOCKER` names another docker than the one on the path; images that
-no registry gives are had from `python -m tests.deploy.standins`.
+no registry gives are made by tests/deploy/standins/make.sh.
 """
 
 import json
