@@ -14,9 +14,11 @@ COPY regrade regrade
 COPY services services
 
 # An image is its packages without their own tests, headers and debugging symbols.
+# Further extras, such as --build-arg REWARD_EXTRAS=reward,otel
 FROM build AS build-reward
+ARG REWARD_EXTRAS=reward
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
-    python3 -m pip --python /opt/regrade/bin/python install --constraint constraints.txt '.[reward]' \
+    python3 -m pip --python /opt/regrade/bin/python install --constraint constraints.txt ".[${REWARD_EXTRAS}]" \
  && find /opt/regrade -depth -type d \( -name tests -o -name include \) -path '*/site-packages/*' -exec rm -rf {} +
 
 FROM build AS build-meta-reward

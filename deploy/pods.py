@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_TOKEN_HOLDER = "judge-router"
+_ASKS_THE_API = "judge-router"
 """The one service account whose pod asks the API server."""
 IMAGE = re.compile(r"[\w./-]+:v?\d[\w.-]*")
 """An image of a version that stays what it is."""
@@ -31,7 +31,7 @@ def pod_faults(spec: dict[str, Any]) -> list[str]:
             faults.append("may run as root")
         if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
             faults.append("has no seccomp profile")
-        if spec.get("automountServiceAccountToken") is not (spec.get("serviceAccountName") == _TOKEN_HOLDER):
+        if spec.get("automountServiceAccountToken") is not (spec.get("serviceAccountName") == _ASKS_THE_API):
             faults.append("mounts a service account's token, or lacks the one it needs")
     for container in [*spec.get("containers", []), *spec.get("initContainers", [])]:
         faults += [f"{container['name']} {fault}" for fault in _container_faults(container)]

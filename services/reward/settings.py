@@ -91,6 +91,13 @@ class RewardSettings(ServiceSettings):
         (), description="Task packs whose starting rubric is put at start where none is active (JSON list)."
     )
 
+    trace_url: str = Field(
+        "",
+        description="OpenTelemetry collector (OTLP over HTTP, such as http://otel:4318; extra otel); empty: no spans.",
+    )
+    trace_share: float = Field(
+        0.01, ge=0, le=1, description="Share of requests traced; a caller's traceparent goes before it."
+    )
     tenants: dict[Name, Tenant] = Field(
         {},
         description='Callers with keys and budgets of their own, in each replica (JSON object): {"team-a": {"keys": '

@@ -202,7 +202,7 @@ def all_is_well(site: Site) -> None:
 
 
 def reward_is_worth_nothing(site: Site) -> None:
-    """Top marks for everything, groups without spread, attacks, cycles paused for thousands of traces; a full engine."""
+    """Top marks for everything, groups without spread, attacks; cycles paused for long; an engine that is full."""
     pause = {"by": "drill", "reason": "drill"}
     httpx.post(f"{site.meta.url}/cycles/{TASK}/pause", json=pause).raise_for_status()
     site.engine.script = lambda _: certain(5)
