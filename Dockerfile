@@ -14,9 +14,11 @@ COPY regrade regrade
 COPY services services
 
 # An image is its packages without their own tests, headers and debugging symbols.
+# Further extras, such as --build-arg REWARD_EXTRAS=reward,otel
 FROM build AS build-reward
+ARG REWARD_EXTRAS=reward
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
-    python3 -m pip --python /opt/regrade/bin/python install --constraint constraints.txt '.[reward]' \
+    python3 -m pip --python /opt/regrade/bin/python install --constraint constraints.txt ".[${REWARD_EXTRAS}]" \
  && find /opt/regrade -depth -type d \( -name tests -o -name include \) -path '*/site-packages/*' -exec rm -rf {} +
 
 FROM build AS build-meta-reward
@@ -49,7 +51,7 @@ RUN install -d -o 10001 -g 10001 /var/lib/regrade /var/lib/regrade/spool /var/li
 ENV PATH=/opt/regrade/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 WORKDIR /var/lib/regrade
 USER 10001:10001
-# uvicorn stops listening, finishes what is in flight (10 s at most), then ends.
+# uvicorn stops listening, finishes what is in flight (..._DRAIN_S at most), then ends.
 STOPSIGNAL SIGTERM
 
 FROM runtime AS reward

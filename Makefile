@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-console test-vllm test-trainers bench-attacks check check-deploy test-compose format bench-score soak bench-engine bench-activation bench-interference clean
+.PHONY: help demo serve test test-console test-vllm test-trainers bench-attacks check check-deploy test-compose fire-drill format bench-score soak bench-engine bench-activation bench-interference clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,16 +59,25 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check-deploy: .cache/deploy/.installed ## every deployment file against real validators (kustomize, schemas, hadolint, promtool)
-	@.cache/deploy/bin/python deploy/check.py
+check-deploy: .cache/deploy/.installed .cache/checkov/.installed ## every deployment file against real validators (kustomize, schemas, hadolint, promtool)
+	@.cache/deploy/bin/python -m deploy.check
+	@.cache/deploy/bin/python -m tests.deploy.planted
 
 .cache/deploy/.installed: deploy/requirements.txt
 	$(PYTHON) -m venv .cache/deploy
 	.cache/deploy/bin/pip install --quiet --requirement deploy/requirements.txt
 	@touch $@
 
-test-compose: $(STAMP) ## drill a running CPU stack (docker compose up -d): score while replicas and Redis go
+.cache/checkov/.installed: Makefile
+	$(PYTHON) -m venv .cache/checkov
+	.cache/checkov/bin/pip install --quiet checkov==3.3.30
+	@touch $@
+
+test-compose: $(STAMP) ## with a Docker engine: build, start the CPU stack, score while replicas and Redis go, roll out, evolve
 	@$(BIN)/python -m tests.deploy.drill $(ARGS)
+
+fire-drill: $(STAMP) ## with Prometheus: make the condition of every alert true and see it fire (five minutes)
+	@$(BIN)/python -m tests.deploy.fire_drill $(ARGS)
 
 format: $(STAMP) ## let ruff put the code in order
 	$(BIN)/ruff format .

@@ -9,23 +9,30 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import promql_parser
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
+
+from deploy.pods import pod_faults, pod_specs
 
 ROOT = Path(__file__).parent.parent
 MONITORING = ROOT / "k8s" / "components" / "monitoring"
+COMPOSE = ("compose.yaml", "compose.cpu.yaml", "tests/deploy/compose.drill.yaml")
 BIN = Path(sys.executable).parent
+CUSTOM = {kind.__name__: kind for kind in (ScaledObject, PodMonitor, PrometheusRule)}
+"""Custom resources, and what knows their schema."""
 NO_SCHEMA = {"JobSet"}
 """Kinds whose schema no package carries: said, not checked."""
 COMBINATIONS = {
     "sidecar": ["judge-sidecar", "monitoring", "network-policies"],
     "external-redis": ["gpu", "external-redis"],
     "router": ["gpu", "judge-router", "network-policies"],
+    "operator": ["gpu", "prometheus-operator", "hpa", "network-policies"],
     "training": ["engine-cpu", "trainer"],
     "training-nodes": ["gpu", "trainer-multinode", "monitoring", "keda", "network-policies"],
 }
@@ -45,25 +52,36 @@ def run(*command: str | Path) -> str:
 
 def images() -> str:
     """The Dockerfile and the shell scripts."""
-    run(BIN / "hadolint", "Dockerfile")
-    run(BIN / "shellcheck", "deploy/setup.sh", ".ci/run")
+    run(BIN / "hadolint", "Dockerfile", "tests/deploy/standins/Dockerfile")
+    run(BIN / "shellcheck", "deploy/setup.sh", "tests/deploy/standins/make.sh", ".ci/run")
     return "hadolint, shellcheck"
 
 
 def compose() -> str:
-    """Both Compose files against the specification."""
-    run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", "compose.cpu.yaml")
+    """The Compose files against the specification."""
+    run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", *COMPOSE)
     return "compose specification"
 
 
 def style() -> str:
     """YAML that no parser reads in two ways: no key twice, no odd truth values."""
-    run(BIN / "yamllint", "--strict", "-c", "deploy/yamllint.yaml", "compose.yaml", "compose.cpu.yaml", "k8s", "deploy")
+    run(BIN / "yamllint", "--strict", "-c", "deploy/yamllint.yaml", *COMPOSE, "k8s", "deploy")
     return "yamllint"
 
 
 def kubernetes() -> str:
     """Every overlay, and components in combinations that no overlay has."""
+    rendered = renderings()
+    unused = {path.name for path in (ROOT / "k8s" / "components").iterdir()}
+    unused -= {component for components in COMBINATIONS.values() for component in components}
+    if unused:
+        raise Failed(f"no combination renders {unused}")
+    objects = sum(validate(name, text) for name, text in rendered.items())
+    return f"{len(rendered)} renderings, {objects} objects"
+
+
+def renderings() -> dict[str, str]:
+    """What kustomize makes of each, by name."""
     rendered = {path.name: render(path) for path in sorted((ROOT / "k8s" / "overlays").iterdir())}
     for name, components in COMBINATIONS.items():
         with tempfile.TemporaryDirectory(dir=ROOT / "k8s") as folder:
@@ -74,12 +92,7 @@ def kubernetes() -> str:
             }
             (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
             rendered[name] = render(Path(folder))
-    unused = {path.name for path in (ROOT / "k8s" / "components").iterdir()}
-    unused -= {component for components in COMBINATIONS.values() for component in components}
-    if unused:
-        raise Failed(f"no combination renders {unused}")
-    objects = sum(validate(name, text) for name, text in rendered.items())
-    return f"{len(rendered)} renderings, {objects} objects"
+    return rendered
 
 
 def render(folder: Path) -> str:
@@ -90,7 +103,7 @@ def render(folder: Path) -> str:
 def validate(name: str, text: str) -> int:
     """Strict schemas, custom resources, and pod security; answers how many objects there are."""
     objects = list(yaml.safe_load_all(text))
-    known = [found for found in objects if found["kind"] not in {"ScaledObject", *NO_SCHEMA}]
+    known = [found for found in objects if found["kind"] not in {*CUSTOM, *NO_SCHEMA}]
     with tempfile.NamedTemporaryFile("w", suffix=f"-{name}.yaml") as file:
         yaml.safe_dump_all(known, file)
         file.flush()
@@ -98,58 +111,51 @@ def validate(name: str, text: str) -> int:
     if "WARN" in said:
         raise Failed(f"{name}: {said}")
     for found in objects:
-        if found["kind"] == "ScaledObject":
-            held = ScaledObject.model_validate(found).model_dump(mode="json", by_alias=True, exclude_unset=True)
-            if held["spec"] != found["spec"]:  # the model drops what it does not know
-                raise Failed(f"{name}: ScaledObject {found['metadata']['name']} has unknown or mistyped keys")
-        restricted(name, found)
+        if found["kind"] in CUSTOM:
+            custom(name, found)
+        faults = [fault for spec in pod_specs(found) for fault in pod_faults(spec)]
+        if faults:
+            raise Failed(f"{name}: {found['kind']} {found['metadata']['name']}: {'; '.join(faults)}")
     return len(objects)
 
 
-def restricted(name: str, found: dict[str, Any]) -> None:
-    """The pod security standard `restricted`, limits, probes; a token only where somebody asks the API server."""
+def custom(name: str, found: dict[str, Any]) -> None:
+    """A custom resource, held against its model: validated, dumped and compared, since models drop what is unknown."""
     where = f"{name}: {found['kind']} {found['metadata']['name']}"
-    for spec in pod_specs(found):
-        if not spec.get("securityContext", {}).get("runAsNonRoot"):
-            raise Failed(f"{where} may run as root")
-        if spec.get("automountServiceAccountToken") is not False and found["metadata"]["name"] != "judge-router":
-            raise Failed(f"{where} mounts a service account's token")
-        for container in [*spec.get("initContainers", []), *spec["containers"]]:
-            context = container.get("securityContext", {})
-            if (
-                context.get("allowPrivilegeEscalation") is not False
-                or context.get("readOnlyRootFilesystem") is not True
-            ):
-                raise Failed(f"{where}/{container['name']} is not locked down")
-            if context.get("capabilities", {}).get("drop") != ["ALL"]:
-                raise Failed(f"{where}/{container['name']} keeps capabilities")
-            if not {"cpu", "memory"} <= set(container.get("resources", {}).get("limits", {})):
-                raise Failed(f"{where}/{container['name']} has no limits")
-            if re.search(r":latest$|^[^:]+$", container["image"]):
-                raise Failed(f"{where}/{container['name']} runs {container['image']}: name a version")
+    try:
+        held = CUSTOM[found["kind"]].model_validate(found).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    except ValueError as error:
+        raise Failed(f"{where}: {error}") from error
+    if held["spec"] != found["spec"]:
+        raise Failed(f"{where} has unknown or mistyped keys")
 
 
-def pod_specs(found: Any) -> Iterator[dict[str, Any]]:
-    """Every pod's spec inside an object, however deep."""
-    if isinstance(found, dict):
-        if "containers" in found:
-            yield found
-        for value in found.values():
-            yield from pod_specs(value)
-    elif isinstance(found, list):
-        for value in found:
-            yield from pod_specs(value)
+def policy() -> str:
+    """checkov's word on every rendering and the Dockerfile, where it is installed (`make check-deploy` does it)."""
+    checkov = ROOT / ".cache" / "checkov" / "bin" / "checkov"
+    if not checkov.is_file():
+        return "SKIPPED: no checkov in .cache/checkov"
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in renderings().items():
+            (Path(folder) / f"{name}.yaml").write_text(text, encoding="utf-8")
+        shutil.copy(ROOT / "Dockerfile", folder)
+        said = run(checkov, "--directory", folder, "--config-file", ROOT / "deploy" / "checkov.yaml")
+    passed = sum(int(found) for found in re.findall(r"Passed checks: (\d+)", said))
+    return f"checkov, {passed} checks"
 
 
 def dashboards() -> str:
-    """The dashboards are what deploy/dashboards.py makes, and each query parses."""
-    run(sys.executable, "deploy/dashboards.py", "--check")
-    queries = [
-        target["expr"].replace("$price", "1").replace("$task", ".*")
-        for path in sorted((MONITORING / "dashboards").glob("*.json"))
-        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]
-        for target in panel["targets"]
+    """The dashboards and the operator's rules are what their code makes; each query and annotation parses."""
+    run(sys.executable, "-m", "deploy.dashboards", "--check")
+    run(sys.executable, "-m", "deploy.prometheus_rule", "--check")
+    boards = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((MONITORING / "dashboards").glob("*.json"))
     ]
+    asked = [target["expr"] for board in boards for panel in board["panels"] for target in panel["targets"]]
+    marks = [mark["expr"] for board in boards for mark in board["annotations"]["list"]]
+    if len(marks) < len(boards):
+        raise Failed("a dashboard does not mark activations")
+    queries = [query.replace("$price", "1").replace("$task", ".*") for query in (*asked, *marks)]
     for query in queries:
         try:
             promql_parser.parse(query)
@@ -172,13 +178,16 @@ def rules() -> str:
         return f"promtool, {len(json.loads(tests.read_text(encoding='utf-8'))['tests'])} cases of alerts"
 
 
-CHECKS: tuple[Callable[[], str], ...] = (images, compose, style, kubernetes, dashboards, rules)
+CHECKS: tuple[Callable[[], str], ...] = (images, compose, style, kubernetes, policy, dashboards, rules)
 
 
 def main() -> int:
-    """Run every check; answers 1 where one fails."""
+    """Run every check, or those named; answers 1 where one fails."""
+    wanted = set(sys.argv[1:])
     failed = 0
     for check in CHECKS:
+        if wanted and check.__name__ not in wanted:
+            continue
         try:
             said = check()
         except Failed as error:

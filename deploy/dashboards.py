@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 FOLDER = Path(__file__).parent.parent / "k8s" / "components" / "monitoring" / "dashboards"
 SOURCE = {"type": "prometheus", "uid": "prometheus"}
 TASK = 'task=~"$task"'
+ACTIVATIONS = f"max by (task, lineage) (changes(regrade_active_rubric_version{{{TASK}}}[1m])) > 0"
+"""Where a dashboard marks that another rubric has become active."""
 _WIDTH, _HEIGHT = 8, 7
 
 
@@ -51,6 +53,12 @@ OVERVIEW = (
     Panel("Is the judge the bottleneck?", {"busy": "regrade:judge_busy:ratio"}, "percentunit"),
     Panel("Spool", {"{{instance}}": "regrade_spool_bytes"}, "bytes"),
     Panel("Spooled items not yet in Redis", {"{{instance}}": "regrade_spool_records"}),
+    Panel("Items by tenant", {"{{tenant}}": "sum by (tenant) (rate(regrade_tenant_items_total[5m]))"}, "ops"),
+    Panel(
+        "Requests over a tenant's budget",
+        {"{{tenant}}": 'sum by (tenant) (rate(regrade_tenant_requests_total{outcome="refused"}[5m]))'},
+        "ops",
+    ),
 )
 JUDGE = (
     Panel(
@@ -116,6 +124,32 @@ EVOLUTION = (
     Panel(
         "Failures",
         {"{{task}} {{error}}": f"sum by (task, error) (increase(regrade_cycle_failures_total{{{TASK}}}[15m]))"},
+    ),
+    Panel(
+        "Verdicts a day",
+        {"{{outcome}} {{reason}}": f"sum by (outcome, reason) (increase(regrade_meta_verdicts_total{{{TASK}}}[1d]))"},
+    ),
+    Panel(
+        "A stage takes (95 %)",
+        {
+            "{{stage}}": "histogram_quantile(0.95, sum by (le, stage) "
+            f"(rate(regrade_meta_stage_seconds_bucket{{{TASK}}}[6h])))"
+        },
+        "s",
+    ),
+    Panel(
+        "Rolled back by the watch",
+        {"{{task}} {{reason}}": f"sum by (task, reason) (increase(regrade_meta_rollbacks_total{{{TASK}}}[1d]))"},
+    ),
+    Panel(
+        "Audited traces",
+        {"{{task}} {{outcome}}": f"sum by (task, outcome) (rate(regrade_meta_audited_traces_total{{{TASK}}}[15m]))"},
+        "ops",
+    ),
+    Panel(
+        "Share of traces to audit",
+        {"{{task}}": f"max by (task) (regrade_meta_audit_share_ratio{{{TASK}}})"},
+        "percentunit",
     ),
     Panel(
         "Traces archived", {"{{task}}": f"sum by (task) (rate(regrade_archived_traces_total{{{TASK}}}[15m]))"}, "ops"
@@ -233,7 +267,7 @@ def _activations() -> dict[str, Any]:
         "datasource": SOURCE,
         "enable": True,
         "iconColor": "purple",
-        "expr": "max by (task, lineage) (changes(regrade_active_rubric_version[1m])) > 0",
+        "expr": ACTIVATIONS,
         "titleFormat": "new rubric of {{task}}",
     }
 

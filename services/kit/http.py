@@ -62,12 +62,15 @@ class Watch(Protocol):
         ...
 
 
-def open_session(*, connections: int, timeout_s: float) -> aiohttp.ClientSession:
+def open_session(
+    *, connections: int, timeout_s: float, traced: aiohttp.TraceConfig | None = None
+) -> aiohttp.ClientSession:
     """The process's HTTP session: `connections` at most at once, `timeout_s` for a whole call."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=60.0),
         cookie_jar=aiohttp.DummyCookieJar(),  # an engine has nothing to remember with us
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0),
+        trace_configs=[traced] if traced is not None else None,
     )
 
 

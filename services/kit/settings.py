@@ -46,7 +46,15 @@ class ServiceSettings(BaseSettings):
     operator_keys: tuple[SecretStr, ...] = Field(
         (), description="Keys that may also change what is active: put, activate, roll back, trigger (JSON list)."
     )
+    drain_s: int = Field(
+        10, ge=0, description="On SIGTERM, how long requests under way may still take; the longest of yours, or more."
+    )
     max_body_bytes: int = Field(8_000_000, ge=1_024, description="Larger request bodies are answered 413.")
+
+    @property
+    def caller_keys(self) -> tuple[SecretStr, ...]:
+        """Every key that may call. With none, no key is asked for."""
+        return (*self.api_keys, *self.operator_keys)
 
 
 def read_settings(kind: type[S]) -> S:

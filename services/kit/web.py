@@ -48,7 +48,7 @@ def holds(keys: Sequence[SecretStr], given: str) -> bool:
 async def require_key(request: Request, credentials: Credentials) -> None:
     """Let through a caller with any known key; everybody when no key is configured."""
     settings: ServiceSettings = request.app.state.settings
-    keys = (*settings.api_keys, *settings.operator_keys)
+    keys = settings.caller_keys
     if keys and not holds(keys, credentials.credentials if credentials else ""):
         raise Unauthorized("send a valid key as 'Authorization: Bearer <key>'")
 
@@ -57,8 +57,7 @@ async def require_operator(request: Request, credentials: Credentials) -> None:
     """Let through a caller with an operator key; everybody when no key of either kind is configured."""
     await require_key(request, credentials)
     settings: ServiceSettings = request.app.state.settings
-    keyed = settings.api_keys or settings.operator_keys
-    if keyed and not holds(settings.operator_keys, credentials.credentials if credentials else ""):
+    if settings.caller_keys and not holds(settings.operator_keys, credentials.credentials if credentials else ""):
         raise Forbidden("this call changes what is active; it needs an operator key")
 
 
@@ -147,7 +146,7 @@ def assemble(app: FastAPI, settings: ServiceSettings, registry: CollectorRegistr
 
 
 def serve(app: FastAPI, settings: ServiceSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight (10 s at most)."""
+    """Serve until SIGTERM or SIGINT, then finish what is in flight, for `drain_s` at most."""
     listener = socket.create_server((settings.host, settings.port), backlog=2_048)
     if settings.port_file:
         Path(settings.port_file).write_text(str(listener.getsockname()[1]), encoding="utf-8")
@@ -160,6 +159,6 @@ def serve(app: FastAPI, settings: ServiceSettings) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nobody is told apart by address
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=settings.drain_s,
     )
     uvicorn.Server(config).run(sockets=[listener])

@@ -50,9 +50,13 @@ class _ScoreRoute(APIRoute):
         body = JsonBody(ScoreRequest)
 
         async def handle(request: Request) -> Response:
-            await require_key(request, await bearer(request))
+            credentials = await bearer(request)
+            await require_key(request, credentials)
+            state = await _state(request)
+            account = state.quotas.enter(credentials.credentials if credentials else "")
             asked = await body.read(request)
-            return await score(asked, await _state(request), _timeout_of(request))
+            state.quotas.charge(account, len(asked.items))
+            return await score(asked, state, _timeout_of(request))
 
         return handle
 

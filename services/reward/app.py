@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from aiohttp import ClientSession
 from fastapi import FastAPI, Request
@@ -39,12 +40,21 @@ from services.reward.service import ScoreService
 from services.reward.settings import RewardSettings
 from services.reward.spool import open_spool
 from services.reward.state import RewardState
+from services.reward.tenants import Quotas
 from services.reward.together import Together
 from services.reward.wires import router as wires
 
+if TYPE_CHECKING:
+    from services.kit.tracing import Tracing
 
-def create_app(settings: RewardSettings) -> FastAPI:
-    """The reward service's app. Nothing is opened before its lifespan starts."""
+
+def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> FastAPI:
+    """The reward service's app, with spans where `tracing` or the settings want them.
+
+    Nothing is opened before its lifespan starts.
+    """
+    tracing = tracing or _tracing(settings)
+    traced = tracing.engine_requests() if tracing is not None else None
     registry = CollectorRegistry()
     metrics = RewardMetrics(registry)
 
@@ -53,7 +63,9 @@ def create_app(settings: RewardSettings) -> FastAPI:
         redis = connect(settings.redis_url)
         pipe = Pipe(redis, timeout_s=settings.redis_timeout_s)
         math_pool = MathEqualPool()
-        async with open_session(connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s) as session:
+        async with open_session(
+            connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s, traced=traced
+        ) as session:
             engine, close_engine = _engine(settings, session, metrics)
             app.state.reward = state = await _open_state(settings, redis, pipe, engine, metrics, math_pool)
             background = [asyncio.create_task(state.actives.follow()), asyncio.create_task(state.recovery.run())]
@@ -71,6 +83,8 @@ def create_app(settings: RewardSettings) -> FastAPI:
                 await pipe.aclose()
                 await redis.aclose()
                 await close_engine()
+                if tracing is not None:
+                    await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Regrade reward service",
@@ -81,7 +95,22 @@ def create_app(settings: RewardSettings) -> FastAPI:
     app.include_router(scoring)
     app.include_router(router)
     app.include_router(wires)
-    return assemble(app, settings, registry, _ready)
+    assemble(app, settings, registry, _ready)
+    if tracing is not None:
+        from services.kit.tracing import TracedRequests
+
+        app.add_middleware(TracedRequests, tracing=tracing)
+    return app
+
+
+def _tracing(settings: RewardSettings) -> "Tracing | None":
+    if not settings.trace_url:
+        return None
+    try:
+        from services.kit.tracing import open_tracing
+    except ModuleNotFoundError as error:
+        raise RuntimeError("trace_url needs the extra otel: pip install 'regrade[reward,otel]'") from error
+    return open_tracing("regrade-reward", settings.trace_url, settings.trace_share)
 
 
 def _engine(
@@ -172,7 +201,8 @@ async def _open_state(
         settings.spool_max_bytes if spool else 0,
     )
     together = Together(service, size=settings.wire_batch, wait_s=settings.wire_wait_s)
-    return RewardState(redis, store, engine, service, together, circuit, actives, spool, recovery)
+    quotas = Quotas(settings.tenants, metrics)
+    return RewardState(redis, store, engine, service, together, circuit, actives, spool, recovery, quotas)
 
 
 def judge_limits(settings: RewardSettings) -> JudgeLimits:

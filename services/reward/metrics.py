@@ -4,6 +4,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as CounterMetric
@@ -48,8 +49,20 @@ class RewardMetrics:
             registry=registry,
         )
         self._versions: dict[tuple[str, str], int] = {}
+        self._measure_tenants(registry)
         self._measure_judge(registry)
         self._measure_outages(registry)
+
+    def _measure_tenants(self, registry: CollectorRegistry) -> None:
+        self._tenant_requests = CounterMetric(
+            "regrade_tenant_requests_total",
+            "Requests of tenants, by whether their budgets let them in.",
+            ("tenant", "outcome"),
+            registry=registry,
+        )
+        self._tenant_items = CounterMetric(
+            "regrade_tenant_items_total", "Items let in, by tenant.", ("tenant",), registry=registry
+        )
 
     def _measure_judge(self, registry: CollectorRegistry) -> None:
         self._calls = Histogram(
@@ -76,6 +89,8 @@ class RewardMetrics:
             ("outcome",),
             registry=registry,
         )
+        for outcome in ("tried", "over_budget"):  # a rate of what has not been counted yet is 0, not unknown
+            self._retries.labels(outcome)
 
     def _measure_outages(self, registry: CollectorRegistry) -> None:
         self._degraded = Gauge(
@@ -138,6 +153,12 @@ class RewardMetrics:
             if len(group) > 1:
                 spread = "some" if max(group) - min(group) > _NO_SPREAD else "none"
                 self._groups.labels(request.task, spread).inc()
+
+    def tenant(self, name: str, outcome: Literal["admitted", "refused"], items: int = 0) -> None:
+        """Count a request of a tenant of the settings."""
+        self._tenant_requests.labels(name, outcome).inc()
+        if items:
+            self._tenant_items.labels(name).inc(items)
 
     def watch_admission(self, waiting: Callable[[], int], capacity: int) -> None:
         """Ask how many conversations wait whenever the metrics are read."""

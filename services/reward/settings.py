@@ -7,6 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Mode, Name
 from services.kit.settings import BaseUrls, ServiceSettings
+from services.reward.tenants import Tenant
 
 
 class RewardSettings(ServiceSettings):
@@ -103,6 +104,31 @@ class RewardSettings(ServiceSettings):
     bootstrap_tasks: tuple[Name, ...] = Field(
         (), description="Task packs whose starting rubric is put at start where none is active (JSON list)."
     )
+
+    trace_url: str = Field(
+        "",
+        description="OpenTelemetry collector (OTLP over HTTP, such as http://otel:4318; extra otel); empty: no spans.",
+    )
+    trace_share: float = Field(
+        0.01, ge=0, le=1, description="Share of requests traced; a caller's traceparent goes before it."
+    )
+    tenants: dict[Name, Tenant] = Field(
+        {},
+        description='Callers with keys and budgets of their own, in each replica (JSON object): {"team-a": {"keys": '
+        '["..."], "requests_per_minute": 600, "items_per_minute": 20000}}. Over budget: 429.',
+    )
+
+    @property
+    def caller_keys(self) -> tuple[SecretStr, ...]:
+        """Tenants' keys, too."""
+        return (*super().caller_keys, *(key for tenant in self.tenants.values() for key in tenant.keys))
+
+    @model_validator(mode="after")
+    def _a_key_has_one_owner(self) -> Self:
+        keys = [key.get_secret_value() for key in self.caller_keys]
+        if self.tenants and len(set(keys)) < len(keys):
+            raise ValueError("tenants: a key belongs to one tenant, and is none of api_keys and operator_keys")
+        return self
 
     @model_validator(mode="after")
     def _a_model_to_load(self) -> Self:

@@ -11,6 +11,7 @@ from services.reward.known import ActiveRubrics
 from services.reward.recovery import Recovery
 from services.reward.service import ScoreService
 from services.reward.spool import Spool
+from services.reward.tenants import Quotas
 from services.reward.together import Together
 
 
@@ -27,3 +28,4 @@ class RewardState:
     actives: ActiveRubrics
     spool: Spool | None
     recovery: Recovery
+    quotas: Quotas

@@ -4,6 +4,7 @@ What is to be scored as what stands in the URL's query, since the bodies are the
 header of its own has the key in its URL: `http://:KEY@host:8700/...`.
 """
 
+import asyncio
 import base64
 import logging
 from collections.abc import Awaitable, Callable
@@ -55,8 +56,11 @@ class SlimeQuery(FilteredQuery):
     reply: Literal["float", "dict"] = "float"
 
 
-async def _wire_key(request: Request, credentials: Credentials) -> None:
-    await require_key(request, credentials or _of_url(request.headers.get("authorization", "")))
+async def _wire_key(request: Request, credentials: Credentials) -> str:
+    """The caller's key, once it is known to be one."""
+    given = credentials or _of_url(request.headers.get("authorization", ""))
+    await require_key(request, given)
+    return given.credentials if given else ""
 
 
 def _of_url(header: str) -> HTTPAuthorizationCredentials | None:
@@ -85,30 +89,35 @@ async def _state(request: Request) -> RewardState:
 
 
 State = Annotated[RewardState, Depends(_state)]
+Key = Annotated[str, Depends(_wire_key)]
 
 
 @router.post("/openrlhf", response_model=openrlhf.OpenRLHFAnswer)
 async def openrlhf_reward(
-    body: openrlhf.OpenRLHFRequest, query: Annotated[FilteredQuery, Query()], state: State
+    body: openrlhf.OpenRLHFRequest, query: Annotated[FilteredQuery, Query()], state: State, key: Key
 ) -> Response:
     """OpenRLHF's `--reward.remote_url`. A sample is held for 165 s, as the run ends after five quick failures."""
-    results = await _scored(state, query, openrlhf.GIVES_UP_AFTER_S, lambda: openrlhf.items_of(body, query.scope))
+    results = await _scored(state, key, query, openrlhf.GIVES_UP_AFTER_S, lambda: openrlhf.items_of(body, query.scope))
     return _json(openrlhf.answer(results))
 
 
 @router.post("/slime", response_model=float | dict[str, float])
-async def slime_reward(body: slime.SlimeRequest, query: Annotated[SlimeQuery, Query()], state: State) -> Response:
+async def slime_reward(
+    body: slime.SlimeRequest, query: Annotated[SlimeQuery, Query()], state: State, key: Key
+) -> Response:
     """slime's and miles' `--rm-url`. A sample is held for 105 s; miles waits longer and asks once: `hold_s=285`."""
-    (result,) = await _scored(state, query, slime.GIVES_UP_AFTER_S, lambda: [slime.item_of(body, query.scope)])
+    (result,) = await _scored(state, key, query, slime.GIVES_UP_AFTER_S, lambda: [slime.item_of(body, query.scope)])
     return _json(slime.answer(result) if query.reply == "float" else slime.answer_object(result))
 
 
 @router.post("/nemo-gym/verify", response_model=nemo_gym.VerifyAnswer)
-async def nemo_gym_verify(body: nemo_gym.VerifyRequest, query: Annotated[WireQuery, Query()], state: State) -> Response:
+async def nemo_gym_verify(
+    body: nemo_gym.VerifyRequest, query: Annotated[WireQuery, Query()], state: State, key: Key
+) -> Response:
     """NeMo Gym's `/verify`. A judge that fails is a 200 with reward 0.0 and the class of failure that Gym filters."""
     (item,) = _mapped(lambda: [nemo_gym.item_of(body, query.scope)])
     try:
-        (result,) = await state.together.score(query.target, [item], hold_s=_hold(query, nemo_gym.GIVES_UP_AFTER_S))
+        (result,) = await _held(state, key, query, nemo_gym.GIVES_UP_AFTER_S, [item])
     except (Unavailable, Overloaded) as error:
         return _json(nemo_gym.failure(body, f"{error.code}: {error.detail}"))
     except (RedisConnectionError, RedisTimeoutError):
@@ -121,20 +130,18 @@ async def nemo_gym_verify(body: nemo_gym.VerifyRequest, query: Annotated[WireQue
 
 @router.post("/nemo-gym/compare", response_model=nemo_gym.CompareAnswer)
 async def nemo_gym_compare(
-    body: nemo_gym.CompareRequest, query: Annotated[WireQuery, Query()], state: State
+    body: nemo_gym.CompareRequest, query: Annotated[WireQuery, Query()], state: State, key: Key
 ) -> Response:
     """NeMo Gym's `/compare`: the group's rewards, each by itself; an error where one of them cannot be had."""
-    results = await _scored(state, query, nemo_gym.GIVES_UP_AFTER_S, lambda: nemo_gym.items_of(body, query.scope))
+    results = await _scored(state, key, query, nemo_gym.GIVES_UP_AFTER_S, lambda: nemo_gym.items_of(body, query.scope))
     return _json(nemo_gym.comparison(results))
 
 
 async def _scored(
-    state: RewardState, query: WireQuery, gives_up_after_s: float, items: Callable[[], list[ScoreItem]]
+    state: RewardState, key: str, query: WireQuery, gives_up_after_s: float, items: Callable[[], list[ScoreItem]]
 ) -> list[ItemResult]:
     """The outcomes; all of them rewards, unless the caller wants NaN for the others. Raises `ServiceError`."""
-    results = await _logged(
-        query, state.together.score(query.target, _mapped(items), hold_s=_hold(query, gives_up_after_s))
-    )
+    results = await _logged(query, _held(state, key, query, gives_up_after_s, _mapped(items)))
     missing = next((result for result in results if result.reward is None), None)
     if missing is not None and not (isinstance(query, FilteredQuery) and query.unscored == "nan"):
         assert missing.error is not None
@@ -162,8 +169,24 @@ def _mapped(items: Callable[[], list[ScoreItem]]) -> list[ScoreItem]:
         raise Invalid(str(error)) from None
 
 
-def _hold(query: WireQuery, gives_up_after_s: float) -> float:
-    return query.hold_s if query.hold_s is not None else gives_up_after_s - _MARGIN_S
+async def _held(
+    state: RewardState, key: str, query: WireQuery, gives_up_after_s: float, items: list[ScoreItem]
+) -> list[ItemResult]:
+    """The outcomes, once the caller's budget and the judge allow it. Raises `ServiceError` when waiting has not helped.
+
+    A spent budget is waited for as well: these trainers take a refusal for a failure.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + (query.hold_s if query.hold_s is not None else gives_up_after_s - _MARGIN_S)
+    while True:
+        try:
+            state.quotas.charge(state.quotas.enter(key), len(items))
+            break
+        except Overloaded as error:
+            if error.retry_after is None or loop.time() + error.retry_after > until:
+                raise
+            await asyncio.sleep(error.retry_after)
+    return await state.together.score(query.target, items, hold_s=max(0.0, until - loop.time()))
 
 
 def _json(answer: BaseModel | dict[str, Any] | float) -> Response:

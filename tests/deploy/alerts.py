@@ -97,7 +97,8 @@ ALERTS = {
     "RegradeMetaRewardBehind": _one('regrade_meta_reward_lag_traces{task="essay_writing"}', "3000", "400"),
     "RegradeCyclesFailing": Fire(
         {'regrade_cycle_failures_total{task="essay_writing", error="HTTPError"}': _RISING % 1},
-        {'regrade_cycle_failures_total{task="essay_writing", error="HTTPError"}': "7x120"},
+        # Redis was away for ten seconds, and each look at a line failed
+        {'regrade_cycle_failures_total{task="essay_writing", error="ConnectionError"}': "0x50 10x70"},
     ),
 }
 

@@ -31,7 +31,7 @@ class Viewer(NamedTuple):
 
 def viewer_of(settings: ServiceSettings, token: str, now: float) -> Viewer:
     """Whose cookie this is. Raises `Unauthorized`."""
-    if not (settings.api_keys or settings.operator_keys):
+    if not settings.caller_keys:
         return Viewer(may_operate=True, signed_in=False)
     expires = token.partition(".")[0]
     is_operator = _is_signed(settings.operator_keys, token, expires)
@@ -43,7 +43,7 @@ def viewer_of(settings: ServiceSettings, token: str, now: float) -> Viewer:
 
 def issue(settings: ServiceSettings, key: str, now: float) -> str:
     """A cookie's value for a known key. Raises `Unauthorized`."""
-    if not holds((*settings.api_keys, *settings.operator_keys), key):
+    if not holds(settings.caller_keys, key):
         raise Unauthorized("this service does not know that key")
     return _signed(key, str(int(now) + LIFETIME_S))
 

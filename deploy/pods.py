@@ -1,0 +1,50 @@
+"""What every pod of the Kubernetes files has to be: the pod security standard `restricted`, limits, a named version."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_ASKS_THE_API = "judge-router"
+"""The one service account whose pod asks the API server."""
+IMAGE = re.compile(r"[\w./-]+:v?\d[\w.-]*")
+"""An image of a version that stays what it is."""
+
+
+def pod_specs(found: object) -> Iterator[dict[str, Any]]:
+    """Every pod's spec inside an object, however deep."""
+    if isinstance(found, dict):
+        if "containers" in found or "initContainers" in found:
+            yield found
+        for value in found.values():
+            yield from pod_specs(value)
+    elif isinstance(found, list):
+        for value in found:
+            yield from pod_specs(value)
+
+
+def pod_faults(spec: dict[str, Any]) -> list[str]:
+    """What is wrong with a pod's spec; of a patch that adds a container to a pod, with that container."""
+    faults = []
+    if "containers" in spec:
+        context = spec.get("securityContext", {})
+        if context.get("runAsNonRoot") is not True:
+            faults.append("may run as root")
+        if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
+            faults.append("has no seccomp profile")
+        if spec.get("automountServiceAccountToken") is not (spec.get("serviceAccountName") == _ASKS_THE_API):
+            faults.append("mounts a service account's token, or lacks the one it needs")
+    for container in [*spec.get("containers", []), *spec.get("initContainers", [])]:
+        faults += [f"{container['name']} {fault}" for fault in _container_faults(container)]
+    return faults
+
+
+def _container_faults(container: dict[str, Any]) -> Iterator[str]:
+    context = container.get("securityContext", {})
+    if context.get("allowPrivilegeEscalation") is not False or context.get("readOnlyRootFilesystem") is not True:
+        yield "is not locked down"
+    if context.get("capabilities") != {"drop": ["ALL"]}:
+        yield "keeps capabilities"
+    if not {"cpu", "memory"} <= set(container.get("resources", {}).get("limits", {})):
+        yield "has no limits"
+    if not IMAGE.fullmatch(container["image"]):
+        yield f"runs {container['image']}: name a version"

@@ -1,0 +1,130 @@
+"""Callers that score without end, and what came of each of their requests."""
+
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import httpx
+
+from regrade.tasks import load_pack
+from tests.deploy.stack import secret
+
+TASK = "essay_writing"
+_CALLERS = 4
+_TRIES = 8
+_PAUSE_S = 0.05
+"""Between a caller's requests: the judge, Prometheus and the callers share two cores."""
+_TEXT = "Trees cool a street and keep water in the ground; a town that plants them pays less for its drains."
+
+
+class Load:
+    """Small training batches, two completions of a prompt each, by four callers until stopped.
+
+    A request is tried as the client would try it: again after 429, 503 and broken connections. `tries` counts every
+    answer, `failed` the requests that no try served.
+    """
+
+    def __init__(self, url: str, run: str) -> None:
+        self._url, self._run = url, run
+        self._stop = threading.Event()
+        self._prompts = [prompt.prompt for prompt in load_pack(TASK).prompts[:4]]
+        self.tries: Counter[str] = Counter()
+        self.failed = 0
+        self.degraded = 0
+        self.seconds: list[float] = []
+        self.answers: list[tuple[dict[str, Any], list[float | None]]] = []
+        self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(_CALLERS)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What there is to report."""
+        ordered = sorted(self.seconds)
+        return {
+            "requests": len(ordered) + self.failed,
+            "failed": self.failed,
+            "tries": dict(self.tries),
+            "degraded": self.degraded,
+            "p50_ms": round(1e3 * statistics.median(ordered), 1) if ordered else None,
+            "p99_ms": round(1e3 * ordered[int(0.99 * len(ordered))], 1) if ordered else None,
+        }
+
+    def changed(self, most: int = 40) -> int:
+        """Ask for the newest answers once more; answers how many rewards are not what they were."""
+        with _caller(self._url) as http:
+            again = [(told, _rewards(http.post("/score", json=body).json())) for body, told in self.answers[-most:]]
+        return sum(before != after for told, repeated in again for before, after in zip(told, repeated, strict=True))
+
+    def as_tenant(self, key: str) -> Counter[int]:
+        """Score as somebody with a budget of next to nothing; answers the statuses."""
+        with httpx.Client(base_url=self._url, headers={"Authorization": f"Bearer {key}"}, timeout=60.0) as http:
+            return Counter(http.post("/score", json=self._body(9, step)).status_code for step in range(8))
+
+    def _call(self, number: int) -> None:
+        with _caller(self._url) as http:
+            for step in count():
+                if self._stop.is_set():
+                    return
+                self._score(http, self._body(number, step))
+                time.sleep(_PAUSE_S)
+
+    def _body(self, number: int, step: int) -> dict[str, Any]:
+        """Texts that the judge has seen, so that many requests go by; one in forty that it has to read."""
+        prompt = self._prompts[step % len(self._prompts)]
+        cut = " ".join(_TEXT.split()[: 4 + step % 4])
+        completions = (cut, f"{_TEXT} Draft {self._run} {number} {step}." if step % 40 == 39 else _TEXT)
+        items = [
+            {"id": f"{number}-{step}-{n}", "prompt": prompt, "completion": completion}
+            for n, completion in enumerate(completions)
+        ]
+        return {"task": TASK, "run": f"{self._run}-{number}", "step": step, "items": items}
+
+    def _score(self, http: httpx.Client, body: dict[str, Any]) -> None:
+        started = time.monotonic()
+        for attempt in range(_TRIES):
+            try:
+                answer = http.post("/score", json=body)
+                self.tries[str(answer.status_code)] += 1
+            except httpx.TransportError as error:
+                self.tries[type(error).__name__] += 1
+            else:
+                if answer.status_code == 200:
+                    told = answer.json()
+                    self.seconds.append(time.monotonic() - started)
+                    self.degraded += told["degraded"]
+                    self.answers.append((body, _rewards(told)))
+                    return
+            time.sleep(0.25 * 2**attempt)
+        self.failed += 1
+
+
+def _caller(url: str) -> httpx.Client:
+    key = {"Authorization": f"Bearer {secret('REGRADE_TRAINER_REWARD_KEY')}"}
+    return httpx.Client(base_url=url, headers=key, timeout=60.0)
+
+
+def _rewards(told: dict[str, Any]) -> list[float | None]:
+    return [result["reward"] for result in told["results"]]
+
+
+@contextmanager
+def under_load(what: str, url: str) -> Iterator[Load]:
+    """Score for the length of a `with` block, and some seconds on each side of it."""
+    with Load(url, f"{what.replace(' ', '-')}-{int(time.time())}") as load:
+        time.sleep(3)
+        yield load
+        time.sleep(3)
