@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 from regrade import contracts
-from regrade.cli import anchors, rubric
+from regrade.cli import anchors, rubric, tasks
 from regrade.cli.connection import (
     DEFAULT_META_URL,
     DEFAULT_URL,
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(rubric.app, name="rubric")
 app.add_typer(anchors.app, name="anchors")
+app.add_typer(tasks.app, name="tasks")
 
 _CONTRACTS = {name: getattr(contracts, name) for name in contracts.__all__ if name[0].isupper()}
 
