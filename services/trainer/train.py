@@ -15,7 +15,7 @@ from regrade import BlockingRewardClient
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import load_pack
 from services.kit.settings import read_settings
-from services.trainer.datasets import training_prompts
+from services.trainer.data.corpora import DataSettings, examples, training_prompts
 from services.trainer.progress import TrainingLog
 from services.trainer.records import LOG_NAME
 from services.trainer.settings import TrainerSettings
@@ -70,7 +70,7 @@ def train(settings: TrainerSettings) -> None:
             processing_class=AutoTokenizer.from_pretrained(settings.model, padding_side="left"),
             reward_funcs=reward,
             args=grpo_config(settings),
-            train_dataset=training_prompts(load_pack(settings.task), settings.seed),
+            train_dataset=training_prompts(examples(DataSettings(), load_pack(settings.task), settings.seed)),
             callbacks=[TrainingLog(settings.output_dir / LOG_NAME)],
         )
         trainer.train(resume_from_checkpoint=checkpoint)
