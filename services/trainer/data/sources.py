@@ -4,7 +4,7 @@ import csv
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,8 @@ Row = dict[str, Any]
 
 GENERATED = "reasoning-gym:"
 _ROWS_AT_ONCE = 256
+_BLOCK = 1_024
+_BLOCKS_A_SEED = 1_000_000
 
 
 class SourceError(ValueError):
@@ -123,12 +125,10 @@ def _hub(name: str, subset: str | None, split: str) -> Iterator[Row]:
 def _generated(name: str, seed: int) -> Iterator[Row]:
     import reasoning_gym
 
-    try:
-        generator = reasoning_gym.create_dataset(name, size=1 << 30, seed=seed)
-    except ValueError as error:
-        raise SourceError(f"reasoning-gym: {error}") from error
-    index = 0
-    while True:
-        entry = generator[index]
-        yield {"question": entry["question"], "answer": entry["answer"], "source": name, "entry": entry}
-        index += 1
+    for block in count():
+        try:
+            entries = reasoning_gym.create_dataset(name, size=_BLOCK, seed=seed * _BLOCKS_A_SEED + block)
+        except ValueError as error:
+            raise SourceError(f"reasoning-gym: {error}") from error
+        for entry in entries:
+            yield {"question": entry["question"], "answer": entry["answer"], "source": name, "entry": entry}
