@@ -69,13 +69,17 @@ class RegradeReward:
         log_metric: Callable[[str, float], None] | None = None,
         reference: Sequence[str | None] | None = None,
         scope: Sequence[str | None] | None = None,
+        first: int = 0,
         **columns: Any,
     ) -> list[float | None]:
-        """Score one batch; `reference` and `scope` are columns of the dataset, other columns are ignored."""
+        """Score one batch; `reference` and `scope` are columns of the dataset, other columns are ignored.
+
+        `first` is the number of the first completion where a step's batch is scored in parts.
+        """
         step = trainer_state.global_step if trainer_state is not None else None
         items = [
             ScoreItem(
-                id=f"{self._rank}.{index}" if step is not None else None,
+                id=f"{self._rank}.{first + index}" if step is not None else None,
                 prompt=_content(prompt),
                 completion=_content(completion),
                 reference=reference[index] if reference is not None else None,

@@ -27,11 +27,11 @@ ANECDOTE = {
     "post_type": "HISTORICAL", "label_scores": {"AUTHOR": 3, "OTHER": 1, "EVERYBODY": 0, "NOBODY": 0, "INFO": 0},
     "label": "AUTHOR", "binarized_label_scores": {"RIGHT": 1, "WRONG": 3}, "binarized_label": "WRONG",
 }  # fmt: skip
-BILL = {
+BILL: dict[str, Any] = {
     "bill_id": "113_hr1", "text": "SECTION 1. SHORT TITLE. This Act may be cited as the \"Tree Act\".",
     "summary": "Tree Act - Plants trees.", "title": "To plant trees.", "text_len": 60, "sum_len": 24,
 }  # fmt: skip
-PROBLEM = {
+PROBLEM: dict[str, Any] = {
     "problem": "What is $\\frac{1}{2}+\\frac{1}{2}$?", "level": "Level 1", "type": "Counting & Probability",
     "solution": "It is $\\frac{2}{2}=\\boxed{\\frac{2}{2}}$, that is $\\boxed{1}$.",
 }  # fmt: skip
@@ -107,7 +107,7 @@ def test_any_file_by_a_mapping(tmp_path: Path, suffix: str) -> None:
         path.write_text(json.dumps(rows))
     else:
         joint = "," if suffix == "csv" else "\t"
-        path.write_text("\n".join(joint.join(row) for row in (rows[0].keys(), *(r.values() for r in rows))))
+        path.write_text("\n".join(joint.join(row) for row in ([*rows[0]], *([*r.values()] for r in rows))))
     columns = Columns(prompt="Answer: {q}", reference="a", scope="topic", where={"topic": "Odd One"})
     found = list(Reading(columns).examples(rows_of(str(path))))
     assert found == [Example(f"Answer: Question {n}?", str(n), "odd_one") for n in (1, 3, 5)]
@@ -127,7 +127,7 @@ def test_what_is_left_out_is_counted() -> None:
     reading = Reading(
         Columns(prompt="p", reference="r", values={"y": "yes"}, where={"k": "1"}, min_chars=2, max_chars=4)
     )
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"p": "good", "r": "y", "k": 1}, {"p": "good", "r": "y", "k": 2}, {"p": "g", "r": "y", "k": 1},
         {"p": "goods", "r": "y", "k": 1}, {"p": "good", "r": None, "k": 1}, {"p": "good", "r": "n", "k": 1},
     ]  # fmt: skip
