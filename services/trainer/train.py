@@ -11,7 +11,9 @@ import sys
 from typing import Any
 
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch.utils.tensorboard import SummaryWriter
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -96,9 +98,17 @@ def _reporters(settings: TrainerSettings) -> list[str] | str:
     missing = [name for name in settings.log_to if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"log_to names {', '.join(missing)}: pip install it first")
-    if "tensorboard" in settings.log_to:
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(settings.output_dir / "tensorboard"))
-    return list(settings.log_to) or "none"
+    return [name for name in settings.log_to if name != "tensorboard"] or "none"
+
+
+def _wanted(settings: TrainerSettings) -> list[TrainerCallback]:
+    """The loggers that are asked for, beside TRL's own."""
+    found: list[TrainerCallback] = []
+    if settings.metrics_port:
+        found.append(Prometheus(settings.metrics_port))
+    if "tensorboard" in settings.log_to and int(os.environ.get("RANK", "0")) == 0:
+        found.append(TensorBoardCallback(SummaryWriter(str(settings.output_dir / "tensorboard"))))
+    return found
 
 
 def _vllm(settings: TrainerSettings) -> dict[str, Any]:
@@ -144,10 +154,7 @@ def _trainer(settings: TrainerSettings, pack: TaskPack, reward: MixedReward, sto
             r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets,
             task_type="CAUSAL_LM",
         ) if lora.rank else None,
-        callbacks=[
-            TrainingLog(settings.output_dir / LOG_NAME), Console(), stop,
-            *([Prometheus(settings.metrics_port)] if settings.metrics_port else []),
-        ],
+        callbacks=[TrainingLog(settings.output_dir / LOG_NAME), Console(), stop, *_wanted(settings)],
     )  # fmt: skip
     trainer.chunks = settings.generation.chunks
     return trainer
