@@ -105,7 +105,7 @@ async def test_two_processes_share_a_group_and_its_rubric(
 ) -> None:
     """A group of four on two ranks; the rubric changes under way; a step is never scored by two."""
     out, log = tmp_path / "out", tmp_path / "trainer.log"
-    launch = ["accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_two.yaml", "-m"]
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     options = [*_options(policy, out, reward_url, steps=6), "--group-size", "4"]
     process = _spawn([*launch, "services.trainer.train", *options], log)
     try:
