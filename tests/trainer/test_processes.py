@@ -106,10 +106,15 @@ async def test_two_processes_share_a_group_and_its_rubric(
     """A group of four on two ranks; the rubric changes under way; a step is never scored by two."""
     out, log = tmp_path / "out", tmp_path / "trainer.log"
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    options = [*_options(policy, out, reward_url, steps=6), "--group-size", "4"]
-    process = _spawn([*launch, "services.trainer.train", *options], log)
+    config = tmp_path / "run.yaml"  # JSON is YAML; `torchrun` takes an option --run for one of its own
+    about = {"model": str(policy), "output_dir": str(out), "reward_url": reward_url, "run": "tiny", "steps": 4}
+    config.write_text(
+        json.dumps(about | {"groups_per_step": 1, "group_size": 4, "max_completion_tokens": 8, "use_cpu": True})
+    )
+    process = _spawn([*launch, "services.trainer.train", "--config", str(config)], log)
     try:
-        wait_until(lambda: len(read_log(out / LOG_NAME)) >= 2, "two steps", timeout_s=120.0)
+        wait_until(lambda: len(read_log(out / LOG_NAME)) >= 2 or process.poll() is not None, "two steps", timeout_s=120)
+        assert process.poll() is None, log.read_text()[-3_000:]
         assert await activate(store, rubric(llm("clarity"))) == 2
         assert _ends(process, log) == 0, log.read_text()[-3_000:]
     finally:
@@ -117,7 +122,7 @@ async def test_two_processes_share_a_group_and_its_rubric(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     steps = _by_step(await trace_log.latest(TASK, 100))
-    assert sorted(step for step in steps if step is not None) == list(range(6))
+    assert sorted(step for step in steps if step is not None) == list(range(4))
     for found in steps.values():
         assert sorted(trace.item_id for trace in found) == ["0.0", "0.1", "1.0", "1.1"]
         assert len({trace.group for trace in found}) == 1, "one prompt, split over both"

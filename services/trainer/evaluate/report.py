@@ -72,6 +72,6 @@ def _plot(found: Comparison, path: Path) -> None:
 def _draw_ratings(axis: Any, ratings: Ratings, names: Sequence[str]) -> None:
     of = {rating.name: rating for rating in ratings.entrants}
     played = [of[name] for name in names if name in of]
-    spread = [[r.elo - r.low for r in played], [r.high - r.elo for r in played]]
+    spread = [[max(0.0, r.elo - r.low) for r in played], [max(0.0, r.high - r.elo) for r in played]]
     axis.errorbar([r.elo for r in played], [r.name for r in played], xerr=spread, fmt="o", color="#4c78a8")
     axis.set_title("Elo")

@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from regrade.contracts import Name
-from services.kit.settings import BaseUrls
+from services.kit.replicas import split_urls
 from services.trainer.data.corpora import DataSettings
 
 
@@ -30,7 +30,7 @@ class EvaluateSettings(BaseSettings):
     batch: int = Field(8, ge=1, description="Completions generated at once.")
     use_cpu: bool = Field(False, description="Stay on the CPU even where a GPU is to be had.")
     seed: int = Field(0, ge=0, description="Seed of data order and intervals.")
-    judge_url: BaseUrls = Field("", description="Judge of the tournament, without /v1; empty: no tournament.")
+    judge_url: str = Field("", repr=False, description="Judge of the tournament, without /v1; empty: no tournament.")
     judge_model: str = Field("default", description="Its model. Take another one than the one trained against.")
     judge_key: SecretStr = Field(SecretStr(""), description="Its key.")
     judge_in_flight: int = Field(8, ge=1, description="Questions at once.")
@@ -46,6 +46,8 @@ class EvaluateSettings(BaseSettings):
     def _something_to_do(self) -> Self:
         if not self.entrants and self.pairs is None:
             raise ValueError("name entrants to compare, or pairs to try the judge on")
+        if self.judge_url:
+            split_urls(self.judge_url)
         return self
 
     @classmethod
