@@ -25,7 +25,7 @@ def _played(truth: Mapping[str, float], prompts: int, seed: int, *, first_place:
 
 def test_the_order_comes_back_and_the_intervals_cover_the_truth() -> None:
     covered = 0
-    widths = []
+    widths: list[float] = []
     for seed in range(24):
         found = rate(_played(TRUTH, 60, seed), draws=200, seed=seed)
         assert [rating.name for rating in found.entrants] == list(TRUTH)
