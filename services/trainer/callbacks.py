@@ -47,10 +47,10 @@ class Console(TrainerCallback):  # type: ignore[misc]
 
 
 class Prometheus(TrainerCallback):  # type: ignore[misc]
-    """The newest figures at `/metrics` of a port of the first process."""
+    """The newest figures at `/metrics` of a port of the first process; with 0, `port` is the one it got."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
         self._server: Any = None
         registry = self._registry = CollectorRegistry()
         self._step = Gauge("regrade_trainer_step", "Optimizer steps done.", registry=registry)
@@ -61,7 +61,8 @@ class Prometheus(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Listen."""
         if state.is_world_process_zero:
-            self._server, _thread = start_http_server(self._port, registry=self._registry)
+            self._server, _thread = start_http_server(self.port, registry=self._registry)
+            self.port = self._server.server_port
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop listening."""

@@ -3,12 +3,13 @@
 import math
 from typing import Any
 
+import httpx
 import pytest
 from transformers import TrainerControl, TrainerState
 
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import load_pack
-from services.trainer.callbacks import StopWhenDiverged
+from services.trainer.callbacks import Prometheus, StopWhenDiverged
 from services.trainer.early import parts_of
 from services.trainer.rewards import AnswerCheck, MixedReward, drawn
 from services.trainer.settings import RewardMix, StopRule
@@ -90,6 +91,22 @@ def test_a_diverged_run_ends(rule: dict[str, float], logs: dict[str, float], end
             assert control.should_save == all(math.isfinite(value) for value in logs.values())
             return
     assert ends_at is None
+
+
+def test_prometheus_tells_of_the_newest_step() -> None:
+    prometheus = Prometheus(0)
+    state = TrainerState(global_step=7, is_world_process_zero=True)
+    prometheus.on_train_begin(None, state, TrainerControl())
+    try:
+        logs = {"reward": 0.5, "kl": 0.25, "regrade/rubric_version": 3.0, "regrade/unscored_share": 0.125}
+        prometheus.on_log(None, state, TrainerControl(), logs)
+        told = httpx.get(f"http://127.0.0.1:{prometheus.port}/metrics", timeout=10.0).text.splitlines()
+    finally:
+        prometheus.on_train_end(None, state, TrainerControl())
+    assert {
+        "regrade_trainer_step 7.0", "regrade_trainer_rubric_version 3.0", "regrade_trainer_unscored_share 0.125",
+        'regrade_trainer_figure{name="kl"} 0.25',
+    } <= set(told)  # fmt: skip
 
 
 def test_one_good_step_begins_the_count_anew() -> None:

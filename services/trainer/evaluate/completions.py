@@ -42,7 +42,7 @@ def _generated(model: str, prompts: Sequence[str], max_tokens: int, batch: int, 
     adapter = (Path(model) / "adapter_config.json").is_file()
     kind = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
     device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
-    policy = kind.from_pretrained(model).to(device).eval()
+    policy = kind.from_pretrained(model).to(device).train(False)
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     told: list[str] = []
