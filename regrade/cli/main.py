@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 from regrade import contracts
-from regrade.cli import anchors, cycles, evolution, rubric, traces
+from regrade.cli import anchors, cycles, evolution, rubric, tasks, traces
 from regrade.cli.connection import (
     DEFAULT_META_URL,
     DEFAULT_URL,
@@ -52,6 +52,7 @@ app = typer.Typer(
 app.add_typer(rubric.app, name="rubric")
 app.add_typer(anchors.app, name="anchors")
 app.add_typer(cycles.app, name="cycles")
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(traces.app, name="traces")
 for command in (evolution.status, evolution.evolve, evolution.pause, evolution.resume, evolution.alarms):
     app.command()(command)

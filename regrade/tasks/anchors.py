@@ -36,10 +36,11 @@ class Case(NamedTuple):
     kind: str
     prompt: str
     completion: str
+    reference: str | None = None
 
     def item(self, index: int) -> ScoreItem:
         """As `/score` takes it."""
-        return ScoreItem(id=f"anchor-{index}", prompt=self.prompt, completion=self.completion)
+        return ScoreItem(id=f"anchor-{index}", prompt=self.prompt, completion=self.completion, reference=self.reference)
 
 
 class AnchorSet(NamedTuple):
@@ -161,13 +162,13 @@ def build_anchors(
             rng = random.Random(f"{original.id}:{name}")  # noqa: S311 - a fixed choice, not a secret
             twin = transform(original, rng, others)
             if twin.strip() != original.completion.strip():
-                damaged.append(Case(index, name, original.prompt, twin))
+                damaged.append(Case(index, name, original.prompt, twin, original.reference))
     attacked = [
         Case(n % len(hidden), attack.family, hidden[n % len(hidden)].prompt,
-             attack.applied_to(hidden[n % len(hidden)].completion))
+             attack.applied_to(hidden[n % len(hidden)].completion), hidden[n % len(hidden)].reference)
         for n, attack in enumerate(pack.attacks)
     ]  # fmt: skip
-    originals = [Case(i, "original", o.prompt, o.completion) for i, o in enumerate(hidden)]
+    originals = [Case(i, "original", o.prompt, o.completion, o.reference) for i, o in enumerate(hidden)]
     kept = sorted(labelled, key=lambda pair: pair.identity)
     for index, pair in enumerate((p for p in kept if _fraction(p.identity) >= _VISIBLE_SHARE), len(hidden)):
         originals.append(Case(index, "original", pair.prompt, pair.better))

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -57,8 +58,10 @@ class ServiceSettings(BaseSettings):
         return (*self.api_keys, *self.operator_keys)
 
 
-def read_settings(kind: type[S]) -> S:
+def read_settings(kind: type[S], arguments: Sequence[str] | None = None) -> S:
     """A program's settings, from its options, its environment, and the files of `REGRADE_SECRETS_DIR`.
+
+    `arguments` are the command line's, unless given.
 
     A value that does not fit, or a variable or file of the program's prefix that is no setting, ends the
     program with status 2 and a sentence for each problem: a mistyped name would else be silent.
@@ -69,11 +72,12 @@ def read_settings(kind: type[S]) -> S:
     if folder and not Path(folder).is_dir():
         sys.exit(_usage([f"{SECRETS_DIR}: {folder} is no folder"]))
     names = [*os.environ, *(os.listdir(folder) if folder else ())]
-    unknown = sorted({name for name in names if name.startswith(prefix) and name not in known})
+    unknown = sorted({name for name in names if name.startswith(prefix) and name.split("__")[0] not in known})
     if unknown:
         sys.exit(_usage([f"{name} is no setting; --help lists them" for name in unknown]))
     try:
-        return kind(_cli_parse_args=True, _secrets_dir=folder or None)
+        options = True if arguments is None else list(arguments)
+        return kind(_cli_parse_args=options, _secrets_dir=folder or None)
     except ValidationError as error:
         sys.exit(_usage([f"{prefix}{_place(e['loc'])}: {e['msg']}" for e in error.errors()]))
     except SettingsError as error:

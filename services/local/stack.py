@@ -19,6 +19,8 @@ REWARD_PORT = 8700
 META_REWARD_PORT = 8701
 
 _JUDGE_SLOTS = 4
+_WRITTEN_WORDS = 12
+"""The small judge's plans and rationales are kept short: what it writes is slow and carries no judgement."""
 _TRAINER_NICE = 10
 """The trainer computes all the time, the judge in bursts that somebody waits for."""
 
@@ -71,6 +73,7 @@ class Stack:
             "learning-rate": "5e-6",
             "save-every": "10",
             "seed": str(settings.seed),
+            "scopes": "false",  # so few traces make no evidence of any one scope
             "use-cpu": "true",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
@@ -101,6 +104,8 @@ class Stack:
             "REGRADE_REWARD_JUDGE_MODEL": model,
             "REGRADE_REWARD_JUDGE_IN_FLIGHT": str(_JUDGE_SLOTS),
             "REGRADE_REWARD_SHADOW_IN_FLIGHT": "1",
+            "REGRADE_REWARD_PLAN_WORDS": str(_WRITTEN_WORDS),
+            "REGRADE_REWARD_RATIONALE_WORDS": str(_WRITTEN_WORDS),
             "REGRADE_REWARD_BOOTSTRAP_TASKS": json.dumps([self._settings.task]),
         }
         return self._start_server("reward", "services.reward", [], env, "/readyz")

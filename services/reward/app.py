@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from services.kit.circuit import Circuit
 from services.kit.http import JsonEndpoint, open_session
 from services.kit.judgements import JudgementStore
+from services.kit.mathequal import MathEqualPool
 from services.kit.pipe import Pipe
 from services.kit.redis import connect, shared_fence_key
 from services.kit.rubrics import RubricStore
@@ -31,7 +32,6 @@ from services.reward.engine.probe import EngineHandle, open_engine
 from services.reward.judge import Judge, JudgeLimits
 from services.reward.known import ActiveRubrics, KnownPins
 from services.reward.ledger import Ledger
-from services.reward.mathequal import MathEqualPool
 from services.reward.metrics import RewardMetrics
 from services.reward.pins import Pins
 from services.reward.recovery import Recovery

@@ -16,7 +16,8 @@ from regrade.contracts import Rubric, canonical_json
 from regrade.contracts import checks as c
 from services.kit import text as surface
 from services.kit.language import detect_language
-from services.reward.mathequal import MathEqualPool, boxed
+from services.kit.mathequal import MathEqualPool, boxed
+from services.kit.verdict import last_verdict, normal
 
 _MIN_LANGUAGE_CHARS = 20
 
@@ -104,14 +105,8 @@ def _boxed_answer(_: c.BoxedAnswer, subject: Subject) -> float:
 
 
 def _verdict_equal(check: c.VerdictEqual, subject: Subject) -> float:
-    text = f" {' '.join(surface.words(subject.completion))} "
-    verdicts = {" ".join(surface.words(verdict)) for verdict in check.verdicts} - {""}
-    named = {verdict: start for verdict in verdicts if (start := text.rfind(f" {verdict} ")) >= 0}
-    if not named:
-        return 0.0
-    # One verdict may end another ("correct", "not correct"): of those that end last, the longest is meant.
-    last = max(named, key=lambda verdict: (named[verdict] + len(verdict), len(verdict)))
-    return float(last == " ".join(surface.words(subject.reference or "")))
+    found = last_verdict(subject.completion, check.verdicts)
+    return float(found is not None and found == normal(subject.reference or ""))
 
 
 def _json_schema(check: c.JsonSchema, subject: Subject) -> float:

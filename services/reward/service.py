@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from regrade.contracts import ErrorCode, Flag, Mode, Purpose, Role, ScoreItem, ScoreRequest, as_text
-from regrade.tasks import judge_role
+from regrade.tasks import judge_mode, judge_role
 from services.kit.errors import Unavailable
 from services.kit.http import UpstreamError
 from services.kit.traces import Record
@@ -91,7 +91,7 @@ class ScoreService:
         """
         started = time.perf_counter()
         self._admission.refuse_if_full()
-        mode = request.mode or self._modes.get(request.task, Mode.EXPECTED)
+        mode = request.mode or self._modes.get(request.task) or judge_mode(request.task)
         engine = await self._open_engine()
         asker = Asker(engine, request.task, request.purpose, self._fence_key, request.fresh, deadline)
         prompts, completions = _looked_at(request.items)

@@ -1,87 +1,196 @@
-"""`python -m services.trainer.train`: train a policy with GRPO on rewards from the reward service.
+"""`python -m services.trainer.train`: train a policy with GRPO or RLOO on rewards from the reward service.
 
-The paper used PPO, which TRL no longer ships; GRPO compares the completions of a group instead of
+The paper used PPO, which TRL no longer ships; these two compare the completions of a group instead of
 training a critic.
 """
 
+import importlib.util
 import logging
 import os
+import sys
+from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig
+from torch.utils.tensorboard import SummaryWriter
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from regrade import BlockingRewardClient
 from regrade.adapters.trl import RegradeReward
-from regrade.tasks import load_pack
+from regrade.tasks import TaskPack, load_pack
 from services.kit.settings import read_settings
-from services.trainer.datasets import training_prompts
+from services.trainer.callbacks import Console, Prometheus, StopWhenDiverged
+from services.trainer.data.corpora import examples, training_prompts
+from services.trainer.early import EarlyGRPOTrainer, EarlyRLOOTrainer
 from services.trainer.progress import TrainingLog
 from services.trainer.records import LOG_NAME
-from services.trainer.settings import TrainerSettings
+from services.trainer.rewards import AnswerCheck, MixedReward
+from services.trainer.settings import TrainerSettings, with_files
 
 log = logging.getLogger(__name__)
 
+DIVERGED = 3
+_TRAINERS = {
+    ("grpo", False): GRPOTrainer,
+    ("grpo", True): EarlyGRPOTrainer,
+    ("rloo", False): RLOOTrainer,
+    ("rloo", True): EarlyRLOOTrainer,
+}
 
-def grpo_config(settings: TrainerSettings) -> GRPOConfig:
-    """TRL's configuration for a run: one generation batch a step, groups never split over steps."""
-    return GRPOConfig(
+
+class BatchError(ValueError):
+    """A step's completions cannot be split over the processes."""
+
+
+def batch_of(settings: TrainerSettings, world: int) -> int:
+    """Completions in one pass of one process. Raises `BatchError`."""
+    whole, parts = settings.groups_per_step * settings.group_size, world * settings.accumulation
+    if whole % parts:
+        raise BatchError(
+            f"{settings.groups_per_step} groups of {settings.group_size} do not split over {world} processes "
+            f"with accumulation {settings.accumulation}"
+        )
+    return whole // parts
+
+
+def trl_config(settings: TrainerSettings, world: int = 1) -> GRPOConfig | RLOOConfig:
+    """TRL's configuration of a run: one generation batch a step, so that a step is one pin."""
+    on_gpu = not settings.use_cpu
+    checkpointing = settings.gradient_checkpointing
+    kind = GRPOConfig if settings.algorithm == "grpo" else RLOOConfig
+    return kind(
         output_dir=str(settings.output_dir),
         run_name=settings.run,
         max_steps=settings.steps,
-        per_device_train_batch_size=settings.groups_per_step * settings.group_size,
+        per_device_train_batch_size=batch_of(settings, world),
+        gradient_accumulation_steps=settings.accumulation,
+        steps_per_generation=settings.accumulation,
         num_generations=settings.group_size,
+        num_iterations=settings.iterations,
         max_completion_length=settings.max_completion_tokens,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup",
-        warmup_steps=2,
-        temperature=settings.temperature,
+        warmup_steps=settings.warmup_steps,
+        max_grad_norm=settings.clip_grad_norm,
+        temperature=settings.generation.temperature,
+        top_p=settings.generation.top_p,
         beta=settings.beta,
         seed=settings.seed,
         use_cpu=settings.use_cpu,
-        bf16=False if settings.use_cpu else None,
-        gradient_checkpointing=not settings.use_cpu,
-        dataloader_pin_memory=not settings.use_cpu,
+        bf16=None if on_gpu else False,
+        gradient_checkpointing=on_gpu if checkpointing is None else checkpointing,
+        deepspeed=settings.deepspeed or None,
+        dataloader_pin_memory=on_gpu,
         save_strategy="steps",
         save_steps=settings.save_every,
-        save_total_limit=2,
+        save_total_limit=settings.keep_checkpoints,
         logging_steps=1,
+        logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=_reporters(settings),
+        **_vllm(settings),
     )
 
 
-def train(settings: TrainerSettings) -> None:
-    """Train, resuming from the newest checkpoint where there is one. Leaves the policy in `output_dir/final`."""
+def _reporters(settings: TrainerSettings) -> list[str] | str:
+    missing = [name for name in settings.log_to if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f"log_to names {', '.join(missing)}: pip install it first")
+    return [name for name in settings.log_to if name != "tensorboard"] or "none"
+
+
+def _wanted(settings: TrainerSettings) -> list[TrainerCallback]:
+    """The loggers that are asked for, beside TRL's own."""
+    found: list[TrainerCallback] = []
+    if settings.metrics_port:
+        found.append(Prometheus(settings.metrics_port))
+    if "tensorboard" in settings.log_to and int(os.environ.get("RANK", "0")) == 0:
+        found.append(TensorBoardCallback(SummaryWriter(str(settings.output_dir / "tensorboard"))))
+    return found
+
+
+def _vllm(settings: TrainerSettings) -> dict[str, Any]:
+    how = settings.generation
+    if how.vllm == "off":
+        return {}
+    if how.vllm == "server":
+        return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": how.vllm_url}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": how.vllm_memory,
+        "vllm_tensor_parallel_size": how.vllm_tensor_parallel,
+        "vllm_enable_sleep_mode": how.vllm_sleep,
+    }
+
+
+def _reward(settings: TrainerSettings, pack: TaskPack, client: BlockingRewardClient) -> MixedReward:
+    judge = RegradeReward(
+        settings.task,
+        run=settings.run,
+        rank=int(os.environ.get("RANK", "0")),
+        max_tokens=settings.max_completion_tokens,
+        client=client,
+        lineage=settings.lineage,
+        mode=settings.mode,
+        on_outage=settings.on_outage,
+    )
+    answer = AnswerCheck(pack) if settings.rewards.answer else None
+    return MixedReward(settings.rewards, judge, answer, settings.seed)
+
+
+def _trainer(settings: TrainerSettings, pack: TaskPack, reward: MixedReward, stop: StopWhenDiverged) -> Any:
+    lora = settings.lora
+    kind = _TRAINERS[settings.algorithm, settings.generation.chunks > 1]
+    trainer = kind(
+        model=AutoModelForCausalLM.from_pretrained(settings.model),
+        processing_class=AutoTokenizer.from_pretrained(settings.model, padding_side="left"),
+        reward_funcs=reward,
+        args=trl_config(settings, int(os.environ.get("WORLD_SIZE", "1"))),
+        train_dataset=training_prompts(examples(settings.data, pack, settings.seed), scopes=settings.scopes),
+        peft_config=LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets,
+            task_type="CAUSAL_LM",
+        ) if lora.rank else None,
+        callbacks=[TrainingLog(settings.output_dir / LOG_NAME), Console(), stop, *_wanted(settings)],
+    )  # fmt: skip
+    trainer.chunks = settings.generation.chunks
+    return trainer
+
+
+def train(settings: TrainerSettings) -> str | None:
+    """Train, resuming from the newest checkpoint where there is one. Leaves the policy in `output_dir/final`.
+
+    Answers why the run was ended early, or None.
+    """
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = get_last_checkpoint(str(settings.output_dir)) if settings.resume else None
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
+    stop = StopWhenDiverged(settings.stop)
     with BlockingRewardClient(settings.reward_url, key=settings.reward_key.get_secret_value()) as client:
-        reward = RegradeReward(
-            settings.task,
-            run=settings.run,
-            rank=int(os.environ.get("RANK", "0")),
-            max_tokens=settings.max_completion_tokens,
-            client=client,
-        )
-        trainer = GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(settings.model),
-            processing_class=AutoTokenizer.from_pretrained(settings.model, padding_side="left"),
-            reward_funcs=reward,
-            args=grpo_config(settings),
-            train_dataset=training_prompts(load_pack(settings.task), settings.seed),
-            callbacks=[TrainingLog(settings.output_dir / LOG_NAME)],
-        )
-        trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(str(settings.output_dir / "final"))
-    reward.close()
+        pack = load_pack(settings.task)
+        reward = _reward(settings, pack, client)
+        try:
+            trainer = _trainer(settings, pack, reward, stop)
+            trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            reward.close()
+    if stop.reason is None:
+        trainer.save_model(str(settings.output_dir / "final"))
+    return stop.reason
 
 
 def main() -> None:
-    """Read options and environment, then train."""
+    """Read files, environment and options, then train; status 3 tells of a diverged run."""
     logging.basicConfig(level=logging.INFO)
-    train(read_settings(TrainerSettings))
+    kind, arguments = with_files(TrainerSettings, sys.argv[1:])
+    reason = train(read_settings(kind, arguments))
+    if reason is not None:
+        log.error("the run has diverged: %s", reason)
+        sys.exit(DIVERGED)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from regrade.contracts.checks import Check
+from services.kit.mathequal import MathEqualPool, boxed
 from services.reward.checks import CheckCatalogue, CheckError, Subject, validate_check
-from services.reward.mathequal import MathEqualPool, boxed
 from tests.support.builders import ESSAY, PROMPT
 
 GERMAN = "Bäume machen eine Stadt freundlicher, denn ihr Schatten kühlt im Sommer die Straßen und die Häuser."

@@ -11,8 +11,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from regrade.contracts.checks import Check
+from services.kit.mathequal import MathEqualPool
 from services.reward.checks import CheckCatalogue, CheckError, Subject, validate_check
-from services.reward.mathequal import MathEqualPool
 from tests.support.builders import ESSAY, PROMPT
 from tests.support.waiting import until
 

@@ -14,7 +14,7 @@ from services.kit.rubrics import RubricStore
 from services.kit.traces import TraceLog
 from services.trainer.records import LOG_NAME, read_log
 from services.trainer.settings import TrainerSettings
-from services.trainer.train import grpo_config, train
+from services.trainer.train import train, trl_config
 from tests.support.builders import TASK, activate, llm, min_words, rubric
 from tests.trainer.test_train import policy
 
@@ -33,8 +33,8 @@ def _settings(folder: Path, **fields: object) -> TrainerSettings:
     )
 
 
-def test_grpo_config_keeps_a_group_within_a_step(tmp_path: Path) -> None:
-    config = grpo_config(_settings(tmp_path, steps=5, group_size=4, groups_per_step=3, beta=0.1, seed=7))
+def test_trl_config_keeps_a_group_within_a_step(tmp_path: Path) -> None:
+    config = trl_config(_settings(tmp_path, steps=5, group_size=4, groups_per_step=3, beta=0.1, seed=7))
     assert (config.max_steps, config.save_steps, config.seed, config.beta) == (5, 2, 7, 0.1)
     assert config.per_device_train_batch_size == config.generation_batch_size == 12
     assert (config.num_generations, config.steps_per_generation, config.gradient_accumulation_steps) == (4, 1, 1)

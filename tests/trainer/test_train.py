@@ -16,7 +16,7 @@ from regrade.adapters.trl import RegradeReward
 from regrade.contracts import Purpose
 from regrade.tasks import load_pack
 from services.kit.traces import TraceLog
-from services.trainer.datasets import training_prompts
+from services.trainer.data.corpora import DataSettings, examples, training_prompts
 from services.trainer.records import LOG_NAME, read_log
 from services.trainer.settings import TrainerSettings
 from services.trainer.train import train
@@ -73,7 +73,7 @@ async def test_an_evaluation_is_no_training(
 ) -> None:
     """Before, between and after the steps, as TRL itself evaluates."""
     config, trainer_class = (GRPOConfig, GRPOTrainer) if kind == "grpo" else (RLOOConfig, RLOOTrainer)
-    prompts = training_prompts(load_pack(TASK), 0)
+    prompts = training_prompts(examples(DataSettings(), load_pack(TASK), 0))
     with BlockingRewardClient(reward_url) as client:
         trainer = trainer_class(
             model=LlamaForCausalLM.from_pretrained(policy),
@@ -95,11 +95,3 @@ async def test_an_evaluation_is_no_training(
         (Purpose.TRAIN, 0): 4, (Purpose.TRAIN, 1): 4,
         (Purpose.EVAL, 0): 4, (Purpose.EVAL, 1): 4, (Purpose.EVAL, 2): 4,
     }  # fmt: skip
-
-
-def test_prompts_come_in_a_seeded_order() -> None:
-    pack = load_pack(TASK)
-    first = training_prompts(pack, 0)["prompt"][:3]
-    assert first == training_prompts(pack, 0)["prompt"][:3]
-    assert first != training_prompts(pack, 1)["prompt"][:3]
-    assert first[0][0]["role"] == "user"

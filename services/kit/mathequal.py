@@ -6,6 +6,7 @@ import multiprocessing
 from pebble import ProcessPool
 
 _MAX_ANSWER_CHARS = 2_000
+_MATH_MARKS = ("$", r"\boxed", r"\(", r"\[")
 
 
 def boxed(text: str) -> str:
@@ -56,5 +57,8 @@ def _warm_up() -> None:
 def _equal(completion: str, reference: str) -> bool:
     from math_verify import parse, verify
 
-    gold = parse(reference, parsing_timeout=None) or parse(f"${reference}$", parsing_timeout=None)
+    bare = "\\" in reference and not any(mark in reference for mark in _MATH_MARKS)
+    # Of LaTeX without its marks a plain parse reads the first number alone: 25 of 25\\pi.
+    written = (f"${reference}$", reference) if bare else (reference, f"${reference}$")
+    gold = parse(written[0], parsing_timeout=None) or parse(written[1], parsing_timeout=None)
     return bool(verify(gold, parse(completion, parsing_timeout=None), timeout_seconds=None))

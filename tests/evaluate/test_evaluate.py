@@ -1,0 +1,168 @@
+"""A whole evaluation on a scripted judge behind a real port, and what each measure says of known texts."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrade import BlockingRewardClient
+from regrade.contracts import LabelledPair
+from regrade.tasks import load_pack
+from services.trainer.evaluate.__main__ import evaluate
+from services.trainer.evaluate.completions import EntrantError, completions_of
+from services.trainer.evaluate.measures import accuracy, measure, rouge, validity
+from services.trainer.evaluate.settings import EvaluateSettings
+from services.trainer.evaluate.tournament import outcome_of
+from tests.support.builders import TASK
+from tests.support.fake_engine import FakeEngine, Messages, Reply, certain, chat
+
+PROMPTS = [prompt.prompt for prompt in load_pack(TASK).prompts]
+
+
+def _letters(**masses: float) -> Reply:
+    top = [{"token": token, "logprob": math.log(mass)} for token, mass in masses.items()]
+    return chat(max(masses, key=lambda letter: masses[letter]), {"token": "A", "logprob": 0.0, "top_logprobs": top})
+
+
+def _by_strength(bias: float) -> Callable[[Messages], Reply]:
+    """A judge that prefers the text with more of the word `good`, and the first place by `bias` of the word."""
+
+    def script(messages: Messages) -> Reply:
+        first, _, second = messages[0]["content"].partition("Response A:")[2].partition("Response B:")
+        odds = math.exp(first.count("good") - second.count("good") + bias)
+        return _letters(A=odds / (1 + odds), B=1 / (1 + odds))
+
+    return script
+
+
+@pytest.fixture
+def judge() -> Iterator[FakeEngine]:
+    """A judge of pairs."""
+    engine = FakeEngine(dialect="openai")
+    yield engine
+    engine.close()
+
+
+def _entrants(folder: Path, **goods: int) -> dict[str, str]:
+    told = {}
+    for name, count in goods.items():
+        path = folder / f"{name}-given.jsonl"
+        rows = ({"prompt": prompt, "completion": f"It is {'good ' * count}[BEGIN."} for prompt in PROMPTS)
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        told[name] = str(path)
+    return told
+
+
+def _settings(folder: Path, judge: FakeEngine, **more: Any) -> EvaluateSettings:
+    about = {"out": folder / "out", "count": 6, "judge_url": judge.url, "draws": 40, "price_in": 2.0, "price_out": 8.0}
+    return EvaluateSettings.model_validate(about | more)
+
+
+def test_policies_are_compared(tmp_path: Path, judge: FakeEngine) -> None:
+    judge.script = _by_strength(bias=2.0)
+    settings = _settings(tmp_path, judge, entrants=_entrants(tmp_path, none=0, some=1, much=2))
+    found = evaluate(settings)
+    assert found.ratings is not None
+    assert [rating.name for rating in found.ratings.entrants] == ["much", "some", "none"]
+    assert found.ratings.games == len(judge.calls) == 6 * 3 * 2, "every pair on every prompt in both orders"
+    gaps = [rating.elo for rating in found.ratings.entrants]
+    assert gaps[0] - gaps[1] == pytest.approx(400 / math.log(10), rel=0.1), "one unit of log odds"
+    assert found.ratings.first_place == pytest.approx(2 * 400 / math.log(10), rel=0.1)
+    assert found.bill == {
+        "unusable": 0,
+        "prompt_tokens": 3600,
+        "completion_tokens": 36,
+        "cost": pytest.approx(0.007488),
+    }
+    assert found.figures["much"] == {"words": 5.0}
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "| much | 5.0 |" in (tmp_path / "out" / "comparison.md").read_text()
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["ratings"]["games"] == 36
+    again = completions_of(str(tmp_path / "out" / "much.jsonl"), PROMPTS[:0], max_tokens=1, batch=1, use_cpu=True)
+    assert again == []
+
+
+def test_the_same_texts_are_equals_to_a_judge_that_loves_the_first(tmp_path: Path, judge: FakeEngine) -> None:
+    judge.script = lambda _: _letters(A=0.98, B=0.01, T=0.01)
+    found = evaluate(_settings(tmp_path, judge, entrants=_entrants(tmp_path, left=1, right=1)))
+    assert found.ratings is not None
+    assert [rating.elo for rating in found.ratings.entrants] == pytest.approx([1000.0, 1000.0])
+
+
+def test_an_answer_that_is_none_is_no_tie(tmp_path: Path, judge: FakeEngine) -> None:
+    judge.script = lambda _: Reply({"error": "no"}, 400)
+    found = evaluate(_settings(tmp_path, judge, entrants=_entrants(tmp_path, left=1, right=2)))
+    assert found.ratings is None
+    assert found.bill["unusable"] == 12
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [
+        (chat("A"), 1.0), (chat(" B\n"), 0.0), (chat("T"), 0.5), (chat("Both are good"), None), (chat(""), None),
+        (_letters(A=0.6, B=0.2, T=0.2), 0.7), (_letters(A=0.3, x=0.7), 1.0), (_letters(A=0.01, x=0.99), None),
+        (Reply({}), None), (Reply({"choices": [{"message": {}}]}), None), (Reply(None), None), (Reply([1]), None),
+    ],
+)  # fmt: skip
+def test_outcomes(reply: Reply, outcome: float | None) -> None:
+    assert outcome_of(reply.body) == (None if outcome is None else pytest.approx(outcome))
+
+
+def test_an_entrant_without_answers_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "few.jsonl"
+    path.write_text('{"prompt": "x", "completion": "y"}\n')
+    with pytest.raises(EntrantError, match="1 of 2"):
+        completions_of(str(path), ["x", "z"], max_tokens=1, batch=1, use_cpu=True)
+    with pytest.raises(EntrantError, match="no file"):
+        completions_of(str(tmp_path / "none.jsonl"), ["x"], max_tokens=1, batch=1, use_cpu=True)
+
+
+def test_rouge() -> None:
+    same = rouge(["The bill plants two trees."], ["The bill plants two trees."])
+    assert same == {"rouge1": 100.0, "rouge2": 100.0, "rougeL": 100.0}
+    half = rouge(["the cat sat", "unseen"], ["the cat ran", None])
+    assert half["rouge1"] == pytest.approx(100 * 2 / 3)
+    assert half["rouge2"] == pytest.approx(50.0)
+    assert "rougeL" in measure(load_pack("summarization"), ["a"], ["a"])
+
+
+def test_accuracy() -> None:
+    ethics = load_pack("ethical_reasoning")
+    found = accuracy(
+        ethics, ["Verdict: right", "Not wrong. Verdict: wrong", "None", "right"], ["right", "right", "wrong", None]
+    )
+    assert found == {"accuracy": pytest.approx(100 / 3), "undecided": 0.25}
+    math_ = measure(load_pack("math_reasoning"), [r"So \boxed{\frac{3}{6}}", "It is 4."], [r"\frac{1}{2}", "5"])
+    assert (math_["accuracy"], math_["undecided"]) == (50.0, 0.0)
+
+
+def test_a_judges_validity(reward_url: str, fake_engine: FakeEngine) -> None:
+    def script(messages: Messages) -> Reply:
+        text = messages[-1]["content"]
+        return Reply({}, 400) if "nobody" in text else certain(5 if "best" in text else 3 if "same" in text else 1)
+
+    fake_engine.script = script
+    texts = [
+        ("the best", "the worst"),
+        ("the worst", "the best"),
+        ("the same", "the same again"),
+        ("nobody", "the best"),
+    ]
+    pairs = [LabelledPair(prompt=f"Prompt {n}", better=b, worse=w) for n, (b, w) in enumerate(texts)]
+    with BlockingRewardClient(reward_url, patience_s=5.0) as client:
+        found = validity(client, TASK, pairs)
+    assert found == {
+        "pairs": 3.0, "unscored": 0.25, "ordered": pytest.approx(1 / 3), "tied": pytest.approx(1 / 3), "auc": 0.5
+    }  # fmt: skip
+
+
+def test_the_command_tells_what_is_missing() -> None:
+    command = [sys.executable, "-m", "services.trainer.evaluate", "--task", TASK]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert told.returncode == 2
+    assert "entrants" in told.stderr

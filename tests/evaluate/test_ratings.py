@@ -1,0 +1,71 @@
+"""Ratings of judges whose strengths are known: the order, the intervals' coverage, and a judge that favours a place."""
+
+from collections.abc import Mapping
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from services.trainer.evaluate.ratings import MEAN, Game, rate
+
+TRUTH = {"best": 1_200.0, "good": 1_090.0, "fair": 1_000.0, "poor": 910.0, "worst": 800.0}
+
+
+def _played(truth: Mapping[str, float], prompts: int, seed: int, *, first_place: float = 0.0) -> list[Game]:
+    """Every pair on every prompt in both orders; an outcome is won, lost, or in one case of ten a tie."""
+    rng = np.random.default_rng(seed)
+    games = []
+    for prompt in range(prompts):
+        for first, second in permutations(truth, 2):
+            odds = 10.0 ** ((truth[first] - truth[second] + first_place) / 400.0)
+            won = float(rng.random() < odds / (1.0 + odds))
+            games.append(Game(prompt, first, second, won))
+    return games
+
+
+def test_the_order_comes_back_and_the_intervals_cover_the_truth() -> None:
+    covered = 0
+    widths: list[float] = []
+    for seed in range(24):
+        found = rate(_played(TRUTH, 60, seed), draws=200, seed=seed)
+        assert [rating.name for rating in found.entrants] == list(TRUTH)
+        covered += sum(rating.low <= TRUTH[rating.name] <= rating.high for rating in found.entrants)
+        widths.extend(rating.high - rating.low for rating in found.entrants)
+    assert covered / (24 * len(TRUTH)) >= 0.9, "nominally 0.95"
+    assert np.mean(widths) < 100.0, "an interval that covers everything says nothing"
+
+
+def test_more_prompts_narrow_the_interval() -> None:
+    few, many = (rate(_played(TRUTH, count, 1), draws=200).entrants[0] for count in (30, 270))
+    assert 2.0 < (few.high - few.low) / (many.high - many.low) < 4.5, "three times, by the root of the count"
+
+
+def test_a_judge_that_favours_a_place_favours_nobody() -> None:
+    equal = dict.fromkeys(("a", "b", "c"), MEAN)
+    found = rate(_played(equal, 200, 3, first_place=200.0), draws=100)
+    assert found.first_place == pytest.approx(200.0, abs=30.0)
+    assert all(abs(rating.elo - MEAN) < 25.0 for rating in found.entrants)
+    apart = rate(_played(TRUTH, 200, 4, first_place=200.0), draws=50)
+    assert all(rating.elo == pytest.approx(TRUTH[rating.name], abs=45.0) for rating in apart.entrants)
+
+
+def test_always_the_first_is_no_strength() -> None:
+    found = rate([Game(n, *pair, 1.0) for n in range(20) for pair in permutations("abc", 2)], draws=20)
+    assert all(abs(rating.elo - MEAN) < 1.0 for rating in found.entrants)
+    assert found.first_place > 400.0
+
+
+def test_ties_count_half() -> None:
+    found = rate([Game(n, *pair, 0.5) for n in range(20) for pair in permutations("ab", 2)], draws=20)
+    assert all(rating.elo == pytest.approx(MEAN) for rating in found.entrants)
+    assert found.first_place == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_clean_sweep_has_a_finite_rating() -> None:
+    games = [Game(n, a, b, float(a == "strong")) for n in range(10) for a, b in permutations(("strong", "weak"), 2)]
+    strong, weak = rate(games, draws=20).entrants
+    assert (strong.name, weak.name) == ("strong", "weak")
+    assert np.isfinite(strong.elo)
+    assert strong.elo - weak.elo > 800.0
+    with pytest.raises(ValueError, match="no game"):
+        rate([])
