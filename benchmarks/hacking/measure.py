@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ def area(curve: Sequence[float]) -> float:
     """Area under a curve over steps by the trapezoidal rule, over the number of intervals: in [0, 1] as its values."""
     if len(curve) < 2:
         return fmean(curve) if curve else 0.0
-    return fmean((a + b) / 2 for a, b in zip(curve[:-1], curve[1:], strict=True))
+    return fmean((a + b) / 2 for a, b in pairwise(curve))
 
 
 def fall(curve: Sequence[float]) -> Fall:
