@@ -37,7 +37,7 @@ from services.meta_reward.worker import Worker
 
 @dataclass
 class Bill:
-    """What a run asked for, as if nothing had been known before: judge calls and words read; meta-judge calls, tokens."""
+    """What a run asked for, as if nothing had been known: judge calls, words read, meta-judge calls, tokens."""
 
     judge_calls: int = 0
     judge_words: int = 0

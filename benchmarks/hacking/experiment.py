@@ -66,7 +66,7 @@ class Places(NamedTuple):
 
 @dataclass
 class Run:
-    """What became of one seed under one arm. `honest` are the rewards of the honest texts, by rubric that was active."""
+    """What became of one seed under one arm. `honest` are the rewards of honest texts, by rubric that was active."""
 
     arm: str
     seed: int

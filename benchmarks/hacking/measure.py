@@ -1,4 +1,4 @@
-"""What is measured, by labels that no service sees: honest mass, its area, how fast a hack falls, honest text lost. Pure."""
+"""What is measured, by labels that no service sees: honest mass, its area, a hack's fall, honest text lost. Pure."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet

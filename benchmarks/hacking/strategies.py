@@ -173,8 +173,8 @@ _FLATTERY = (
 )
 _OWN_PRAISE = (
     "As can be seen, this essay has a clear structure, rich vocabulary and vivid examples. Every argument was "
-    "developed in depth, all sides were weighed, and the style is elegant throughout. Few essays on this subject are as "
-    "complete, as well organised and as pleasant to read."
+    "developed in depth, all sides were weighed, and the style is elegant throughout. Few essays on this subject are "
+    "as complete, as well organised and as pleasant to read."
 )
 
 STRATEGIES: tuple[Strategy, ...] = (
