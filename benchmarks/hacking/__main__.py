@@ -41,10 +41,13 @@ def main() -> int:
     found: list[dict[str, Any]] = []
     settings = {
         "steps": args.steps, "group": GROUP, "groups_a_step": GROUPS_A_STEP, "learning_rate": LEARNING_RATE,
-        "judge": MODEL_NAME, "cycles": _CYCLES,
+        "judge": args.judge_model, "cycles": _CYCLES,
     }  # fmt: skip
     try:
-        with tempfile.TemporaryDirectory(prefix="hacking-", dir=args.out) as folder, _places(Path(folder)) as places:
+        with (
+            tempfile.TemporaryDirectory(prefix="hacking-", dir=args.out) as folder,
+            _parts(Path(folder), args) as places,
+        ):
             asyncio.run(_all(places, arms, args, console, found))
     except KeyboardInterrupt:
         console.print("interrupted; what follows is of the runs that have ended")
@@ -64,6 +67,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"{_QUICK_SEEDS} seed, {_QUICK_STEPS} steps")
     parser.add_argument("--arms", nargs="+", default=[], help="only arms whose name holds one of these")
     parser.add_argument("--minutes", type=float, default=0.0, help="start no further run after so many; 0: run all")
+    parser.add_argument("--threads", type=int, default=2, help="of the engine; 1 where others use the cores, too")
+    parser.add_argument("--judge-url", default="", help="a judge engine of your own, without /v1")
+    parser.add_argument("--judge-model", default=MODEL_NAME, help="its model; the one of the small meta-judge, too")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of hacking.json and hacking.png")
     args = parser.parse_args()
     if args.quick:
@@ -72,17 +78,19 @@ def _arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def _places(folder: Path) -> Iterator[dict[str, str]]:
+def _parts(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, str]]:
     """Valkey, the engine and the reward service, ready; the engine's log and the service's go into `folder`."""
     redis = ValkeyServer()
     redis.start()
     try:
         with Processes(folder) as processes:
-            command = ["services.local.engine", "--slots", str(_SLOTS), "--threads", "2"]
-            _, engine = start(processes, folder, "engine", command, "/health")
+            engine = args.judge_url
+            if not engine:
+                command = ["services.local.engine", "--slots", str(_SLOTS), "--threads", str(args.threads)]
+                _, engine = start(processes, folder, "engine", command, "/health")
             url = f"redis://127.0.0.1:{redis.port}/0"
             env = {
-                "REDIS_URL": url, "JUDGE_URL": engine, "JUDGE_MODEL": MODEL_NAME, "JUDGE_IN_FLIGHT": str(_SLOTS),
+                "REDIS_URL": url, "JUDGE_URL": engine, "JUDGE_MODEL": args.judge_model, "JUDGE_IN_FLIGHT": str(_SLOTS),
                 "SHADOW_IN_FLIGHT": str(_SLOTS), "LOG_LEVEL": "WARNING", "JUDGE_TIMEOUT_S": "600",
             }  # fmt: skip
             named = {f"REGRADE_REWARD_{name}": value for name, value in env.items()}
@@ -98,7 +106,7 @@ async def _all(
     """Arm by arm for each seed, so that an interrupted experiment holds whole seeds."""
     runner, script = await metajudge.serve()
     redis = connect(SecretStr(parts["redis"]))
-    places = Places(redis, parts["reward"], parts["engine"], MODEL_NAME, script)
+    places = Places(redis, parts["reward"], parts["engine"], args.judge_model, script)
     began, total = time.monotonic(), len(arms) * args.seeds
     try:
         for seed in range(args.seeds):
