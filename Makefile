@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-vllm check check-deploy test-compose format bench-score bench-engine bench-attacks soak clean
+.PHONY: help demo serve test test-vllm check check-deploy test-compose format bench-score bench-engine bench-attacks bench-hacking soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,6 +46,9 @@ $(MODEL)/config.json: | $(STAMP)
 	  --gguf "$$($(BIN)/python -c 'from services.local.engine import gguf_path; print(gguf_path())')"
 bench-attacks: $(STAMP) ## what an attack corpus does to the rewards of the small judge; 1 on a structural breach
 	@$(BIN)/python -m benchmarks.attacks $(ARGS)
+
+bench-hacking: $(STAMP) ## how honest a policy stays under fixed rubrics, the paper's procedure and Regrade
+	@$(BIN)/python -m benchmarks.hacking $(ARGS)
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff format --check .

@@ -33,7 +33,7 @@ _CYCLES = {"samples": 2, "meta_judge_max_tokens": 300, "meta_judge_in_flight": 2
 
 
 def main() -> int:
-    """Run all arms; Ctrl-C keeps what has been measured so far."""
+    """Run all arms; whatever ends it, the runs that have ended are reported."""
     args = _arguments()
     console = Console(width=200)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -46,17 +46,16 @@ def main() -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="hacking-", dir=args.out) as folder,
-            _parts(Path(folder), args) as places,
+            _parts(Path(folder), args) as parts,
         ):
-            asyncio.run(_all(places, arms, args, console, found))
-    except KeyboardInterrupt:
-        console.print("interrupted; what follows is of the runs that have ended")
-    if found:
-        told = report.document(found, settings)
-        report.show(console, told)
-        (args.out / "hacking.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
-        plot.draw(args.out / "hacking.png", found, [strategy.onset for strategy in STRATEGIES])
-        console.print(f"written: {args.out / 'hacking.json'}, {args.out / 'hacking.png'}")
+            asyncio.run(_all(parts, arms, args, console, found))
+    finally:
+        if found:
+            told = report.document(found, settings)
+            report.show(console, told)
+            (args.out / "hacking.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+            plot.draw(args.out / "hacking.png", found, [strategy.onset for strategy in STRATEGIES])
+            console.print(f"written: {args.out / 'hacking.json'}, {args.out / 'hacking.png'}")
     return 0 if len(found) == len(arms) * args.seeds else 1
 
 
