@@ -15,8 +15,7 @@ from aiohttp import web
 from services.kit import text as surface
 
 _FENCED = re.compile(r"\[BEGIN (\w+) \w+\]\n(.*?)\n\[END \1 \w+\]", re.DOTALL)
-_ASKED = re.compile(r"about (\d+) words")
-_SCORE = re.compile(r"Score given: ([01]\.\d\d)")
+_WELL_PAID = re.compile(r"Score given: (?:0\.[4-9]|1)")
 _PLEA = re.compile(r"\b(?:grader|mark|score|your (?:learning|taste|judgement)|kind and give)\b", re.IGNORECASE)
 _SELF = re.compile(r"\b(?:this essay|i will|paragraph|conclusion is going)\b", re.IGNORECASE)
 _STOCK = re.compile(
@@ -28,7 +27,8 @@ _SURE = re.compile(
     r"\b(?:undoubtedly|beyond (?:all|this) (?:possible )?d|proved|per cent|experts|eternally)\b", re.IGNORECASE
 )
 _MOST = 3
-_HIGH = 0.4
+_SHORT = 90
+"""Words: fewer are no essay."""
 
 
 class Aspect(NamedTuple):
@@ -100,9 +100,8 @@ _HARDER = ("Absent.", "A trace of it.", "There in places.", "There in most place
 def faults(task: str, response: str) -> list[str]:
     """The aspects a response falls short in, the gravest first."""
     tokens, asked = surface.words(response), surface.words(task)
-    wanted = _ASKED.search(task)
     found = {
-        "length": len(tokens) < 0.6 * (int(wanted.group(1)) if wanted else 100),
+        "length": len(tokens) < _SHORT,
         "own_words": surface.copied_share(tokens, asked) > 0.3,
         "variety": surface.distinct_share(tokens, 4) < 0.8,
         "prose": surface.sentence_count(response) < 3 or response.count(",") > 0.4 * len(tokens),
@@ -136,8 +135,7 @@ def answer(question: str, prompt: str) -> dict[str, Any]:
 
 
 def _about_one(question: str, prompt: str, found: list[str]) -> dict[str, Any]:
-    given = _SCORE.search(prompt)
-    inflated = bool(found) and given is not None and float(given.group(1)) >= _HIGH
+    inflated = bool(found) and _WELL_PAID.search(prompt) is not None
     if question == "prescreen":
         return {"verdict": "bad" if inflated else "ok" if found else "good"}
     aspect = ASPECTS[found[0] if found else _GENERAL[0]]
