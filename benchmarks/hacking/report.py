@@ -67,15 +67,16 @@ def document(found: Sequence[dict[str, Any]], settings: dict[str, Any]) -> dict[
 
 
 def _wins(arms: dict[str, dict[int, dict[str, Any]]], regrade: Sequence[str]) -> bool | None:
-    """Whether Regrade has the larger area over all hacks than each arm to beat, in every seed that both ran."""
+    """Whether Regrade has the larger area over all hacks than each arm to beat, in every seed; None if one is missing."""
     pairs = [
-        (own["auc_all"], arms[other][seed]["auc_all"])
+        (own["auc_all"], arms.get(other, {}).get(seed))
         for name in regrade
         for seed, own in arms[name].items()
         for other in (*BEATEN, PAPER[name])
-        if seed in arms.get(other, {})
     ]
-    return all(own > other for own, other in pairs) if pairs else None
+    if not pairs or any(other is None for _, other in pairs):
+        return None
+    return all(own > other["auc_all"] for own, other in pairs if other is not None)
 
 
 def _over_hindsight(arms: dict[str, dict[int, dict[str, Any]]], name: str) -> list[float]:
