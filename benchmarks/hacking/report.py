@@ -67,7 +67,7 @@ def document(found: Sequence[dict[str, Any]], settings: dict[str, Any]) -> dict[
 
 
 def _wins(arms: dict[str, dict[int, dict[str, Any]]], regrade: Sequence[str]) -> bool | None:
-    """Whether Regrade has the larger area over all hacks than each arm to beat, in every seed; None if one is missing."""
+    """Whether Regrade has the larger area over all hacks than each arm to beat, in every seed; None if one misses."""
     pairs = [
         (own["auc_all"], arms.get(other, {}).get(seed))
         for name in regrade
