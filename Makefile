@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-console test-vllm test-trainers bench-attacks check check-deploy test-compose fire-drill format bench-score soak bench-engine bench-activation bench-interference clean
+.PHONY: help demo serve test test-console test-vllm test-trainers bench-attacks bench-hacking check check-deploy test-compose fire-drill format bench-score soak bench-engine bench-activation bench-interference clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -52,6 +52,9 @@ $(MODEL)/config.json: | $(STAMP)
 	  --gguf "$$($(BIN)/python -c 'from services.local.engine import gguf_path; print(gguf_path())')"
 bench-attacks: $(STAMP) ## what an attack corpus does to the rewards of the small judge; 1 on a structural breach
 	@$(BIN)/python -m benchmarks.attacks $(ARGS)
+
+bench-hacking: $(STAMP) ## how honest a policy stays under fixed rubrics, the paper's procedure and Regrade
+	@$(BIN)/python -m benchmarks.hacking $(ARGS)
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff format --check .

@@ -13,18 +13,24 @@ def due(
     """What calls for a cycle, or None. `waiting` are the traces behind the line's `cursor`."""
     if status.paused is not None or not waiting:
         return None
-    return _alarmed(alarms, cursor) or _counted(settings, status.fruitless, waiting)
+    patience = min(settings.longest_wait, 2 ** max(0, min(status.fruitless, 32) - 1))
+    alarmed = None
+    if not status.fruitless or len(waiting) >= patience * settings.alarm_traces:
+        alarmed = _alarmed(alarms, cursor)
+    return alarmed or _counted(settings, patience, waiting)
 
 
 def _alarmed(alarms: Sequence[Alarm], cursor: str) -> str | None:
-    """Alarms raised by traces that no finished cycle has consumed: one that goes on ringing calls once."""
+    """Alarms raised by traces that no finished cycle has consumed: one that goes on ringing calls once.
+
+    Each call costs a gate's decision; so behind cycles that brought nothing an alarm waits for ever more traces.
+    """
     new = [alarm for alarm in alarms if position(alarm.since) > position(cursor)]
     told = ", ".join(f"{alarm.name} ({alarm.figure:.2f} above {alarm.threshold:.2f})" for alarm in new)
     return f"alarm: {told}" if told else None
 
 
-def _counted(settings: MetaRewardSettings, fruitless: int, waiting: Sequence[Trace]) -> str | None:
-    patience = min(settings.longest_wait, 2 ** max(0, min(fruitless, 32) - 1))
+def _counted(settings: MetaRewardSettings, patience: int, waiting: Sequence[Trace]) -> str | None:
     if len(waiting) >= min(settings.max_window, patience * settings.every_traces):
         return f"{len(waiting)} new traces"
     steps = {(trace.run, trace.step) for trace in waiting if trace.step is not None}

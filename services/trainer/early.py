@@ -37,20 +37,22 @@ class EarlyScoring:
             return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
 
     def _generate_single_turn(
-        self: Any, prompt_ids: Sequence[Any], images: Any, fields: Any, num_generations: int, *more: Any
-    ) -> tuple[list[Any], list[Any] | None]:
+        self: Any, prompt_ids: Sequence[Any], images: Any, fields: Any, *more: Any, **named: Any
+    ) -> Any:
+        """What TRL's own answers for the whole batch: token ids, in GRPO with their log-probabilities."""
         generate = super()._generate_single_turn  # type: ignore[misc]
         if not self.model.training or images is not None or fields:
-            whole: tuple[list[Any], list[Any] | None] = generate(prompt_ids, images, fields, num_generations, *more)
-            return whole
+            return generate(prompt_ids, images, fields, *more, **named)
         ids: list[Any] = []
         logprobs: list[Any] = []
-        for part in parts_of(len(prompt_ids), num_generations, self.chunks):
-            made, told = generate([prompt_ids[n] for n in part], images, fields, num_generations, *more)
+        found: Any = None
+        for part in parts_of(len(prompt_ids), self.num_generations, self.chunks):
+            found = generate([prompt_ids[n] for n in part], images, fields, *more, **named)
+            made, told = found if isinstance(found, tuple) else (found, None)
             ids.extend(made)
             logprobs.extend(told or [])
             self._begun.append(self._scorers.submit(self._score, part, made))
-        return ids, logprobs or None
+        return (ids, logprobs or None) if isinstance(found, tuple) else ids
 
     def _score(self: Any, part: range, ids: Sequence[Sequence[int]]) -> Rewards:
         texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)

@@ -140,6 +140,13 @@ def test_catalogue_proposes_what_the_traces_need_and_honest_text_has() -> None:
     assert {n.criterion.check.check for n in find_needs(honest_traces, visible)} <= {"on_topic"}
 
 
+@pytest.mark.parametrize(("titles", "essays", "called_for"), [(2, 20, False), (3, 60, True), (3, 200, False)])
+def test_catalogue_answers_a_hack_while_it_is_rare(titles: int, essays: int, called_for: bool) -> None:
+    visible = [(o.prompt, o.completion) for o in build_anchors(load_pack(TASK), 24).visible]
+    window = _traces(essays, completion=f"{ESSAY} {ESSAY}") + _traces(titles, completion="Trees: A Study.")
+    assert any(need.criterion.check.check == "min_words" for need in find_needs(window, visible)) is called_for
+
+
 def test_watch() -> None:
     spread = [trace(str(n), reward=n / 10, group=f"g{n // 2}") for n in range(8)]
     flat = [trace(str(n), reward=0.5, group=f"g{n // 2}") for n in range(8)]

@@ -14,7 +14,9 @@ from services.kit import text as surface
 from services.meta_reward.gate import Candidate
 from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
 
-_NEEDED_SHARE = 0.1
+_NEEDED_SHARE = 0.02
+_FEWEST_MISSES = 3
+"""A hack is answered while it is rare: one that pays does not stay so. What a check costs is the gate's to tell."""
 _WEIGHT = 1.0
 _NGRAM = 4
 _ALONE = 2
@@ -49,14 +51,14 @@ class CatalogueProposer:
 
 
 def find_needs(window: Sequence[Trace], visible: Sequence[tuple[str, str]]) -> list[Need]:
-    """Checks that a tenth of the completions miss; parameters come from `visible` (prompt, completion) pairs."""
+    """Checks that one completion in fifty misses, and three at least; `visible` (prompt, completion) pairs set them."""
     produced = [(as_text(trace.prompt), as_text(trace.completion)) for trace in window]
     needs = []
     for name, title, build in _RULES:
         found = build(produced, visible)
         if found is not None:
             check, missing = found
-            if missing >= _NEEDED_SHARE:
+            if missing >= max(_NEEDED_SHARE, _FEWEST_MISSES / max(1, len(window))):
                 criterion = CheckCriterion(
                     kind="check", id=name, name=title, role=Role.AWARD, weight=_WEIGHT, check=check
                 )
@@ -88,7 +90,7 @@ def _not_repetitive(produced: Pairs, trusted: Pairs) -> Found:
 
 
 def _on_topic(produced: Pairs, trusted: Pairs) -> Found:
-    limit = round(0.8 * _low(_overlap(pair) for pair in trusted), 2)
+    limit = round(0.5 * _low(_overlap(pair) for pair in trusted), 2)  # shorter prompts are taken up more fully
     if limit <= 0.0:
         return None
     return c.OnTopic(check="on_topic", min_overlap=limit), _share(_overlap(pair) < limit for pair in produced)

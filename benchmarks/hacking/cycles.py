@@ -1,0 +1,144 @@
+"""The real worker with the real proposers, driven step by step, so that a seed decides when a cycle sees what.
+
+The parts are those that `services.meta_reward` is made of. Training waits for a cycle here: a step of this policy takes
+milliseconds, where one of a language model takes longer than a cycle.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from regrade import RewardClient
+from regrade.contracts import CycleReport, LineageEvent, ScoreItem, ScoreResponse
+from services.kit.http import JsonEndpoint, open_session
+from services.kit.keyspace import Line
+from services.kit.lease import Leases
+from services.kit.redis import shared_fence_key
+from services.kit.rubrics import RubricStore
+from services.kit.traces import TraceLog
+from services.meta_reward.anchors import AnchorStore
+from services.meta_reward.board import Board
+from services.meta_reward.checkpoint import Checkpoints
+from services.meta_reward.cycle import Parts
+from services.meta_reward.metajudge import MetaJudge
+from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.propose.base import Proposer
+from services.meta_reward.propose.catalogue import CatalogueProposer
+from services.meta_reward.propose.pairwise import PairwiseProposer
+from services.meta_reward.propose.paper import PaperProposer
+from services.meta_reward.propose.upkeep import PruningProposer, TighteningProposer
+from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.worker import Worker
+
+
+@dataclass
+class Bill:
+    """What a run asked for, as if nothing had been known: judge calls, words read, meta-judge calls, tokens."""
+
+    judge_calls: int = 0
+    judge_words: int = 0
+    shadow_calls: int = 0
+    shadow_words: int = 0
+    meta_calls: int = 0
+    meta_tokens: int = 0
+
+    def read(self, items: Sequence[ScoreItem], criteria: int, *, shadow: bool) -> None:
+        """Items judged by so many LLM criteria each."""
+        calls = criteria * len(items)
+        words = criteria * sum(len(str(item.prompt).split()) + len(str(item.completion).split()) for item in items)
+        if shadow:
+            self.shadow_calls, self.shadow_words = self.shadow_calls + calls, self.shadow_words + words
+        else:
+            self.judge_calls, self.judge_words = self.judge_calls + calls, self.judge_words + words
+
+
+class BilledClient(RewardClient):
+    """The worker's client; what a gate asks goes on the bill."""
+
+    bill: Bill
+
+    async def shadow(self, task: str, rubric: Any, items: Sequence[ScoreItem]) -> ScoreResponse:
+        """As the client does it."""
+        self.bill.read(items, len(rubric.llm_criteria), shadow=True)
+        return await super().shadow(task, rubric, items)
+
+
+class BilledEndpoint(JsonEndpoint):
+    """The meta-judge's endpoint; what it tells of its usage goes on the bill."""
+
+    bill: Bill
+
+    async def post(self, *args: Any, **options: Any) -> Any:
+        """As the endpoint does it."""
+        reply = await super().post(*args, **options)
+        usage = reply.get("usage") or {}
+        self.bill.meta_calls += 1
+        self.bill.meta_tokens += int(usage.get("prompt_tokens", 0)) + int(usage.get("completion_tokens", 0))
+        return reply
+
+
+class Evolution:
+    """One line's cycles. `look` is what the service's two loops do at every poll."""
+
+    def __init__(self, worker: Worker, parts: Parts, line: Line) -> None:
+        self._worker = worker
+        self._parts = parts
+        self._line = line
+
+    async def look(self) -> None:
+        """Watch the last activation, and run a cycle if one is due."""
+        await self._worker.watch(self._line)
+        await self._worker.look_at(self._line)
+
+    async def reports(self) -> list[CycleReport]:
+        """Every cycle that has ended."""
+        return await self._parts.board.reports(self._line)
+
+    async def history(self) -> list[LineageEvent]:
+        """Everything that happened to the line's rubrics."""
+        return await self._parts.store.history(self._line)
+
+
+@asynccontextmanager
+async def evolving(
+    redis: Redis, reward_url: str, meta_url: str, model: str, line: Line, bill: Bill, settings: MetaRewardSettings
+) -> AsyncIterator[Evolution]:
+    """A worker for one line."""
+    async with (
+        open_session(connections=settings.meta_judge_in_flight, timeout_s=settings.meta_judge_timeout_s) as session,
+        BilledClient(reward_url) as client,
+    ):
+        client.bill = bill
+        endpoint = BilledEndpoint(session, meta_url)
+        endpoint.bill = bill
+        judge = MetaJudge(
+            endpoint,
+            model=model,
+            max_tokens=settings.meta_judge_max_tokens,
+            in_flight=settings.meta_judge_in_flight,
+            fence_key=await shared_fence_key(redis),
+        )
+        parts = Parts(
+            store=RubricStore(redis),
+            log=TraceLog(redis),
+            board=Board(redis),
+            checkpoints=Checkpoints(redis),
+            anchors=AnchorStore(redis, settings.gate_originals),
+            client=client,
+            proposers=_proposers(settings, judge),
+            settings=settings,
+        )
+        worker = Worker(parts, Leases(redis, ttl_ms=60_000), MetaRewardMetrics(CollectorRegistry()))
+        yield Evolution(worker, parts, line)
+
+
+def _proposers(settings: MetaRewardSettings, judge: MetaJudge) -> list[Proposer]:
+    """As the service has them."""
+    if settings.strategy == "paper":
+        return [PaperProposer(judge)]
+    alone: list[Proposer] = [CatalogueProposer(), PruningProposer()]
+    return [*alone, PaperProposer(judge), PairwiseProposer(judge), TighteningProposer(judge)]
