@@ -57,11 +57,19 @@ def test_steps_of_two_runs_are_two() -> None:
 
 
 def test_an_alarm_calls_once() -> None:
-    status = CycleStatus(fruitless=9)
+    status = CycleStatus()
     assert due(SETTINGS, status, waiting(1), [ALARM], "10-1") == "alarm: words_fell (0.40 above 0.30)"
     assert due(SETTINGS, status, waiting(1), [ALARM], "9-99") is not None, "ids are numbers, not text"
     assert due(SETTINGS, status, waiting(1), [ALARM], "10-2") is None, "a cycle has consumed what raised it"
     assert due(SETTINGS, status, [], [ALARM], "10-1") is None
+
+
+def test_an_alarm_calls_less_often_behind_cycles_that_bring_nothing() -> None:
+    rare = SETTINGS.model_copy(update={"every_traces": 1_000, "every_steps": 0, "alarm_traces": 8})
+    for fruitless, traces in ((1, 8), (2, 16), (3, 32), (9, 32)):
+        status = CycleStatus(fruitless=fruitless)
+        assert due(rare, status, waiting(traces - 1), [ALARM], "10-1") is None
+        assert due(rare, status, waiting(traces), [ALARM], "10-1") is not None
 
 
 def test_a_pause_holds_all_of_it_back() -> None:
