@@ -22,6 +22,7 @@ from regrade.contracts import Scope, ScoreItem
 from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable
 from services.kit.web import Credentials, error_answers, require_key
 from services.kit.wire import ItemResult
+from services.reward.api import State
 from services.reward.state import RewardState
 from services.reward.together import Target
 
@@ -77,14 +78,6 @@ router = APIRouter(
     dependencies=[Depends(_wire_key)],
     responses=error_answers(401, 404, 413, 422, 429, 503),
 )
-
-
-async def _state(request: Request) -> RewardState:
-    state: RewardState = request.app.state.reward
-    return state
-
-
-State = Annotated[RewardState, Depends(_state)]
 
 
 @router.post("/openrlhf", response_model=openrlhf.OpenRLHFAnswer)
@@ -144,9 +137,11 @@ async def _scored(
 
 
 async def _logged(query: WireQuery, results: Awaitable[list[ItemResult]]) -> list[ItemResult]:
-    """These trainers tell their users little of why a call failed."""
+    """These trainers tell their users little of why a call was refused. Outages are told where they are met."""
     try:
         return await results
+    except (Unavailable, Overloaded):
+        raise
     except ServiceError as error:
         log.warning("a trainer's sample was not scored", extra={"task": query.task, "kind": error.code})
         raise
