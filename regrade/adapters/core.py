@@ -48,6 +48,10 @@ class Place(NamedTuple):
     batch: int
     wait_s: float
 
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"Place({self.task!r}, run={self.run!r}, url={self.url!r})"
+
 
 def place(
     *,

@@ -241,6 +241,7 @@ def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.M
     monkeypatch.setenv("REGRADE_BATCH", "7")
     assert place(mode="planned", run="mine")[:2] == (TASK, "mine")
     assert (place().mode, place().batch, place().patience_s, place().limit_s) == ("reasoned", 7, 2.0, None)
+    assert "secret" not in repr(Scorer(place(key="secret")))
     monkeypatch.delenv("REGRADE_TASK")
     with pytest.raises(ValueError, match="REGRADE_TASK"):
         place()
