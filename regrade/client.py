@@ -31,6 +31,7 @@ from regrade.contracts import (
     ScoreResponse,
     Usage,
 )
+from regrade.contracts.score import MAX_ITEMS
 from regrade.errors import AccessError, PinConflictError, RegradeError, RequestError, ServiceUnavailableError
 
 DEFAULT_URL = "http://127.0.0.1:8700"
@@ -78,9 +79,13 @@ class RewardClient:
     async def score(self, task: str, items: Sequence[ScoreItem | Mapping[str, Any]], **options: Any) -> ScoreResponse:
         """Score completions. `items` are `ScoreItem`s or their fields; `options` are `ScoreRequest`'s other fields.
 
-        An item without an id gets a fresh one: calling `score` again scores again, a retry inside does not.
+        An item without an id gets a fresh one: calling `score` again scores again, a retry inside does not. More
+        items than a request may hold go in several.
         """
         named = [_with_id(item) for item in items]
+        if len(named) > MAX_ITEMS:
+            parts = [named[start : start + MAX_ITEMS] for start in range(0, len(named), MAX_ITEMS)]
+            return _joined(await asyncio.gather(*(self.score(task, part, **options) for part in parts)))
         request = ScoreRequest.model_validate({"task": task, "items": named, **options})
         patience = _Patience(self._patience_s)
         response = await self._score(request, patience)
@@ -311,6 +316,15 @@ def _merged(response: ScoreResponse, places: Sequence[int], again: ScoreResponse
         results=tuple(replaced.get(i, result) for i, result in enumerate(response.results)),
         usage=Usage.total((response.usage, again.usage)),
         degraded=response.degraded or again.degraded,
+    )
+
+
+def _joined(parts: Sequence[ScoreResponse]) -> ScoreResponse:
+    """One answer of several, in order."""
+    return ScoreResponse(
+        results=tuple(result for part in parts for result in part.results),
+        usage=Usage.total(part.usage for part in parts),
+        degraded=any(part.degraded for part in parts),
     )
 
 

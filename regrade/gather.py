@@ -50,11 +50,13 @@ class Gatherer(Generic[K, T, R]):
 
     async def aclose(self) -> None:
         """Drop the calls under way; who waits is told so by a cancelled future."""
+        self._boarding.clear()
         for call in list(self._calls):
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
-        for seat in list(self._seats.values()):
+        for seat in self._seats.values():
             seat.cancel()
+        self._seats.clear()
 
     def _depart(self, key: K, boarded: list[tuple[Hashable, T, asyncio.Future[R]]]) -> None:
         if self._boarding.get(key) is not boarded:

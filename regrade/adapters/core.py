@@ -48,6 +48,10 @@ class Place(NamedTuple):
     batch: int
     wait_s: float
 
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"Place({self.task!r}, run={self.run!r}, url={self.url!r})"
+
 
 def place(
     *,
@@ -83,7 +87,7 @@ def place(
         patience_s=_number(patience_s, "REGRADE_PATIENCE_S", default_patience_s),
         limit_s=_number(limit_s, "REGRADE_LIMIT_S", 0.0) or None,
         batch=int(_number(batch, "REGRADE_BATCH", 64)),
-        wait_s=_number(wait_s, "REGRADE_BATCH_WAIT_S", 0.05),
+        wait_s=_number(wait_s, "REGRADE_BATCH_WAIT_S", 0.1),
     )
 
 

@@ -62,7 +62,7 @@ class RewardSettings(ServiceSettings):
         64, ge=1, le=512, description="Samples of the trainers' own routes that are scored as one batch, at most."
     )
     wire_wait_s: float = Field(
-        0.05, ge=0, le=10, description="How long such a sample waits for others at most; 0: for those of this moment."
+        0.1, ge=0, le=10, description="How long such a sample waits for others at most; 0: for those of this moment."
     )
     rationale_words: int = Field(80, ge=8, le=400, description="Longest rationale, in words.")
     plan_words: int = Field(120, ge=8, le=600, description="Longest plan, in words.")

@@ -23,6 +23,7 @@ from regrade.contracts import Scope, ScoreItem
 from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable
 from services.kit.web import Credentials, error_answers, require_key
 from services.kit.wire import ItemResult
+from services.reward.api import State
 from services.reward.state import RewardState
 from services.reward.together import Target
 
@@ -83,12 +84,6 @@ router = APIRouter(
 )
 
 
-async def _state(request: Request) -> RewardState:
-    state: RewardState = request.app.state.reward
-    return state
-
-
-State = Annotated[RewardState, Depends(_state)]
 Key = Annotated[str, Depends(_wire_key)]
 
 
@@ -151,9 +146,11 @@ async def _scored(
 
 
 async def _logged(query: WireQuery, results: Awaitable[list[ItemResult]]) -> list[ItemResult]:
-    """These trainers tell their users little of why a call failed."""
+    """These trainers tell their users little of why a call was refused. Outages are told where they are met."""
     try:
         return await results
+    except (Unavailable, Overloaded):
+        raise
     except ServiceError as error:
         log.warning("a trainer's sample was not scored", extra={"task": query.task, "kind": error.code})
         raise

@@ -116,6 +116,12 @@ def test_trls_function_goes_to_another_process() -> None:
     assert reward([USER, USER], [[{"role": "assistant", "content": text}] for text in (ESSAY, BAD)]) == [0.8, None]
 
 
+def test_a_batch_may_be_larger_than_a_request() -> None:
+    """The guards settle these; one of them in the second request needs the judge."""
+    rewards = RegradeReward()([PROMPT] * 520, [""] * 519 + [ESSAY], trainer_state=SimpleNamespace(global_step=1))
+    assert rewards == [0.0] * 519 + [0.8]
+
+
 async def test_trls_ranks_have_ids_of_their_own(monkeypatch: pytest.MonkeyPatch, trace_log: TraceLog) -> None:
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
@@ -241,6 +247,7 @@ def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.M
     monkeypatch.setenv("REGRADE_BATCH", "7")
     assert place(mode="planned", run="mine")[:2] == (TASK, "mine")
     assert (place().mode, place().batch, place().patience_s, place().limit_s) == ("reasoned", 7, 2.0, None)
+    assert "secret" not in repr(Scorer(place(key="secret")))
     monkeypatch.delenv("REGRADE_TASK")
     with pytest.raises(ValueError, match="REGRADE_TASK"):
         place()

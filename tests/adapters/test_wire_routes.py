@@ -115,6 +115,16 @@ async def test_i5_a_retry_bills_and_traces_once(
     assert len(await trace_log.latest(TASK, 10)) == 1
 
 
+async def test_i5_equal_samples_of_a_moment_are_one_item(
+    http: httpx.AsyncClient, fake_engine: FakeEngine, trace_log: TraceLog
+) -> None:
+    """These trainers name none of them, so a retry could not be told from a second equal completion."""
+    answers = await asyncio.gather(*(http.post("/adapters/slime", json=SLIME) for _ in range(4)))
+    assert len({answer.json() for answer in answers}) == 1
+    assert len(fake_engine.calls) == 1
+    assert len(await trace_log.latest(TASK, 10)) == 1
+
+
 @pytest.mark.parametrize(("path", "body"), [
     ("openrlhf", _openrlhf(ESSAY)), ("slime", SLIME), ("nemo-gym/verify", _verify(ESSAY)),
 ])  # fmt: skip

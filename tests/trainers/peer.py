@@ -39,7 +39,11 @@ class Peer:
             text=True,
         )
         self._pool = ThreadPoolExecutor(1)
-        self.version = str(self._answer()["version"])
+        try:
+            self.version = str(self._answer()["version"])
+        except BaseException:
+            self.close()
+            raise
 
     def score(self, samples: Sequence[dict[str, str]], *, step: int = 1) -> list[Any]:
         """One reward a sample: a number, "nan" or None. Raises `RuntimeError` where the peer raised."""

@@ -8,6 +8,7 @@ from swift.rewards import orms
 from swift.rl_core.data import GRPOSample
 from swift.rl_core.grpo_algorithm import compute_rewards_per_func
 
+import examples.ms_swift.plugin  # noqa: F401 - registers them
 from tests.trainers.clients.worker import Sample, answer_orders
 
 FUNCTIONS = [orms["regrade"](), orms["regrade_version"]()]

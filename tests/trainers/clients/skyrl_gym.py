@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import skyrl_gym
 
+import examples.skyrl.essays  # noqa: F401 - registers it
 from tests.trainers.clients.worker import Sample, answer_orders
 
 
