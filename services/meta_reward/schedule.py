@@ -34,6 +34,7 @@ def _counted(settings: MetaRewardSettings, patience: int, waiting: Sequence[Trac
     if len(waiting) >= min(settings.max_window, patience * settings.every_traces):
         return f"{len(waiting)} new traces"
     steps = {(trace.run, trace.step) for trace in waiting if trace.step is not None}
-    if settings.every_steps and len(steps) >= patience * settings.every_steps:
+    wanted = settings.steps_for(waiting[0].task)
+    if wanted and len(steps) >= patience * wanted:
         return f"{len(steps)} new steps"
     return None

@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import MAIN_LINEAGE, Digest, Name, SampleStrategy
+from regrade.tasks import load_pack
 from services.kit.keyspace import Line
 from services.kit.settings import BaseUrls, ServiceSettings
 
@@ -38,6 +39,7 @@ class MetaRewardSettings(ServiceSettings):
     poll_s: float = Field(1.0, gt=0, description="How often the trace log is looked at.")
     every_traces: int = Field(512, ge=8, description="New training traces that start a cycle.")
     every_steps: int = Field(0, ge=0, description="Training steps that start a cycle, if they come first; 0: none do.")
+    pack_schedule: bool = Field(False, description="Where every_steps is 0: as many steps as the task pack says.")
     alarm_traces: int = Field(
         64, ge=0, description="Newest traces that alarms are measured on, between cycles too; 0: in cycles only."
     )
@@ -119,6 +121,10 @@ class MetaRewardSettings(ServiceSettings):
     watch_cooldown_s: float = Field(
         1_800.0, ge=0, description="After an automatic rollback there is no other for so long; operators are not bound."
     )
+
+    def steps_for(self, task: str) -> int:
+        """Training steps that start a cycle of a task; 0: none do."""
+        return self.every_steps or (load_pack(task).every_steps if self.pack_schedule else 0)
 
     @property
     def drawn_by(self) -> dict[SampleStrategy, float]:

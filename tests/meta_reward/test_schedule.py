@@ -137,3 +137,14 @@ async def test_a_sample_is_drawn_again_from_what_the_report_says(
         pool = Pool(window.traces, tabulate(window.traces))
         assert draw(pool, report.sample.count, report.sample.weights, report.sample.seed) == report.sample
         assert report.sample.seed == f"{TASK}/main/{report.cycle}"
+
+
+def test_a_task_packs_schedule_counts_where_it_is_asked_for() -> None:
+    """The essay's pack says ten steps; an interval of the service's own goes over it."""
+    settings = MetaRewardSettings(every_traces=1_000, alarm_traces=0)
+    nine, ten = ([trace(str(n), step=n) for n in range(count)] for count in (9, 10))
+    assert due(settings, CycleStatus(), ten, [], "0-0") is None
+    asked = settings.model_copy(update={"pack_schedule": True})
+    assert due(asked, CycleStatus(), nine, [], "0-0") is None
+    assert due(asked, CycleStatus(), ten, [], "0-0") == "10 new steps"
+    assert due(asked.model_copy(update={"every_steps": 20}), CycleStatus(), ten, [], "0-0") is None

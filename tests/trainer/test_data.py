@@ -180,14 +180,16 @@ def test_a_missing_file_is_no_dataset_of_the_hub(source: str) -> None:
 def test_clusters_part_alike_prompts_and_keep_their_file(tmp_path: Path) -> None:
     trains = [Example(f"A train leaves the station at {n} and travels along the railway.", scope="m") for n in range(8)]
     dice = [Example(f"What is the probability that {n} dice show the same number?", scope="m") for n in range(8)]
-    clusters = Clusters.fit([*trains, *dice], 2, seed=0)
-    placed = [clusters.place(example).scope for example in (*trains, *dice)]
-    assert clusters.scopes == ["m/c0", "m/c1"]
-    assert len(set(placed[:8])) == len(set(placed[8:])) == 1
-    assert placed[0] != placed[8]
+    bread = [Example(f"The baker sells {n} rolls and two loaves of bread.", scope="m") for n in range(8)]
+    everything = [*trains, *dice, *bread]
+    clusters = Clusters.fit(everything, 3, seed=0)
+    placed = [clusters.place(example).scope for example in everything]
+    assert clusters.scopes == ["m/c0", "m/c1", "m/c2"]
+    assert [len(set(placed[n : n + 8])) for n in (0, 8, 16)] == [1, 1, 1]
+    assert len(set(placed)) == 3
     clusters.save(tmp_path / "clusters.json")
     loaded = Clusters.load(tmp_path / "clusters.json")
-    assert [loaded.place(example).scope for example in (*trains, *dice)] == placed
+    assert [loaded.place(example).scope for example in everything] == placed
     assert loaded.place(Example("x", scope="other")).scope == "other", "a label that was not fitted stays"
     assert Clusters.fit([Example("one prompt alone")], 3, seed=0).scopes == ["c0"]
 
