@@ -140,10 +140,10 @@ def test_a_diverged_run_ends_with_a_status_of_its_own(reward_url: str, policy: P
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
-async def test_the_first_part_is_scored_while_the_next_is_generated(
+async def test_a_batch_in_parts_has_the_same_items(
     reward_url: str, trace_log: TraceLog, policy: Path, tmp_path: Path, algorithm: str
 ) -> None:
-    """In parts or at once: the same completions, the same items, the same rewards."""
+    """In parts or at once: the same items are scored, each once, and every figure is logged."""
     rewards = {}
     for chunks in (1, 3):
         settings = TrainerSettings.model_validate(
