@@ -26,11 +26,7 @@ from services.meta_reward.checkpoint import Checkpoints
 from services.meta_reward.cycle import Parts
 from services.meta_reward.metajudge import MetaJudge
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.propose.base import Proposer
-from services.meta_reward.propose.catalogue import CatalogueProposer
-from services.meta_reward.propose.pairwise import PairwiseProposer
-from services.meta_reward.propose.paper import PaperProposer
-from services.meta_reward.propose.upkeep import PruningProposer, TighteningProposer
+from services.meta_reward.propose.team import team
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.worker import Worker
 
@@ -129,16 +125,8 @@ async def evolving(
             checkpoints=Checkpoints(redis),
             anchors=AnchorStore(redis, settings.gate_originals),
             client=client,
-            proposers=_proposers(settings, judge),
+            proposers=team(settings, judge),
             settings=settings,
         )
         worker = Worker(parts, Leases(redis, ttl_ms=60_000), MetaRewardMetrics(CollectorRegistry()))
         yield Evolution(worker, parts, line)
-
-
-def _proposers(settings: MetaRewardSettings, judge: MetaJudge) -> list[Proposer]:
-    """As the service has them."""
-    if settings.strategy == "paper":
-        return [PaperProposer(judge)]
-    alone: list[Proposer] = [CatalogueProposer(), PruningProposer()]
-    return [*alone, PaperProposer(judge), PairwiseProposer(judge), TighteningProposer(judge)]

@@ -29,11 +29,7 @@ from services.meta_reward.console.pages import pages
 from services.meta_reward.cycle import Parts
 from services.meta_reward.metajudge import AnswerMemory, MetaJudge
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.propose.base import Proposer
-from services.meta_reward.propose.catalogue import CatalogueProposer
-from services.meta_reward.propose.pairwise import PairwiseProposer
-from services.meta_reward.propose.paper import PaperProposer
-from services.meta_reward.propose.upkeep import PruningProposer, TighteningProposer
+from services.meta_reward.propose.team import team
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.worker import Worker
 
@@ -85,7 +81,7 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
     )
     key = settings.reward_key.get_secret_value()
     client = await stack.enter_async_context(RewardClient(settings.reward_url, key=key))
-    proposers: list[Proposer] = [] if settings.strategy == "paper" else [CatalogueProposer(), PruningProposer()]
+    meta_judge: MetaJudge | None = None
     if settings.llm_proposer:
         meta_judge = MetaJudge(
             JsonEndpoint(session, settings.meta_judge_url, key=settings.meta_judge_key),
@@ -95,9 +91,6 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
             fence_key=await shared_fence_key(redis),
             memory=AnswerMemory(redis, ttl_s=int(settings.resume_within_s) + 1),
         )
-        proposers.append(PaperProposer(meta_judge))
-        if settings.strategy != "paper":
-            proposers += [PairwiseProposer(meta_judge), TighteningProposer(meta_judge)]
     return Parts(
         store=RubricStore(redis),
         log=TraceLog(redis),
@@ -105,7 +98,7 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
         checkpoints=Checkpoints(redis),
         anchors=AnchorStore(redis, settings.gate_originals),
         client=client,
-        proposers=proposers,
+        proposers=team(settings, meta_judge),
         settings=settings,
         audits=AuditBook(redis) if settings.audit_share > 0.0 else None,
     )
