@@ -140,6 +140,15 @@ def test_catalogue_proposes_what_the_traces_need_and_honest_text_has() -> None:
     assert {n.criterion.check.check for n in find_needs(honest_traces, visible)} <= {"on_topic"}
 
 
+def test_catalogue_answers_drawn_out_text_with_a_limit_that_honest_text_keeps() -> None:
+    visible = [(original.prompt, original.completion) for original in load_pack(TASK).originals]
+    long = max(len(completion.split()) for _, completion in visible)
+    drawn_out = [trace(str(n), completion=" ".join(f"word{m}" for m in range(4 * long)) + ".") for n in range(8)]
+    limit = {n.criterion.id: n.criterion.check for n in find_needs(drawn_out, visible)}["max_words"]
+    assert limit.check == "max_words"
+    assert long <= limit.words < 2 * long
+
+
 @pytest.mark.parametrize(("titles", "essays", "called_for"), [(2, 20, False), (3, 60, True), (3, 200, False)])
 def test_catalogue_answers_a_hack_while_it_is_rare(titles: int, essays: int, called_for: bool) -> None:
     visible = [(o.prompt, o.completion) for o in build_anchors(load_pack(TASK), 24).visible]

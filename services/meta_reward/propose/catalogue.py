@@ -77,6 +77,13 @@ def _min_words(produced: Pairs, trusted: Pairs) -> Found:
     return c.MinWords(check="min_words", words=limit), _share(len(surface.words(text)) < limit for _, text in produced)
 
 
+def _max_words(produced: Pairs, trusted: Pairs) -> Found:
+    limit = int(-1.25 * _low(-len(surface.words(text)) for _, text in trusted))
+    if limit < 1:
+        return None
+    return c.MaxWords(check="max_words", words=limit), _share(len(surface.words(text)) > limit for _, text in produced)
+
+
 def _ends_properly(produced: Pairs, trusted: Pairs) -> Found:
     if not all(surface.ends_properly(text) for _, text in trusted):
         return None
@@ -104,6 +111,7 @@ def _no_prompt_copy(produced: Pairs, trusted: Pairs) -> Found:
 
 _RULES: tuple[tuple[str, str, Callable[[Pairs, Pairs], Found]], ...] = (
     ("min_words", "Long enough", _min_words),
+    ("max_words", "Not drawn out", _max_words),
     ("ends_properly", "Ends with a finished sentence", _ends_properly),
     ("not_repetitive", "Does not repeat itself", _not_repetitive),
     ("on_topic", "Takes up the prompt", _on_topic),
