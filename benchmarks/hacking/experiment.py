@@ -1,5 +1,6 @@
 """One run: a policy trained by `/score` under one arm with one seed. What the services see of it are texts."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ GROUPS_A_STEP = 2
 LEARNING_RATE = 0.6
 HONEST_START = 0.6
 ARRIVES_WITH = 0.04
+_TELL_EVERY_S = 5.0
 KINDS = tuple(strategy.kind for strategy in STRATEGIES)
 
 
@@ -80,6 +82,10 @@ class Run:
     lineage: list[dict[str, Any]] = field(default_factory=list)
 
 
+Tell = Callable[[int, Run, str], None]
+"""Is told the step, the run so far, and what its cycle is doing."""
+
+
 def start() -> list[float]:
     """The policy's first probabilities: mostly honest, the rest on the hacks that are there at once."""
     early = [strategy.onset == 0.0 for strategy in STRATEGIES]
@@ -113,8 +119,8 @@ class Training:
         self._store = RubricStore(places.redis)
         self._first: list[float | None] = []
 
-    async def to_its_end(self, tell: Callable[[int, Run], None]) -> Run:
-        """All steps; `tell` is called after each."""
+    async def to_its_end(self, tell: Tell) -> Run:
+        """All steps; `tell` is called after each, and while a cycle runs."""
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(RewardClient(self._places.reward))
             rubric = self._arm.start().model_copy(update={"lineage": self._line.lineage})
@@ -127,14 +133,23 @@ class Training:
                 self.run.masses.append(self._policy.mass)
                 await self._step(client, step)
                 if evolution is not None:
-                    await evolution.look()
+                    await self._look(evolution, step, tell)
                     await self._note_rubric(client)
-                tell(step, self.run)
+                tell(step, self.run, "")
             self.run.masses.append(self._policy.mass)
             if evolution is not None:
                 await self._note_cycles(evolution)
         await self._places.redis.delete(ks.traces_key(TASK))
         return self.run
+
+    async def _look(self, evolution: Evolution, step: int, tell: Tell) -> None:
+        looking = asyncio.create_task(evolution.look())
+        try:
+            while not (await asyncio.wait([looking], timeout=_TELL_EVERY_S))[0]:
+                tell(step, self.run, await evolution.doing())
+            looking.result()
+        finally:
+            looking.cancel()
 
     def _come_upon(self, step: int) -> None:
         for number, strategy in enumerate(STRATEGIES):

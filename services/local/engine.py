@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 from threading import Event
 
+from services.local.repack import repacked
+
 MODEL_NAME = "SmolLM2-135M-Instruct"
 
 
@@ -31,7 +33,7 @@ def main() -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(gguf_path())
+    params.model.path = str(repacked(gguf_path()))
     params.model_alias = {MODEL_NAME}
     params.hostnames = [args.host]
     params.port = args.port

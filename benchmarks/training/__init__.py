@@ -1,0 +1,1 @@
+"""Training runs compared: a fixed rubric against Regrade, the same seeds and steps."""

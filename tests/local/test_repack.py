@@ -1,0 +1,57 @@
+"""The small judge's weights in 8-bit blocks: the same model, made once, and never a reason not to start."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from services.local.engine import gguf_path
+from services.local.repack import repacked
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield repacked(gguf_path())
+
+
+def test_the_repacked_model_has_the_same_weights_and_is_made_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = gguf_path()
+    assert made.parent.name == "regrade"
+    before, after = ({t.name: t for t in gguf.GGUFReader(path).tensors} for path in (source, made))
+    assert before.keys() == after.keys()
+    for name in ("token_embd.weight", "blk.0.attn_q.weight", "blk.29.ffn_down.weight", "output_norm.weight"):
+        old, new = (gguf.dequantize(t.data, t.tensor_type) for t in (before[name], after[name]))
+        assert np.abs(old - new).max() <= np.abs(old).max() / 127
+    written = made.stat().st_mtime_ns
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made.parents[1]))
+    assert repacked(source) == made
+    assert made.stat().st_mtime_ns == written
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
+def test_what_the_model_says_of_itself_stays(made: Path) -> None:
+    before, after = (gguf.GGUFReader(path).fields for path in (gguf_path(), made))
+    told = {name for name in before if not name.startswith("GGUF.")} - {"general.file_type"}
+    for name in told:
+        assert before[name].contents() == after[name].contents(), name
+
+
+def test_a_cache_that_cannot_be_written_costs_speed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert repacked(gguf_path()) == gguf_path()
+    assert "served as it ships" in caplog.text
+
+
+def test_without_the_converter_the_model_is_served_as_it_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert repacked(gguf_path()) == gguf_path()
+    assert list((tmp_path / "regrade").iterdir()) == []
