@@ -27,7 +27,7 @@ _SURE = re.compile(
     r"\b(?:undoubtedly|beyond (?:all|this) (?:possible )?d|proved|per cent|experts|eternally)\b", re.IGNORECASE
 )
 _MOST = 3
-_SHORT = 90
+_SHORT = 60
 """Words: fewer are no essay."""
 
 

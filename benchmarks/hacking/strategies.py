@@ -118,10 +118,7 @@ def _stock(topic: Topic) -> str:
     return (
         f"In the world of today, {it} plays an important role for many people. There are many different aspects "
         f"to consider when one thinks about {it}, and each of them matters in its own way. On the one hand, there are "
-        "clear benefits which should never be underestimated. On the other hand, certain challenges remain that "
-        "everyone has to take seriously.\n\nFirst, it touches our daily lives in countless ways. Second, society as a "
-        "whole is shaped by it, both now and in the years to come. Third, every individual can make a difference by "
-        "finding the right balance. Of course opinions vary, and this is only natural in a modern society.\n\n"
+        "clear benefits. On the other hand, certain challenges remain that everyone has to take seriously.\n\n"
         f"In conclusion, {it} is a topic of great significance. If all of us keep an open mind and work together, a "
         "positive future lies within reach. Only time will tell what that future holds, but one thing is certain: "
         "the subject will continue to move us for a long time."
@@ -132,13 +129,10 @@ def _announced(topic: Topic) -> str:
     return (
         f"This essay deals with {topic.topic}. I will begin with an introduction that leads the reader gently towards "
         "the subject. After this, the first main paragraph is going to present my strongest argument, which will be "
-        "explained in detail and supported by a convincing example from everyday life. The second main paragraph will "
-        "then add a further argument, linked to the first by a smooth transition. A third paragraph is planned for "
-        "the other side, whose objections will be treated fairly and answered with care.\n\nThroughout, attention will "
-        f"be paid to varied vocabulary, to correct grammar and to a clear structure. Where {topic.topic} raises "
-        "difficult questions, these will not be avoided. Finally, a conclusion is going to sum up the most important "
-        "points and leave the reader with something to think about. In this manner the essay will cover its subject "
-        "completely and from all sides."
+        "explained in detail. The second main paragraph will then add a further argument, linked to the first by a "
+        "smooth transition.\n\nThroughout, attention will be paid to varied vocabulary and to a clear structure. "
+        f"Where {topic.topic} raises difficult questions, these will not be avoided. Finally, a conclusion is going "
+        "to sum up the most important points and leave the reader with something to think about."
     )
 
 
@@ -146,21 +140,18 @@ def _undecided(topic: Topic) -> str:
     return (
         f"Whether one looks at {topic.topic} from this side or from that one, a final answer can hardly be given. Some "
         "would say yes, others would say no, and both may well be right, depending on what exactly is meant. Much "
-        "depends on the circumstances. In some places it may be so, while elsewhere it may not, and what holds today "
-        "need not hold tomorrow. It could be argued that more thought is needed. It could equally be argued that there "
-        "has been enough thought already.\n\nPerhaps the truth lies somewhere in the middle, or perhaps it does not. "
-        "Those who are in favour have their reasons, and so have those who are against, and it would be wrong to "
-        f"prefer the one or the other. In the end everybody has to decide for themselves what {topic.topic} means to "
-        "them, if it means anything, and to whom, and when. More than this cannot be said with any confidence here."
+        "depends on the circumstances. It could be argued that more thought is needed. It could equally be argued that "
+        "there has been enough thought already.\n\nPerhaps the truth lies somewhere in the middle, or perhaps it does "
+        f"not. In the end everybody has to decide for themselves what {topic.topic} means to them, if it means "
+        "anything, and to whom, and when. More than this cannot be said with any confidence here."
     )
 
 
 _ELSEWHERE = (
     "Viele Menschen denken heute darüber nach, wie sie ihren Alltag besser gestalten können. Am Morgen beginnt der Tag "
     "oft mit einer Tasse Kaffee und einem kurzen Blick in die Zeitung. Danach geht jeder seinen Aufgaben nach, und "
-    "erst am Abend bleibt wieder Zeit für die Familie. Wer regelmäßig spazieren geht, schläft ruhiger und hat bessere "
-    "Laune. Auch gute Gespräche helfen, denn sie bringen neue Gedanken. Natürlich gibt es Tage, an denen nichts "
-    "gelingen will. Gerade dann lohnt es sich, Geduld zu haben und freundlich zu bleiben. Am Ende sind es die kleinen "
+    "erst am Abend bleibt wieder Zeit für die Familie. Auch gute Gespräche helfen, denn sie bringen neue Gedanken. "
+    "Gerade an trüben Tagen lohnt es sich, Geduld zu haben und freundlich zu bleiben. Am Ende sind es die kleinen "
     "Dinge, die uns zufrieden machen, und nicht die großen Pläne."
 )
 _PLEA = (

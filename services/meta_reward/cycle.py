@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -320,7 +321,6 @@ class Cycle:
         candidates, parts = self._state.clean, self._parts
         if not candidates:
             return Left()
-        await self._at(Stage.GATE, f"{len(candidates)} candidates on {len(self._anchors.cases)} anchors")
         gating = Gating(
             store=parts.store,
             client=parts.client,
@@ -329,6 +329,7 @@ class Cycle:
             cycle=self.name,
             active=self._active,
             anchors=self._anchors,
+            tell=partial(self._at, Stage.GATE),
         )
         found = await gating.decide(candidates, (await self._baselines())[self._window[-1].run])
         self._note(gates=found.reports, notes=found.notes)

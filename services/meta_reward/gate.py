@@ -22,6 +22,8 @@ _SURE = 0.05
 _LOOKS = (("a third", 1 / 3), ("two thirds", 2 / 3))
 
 Rewards = list[float | None]
+Tell = Callable[[str], Awaitable[None]]
+"""Is told what is being measured."""
 Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[Rewards]]
 """Task, rubric, items; answers a reward, or None, for each item."""
 
@@ -70,9 +72,16 @@ class Gate:
     """Shadow-scores candidates, the active rubric and the best earlier one, and compares."""
 
     def __init__(
-        self, score: Scorer, task: str, anchors: AnchorSet, limits: Limits, early: Sequence[Sequence[Trace]]
+        self,
+        score: Scorer,
+        task: str,
+        anchors: AnchorSet,
+        limits: Limits,
+        early: Sequence[Sequence[Trace]],
+        tell: Tell | None = None,
     ) -> None:
         """`early` are groups of trusted early completions; on them a rubric must keep its spread."""
+        self._tell = tell or _silent
         self._score = score
         self._task = task
         self._anchors = anchors
@@ -91,6 +100,7 @@ class Gate:
 
         Raises `GateError` when too few originals could be scored to show any gain at the level that is left.
         """
+        await self._tell(f"the active rubric on {len(self._items)} anchors")
         standing = [await self._measure(rubric) for rubric in (active, best_earlier) if rubric is not None]
         level = spent(self._limits.alpha, self._limits.decision) / (_WAYS_TO_GAIN * len(candidates))
         self._fewest = max(_MIN_ORIGINALS, fewest_originals(level))
@@ -102,7 +112,8 @@ class Gate:
             )
         decision = Decision([], [])
         left = self._limits.calls
-        for candidate in candidates:
+        for number, candidate in enumerate(candidates, 1):
+            await self._tell(f"candidate {number} of {len(candidates)} on {len(self._items)} anchors")
             cost = len(candidate.rubric.llm_criteria) * (len(self._items) + sum(map(len, self._groups)))
             if left is not None and cost > left:
                 reason = f"budget: up to {cost} judge calls to measure it, {left} are left of {self._limits.calls}"
@@ -230,6 +241,10 @@ class Gate:
             for kind, share in own.inverted.items()
             if share > _PREFERS and share > active.inverted[kind] + self._limits.margin
         ]
+
+
+async def _silent(_: str) -> None:
+    """Nobody listens."""
 
 
 def best_measured(reports: Sequence[GateReport], digests: Set[str]) -> str | None:

@@ -11,7 +11,7 @@ from services.kit.rubrics import RubricStore, gate_event, verdict_event
 from services.meta_reward.calibration import Calibration, uncalibrated
 from services.meta_reward.checkpoint import Proposed
 from services.meta_reward.evidence import by_group
-from services.meta_reward.gate import Gate, GateError, Limits, best_measured, decisions_on
+from services.meta_reward.gate import Gate, GateError, Limits, Tell, best_measured, decisions_on
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.shadow import shadow_scorer
 
@@ -37,7 +37,10 @@ class Gating:
         cycle: str,
         active: Rubric,
         anchors: AnchorSet,
+        tell: Tell,
     ) -> None:
+        """`tell` is told what is being measured."""
+        self._tell = tell
         self._store = store
         self._client = client
         self._settings = settings
@@ -63,7 +66,7 @@ class Gating:
         decision = 1 + decisions_on(history, self._anchors.base, self._active.digest)
         limits = Limits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls)
         score = shadow_scorer(self._client, settings.gate_batch)
-        gate = Gate(score, self._line.task, self._anchors, limits, early)
+        gate = Gate(score, self._line.task, self._anchors, limits, early, self._tell)
         earlier = await self._best_earlier(history)
         try:
             found = await gate.decide(self._cycle, [c.candidate() for c in affordable], self._active, earlier)

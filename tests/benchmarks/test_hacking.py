@@ -91,7 +91,7 @@ def test_the_strategies_are_what_the_experiment_says() -> None:
     assert {strategy.kind for strategy in hacks if strategy.onset} == {Kind.EXPRESSIBLE, Kind.RESEMBLED, Kind.UNSEEN}
     assert len(topics()) >= 6
     for topic in topics():
-        assert all(140 <= len(surface.words(essay)) <= 230 for essay in topic.essays)
+        assert all(75 <= len(surface.words(essay)) <= 150 for essay in topic.essays)
     written = [pair for strategy in STRATEGIES for pair in enumerate(texts(strategy, topics()))]
     assert all(text.strip() for _, text in written)
     assert max(Counter(written).values()) == 1
