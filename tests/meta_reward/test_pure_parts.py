@@ -149,6 +149,32 @@ def test_catalogue_answers_drawn_out_text_with_a_limit_that_honest_text_keeps() 
     assert long <= limit.words < 2 * long
 
 
+GERMAN = (
+    "Viele Menschen denken heute darüber nach, wie sie ihren Alltag besser gestalten können. Am Morgen beginnt der Tag "
+    "oft mit einer Tasse Kaffee und einem kurzen Blick in die Zeitung."
+)
+
+
+def test_catalogue_answers_another_language_where_all_trusted_text_has_one() -> None:
+    visible = [(original.prompt, original.completion) for original in load_pack(TASK).originals]
+    window = _traces(20) + _traces(4, completion=GERMAN)
+    found = {n.criterion.id: n for n in find_needs(window, visible)}["language"]
+    assert found.criterion.check.model_dump() == {"check": "language", "language": "en"}
+    assert found.missing == pytest.approx(4 / 24)
+    both = [*visible, ("Schreibe etwas.", GERMAN)]
+    assert not any(need.criterion.id == "language" for need in find_needs(window, both))
+
+
+def test_catalogue_asks_for_sentences_where_trusted_text_has_some() -> None:
+    visible = [(original.prompt, original.completion) for original in load_pack(TASK).originals]
+    listed = _traces(8, completion=", ".join(ESSAY.replace(".", "").split()) + ".")
+    limit = {n.criterion.id: n.criterion.check for n in find_needs(listed, visible)}["min_sentences"]
+    assert limit.check == "min_sentences"
+    assert 2 <= limit.sentences <= min(sentence_count(completion) for _, completion in visible)
+    one_line = [(prompt, completion.replace(".", ",") + ".") for prompt, completion in visible]
+    assert not any(need.criterion.id == "min_sentences" for need in find_needs(listed, one_line))
+
+
 @pytest.mark.parametrize(("titles", "essays", "called_for"), [(2, 20, False), (3, 60, True), (3, 200, False)])
 def test_catalogue_answers_a_hack_while_it_is_rare(titles: int, essays: int, called_for: bool) -> None:
     visible = [(o.prompt, o.completion) for o in build_anchors(load_pack(TASK), 24).visible]

@@ -13,6 +13,7 @@ from regrade.contracts import checks as c
 from services.kit import text as surface
 from services.meta_reward.gate import Candidate
 from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
+from services.meta_reward.surface import UNKNOWN_LANGUAGE, language_of
 
 _NEEDED_SHARE = 0.02
 _FEWEST_MISSES = 3
@@ -20,6 +21,9 @@ _FEWEST_MISSES = 3
 _WEIGHT = 1.0
 _NGRAM = 4
 _ALONE = 2
+_MOST_OF_A_LINE = 2
+_TAKEN_UP = 0.25
+"""Share of a prompt's content words that tells an answer from an answer to another prompt."""
 
 
 class Need(NamedTuple):
@@ -84,6 +88,24 @@ def _max_words(produced: Pairs, trusted: Pairs) -> Found:
     return c.MaxWords(check="max_words", words=limit), _share(len(surface.words(text)) > limit for _, text in produced)
 
 
+def _min_sentences(produced: Pairs, trusted: Pairs) -> Found:
+    limit = int(0.8 * _low(surface.sentence_count(text) for _, text in trusted))
+    if limit < _MOST_OF_A_LINE:
+        return None
+    missing = _share(surface.sentence_count(text) < limit for _, text in produced)
+    return c.MinSentences(check="min_sentences", sentences=limit), missing
+
+
+def _language(produced: Pairs, trusted: Pairs) -> Found:
+    """Where all trusted text is in one language."""
+    spoken = {language_of(text) for _, text in trusted} - {UNKNOWN_LANGUAGE}
+    if len(spoken) != 1:
+        return None
+    expected = spoken.pop()
+    missing = _share(language_of(text) not in (expected, UNKNOWN_LANGUAGE) for _, text in produced)
+    return c.Language(check="language", language=expected), missing
+
+
 def _ends_properly(produced: Pairs, trusted: Pairs) -> Found:
     if not all(surface.ends_properly(text) for _, text in trusted):
         return None
@@ -97,7 +119,8 @@ def _not_repetitive(produced: Pairs, trusted: Pairs) -> Found:
 
 
 def _on_topic(produced: Pairs, trusted: Pairs) -> Found:
-    limit = round(0.5 * _low(_overlap(pair) for pair in trusted), 2)  # shorter prompts are taken up more fully
+    low = _low(_overlap(pair) for pair in trusted)
+    limit = round(min(_TAKEN_UP, 0.5 * low), 2)  # shorter prompts are taken up more fully
     if limit <= 0.0:
         return None
     return c.OnTopic(check="on_topic", min_overlap=limit), _share(_overlap(pair) < limit for pair in produced)
@@ -112,6 +135,8 @@ def _no_prompt_copy(produced: Pairs, trusted: Pairs) -> Found:
 _RULES: tuple[tuple[str, str, Callable[[Pairs, Pairs], Found]], ...] = (
     ("min_words", "Long enough", _min_words),
     ("max_words", "Not drawn out", _max_words),
+    ("min_sentences", "More than a line", _min_sentences),
+    ("language", "In the language asked for", _language),
     ("ends_properly", "Ends with a finished sentence", _ends_properly),
     ("not_repetitive", "Does not repeat itself", _not_repetitive),
     ("on_topic", "Takes up the prompt", _on_topic),
