@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import NamedTuple
 
-from regrade.contracts import GateReport, LineageEvent, Rubric, RubricFigures, ScoreItem, Trace
+from regrade.contracts import GateReport, LineageEvent, Mode, Rubric, RubricFigures, ScoreItem, Trace
 from regrade.tasks.anchors import AnchorSet
 from services.meta_reward.figures import Table, gain, kendall_tau, tabulate
 from services.meta_reward.power import detectable_gain, fewest_originals, spent
@@ -43,13 +43,15 @@ class Limits(NamedTuple):
     """What a candidate has to show, and what measuring may cost.
 
     `alpha` is the error level that the decisions on these anchors share, `decision` the how manieth this is of
-    them, `margin` the loss of order that is still non-inferior, `calls` the judge calls all candidates may take.
+    them, `margin` the loss of order that is still non-inferior, `calls` the judge calls all candidates may take,
+    `mode` how the task's judge reaches a level: what an item costs.
     """
 
     alpha: float
     margin: float
     decision: int = 1
     calls: int | None = None
+    mode: Mode = Mode.EXPECTED
 
 
 class Decision(NamedTuple):
@@ -114,14 +116,15 @@ class Gate:
         left = self._limits.calls
         for number, candidate in enumerate(candidates, 1):
             await self._tell(f"candidate {number} of {len(candidates)} on {len(self._items)} anchors")
-            cost = len(candidate.rubric.llm_criteria) * (len(self._items) + sum(map(len, self._groups)))
+            each = calls_an_item(candidate.rubric, self._limits.mode)
+            cost = each * (len(self._items) + len(self._early))
             if left is not None and cost > left:
                 reason = f"budget: up to {cost} judge calls to measure it, {left} are left of {self._limits.calls}"
                 decision.unmeasured.append((candidate, reason))
                 continue
             measured, reasons = await self._try(candidate.rubric, standing[0])
             if left is not None:
-                left -= measured.asked * len(candidate.rubric.llm_criteria)
+                left -= measured.asked * each
             about = (cycle, candidate, measured, standing, level, reasons)
             decision.reports.append(await asyncio.to_thread(self._report, *about))
         return decision
@@ -241,6 +244,14 @@ class Gate:
             for kind, share in own.inverted.items()
             if share > _PREFERS and share > active.inverted[kind] + self._limits.margin
         ]
+
+
+def calls_an_item(rubric: Rubric, mode: Mode) -> int:
+    """Judge calls an item takes at most: a level a criterion; a rationale before each; or a plan, carried out once."""
+    criteria = len(rubric.llm_criteria)
+    if mode is Mode.EXPECTED or criteria == 0:
+        return criteria
+    return 2 * criteria if mode is Mode.REASONED else criteria + 2
 
 
 async def _silent(_: str) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from regrade import RewardClient
 from regrade.contracts import EventKind, GateReport, LineageEvent, Rubric, Trace, as_text
+from regrade.tasks import judge_mode
 from regrade.tasks.anchors import AnchorSet, is_more_than_a_line
 from services.kit.keyspace import Line
 from services.kit.rubrics import RubricStore, gate_event, verdict_event
@@ -64,7 +65,8 @@ class Gating:
         early = by_group([t for t in first if not t.flags and is_more_than_a_line(as_text(t.completion))])
         history = await self._store.history(self._line)
         decision = 1 + decisions_on(history, self._anchors.base, self._active.digest)
-        limits = Limits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls)
+        mode = judge_mode(self._line.task)
+        limits = Limits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls, mode)
         score = shadow_scorer(self._client, settings.gate_batch)
         gate = Gate(score, self._line.task, self._anchors, limits, early, self._tell)
         earlier = await self._best_earlier(history)

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from regrade.contracts import LabelledPair, LineageEvent, Rubric, ScoreItem
+from regrade.contracts import LabelledPair, LineageEvent, Mode, Rubric, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import LABELLED, build_anchors
 from services.kit.rubrics import gate_event
@@ -109,6 +109,16 @@ async def test_what_the_budget_does_not_hold_is_not_measured() -> None:
     ((left_out, reason),) = decision.unmeasured
     assert left_out == candidates[1]
     assert reason.startswith("budget: up to 112 judge calls")
+
+
+@pytest.mark.parametrize(("mode", "each"), [(Mode.EXPECTED, 2), (Mode.REASONED, 4), (Mode.PLANNED, 4)])
+async def test_the_budget_counts_what_a_mode_costs(mode: Mode, each: int) -> None:
+    """One call too few is too few."""
+    candidate = Candidate(rubric(llm("one"), llm("two")), "test")
+    for calls, reports in ((112 * each, 1), (112 * each - 1, 0)):
+        gate = await asked(Limits(0.05, 0.05, calls=calls, mode=mode))
+        decision = await gate.decide("cycle", [candidate], checks_only(1), None)
+        assert len(decision.reports) == reports
 
 
 async def test_a_loser_is_dropped_on_a_third() -> None:
