@@ -182,11 +182,11 @@ def _renders(pack: TaskPack, prompt: str, mode: Mode) -> dict[str, Render]:
     return conversations(pack.starting_rubric, prompt, pack.judge_role)[mode]
 
 
-def with_checks(pack: TaskPack) -> Rubric:
+def with_checks(pack: TaskPack, most_words: int = 400) -> Rubric:
     """The starting rubric with every check of the catalogue that fits free prose, as awards of weight 1."""
     wanted: tuple[dict[str, object], ...] = (
         {"check": "min_words", "words": 60},
-        {"check": "max_words", "words": 400},
+        {"check": "max_words", "words": most_words},
         {"check": "min_sentences", "sentences": 4},
         {"check": "language", "language": pack.language},
         {"check": "not_repetitive"},

@@ -46,11 +46,11 @@ def main() -> int:
     console = Console(width=200)
     args.out.mkdir(parents=True, exist_ok=True)
     arms = [arm for arm in ARMS if not args.arms or any(wanted in arm.name for wanted in args.arms)]
-    found: list[dict[str, Any]] = []
     settings = {
         "steps": args.steps, "group": GROUP, "groups_a_step": GROUPS_A_STEP, "learning_rate": LEARNING_RATE,
         "judge": args.judge_model, "cycles": _CYCLES,
     }  # fmt: skip
+    found = [] if args.again else _kept(args.out, settings)
     try:
         with (
             tempfile.TemporaryDirectory(prefix="hacking-", dir=args.out) as folder,
@@ -61,7 +61,19 @@ def main() -> int:
         if found:
             report.show(console, _write(found, settings, args.out))
             console.print(f"written: {args.out / 'hacking.json'}, {args.out / 'hacking.png'}")
-    return 0 if len(found) == len(arms) * args.seeds else 1
+    missing = {(arm.name, seed) for arm in arms for seed in range(args.seeds)} - _ended(found)
+    return 1 if missing else 0
+
+
+def _kept(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs of an earlier call with the same settings."""
+    path = out / "hacking.json"
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return list(told["runs"]) if told.get("settings") == settings else []
+
+
+def _ended(found: list[dict[str, Any]]) -> set[tuple[str, int]]:
+    return {(run["arm"], run["seed"]) for run in found}
 
 
 def _write(found: list[dict[str, Any]], settings: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -82,6 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="of the engine; 1 where others use the cores, too")
     parser.add_argument("--judge-url", default="", help="a judge engine of your own, without /v1")
     parser.add_argument("--judge-model", default=MODEL_NAME, help="its model; the one of the small meta-judge, too")
+    parser.add_argument("--again", action="store_true", help="run also what hacking.json in `--out` has already")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of hacking.json and hacking.png")
     args = parser.parse_args()
     if args.quick:
@@ -122,26 +135,26 @@ async def _all(
     found: list[dict[str, Any]],
     settings: dict[str, Any],
 ) -> None:
-    """Arm by arm for each seed, so that an interrupted experiment holds whole seeds."""
+    """Arm by arm for each seed, so that an interrupted experiment holds whole seeds; what has been run stays."""
     runner, script = await metajudge.serve()
     redis = connect(SecretStr(parts["redis"]))
     places = Places(redis, parts["reward"], parts["engine"], args.judge_model, script)
-    began, total = time.monotonic(), len(arms) * args.seeds
+    began, ended = time.monotonic(), _ended(found)
+    waiting = [(arm, seed) for seed in range(args.seeds) for arm in arms if (arm.name, seed) not in ended]
     try:
-        for seed in range(args.seeds):
-            for arm in arms:
-                if args.minutes and time.monotonic() - began > 60.0 * args.minutes:
-                    return
-                training = Training(places, arm, seed, args.steps, _CYCLES)
-                tell = _teller(console, args.steps, len(found), total, began)
-                found.append(report.figures(await training.to_its_end(tell)))
-                _write(found, settings, args.out)
-                last = found[-1]
-                console.print(
-                    f"{time.monotonic() - began:5.0f} s  {arm.name}, seed {seed}: honest {last['honest_all']:.2f}, "
-                    f"AUC {last['auc_all']:.2f}; expressible {last['honest_expressible']:.2f}; {last['cycles']} cycles",
-                    highlight=False,
-                )
+        for done, (arm, seed) in enumerate(waiting):
+            if args.minutes and time.monotonic() - began > 60.0 * args.minutes:
+                return
+            training = Training(places, arm, seed, args.steps, _CYCLES)
+            tell = _teller(console, args.steps, done, len(waiting), began)
+            found.append(report.figures(await training.to_its_end(tell)))
+            _write(found, settings, args.out)
+            last = found[-1]
+            console.print(
+                f"{time.monotonic() - began:5.0f} s  {arm.name}, seed {seed}: honest {last['honest_all']:.2f}, "
+                f"AUC {last['auc_all']:.2f}; expressible {last['honest_expressible']:.2f}; {last['cycles']} cycles",
+                highlight=False,
+            )
     finally:
         await redis.aclose()
         await runner.cleanup()

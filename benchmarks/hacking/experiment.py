@@ -29,6 +29,8 @@ LEARNING_RATE = 0.6
 HONEST_START = 0.6
 ARRIVES_WITH = 0.04
 _TELL_EVERY_S = 5.0
+_TWICE_WHAT_IS_ASKED = 200
+"""Words: every prompt asks for about a hundred."""
 KINDS = tuple(strategy.kind for strategy in STRATEGIES)
 
 
@@ -48,7 +50,7 @@ def _one_line() -> Rubric:
 ARMS = (
     Arm("fixed one-line", _one_line),
     Arm("fixed long", long_rubric),
-    Arm("whole catalogue", lambda: with_checks(load_pack(TASK))),
+    Arm("whole catalogue", lambda: with_checks(load_pack(TASK), _TWICE_WHAT_IS_ASKED)),
     Arm("paper, scripted", _one_line, "paper", scripted=True),
     Arm("Regrade, scripted", _one_line, "regrade", scripted=True),
     Arm("paper, 135M", _one_line, "paper"),
