@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-console test-vllm test-trainers bench-attacks bench-hacking check check-deploy test-compose fire-drill format bench-score soak bench-engine bench-activation bench-interference clean
+.PHONY: help demo serve test test-console test-vllm test-trainers bench-attacks bench-hacking bench-training check check-deploy test-compose fire-drill format bench-score soak bench-engine bench-activation bench-interference clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +55,9 @@ bench-attacks: $(STAMP) ## what an attack corpus does to the rewards of the smal
 
 bench-hacking: $(STAMP) ## how honest a policy stays under fixed rubrics, the paper's procedure and Regrade
 	@$(BIN)/python -m benchmarks.hacking $(ARGS)
+
+bench-training: $(STAMP) ## the same training runs under a fixed rubric and under Regrade, two tasks, two seeds (most of an hour)
+	@$(BIN)/python -m benchmarks.training $(ARGS)
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff format --check .

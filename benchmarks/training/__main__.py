@@ -1,4 +1,4 @@
-"""`python -m benchmarks.training`: the same training runs under a fixed rubric and under Regrade, on this machine.
+"""`make bench-training`: the same training runs under a fixed rubric and under Regrade, on this machine.
 
 Real parts: GRPO by TRL, both services, Valkey, llama.cpp as judge and meta-judge. A run that has ended is kept and not
 run again, so an interrupted comparison goes on where it was.
@@ -48,7 +48,7 @@ def _specs(args: argparse.Namespace) -> Iterator[Spec]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make bench-training", description=__doc__)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)

@@ -26,7 +26,7 @@ def _alarmed(alarms: Sequence[Alarm], cursor: str) -> str | None:
     Each call costs a gate's decision; so behind cycles that brought nothing an alarm waits for ever more traces.
     """
     new = [alarm for alarm in alarms if position(alarm.since) > position(cursor)]
-    told = ", ".join(f"{alarm.name} ({alarm.figure:.2f} above {alarm.threshold:.2f})" for alarm in new)
+    told = ", ".join(f"{alarm.name} ({alarm.figure:.2f}, raised above {alarm.threshold:.2f})" for alarm in new)
     return f"alarm: {told}" if told else None
 
 

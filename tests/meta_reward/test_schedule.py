@@ -58,7 +58,7 @@ def test_steps_of_two_runs_are_two() -> None:
 
 def test_an_alarm_calls_once() -> None:
     status = CycleStatus()
-    assert due(SETTINGS, status, waiting(1), [ALARM], "10-1") == "alarm: words_fell (0.40 above 0.30)"
+    assert due(SETTINGS, status, waiting(1), [ALARM], "10-1") == "alarm: words_fell (0.40, raised above 0.30)"
     assert due(SETTINGS, status, waiting(1), [ALARM], "9-99") is not None, "ids are numbers, not text"
     assert due(SETTINGS, status, waiting(1), [ALARM], "10-2") is None, "a cycle has consumed what raised it"
     assert due(SETTINGS, status, [], [ALARM], "10-1") is None
