@@ -93,7 +93,9 @@ class MetaRewardSettings(ServiceSettings):
         0.0, ge=0, le=1, description="Share of the training traces that the audit judge scores, too; 0: none."
     )
     audit_url: str = Field(
-        "", description="Base URL of another reward service, whose judge audits; empty: the judge that trains."
+        "",
+        description="Base URL of another reward service, whose judge audits; it serves the same tasks "
+        "(its bootstrap_tasks). Empty: the judge that trains.",
     )
     audit_key: SecretStr = Field(SecretStr(""), description="API key for that service.")
     audit_rubrics: dict[Name, Digest] = Field(

@@ -68,8 +68,20 @@ class Worker:
         await self._poll(self.watch)
 
     async def keep_auditing(self, auditor: Auditor) -> None:
-        """Audit every line, also while a cycle runs, until cancelled."""
-        await self._poll(auditor.look_at)
+        """Audit every line, also while a cycle runs, until cancelled; an audit that fails waits ever longer."""
+        failures: defaultdict[Line, Backoff] = defaultdict(Backoff)
+
+        async def audit(line: Line) -> None:
+            if not failures[line].is_over(time.monotonic()):
+                return
+            try:
+                await auditor.look_at(line)
+            except Exception:
+                failures[line].failed(time.monotonic())
+                raise
+            failures[line].succeeded()
+
+        await self._poll(audit)
 
     async def _poll(self, look: Callable[[Line], Awaitable[None]]) -> None:
         """A line that fails is logged and looked at again; it never ends the worker."""

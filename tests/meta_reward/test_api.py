@@ -115,7 +115,11 @@ def test_raised_alarms_are_told(start_meta: StartMeta, reward_url: str) -> None:
     assert alarms["groups_without_spread"]["figure"] == 1.0
     assert set(alarms["groups_without_spread"]["traces"]) == scored
     wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "the cycle it calls for", timeout_s=60.0)
-    assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"].startswith("alarm: groups_without_spread (1.00, raised above 0.50)")
+    assert (
+        meta.get(f"/cycles/{TASK}")
+        .json()[0]["trigger"]
+        .startswith("alarm: groups_without_spread (1.00, raised above 0.50)")
+    )
 
 
 def test_a_repeated_rollback_goes_back_once(start_meta: StartMeta, reward_url: str) -> None:

@@ -1,23 +1,38 @@
 """The audit judge: what it is asked, what is made of it, and what it costs when it fails."""
 
+import asyncio
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from regrade.contracts import Audited, EventKind, GatePass
+from regrade.errors import RequestError
 from services.kit import keyspace as ks
+from services.kit.keyspace import Line
 from services.kit.redis import entries
+from services.kit.tasks import end_task
 from services.meta_reward.alarms import AUDIT_CONTRADICTS, ring
 from services.meta_reward.audit import audit_figures, by_activation, since_activation
 from services.meta_reward.auditor import AuditBook, Auditor
 from services.meta_reward.evidence import look
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.watch import audit_reason
-from tests.support.builders import LINE, TASK, gate_report, llm, rubric, trace
+from tests.conftest import StartReward
+from tests.support.builders import ESSAY, LINE, TASK, gate_report, llm, rubric, trace
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
 from tests.support.meta import Meta, meta_script, running_meta, train
+from tests.support.servers import spawn_service
+from tests.support.valkey import running_valkey
+from tests.support.waiting import wait_until
 
 OLD, NEW = "a" * 64, "b" * 64
 WINDOW = 16
@@ -181,3 +196,55 @@ async def test_a_cycles_evidence_and_sample_know_the_audit(
         assert report.evidence.audit.traces == 8
         assert report.evidence.audit.reward_mean == 1.0
         assert report.evidence.audit.audit_mean == 0.2
+
+
+def test_an_audit_service_of_its_own_keeps_its_own_books(
+    redis_url: str, start_reward: StartReward, fake_engine: FakeEngine, tmp_path: Path
+) -> None:
+    """Another judge behind another reward service, with its own Redis and key: what it says reaches the evidence."""
+    with running_valkey() as other_valkey, closing(FakeEngine()) as other_judge, ExitStack() as running:
+        fake_engine.script = meta_script(lambda _: certain(5))
+        other_judge.script = lambda _: certain(1)
+        trains = start_reward(bootstrap_tasks=[TASK]).url
+        own = {"redis_url": other_valkey.url, "judge_url": other_judge.url, "bootstrap_tasks": [TASK]}
+        audits = start_reward(**own, api_keys=["the auditor's"]).url
+        meta = spawn_service(
+            "services.meta_reward", "REGRADE_META_", tmp_path, redis_url=redis_url, reward_url=trains, poll_s=0.05,
+            audit_url=audits, audit_key="the auditor's", audit_share=1.0, llm_proposer=False, every_traces=PATIENT,
+            alarm_traces=0, gate_originals=8,
+        )  # fmt: skip
+        running.callback(meta.stop)
+        items = [{"id": f"i{n}", "prompt": "Why trees?", "completion": f"{ESSAY} {n}"} for n in range(8)]
+        body = {"task": TASK, "run": "r", "step": 1, "items": items}
+        trained = httpx.post(f"{trains}/score", json=body, timeout=30.0).raise_for_status().json()["results"]
+        scored = f'regrade_meta_audited_traces_total{{outcome="scored",task="{TASK}"}} 8.0'
+        wait_until(lambda: scored in httpx.get(f"{meta.url}/metrics").text, "every trace to be audited")
+        httpx.post(f"{meta.url}/cycles/{TASK}", json={"by": "dana", "reason": "a look"}).raise_for_status()
+        wait_until(lambda: httpx.get(f"{meta.url}/cycles/{TASK}").json(), "a cycle", timeout_s=60.0)
+        audit = httpx.get(f"{meta.url}/cycles/{TASK}").json()[0]["evidence"]["audit"]
+        assert audit["traces"] == 8
+        assert audit["reward_mean"] == pytest.approx(trained[0]["reward"])
+        assert audit["audit_mean"] == pytest.approx(0.2)
+        with BlockingRedis.from_url(other_valkey.url) as kept:
+            assert not kept.exists(ks.traces_key(TASK)), "an audit leaves no trace there either"
+
+
+async def test_an_audit_that_fails_waits_ever_longer(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An auditor that does not know the task is asked again after a second, not at each of the looks between."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    tries: list[float] = []
+    async with running_meta(redis, reward_url, fake_engine, poll_s=0.01, every_traces=PATIENT) as meta:
+        auditor = auditor_of(meta, redis)
+
+        async def fail(line: Line) -> None:
+            tries.append(time.monotonic())
+            raise RequestError("unknown_task", "nobody knows it")
+
+        monkeypatch.setattr(auditor, "look_at", fail)
+        auditing = asyncio.create_task(meta.worker.keep_auditing(auditor))
+        await asyncio.sleep(2.2)
+        await end_task(auditing)
+    assert 2 <= len(tries) <= 4
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(tries))
