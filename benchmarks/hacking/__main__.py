@@ -77,7 +77,9 @@ def _ended(found: list[dict[str, Any]]) -> set[tuple[str, int]]:
 
 
 def _write(found: list[dict[str, Any]], settings: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The figures so far and their picture; answers the figures."""
+    """The figures so far and their picture, arms in their order; answers the figures."""
+    names = [arm.name for arm in ARMS]
+    found = sorted(found, key=lambda run: (names.index(run["arm"]), run["seed"]))
     told = report.document(found, settings)
     (out / "hacking.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
     plot.draw(out / "hacking.png", found, [strategy.onset for strategy in STRATEGIES])

@@ -7,15 +7,22 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-_COLOURS = ("#94a3b8", "#64748b", "#059669", "#d97706", "#2563eb", "#fbbf24", "#7c3aed")
+from benchmarks.hacking.experiment import ARMS
+
+_COLOURS = dict(
+    zip((arm.name for arm in ARMS), ("#94a3b8", "#475569", "#059669", "#d97706", "#2563eb", "#fbbf24", "#7c3aed"),
+        strict=True)
+)  # fmt: skip
 
 
 def draw(path: Path, runs: Sequence[dict[str, Any]], onsets: Sequence[float]) -> None:
     """Write the picture to `path`, as what its suffix says."""
     figure = Figure(figsize=(10.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    for colour, name in zip(_COLOURS, dict.fromkeys(run["arm"] for run in runs), strict=False):
+    for name, colour in _COLOURS.items():
         curves = [run["curve"] for run in runs if run["arm"] == name]
+        if not curves:
+            continue
         for curve in curves:
             axes.plot(curve, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot([fmean(found) for found in zip(*curves, strict=False)], color=colour, label=name, linewidth=2)
