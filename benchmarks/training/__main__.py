@@ -53,7 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--config", type=Path, help="trainer's YAML; else configs/small/<task>.yaml")
-    parser.add_argument("--held-out", type=int, default=48, help="prompts that no run was trained on")
+    parser.add_argument("--held-out", type=int, default=40, help="prompts that no run was trained on")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs, kept between calls")
     parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of figures and picture")
     return parser.parse_args()

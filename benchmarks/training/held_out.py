@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.parts import start
+from regrade.tasks import load_pack
 from services.local.engine import MODEL_NAME
 from services.local.processes import Processes
-from services.trainer.data.corpora import DataSettings
+from services.trainer.data.corpora import SAMPLES, DataSettings
+from services.trainer.data.mapping import Columns
 from services.trainer.evaluate.__main__ import evaluate
 from services.trainer.evaluate.settings import EvaluateSettings
+from services.trainer.settings import TrainerSettings, with_files
 
 _TOLD = "comparison.json"
 _GAMES_OVER = 16
@@ -22,21 +23,29 @@ _GAMES_OVER = 16
 def measured(task: str, runs: Sequence[dict[str, Any]], policy: Path, out: Path, count: int) -> dict[str, Any]:
     """Figures by entrant; for a task without an exact measure also Elo, by the judge that is too small for it."""
     own = [run for run in runs if run["task"] == task]
-    config = yaml.safe_load(Path(own[0]["config"]).read_text(encoding="utf-8"))
-    trained_on = config["steps"] if "limit" not in config["data"] else config["data"]["limit"]
-    data = DataSettings.model_validate(
-        config["data"] | {"skip": trained_on * config["groups_per_step"], "limit": count}
-    )
+    kind, _ = with_files(TrainerSettings, ["--config", own[0]["config"]])
+    config = kind(model=str(policy), output_dir=out)
     entrants = {"untrained": str(policy)} | {f"{run['arm']}-{run['seed']}": run["final"] for run in own}
-    settings = {
-        "task": task, "data": data, "count": count, "entrants": entrants, "out": out / f"held-out-{task}",
-        "max_completion_tokens": config["max_completion_tokens"], "batch": 16, "use_cpu": True,
+    folder = out / f"held-out-{task}"
+    settings: dict[str, Any] = {
+        "task": task, "data": _unseen(task, config, out, count), "count": count, "entrants": entrants, "out": folder,
+        "max_completion_tokens": config.max_completion_tokens, "batch": 16, "use_cpu": True,
     }  # fmt: skip
-    if not (settings["out"] / _TOLD).is_file():
+    if not (folder / _TOLD).is_file():
         evaluate(EvaluateSettings.model_validate(settings))
-    found = _read(settings["out"])
+    found = _read(folder)
     told = {"prompts": found["prompts"], "figures": found["figures"]}
     return told | {"elo": _elo(settings, entrants, out)} if task == "essay_writing" else told
+
+
+def _unseen(task: str, config: TrainerSettings, out: Path, count: int) -> DataSettings:
+    """What comes behind the training's examples; of the pack's samples the prompts of its trusted originals."""
+    if config.data.source != SAMPLES:
+        return config.data.model_copy(update={"skip": config.data.skip + config.data.limit, "limit": count})
+    path = out / f"{task}-originals.jsonl"
+    lines = [json.dumps({"prompt": original.prompt}) for original in load_pack(task).originals]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return DataSettings(source=str(path), columns=Columns(prompt="prompt"), limit=count)
 
 
 def _elo(settings: dict[str, Any], entrants: dict[str, str], out: Path) -> list[dict[str, Any]]:

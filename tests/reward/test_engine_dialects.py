@@ -183,7 +183,8 @@ async def test_the_constraint_is_asked_for_in_llamacpps_words(fake_engine: FakeE
     (payload,) = fake_engine.payloads
     assert payload["grammar"] == 'root ::= choice\nchoice ::= "0" | "1" | "2" | "3" | "4" | "5"'
     assert payload["logit_bias"] == [[choice, 100.0] for choice in CHOICES]
-    assert (payload["max_tokens"], payload["temperature"], payload["top_k"], payload["min_p"]) == (1, 1.0, 0, 0.0)
+    assert (payload["max_tokens"], payload["temperature"], payload["min_p"]) == (1, 1.0, 0.0)
+    assert payload["top_k"] == payload["top_logprobs"] == len(CHOICES) + 2, "all choices stay, behind the bias"
 
 
 def test_a_judgement_is_the_expected_level() -> None:
