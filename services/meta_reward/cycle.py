@@ -45,7 +45,7 @@ from services.meta_reward.evidence import Baselines, first_steps, is_evidence, l
 from services.meta_reward.gate import decisions_on
 from services.meta_reward.gating import Gating, rolled_back_contents
 from services.meta_reward.lint import lint
-from services.meta_reward.propose.base import Brief, Proposer
+from services.meta_reward.propose.base import Brief, Proposer, proposed_by
 from services.meta_reward.sample import Pool, draw, pairs, sampled, seed_of
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.surface import Row, tabulate
@@ -278,7 +278,7 @@ class Cycle:
         for proposer in self._parts.proposers:
             if proposer.name not in self._state.proposals:
                 await self._at(Stage.PROPOSE, proposer.name)
-                answer = Proposals.of(await proposer.propose(brief, self._at))
+                answer = Proposals.of(await proposed_by(proposer, brief, self._at))
                 await self._save(proposals=self._state.proposals | {proposer.name: answer})
         return Left()
 

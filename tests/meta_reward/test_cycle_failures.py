@@ -8,8 +8,10 @@ from redis.asyncio import Redis
 
 from regrade import AccessError, ServiceUnavailableError
 from regrade.contracts import EventKind, Stage
+from services.kit.rubrics import RubricStore
+from services.meta_reward.propose.base import Brief, Progress, Proposal
 from tests.conftest import StartReward
-from tests.support.builders import LINE, TASK
+from tests.support.builders import LINE, TASK, activate, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, certain, chat
 from tests.support.meta import meta_script, running_meta, train, working
 from tests.support.waiting import until
@@ -65,6 +67,45 @@ async def test_a_wrong_reward_key_costs_nothing_and_is_told(
         fake_engine.release()
         await next_try
         assert (await meta.parts.board.status(LINE)).error is None
+
+
+class Broken:
+    """A proposer with a defect."""
+
+    name = "broken"
+
+    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+        raise KeyError("a name that nobody thought of")
+
+
+async def test_a_proposer_that_breaks_costs_its_proposal_alone(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """It would break at every try, and each cycle would have the same window: the line would stand still for good."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        parts = meta.parts._replace(proposers=[Broken(), *meta.parts.proposers])
+        await train(meta.client)
+        await type(meta.worker)(parts, meta.leases, meta.worker._metrics).look_at(LINE)
+        (report,) = await meta.parts.board.reports(LINE)
+        assert report.candidates > 0
+        (failed,) = [e for e in await meta.parts.store.history(LINE) if e.kind is EventKind.FAILED]
+        assert (failed.by, failed.reason) == ("broken", "broken: broke with KeyError; the log has it")
+
+
+async def test_a_check_is_proposed_beside_a_criterion_of_its_name(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine, store: RubricStore
+) -> None:
+    """The catalogue names criteria after their checks; a rubric written by hand may have that name already."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    await activate(store, rubric(llm("min_words"), llm("min_words_check")))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await train(meta.client, "A title")
+        await meta.worker.look_at(LINE)
+        proposed = [e for e in await meta.parts.store.history(LINE) if e.kind is EventKind.PROPOSED]
+        found = [await meta.parts.store.get(TASK, event.digest) for event in proposed]
+        names = {c.id for candidate in found for c in candidate.check_criteria if c.check.check == "min_words"}
+        assert names == {"min_words_check2"}
 
 
 async def test_a_failing_cycle_is_tried_again_later(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:

@@ -1,11 +1,16 @@
 """What a proposer is given, and what it gives back."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from redis.exceptions import RedisError
+
 from regrade.contracts import Criterion, Evidence, LabelledPair, LlmCriterion, Role, Rubric, Stage, Trace
 from services.meta_reward.gate import Candidate
+
+log = logging.getLogger(__name__)
 
 DEDUCT_FLOOR = 0.1
 _ROUNDING = 1.0 - 1e-9
@@ -54,6 +59,20 @@ class Proposer(Protocol):
     async def propose(self, brief: Brief, progress: Progress) -> Proposal:
         """Candidates for this brief, none if there is nothing to propose."""
         ...
+
+
+async def proposed_by(proposer: Proposer, brief: Brief, progress: Progress) -> Proposal:
+    """What a proposer answers; where it breaks, that, for the window that broke it would break every cycle.
+
+    Raises `RedisError`: that is no fault of the proposer's, and the stage is tried again.
+    """
+    try:
+        return await proposer.propose(brief, progress)
+    except RedisError:
+        raise
+    except Exception as error:
+        log.exception("a proposer broke", extra={"cycle": brief.cycle, "proposer": proposer.name})
+        return Proposal((), (), failed=f"{proposer.name}: broke with {type(error).__name__}; the log has it")
 
 
 def composed(

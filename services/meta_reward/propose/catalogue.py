@@ -4,7 +4,7 @@ A check is proposed when a share of the policy's completions misses what every t
 its parameter is what those originals show, less a margin, so that honest text passes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from statistics import quantiles
 from typing import NamedTuple
 
@@ -32,6 +32,12 @@ class Need(NamedTuple):
     criterion: CheckCriterion
     missing: float
 
+    def under_a_free_id(self, taken: Set[str]) -> "Need":
+        """The same, where a criterion of another kind has its id already: `language` may be one for the judge."""
+        name = self.criterion.id
+        ids = (name, *(f"{name}_check{number}" for number in ("", *range(2, len(taken) + 2))))
+        return self._replace(criterion=self.criterion.model_copy(update={"id": next(i for i in ids if i not in taken)}))
+
 
 class CatalogueProposer:
     """Proposes all needed checks together, and the two most needed alone: a bundle hides which check does harm."""
@@ -41,7 +47,9 @@ class CatalogueProposer:
     async def propose(self, brief: Brief, progress: Progress) -> Proposal:
         """Candidates that add award checks to the active rubric, the strongest need first."""
         present = {criterion.check.check for criterion in brief.active.check_criteria}
-        needs = [need for need in find_needs(brief.window, brief.visible) if need.criterion.check.check not in present]
+        taken = {criterion.id for criterion in brief.active.criteria}
+        found = find_needs(brief.window, brief.visible)
+        needs = [need.under_a_free_id(taken) for need in found if need.criterion.check.check not in present]
         needs.sort(key=lambda need: need.missing, reverse=True)
         if not needs:
             return Proposal((), ("catalogue: the traces call for no further check",))
