@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 from regrade.contracts import Trace
 from services.meta_reward.audit import Change
-from services.meta_reward.evidence import by_group, zero_variance_share
+from services.meta_reward.evidence import by_group, is_level
 
 _COLLAPSED = 0.8
 _MUCH_WORSE = 0.4
+_FEWEST = 4
+_SHARE = 1 / 8
+"""Of the traces, at least so many have to be in groups that count, and so large a share: a tied pair shows nothing."""
 _CLEARLY_BELOW = 0.2
 _CONTRADICTED = 0.02
 _NAMED = 4
@@ -20,13 +23,13 @@ def reason_to_roll_back(
 
     A flagged completion, or one that a check scores 0, is bad on its own account, and so is one that the new
     rubric scores clearly below trusted text (`trusted_mean`, as the gate measured it): a policy that has
-    collapsed must not get its old rubric back because everything it writes now scores the same. Without a group
-    from before there is nothing to compare with: an unknown past is not taken for a better one.
+    collapsed must not get its old rubric back because everything it writes now scores the same. So a group counts
+    unless all of it is bad, and then as a whole: what a check takes out of a group is spread, too. Without a few
+    groups on either side there is nothing to compare: an unknown past is not taken for a better one.
     """
-    if not by_group(before):
+    flat_before, flat_after = _flat_share(before, None), _flat_share(after, trusted_mean)
+    if flat_before is None or flat_after is None:
         return None
-    flat_before = zero_variance_share(before)
-    flat_after = zero_variance_share([trace for trace in after if not _explained(trace, trusted_mean)])
     if flat_after >= _COLLAPSED and flat_after - flat_before >= _MUCH_WORSE:
         return f"spread collapsed: {flat_after:.0%} of groups score all equal, {flat_before:.0%} before"
     return None
@@ -41,6 +44,14 @@ def audit_reason(change: Change) -> str | None:
         f"audit contradicts: the reward rose by {change.reward_rise:.2f} and the audit fell by {change.audit_fall:.2f} "
         f"at least, on {len(change.later)} audited traces (clearest: {shown})"
     )
+
+
+def _flat_share(traces: Sequence[Trace], trusted_mean: float | None) -> float | None:
+    """Share of groups whose rewards are all equal, of those that hold a completion worth telling apart."""
+    groups = [group for group in by_group(traces) if not all(_explained(trace, trusted_mean) for trace in group)]
+    if sum(map(len, groups)) < max(_FEWEST, _SHARE * len(traces)):
+        return None
+    return sum(map(is_level, groups)) / len(groups)
 
 
 def _explained(trace: Trace, trusted_mean: float | None) -> bool:

@@ -195,6 +195,23 @@ def test_watch() -> None:
     assert reason_to_roll_back(alone, flat) is None, "without groups its spread is unknown"
 
 
+def test_what_a_check_takes_out_of_a_group_is_spread() -> None:
+    """Half of each group is bad, and the good half scores alike: before and after say the same."""
+    split = [
+        trace(str(n), reward=0.3 if n % 2 else 0.9, group=f"g{n // 8}", flags=("empty",) if n % 2 else ())
+        for n in range(32)
+    ]
+    assert reason_to_roll_back(split, split) is None
+
+
+def test_a_tied_pair_shows_nothing() -> None:
+    spread = [trace(str(n), reward=n / 10, group=f"g{n // 2}") for n in range(8)]
+    flagged = [trace(f"f{n}", reward=0.0, group=f"f{n // 2}", flags=("empty",)) for n in range(62)]
+    tied = [trace(f"t{n}", reward=0.5, group="t") for n in range(2)]
+    assert reason_to_roll_back(spread, [*flagged, *tied]) is None
+    assert reason_to_roll_back(spread[:2], tied * 4) is None
+
+
 def test_backoff_doubles_to_five_minutes_and_starts_again_after_a_success() -> None:
     backoff = Backoff()
     assert backoff.is_over(0.0)
