@@ -96,6 +96,7 @@ class TraceLog:
         self._redis = redis
         self._resolve = LuaFunction(pipe or redis, "resolve")
         self._append = LuaFunction(pipe or redis, "append")
+        self._pass_over = LuaFunction(redis, "pass_over")
         self._outcome_ttl_s = outcome_ttl_s
         self._cap = cap
 
@@ -144,6 +145,14 @@ class TraceLog:
             if group["name"] == line.label:
                 return str(group["last-delivered-id"])
         return "0-0"
+
+    async def pass_over(self, line: Line, until: str) -> None:
+        """Move the line's cursor up to `until`: behind it stands nothing of this line's. Never backwards.
+
+        A line without traffic would hold the whole task's traces back from the archive. While a cycle is under way
+        the cursor is the cycle's.
+        """
+        await self._pass_over([ks.traces_key(line.task), ks.checkpoint_key(line)], [line.label, until])
 
     async def read(
         self, line: Line, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, until: str = "+"

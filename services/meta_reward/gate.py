@@ -10,6 +10,7 @@ from typing import NamedTuple
 from regrade.contracts import GateReport, LineageEvent, Mode, Rubric, RubricFigures, ScoreItem, Trace
 from regrade.tasks.anchors import AnchorSet
 from services.meta_reward.figures import Table, gain, kendall_tau, tabulate
+from services.meta_reward.looks import look_order
 from services.meta_reward.power import detectable_gain, fewest_originals, spent
 
 _SAME = 1e-6
@@ -133,9 +134,10 @@ class Gate:
         """Score a candidate on a third of the originals, on two, on all; a clear loser is dropped on the way."""
         rewards: Rewards = [None] * len(self._items)
         seen = [False] * len(self._items)
+        order = look_order(self._anchors)
         for name, share in _LOOKS:
-            most = max(_MIN_ORIGINALS // 2, int(share * len(self._anchors.originals)))
-            new = [i for i, case in enumerate(self._anchors.cases) if case.original < most and not seen[i]]
+            looked_at = set(order[: max(_MIN_ORIGINALS // 2, int(share * len(order)))])
+            new = [i for i, case in enumerate(self._anchors.cases) if case.original in looked_at and not seen[i]]
             answers = await self._score(self._task, rubric, [self._items[i] for i in new])
             for index, reward in zip(new, answers, strict=True):
                 rewards[index], seen[index] = reward, True

@@ -40,6 +40,9 @@ class MetaRewardSettings(ServiceSettings):
     every_traces: int = Field(512, ge=8, description="New training traces that start a cycle.")
     every_steps: int = Field(0, ge=0, description="Training steps that start a cycle, if they come first; 0: none do.")
     pack_schedule: bool = Field(False, description="Where every_steps is 0: as many steps as the task pack says.")
+    every_s: float = Field(
+        86_400.0, ge=0, description="A cycle starts, however few the traces, when one has waited so long; 0: none does."
+    )
     alarm_traces: int = Field(
         64, ge=0, description="Newest traces that alarms are measured on, between cycles too; 0: in cycles only."
     )

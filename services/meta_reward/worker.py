@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from redis.exceptions import RedisError
@@ -34,16 +34,19 @@ log = logging.getLogger(__name__)
 class _Tail:
     """A line's traces behind a position, each read once: a look reads on from where the last one ended."""
 
-    def __init__(self, start: str) -> None:
+    def __init__(self, start: str, newest: int) -> None:
         self.start = self.end = start
-        self.measured = 0
-        """How many of them the alarms have been measured on."""
+        self.seen = self.measured = 0
+        """How many there are, and how many there were when the alarms were last measured."""
+        self.newest: deque[Trace] = deque(maxlen=newest)
         self._traces: list[Trace] = []
 
     async def read(self, log: TraceLog, line: Line, count: int, wanted: Callable[[Trace], bool]) -> list[Trace]:
-        """Those of the first `count` that are there by now."""
-        window = await log.read(line, self.end, count - len(self._traces), wanted)
-        self._traces.extend(window.traces)
+        """Those of the first `count` that are there by now; what is behind them is counted, and the newest kept."""
+        window = await log.read(line, self.end, count, wanted)
+        self._traces.extend(window.traces[: count - len(self._traces)])
+        self.newest.extend(window.traces)
+        self.seen += len(window.traces)
         self.end = window.end
         return self._traces
 
@@ -114,10 +117,10 @@ class Worker:
         if active is None:
             return
         cursor = await parts.log.cursor(line)
-        tail = _tail(self._waiting, line, cursor)
+        tail = _tail(self._waiting, line, cursor, parts.settings.alarm_traces)
         waiting = await tail.read(parts.log, line, parts.settings.max_window, is_evidence)
-        self._metrics.lag(line, len(waiting))
-        await parts.board.set_lag(line, len(waiting))
+        self._metrics.lag(line, tail.seen)
+        await parts.board.set_lag(line, tail.seen)
         alarms = await self._alarms(line, active.digest, tail, waiting)
         request = await parts.board.requested(line)
         if await parts.checkpoints.exists(line):
@@ -125,7 +128,9 @@ class Worker:
         elif request is not None:
             trigger = f"requested by {request.by}: {request.reason}"
         else:
-            trigger = due(parts.settings, await parts.board.status(line), waiting, alarms, cursor)
+            trigger = due(parts.settings, await parts.board.status(line), waiting, alarms, cursor, time.time())
+            if not waiting:
+                await parts.log.pass_over(line, tail.end)
         if trigger is not None and self._backoff[line].is_over(time.monotonic(), request):
             await self._run_cycle(line, trigger, request)
 
@@ -133,18 +138,19 @@ class Worker:
         """What is raised; measured again on the newest traces once a quarter of them is new."""
         board, count = self._parts.board, self._parts.settings.alarm_traces
         raised = await board.alarms(line)
-        if count == 0 or len(waiting) < count or len(waiting) < tail.measured + count // 4:
+        if count == 0 or tail.seen < count or tail.seen < tail.measured + count // 4:
             return raised
-        newest = waiting[-count:]
-        known = await board.baselines(line, {trace.run for trace in waiting})
+        newest = list(tail.newest)
+        shown = [*waiting, *newest]  # by far more may wait than a window holds: then the newest are not of it
+        known = await board.baselines(line, {trace.run for trace in shown})
         audit = None
         if self._parts.audits is not None:
             audits = await self._parts.audits.read(line)
             audit = since_activation(audits, active, self._parts.settings.audit_window)
-        measured = await asyncio.to_thread(look, newest, first_steps(known, waiting), audit=audit)
+        measured = await asyncio.to_thread(look, newest, first_steps(known, shown), audit=audit)
         standing = list(ring(measured, raised, tail.end))
         await board.set_alarms(line, standing)
-        tail.measured = len(waiting)
+        tail.measured = tail.seen
         return standing
 
     async def _run_cycle(self, line: Line, trigger: str, request: Request | None) -> None:
@@ -204,7 +210,7 @@ class Worker:
             return None
         # Lineage and traces are streams of one Redis: their ids are times of one clock.
         count = parts.settings.watch_traces
-        after = await _tail(self._watched, line, last.id).read(parts.log, line, count, _under(line, last.digest))
+        after = await _tail(self._watched, line, last.id, 0).read(parts.log, line, count, _under(line, last.digest))
         if len(after) < count:
             return None
         earlier = _under(line, previous)
@@ -240,11 +246,11 @@ class Worker:
         return gates[-1].candidate.trusted_mean if gates else None
 
 
-def _tail(tails: dict[Line, _Tail], line: Line, start: str) -> _Tail:
+def _tail(tails: dict[Line, _Tail], line: Line, start: str, newest: int) -> _Tail:
     """The line's tail from `start`; one from elsewhere is given up."""
     tail = tails.get(line)
     if tail is None or tail.start != start:
-        tail = tails[line] = _Tail(start)
+        tail = tails[line] = _Tail(start, newest)
     return tail
 
 

@@ -21,7 +21,7 @@ from services.kit.traces import TraceLog
 from services.meta_reward.archive import Archiver, Limits
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.parquet import SCHEMA, ArchiveStore, TraceFile, trace_of
-from tests.support.builders import ESSAY, LINE, TASK, record
+from tests.support.builders import ESSAY, LINE, TASK, activate, checks_only, record
 from tests.support.fake_engine import FakeEngine
 from tests.support.meta import running_meta, train
 from tests.support.redis_proxy import When, halting
@@ -105,6 +105,42 @@ async def test_only_what_is_archived_and_consumed_by_every_line_is_trimmed(redis
     assert await ids(redis) == []
     state = await worker.state(TASK)
     assert (state.next, state.kept) == (None, ())
+
+
+async def test_a_line_without_traffic_holds_nothing_back(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine, tmp_path: Path
+) -> None:
+    """A scope that nobody trains has a cursor as any line has; the worker moves it along, and never backwards."""
+    idle = LINE._replace(scope="algebra")
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        await activate(meta.parts.store, checks_only(), line=idle)
+        await meta.worker.look_at(idle)
+        await train(meta.client, ESSAY, step=1)
+        await meta.worker.look_at(LINE)
+        worker = archiver(redis, tmp_path, EAGER._replace(rows=8))
+        (*_, last) = await ids(redis)
+        await worker.look_at(TASK)
+        assert len(await ids(redis)) == 8, "the idle line has not been looked at yet"
+        await meta.worker.look_at(idle)
+        assert await meta.parts.log.cursor(idle) == last
+        await meta.parts.log.pass_over(idle, "1-1")
+        assert await meta.parts.log.cursor(idle) == last
+        await worker.look_at(TASK)
+        assert await ids(redis) == []
+        assert len(read_back(tmp_path)) == 8
+
+
+async def test_a_cursor_is_the_cycles_while_one_is_under_way(redis: Redis) -> None:
+    traces = TraceLog(redis)
+    await scored(redis, 0, 3)
+    (*_, last) = await ids(redis)
+    await traces.cursor(LINE)
+    await redis.set(ks.checkpoint_key(LINE), "{}")
+    await traces.pass_over(LINE, last)
+    assert await traces.cursor(LINE) == "0-0"
+    await redis.delete(ks.checkpoint_key(LINE))
+    await traces.pass_over(LINE, last)
+    assert await traces.cursor(LINE) == last
 
 
 async def test_evidence_outlives_the_trimmed_stream(
