@@ -19,7 +19,9 @@ def anchors() -> None:
 @app.command("import")
 def import_pairs(
     task: Task,
-    file: Annotated[Path, typer.Argument(help="JSONL of {prompt, better, worse}, as a person has judged them.")],
+    file: Annotated[
+        Path, typer.Argument(help="JSONL of {prompt, better, worse} and perhaps a reference, as a person has judged.")
+    ],
     reason: Reason,
     by: By = "operator",
     meta_url: MetaUrl = DEFAULT_META_URL,

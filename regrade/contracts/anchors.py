@@ -17,10 +17,12 @@ class LabelledPair(Contract):
     prompt: AnchorText
     better: AnchorText
     worse: AnchorText
+    reference: AnchorText | None = None
+    """What checks compare both with, where the task has such a thing: the right answer, say."""
 
     @property
     def identity(self) -> str:
-        """The same pair given twice is one."""
+        """The same pair given twice is one, whatever its reference: what proposers were shown is never hidden later."""
         return sha256_of([self.prompt, self.better, self.worse])
 
     @model_validator(mode="after")

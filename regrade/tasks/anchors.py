@@ -171,10 +171,10 @@ def build_anchors(
     originals = [Case(i, "original", o.prompt, o.completion, o.reference) for i, o in enumerate(hidden)]
     kept = sorted(labelled, key=lambda pair: pair.identity)
     for index, pair in enumerate((p for p in kept if _fraction(p.identity) >= _VISIBLE_SHARE), len(hidden)):
-        originals.append(Case(index, "original", pair.prompt, pair.better))
-        damaged.append(Case(index, LABELLED, pair.prompt, pair.worse))
+        originals.append(Case(index, "original", pair.prompt, pair.better, pair.reference))
+        damaged.append(Case(index, LABELLED, pair.prompt, pair.worse, pair.reference))
     for index, original in enumerate(early, len(originals)):
-        originals.append(Case(index, "original", original.prompt, original.completion))
+        originals.append(Case(index, "original", original.prompt, original.completion, original.reference))
         damaged += _damaged_early(index, original, [other for other in hidden if other.prompt != original.prompt])
     shown = tuple(pair for pair in kept if _fraction(pair.identity) < _VISIBLE_SHARE)
     return AnchorSet(visible, tuple(originals), tuple(damaged), tuple(attacked), shown, len(early))
@@ -186,7 +186,7 @@ def _damaged_early(index: int, original: Original, others: Sequence[Original]) -
         for name, transform in TRANSFORMS.items()
     }
     changed = {name: twin for name, twin in twins.items() if is_really_changed(original.completion, twin)}
-    return [Case(index, name, original.prompt, twin) for name, twin in changed.items()]
+    return [Case(index, name, original.prompt, twin, original.reference) for name, twin in changed.items()]
 
 
 def is_for_the_gate(name: str) -> bool:

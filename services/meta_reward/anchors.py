@@ -46,14 +46,18 @@ class AnchorStore:
         return await self.of_line(line)
 
     async def add(self, task: str, pairs: Sequence[LabelledPair]) -> None:
-        """Keep pairs for good. Raises `Invalid` for too many: each one costs judge calls in every gate."""
+        """Keep pairs for good; one that is there may be given a reference, and none is forgotten.
+
+        Raises `Invalid` for too many: each one costs judge calls in every gate.
+        """
         key = ks.anchors_key(task)
         known = set(await self._redis.hkeys(key))
         if len(known | {pair.identity for pair in pairs}) > MAX_LABELLED:
             raise Invalid(f"{len(known)} pairs are there, {MAX_LABELLED} a task at most", code="too_many_anchors")
         async with self._redis.pipeline(transaction=True) as pipe:
             for pair in pairs:
-                pipe.hset(key, pair.identity, pair.model_dump_json())
+                keep = pipe.hsetnx if pair.reference is None else pipe.hset
+                keep(key, pair.identity, pair.model_dump_json(exclude_none=True))
             await pipe.execute()
 
     async def told(self, task: str) -> AnchorsAnswer:

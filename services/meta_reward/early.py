@@ -49,10 +49,12 @@ def trusted_early(traces: Sequence[Trace], anchors: AnchorSet, count: int) -> di
 
 def _trusted(trace: Trace) -> Original | None:
     prompt, text = as_text(trace.prompt), as_text(trace.completion).strip()
-    if trace.flags or not ends_properly(text) or max(len(text), len(prompt)) > _MAX_CHARS or not prompt:
+    reference = trace.reference or None
+    longest = max(len(text), len(prompt), len(reference or ""))
+    if trace.flags or not ends_properly(text) or longest > _MAX_CHARS or not prompt:
         return None
     name = hashlib.sha256(trace.trace_id.encode()).hexdigest()[:16]
-    original = Original(id=f"early-{name}", prompt=prompt, completion=text)
+    original = Original(id=f"early-{name}", prompt=prompt, completion=text, reference=reference)
     twins = (TRANSFORMS[kind](original, Random(name), ()) for kind in _MUST_CHANGE)  # noqa: S311 - a fixed choice
     return original if all(is_really_changed(text, twin) for twin in twins) else None
 

@@ -91,7 +91,8 @@ class Gate:
         self._limits = limits
         self._items = [case.item(index) for index, case in enumerate(anchors.cases)]
         self._groups = [
-            [ScoreItem(prompt=t.prompt, completion=t.completion, id=t.trace_id) for t in group] for group in early
+            [ScoreItem(prompt=t.prompt, completion=t.completion, reference=t.reference, id=t.trace_id) for t in group]
+            for group in early
         ]
         self._early = [item for group in self._groups for item in group]
         self._fewest = _MIN_ORIGINALS

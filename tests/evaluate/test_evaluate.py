@@ -4,14 +4,14 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regrade import BlockingRewardClient
-from regrade.contracts import LabelledPair
+from regrade.contracts import LabelledPair, ScoreResponse
 from regrade.tasks import load_pack
 from services.trainer.evaluate.__main__ import evaluate
 from services.trainer.evaluate.completions import EntrantError, completions_of
@@ -141,7 +141,7 @@ def test_accuracy() -> None:
     assert (math_["accuracy"], math_["undecided"]) == (50.0, 0.0)
 
 
-def test_a_judges_validity(reward_url: str, fake_engine: FakeEngine) -> None:
+def test_a_judges_validity(reward_url: str, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def script(messages: Messages) -> Reply:
         text = messages[-1]["content"]
         return Reply({}, 400) if "nobody" in text else certain(5 if "best" in text else 3 if "same" in text else 1)
@@ -153,9 +153,18 @@ def test_a_judges_validity(reward_url: str, fake_engine: FakeEngine) -> None:
         ("the same", "the same again"),
         ("nobody", "the best"),
     ]
-    pairs = [LabelledPair(prompt=f"Prompt {n}", better=b, worse=w) for n, (b, w) in enumerate(texts)]
+    pairs = [LabelledPair(prompt=f"Prompt {n}", better=b, worse=w, reference=str(n)) for n, (b, w) in enumerate(texts)]
+    score = BlockingRewardClient.score
+    asked: list[str] = []
+
+    def recorded(client: BlockingRewardClient, task: str, items: Sequence[Any], **options: Any) -> ScoreResponse:
+        asked.extend(item["reference"] for item in items)
+        return score(client, task, items, **options)
+
+    monkeypatch.setattr(BlockingRewardClient, "score", recorded)
     with BlockingRewardClient(reward_url, patience_s=5.0) as client:
         found = validity(client, TASK, pairs)
+    assert asked == ["0", "0", "1", "1", "2", "2", "3", "3"], "checks compare with it"
     assert found == {
         "pairs": 3.0, "unscored": 0.25, "ordered": pytest.approx(1 / 3), "tied": pytest.approx(1 / 3), "auc": 0.5
     }  # fmt: skip

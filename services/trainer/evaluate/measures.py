@@ -51,7 +51,7 @@ def accuracy(pack: TaskPack, completions: Sequence[str], references: Sequence[st
 def validity(client: BlockingRewardClient, task: str, pairs: Sequence[LabelledPair]) -> Figures:
     """How `/score` orders labelled pairs: `ordered` and `tied` shares, `auc` over all texts, `unscored` share."""
     items = [
-        {"id": f"{n}.{side}", "prompt": pair.prompt, "completion": text}
+        {"id": f"{n}.{side}", "prompt": pair.prompt, "completion": text, "reference": pair.reference}
         for n, pair in enumerate(pairs)
         for side, text in (("better", pair.better), ("worse", pair.worse))
     ]
