@@ -6,6 +6,7 @@ ServiceError
 ├── NotFound       404   unknown task, rubric or version
 ├── Conflict       409   another rubric is pinned, or another activation came first
 ├── TooLarge       413   a body over the limit
+├── Misdirected    421   a name in Host that this service does not go by
 ├── Invalid        422   a well-formed request that makes no sense
 ├── Overloaded     429   try later, nothing was done
 └── Unavailable    503   a dependency is away
@@ -69,6 +70,12 @@ class TooLarge(ServiceError):
     """The body exceeds the limit."""
 
     status, code = 413, "too_large"
+
+
+class Misdirected(ServiceError):
+    """Sent to a name that this service does not go by."""
+
+    status, code = 421, "misdirected"
 
 
 class Invalid(ServiceError):

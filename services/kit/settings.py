@@ -1,6 +1,7 @@
 """Settings every service shares; each service adds its own under its own prefix. And how a program reads them."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,16 @@ BaseUrls = Annotated[str, AfterValidator(_checked), Field(repr=False)]
 """Base URLs separated by commas; a user and password in them are sent, and shown nowhere."""
 
 
+def _bare(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ValueError("give a host's name alone, as in Host: no scheme, no port, no wildcard")
+    return name
+
+
+HostName = Annotated[str, AfterValidator(_bare)]
+"""A name as browsers send it."""
+
+
 class ServiceSettings(BaseSettings):
     """Read from the environment, frozen, unknown fields refused."""
 
@@ -46,6 +57,11 @@ class ServiceSettings(BaseSettings):
     )
     operator_keys: tuple[SecretStr, ...] = Field(
         (), description="Keys that may also change what is active: put, activate, roll back, trigger (JSON list)."
+    )
+    allowed_hosts: tuple[HostName, ...] = Field(
+        (),
+        description="Without keys: names (Host) answered to, beside addresses, names without a dot, and those that "
+        "nobody can register, such as x.local (JSON list).",
     )
     drain_s: int = Field(
         10, ge=0, description="On SIGTERM, how long requests under way may still take; the longest of yours, or more."

@@ -1,4 +1,4 @@
-"""What every service's HTTP face shares: keys, body limit, health, metrics, and how it is served."""
+"""What every service's HTTP face shares: keys, names, body limit, health, metrics, and how it is served."""
 
 import gc
 import hmac
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from regrade.contracts import ErrorBody
 from services.kit.errors import Forbidden, Invalid, TooLarge, Unauthorized, error_response, install_error_handlers
+from services.kit.hosts import OwnNames
 from services.kit.metrics import HttpMetrics, expose
 from services.kit.settings import ServiceSettings
 
@@ -141,6 +142,9 @@ def assemble(app: FastAPI, settings: ServiceSettings, registry: CollectorRegistr
     app.include_router(router)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    if not settings.caller_keys:
+        names = (settings.host, *settings.allowed_hosts)
+        app.add_middleware(OwnNames, names=names, prefix=settings.model_config["env_prefix"])
     app.add_middleware(HttpMetrics, registry=registry)
     return app
 
