@@ -27,7 +27,7 @@ def import_pairs(
     meta_url: MetaUrl = DEFAULT_META_URL,
     key: Key = "",
 ) -> None:
-    """Add labelled pairs to a task's anchors. The gate counts its decisions anew on a changed set."""
+    """Add labelled pairs to a task's anchors. The gate counts its decisions anew on twice as many originals."""
     with connect(meta_url, key) as client:
         lines = present(file).read_text(encoding="utf-8").split("\n")
         pairs = tuple(LabelledPair.model_validate_json(line) for line in lines if line.strip())

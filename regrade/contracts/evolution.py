@@ -85,7 +85,7 @@ class GateReport(Outcome):
     order_gain: float
     """Gain in net anchor order: the share of pairs put right minus the share put wrong. A coin gains nothing."""
     order_gain_lower: float
-    """Its lower confidence bound, corrected for the number of candidates and of decisions on these anchors."""
+    """Its lower confidence bound, corrected for the number of candidates and of the decisions that count."""
     attack_gain: float
     attack_gain_lower: float
     rank_agreement: float
@@ -93,13 +93,15 @@ class GateReport(Outcome):
     anchors: str = ""
     """Version of the anchor set it was measured on."""
     anchors_base: str = ""
-    """Version of it without early completions. Decisions are counted by it: growth grants no new error level."""
+    """Version of it without early completions. Decisions on one base share an error level: growth grants no new one."""
+    base_originals: int = 0
+    """Originals of that base, scored or not; 0: not told. The decision counts until there are twice as many."""
     originals: int = 0
     """Originals that count: scored under every rubric compared."""
     level: float = 0.0
     """Error level that each lower bound was drawn at."""
     decisions: int = 1
-    """The how manieth decision it was on these anchors against this active rubric: the level falls with each."""
+    """The how manieth decision it was, of those that count, against this active rubric: the level falls with each."""
     detectable_gain: float | None = None
     """The gain in anchor order that would be shown four times in five, as differently as the originals behaved."""
     passed: bool

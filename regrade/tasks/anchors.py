@@ -62,8 +62,13 @@ class AnchorSet(NamedTuple):
     @property
     def base(self) -> str:
         """Names it without early completions: decisions of one base share an error level."""
-        kept = len(self.originals) - self.early
+        kept = self.base_originals
         return sha256_of([list(case) for case in self.cases if case.original < kept])[:_VERSION_DIGITS]
+
+    @property
+    def base_originals(self) -> int:
+        """Originals of the base: all but the early completions."""
+        return len(self.originals) - self.early
 
     @property
     def cases(self) -> tuple[Case, ...]:

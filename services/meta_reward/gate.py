@@ -43,7 +43,7 @@ class Candidate(NamedTuple):
 class Limits(NamedTuple):
     """What a candidate has to show, and what measuring may cost.
 
-    `alpha` is the error level that the decisions on these anchors share, `decision` the how manieth this is of
+    `alpha` is the error level that the decisions that count share, `decision` the how manieth this is of
     them, `margin` the loss of order that is still non-inferior, `calls` the judge calls all candidates may take,
     `mode` how the task's judge reaches a level: what an item costs.
     """
@@ -111,8 +111,8 @@ class Gate:
         scored = sum(reward is not None for reward in standing[0].rewards[: len(self._anchors.originals)])
         if scored < self._fewest:
             raise GateError(
-                f"{scored} originals scored under the active rubric are too few: decision {self._limits.decision} on "
-                f"these anchors, on {len(candidates)} candidates, takes {self._fewest}; import anchors of your own"
+                f"{scored} originals scored under the active rubric are too few: decision {self._limits.decision} "
+                f"against it, on {len(candidates)} candidates, takes {self._fewest}; import anchors of your own"
             )
         decision = Decision([], [])
         left = self._limits.calls
@@ -233,6 +233,7 @@ class Gate:
             reasons=tuple(found),
             anchors=self._anchors.version,
             anchors_base=self._anchors.base,
+            base_originals=self._anchors.base_originals,
             originals=len(own.net),
             level=level,
             decisions=self._limits.decision,
@@ -300,10 +301,20 @@ def _figures(measured: _Measured, table: Table) -> RubricFigures:
     )
 
 
-def decisions_on(history: Sequence[LineageEvent], base: str, active: str) -> int:
-    """How many cycles have decided so far on anchors of that base, however grown, against that active rubric."""
-    gates = [event.gate for event in history if event.gate is not None]
-    return len({g.cycle for g in gates if (g.anchors_base or g.anchors) == base and g.active.digest == active})
+def decisions_on(history: Sequence[LineageEvent], base: str, active: str, originals: int | None = None) -> int:
+    """How many cycles have decided so far against that active rubric, as far as they count on anchors of that base.
+
+    A decision on another base counts until there are twice as many originals as it was made on. `originals` are those
+    of the base, without early completions. Where they, or the report, are not told, it counts for good.
+    """
+    gates = [event.gate for event in history if event.gate is not None and event.gate.active.digest == active]
+    return len({gate.cycle for gate in gates if _counts(gate, base, originals)})
+
+
+def _counts(gate: GateReport, base: str, originals: int | None) -> bool:
+    if (gate.anchors_base or gate.anchors) == base or originals is None or gate.base_originals == 0:
+        return True
+    return originals < 2 * gate.base_originals
 
 
 def _detectable(own: Table, active: Table, level: float) -> float | None:

@@ -64,7 +64,8 @@ class Gating:
         settings = self._settings
         early = by_group([t for t in first if not t.flags and is_more_than_a_line(as_text(t.completion))])
         history = await self._store.history(self._line)
-        decision = 1 + decisions_on(history, self._anchors.base, self._active.digest)
+        anchors = self._anchors
+        decision = 1 + decisions_on(history, anchors.base, self._active.digest, anchors.base_originals)
         mode = judge_mode(self._line.task)
         limits = Limits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls, mode)
         score = shadow_scorer(self._client, settings.gate_batch)

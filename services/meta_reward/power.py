@@ -1,14 +1,21 @@
 """How sure the gate may be: the error level of each decision, and how many originals it takes. Pure.
 
 The anchors of a line are asked again and again, and whoever asks often enough is told yes by chance. So the
-decisions against one active rubric on one version of the anchors share the error level `alpha`: the k-th gets
-`alpha / (k (k + 1))`, which sums to `alpha` however many there are. What becomes active is a new rubric to
-beat, and opens a share of its own. Over a whole lineage the expected number of false activations is then at
-most `alpha` for each activation and one more: the promise of alpha investing (Foster and Stine 2008), without
-assuming that decisions are independent, which on shared anchors they are not. Anchors that people import are new
-evidence, and start anew; early completions that the gate takes up as it needs more (`early.py`) do not. Within a
-decision the level is divided by the candidates and by the ways to show a gain (Bonferroni). Dropping a loser early
-only ever refuses, so looking early costs no error.
+decisions against one active rubric share the error level `alpha`: the k-th gets `alpha / (k (k + 1))`, which
+sums to `alpha` however many there are. What becomes active is a new rubric to beat, and opens a share of its
+own. Over a whole lineage the expected number of false activations is then at most `alpha` for each activation
+and one more: the promise of alpha investing (Foster and Stine 2008), without assuming that decisions are
+independent, which on shared anchors they are not.
+
+Anchors that people import are new evidence, but one pair is little of it: a decision counts until there are twice
+as many originals as it was made on (`gate.decisions_on`). Of n0 at the least and n1 at the most, against one rubric,
+that costs `alpha` once, and at most once more for each doubling: decisions on m to 2m - 1 originals all count for
+each other, and there are `1 + floor(log2(n1 / n0))` such ranges, in whatever order anchors come and go. Early
+completions that the gate takes up as it needs more (`early.py`) never start anything anew, nor does a report that
+does not say on how many it rests (of an earlier release): against its rubric it counts for good.
+
+Within a decision the level is divided by the candidates and by the ways to show a gain (Bonferroni). Dropping a
+loser early only ever refuses, so looking early costs no error.
 """
 
 from collections import defaultdict

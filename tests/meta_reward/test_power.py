@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from math import log2
 from statistics import fmean
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from regrade.contracts import LabelledPair, LineageEvent, Mode, Rubric, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import LABELLED, build_anchors
+from regrade.tasks.pack import Original
 from services.kit.rubrics import gate_event
 from services.meta_reward.figures import gain, tabulate
 from services.meta_reward.gate import Candidate, Gate, GateError, Limits, decisions_on
 from services.meta_reward.power import fewest_originals, flip_test, originals_needed, spent
-from tests.support.builders import TASK, checks_only, gate_report, llm, rubric
+from tests.support.builders import ESSAY, TASK, checks_only, gate_report, llm, rubric
 
 PACK = load_pack(TASK)
 PAIRS = [LabelledPair(prompt=f"Question {n}?", better=f"Answer {n}, and why.", worse=f"Answer {n}") for n in range(40)]
@@ -142,8 +144,45 @@ def test_decisions_are_counted_by_anchors_and_by_the_rubric_to_beat() -> None:
         event("3", "new", "a" * 64),
         event("4", "new", "b" * 64),
     ]
-    assert decisions_on(history, "new", "a" * 64) == 2
-    assert decisions_on([], "new", "a" * 64) == 0
+    assert decisions_on(history, "new", "a" * 64, 24) == 3, "the old ones do not say on how many they were made"
+    assert decisions_on(history, "new", "b" * 64, 24) == 1
+    assert decisions_on([], "new", "a" * 64, 24) == 0
+
+
+def decided(sizes: Sequence[int]) -> list[LineageEvent]:
+    """A decision a day against one rubric, each on a base of its own, of so many originals."""
+    reports = [gate_report("c" * 64, "a" * 64, cycle=str(day)) for day in range(len(sizes))]
+    bases = [{"anchors": f"{day}", "anchors_base": f"{day}", "base_originals": size} for day, size in enumerate(sizes)]
+    return [gate_event(report.model_copy(update=base)) for report, base in zip(reports, bases, strict=True)]
+
+
+def test_a_decision_counts_until_there_are_twice_as_many_originals() -> None:
+    counted = [decisions_on(decided([24, 30, 20]), "now", "a" * 64, size) for size in (20, 39, 40, 47, 48, 59, 60)]
+    assert counted == [3, 3, 2, 2, 1, 1, 0]
+    assert decisions_on(decided([24, 30, 20]), "2", "a" * 64, 60) == 1, "on the same base it always counts"
+    assert decisions_on(decided([24, 30, 20]), "now", "a" * 64) == 3
+
+
+@pytest.mark.parametrize("sizes", [range(24, 24 + 512), [24, 48, 96, 24, 48, 96] * 20, [24, 25] * 100])
+def test_a_pair_a_day_does_not_give_the_level_back(sizes: Sequence[int]) -> None:
+    """However the anchors grow or shrink: `alpha` once, and once more for each doubling from the least to the most."""
+    history = decided(sizes)
+    made = [1 + decisions_on(history[:day], f"{day}", "a" * 64, size) for day, size in enumerate(sizes)]
+    doublings = int(log2(max(sizes) / min(sizes)))
+    assert sum(spent(0.05, decision) for decision in made) <= 0.05 * (1 + doublings)
+
+
+async def test_a_report_tells_on_how_many_originals_of_its_base_it_rests() -> None:
+    """All of them, dropped early or not, and without those that the anchors grew by."""
+    early = [Original(id=f"e{n}", prompt=f"Early {n}?", completion=f"{ESSAY} Number {n}.") for n in range(4)]
+    anchors = build_anchors(PACK, 12, PAIRS, early)
+
+    async def score(task: str, wanted: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
+        return [0.5] * len(items)
+
+    gate = Gate(score, TASK, anchors, Limits(0.05, 0.05), [])
+    (report,) = (await gate.decide("cycle", [Candidate(checks_only(2), "test")], checks_only(1), None)).reports
+    assert report.originals < report.base_originals == len(build_anchors(PACK, 12, PAIRS).originals)
 
 
 def test_a_coin_gains_nothing() -> None:
