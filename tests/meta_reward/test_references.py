@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
+from regrade import RewardClient
 from regrade.contracts import LabelledPair, Rubric, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import LABELLED, build_anchors, is_for_the_gate
@@ -14,7 +15,8 @@ from services.kit import keyspace as ks
 from services.meta_reward.anchors import AnchorStore
 from services.meta_reward.early import trusted_early
 from services.meta_reward.gate import Candidate, Gate, Limits
-from tests.support.builders import ESSAY, TASK, checks_only, trace
+from services.meta_reward.shadow import shadow_scorer
+from tests.support.builders import ESSAY, TASK, check, checks_only, rubric, trace
 
 PACK = load_pack(TASK)
 ANCHORS = build_anchors(PACK, 12)
@@ -34,6 +36,19 @@ def test_a_labelled_pair_is_measured_with_its_reference() -> None:
         n = PAIRS[[pair.prompt for pair in PAIRS].index(twin.prompt)].reference
         assert twin.reference == anchors.originals[twin.original].reference == n
         assert twin.item(0).reference == n
+
+
+async def test_a_check_of_the_answer_orders_labelled_pairs(client: RewardClient) -> None:
+    """Through the reward service: without a reference the check has nothing to say, and there is no reward."""
+    anchors = build_anchors(PACK, 12, PAIRS)
+    right = rubric(check("right", {"check": "math_equal"}))
+    known = [case.item(n) for n, case in enumerate(anchors.cases) if case.reference is not None]
+    better, worse = known[: len(known) // 2], known[len(known) // 2 :]
+    assert better
+    assert await shadow_scorer(client, 16)(TASK, right, better) == [1.0] * len(better)
+    assert await shadow_scorer(client, 16)(TASK, right, worse) == [0.0] * len(worse)
+    (plain,) = await shadow_scorer(client, 16)(TASK, right, [better[0].model_copy(update={"reference": None})])
+    assert plain is None
 
 
 def test_a_reference_is_optional_and_makes_no_other_pair() -> None:
@@ -86,7 +101,7 @@ def test_an_early_completion_with_too_long_a_reference_is_not_taken() -> None:
 async def test_trusted_groups_are_scored_with_their_references() -> None:
     asked: dict[str, str | None] = {}
 
-    async def score(task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
+    async def score(task: str, wanted: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
         asked.update({str(item.id): item.reference for item in items})
         return [0.5] * len(items)
 
