@@ -227,12 +227,13 @@ class Cycle:
     async def _grow_anchors(self, baselines: Baselines) -> None:
         """Take up early completions as originals where the next decision would have too few; never most of a window."""
         settings, line = self._parts.settings, self._line
-        decision = 1 + decisions_on(await self._parts.store.history(line), self._anchors.base, self._active.digest)
-        missing = missing_originals(self._anchors, settings.gate_alpha, decision, settings.max_candidates)
-        room = min(missing, settings.gate_early - self._anchors.early, len(self._window) // 4)
+        history, anchors = await self._parts.store.history(line), self._anchors
+        decision = 1 + decisions_on(history, anchors.base, self._active.digest, anchors.base_originals)
+        missing = missing_originals(anchors, settings.gate_alpha, decision, settings.max_candidates)
+        room = min(missing, settings.gate_early - anchors.early, len(self._window) // 4)
         if room > 0:
             first = [trace for traces in baselines.values() for trace in traces]
-            found = await asyncio.to_thread(trusted_early, first, self._anchors, room)
+            found = await asyncio.to_thread(trusted_early, first, anchors, room)
             self._anchors = await self._parts.anchors.grow(line, found)
 
     async def _baselines(self) -> Baselines:

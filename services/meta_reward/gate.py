@@ -301,18 +301,18 @@ def _figures(measured: _Measured, table: Table) -> RubricFigures:
     )
 
 
-def decisions_on(history: Sequence[LineageEvent], base: str, active: str, originals: int | None = None) -> int:
+def decisions_on(history: Sequence[LineageEvent], base: str, active: str, originals: int) -> int:
     """How many cycles have decided so far against that active rubric, as far as they count on anchors of that base.
 
-    A decision on another base counts until there are twice as many originals as it was made on. `originals` are those
-    of the base, without early completions. Where they, or the report, are not told, it counts for good.
+    A decision on another base counts until there are twice as many originals as it was made on; where a report does not
+    tell on how many that was, it counts for good. `originals` are those of the base, without early completions.
     """
     gates = [event.gate for event in history if event.gate is not None and event.gate.active.digest == active]
     return len({gate.cycle for gate in gates if _counts(gate, base, originals)})
 
 
-def _counts(gate: GateReport, base: str, originals: int | None) -> bool:
-    if (gate.anchors_base or gate.anchors) == base or originals is None or gate.base_originals == 0:
+def _counts(gate: GateReport, base: str, originals: int) -> bool:
+    if (gate.anchors_base or gate.anchors) == base or gate.base_originals == 0:
         return True
     return originals < 2 * gate.base_originals
 

@@ -85,7 +85,7 @@ def test_growth_grants_no_new_level() -> None:
     before = report.model_copy(update={"anchors": ANCHORS.version, "anchors_base": ANCHORS.base})
     behind = report.model_copy(update={"anchors": grown.version, "anchors_base": grown.base, "cycle": "cycle-2"})
     history = [gate_event(before), gate_event(behind)]
-    assert decisions_on(history, grown.base, "a" * 64) == 2
+    assert decisions_on(history, grown.base, "a" * 64, grown.base_originals) == 2
 
 
 async def test_a_cycle_grows_the_anchors_and_shows_no_proposer_what_it_took(
