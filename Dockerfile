@@ -27,7 +27,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
  && find /opt/regrade -depth -type d \( -name tests -o -name include \) -path '*/site-packages/*' -exec rm -rf {} + \
  && find /opt/regrade -path '*/pyarrow/*' \( -name 'libarrow_flight*' -o -name '_flight*' -o -name 'libarrow_s3*' \
       -o -name '_s3fs*' -o -name '*.pyx' -o -name '*.pxi' \) -delete \
- && /opt/regrade/bin/python -c 'import services.meta_reward.app, services.meta_reward.archive, services.meta_reward.parquet'
+ && /opt/regrade/bin/python -c 'import services.meta_reward.app, services.meta_reward.archive.archiver, services.meta_reward.archive.parquet'
 
 FROM build AS build-trainer
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \

@@ -33,22 +33,22 @@ test: $(STAMP) ## all tests, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 test-console: $(STAMP) ## the console's tests alone; those in a browser need a Chromium (REGRADE_TEST_CHROMIUM names one)
-	$(BIN)/python -m pytest tests/console $(ARGS)
+	$(BIN)/python -m pytest tests/meta_reward/console $(ARGS)
 
 test-vllm: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## the engine tests on a real vLLM on this CPU (3.4 GB)
 	$(BIN)/python -m pytest -m vllm $(ARGS)
 	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 $(VLLM)/bin/python -m pytest -m inprocess \
 	  -o asyncio_default_test_loop_scope=session -o asyncio_default_fixture_loop_scope=session \
-	  -o filterwarnings=default tests/engine $(ARGS)
+	  -o filterwarnings=default tests/reward/judge/engine $(ARGS)
 
 test-trainers: $(STAMP) ## other trainers' own client code against a live service, faults included (6 GB of environments)
-	$(BIN)/python -m pytest -m trainers -s tests/trainers $(ARGS)
+	$(BIN)/python -m pytest -m trainers -s tests/adapters/peers $(ARGS)
 
 $(VLLM)/.installed: tests/support/install_vllm.py
 	$(PYTHON) tests/support/install_vllm.py $(VLLM)
 
 $(MODEL)/config.json: | $(STAMP)
-	$(BIN)/python -m services.trainer.from_gguf --folder $(MODEL) \
+	$(BIN)/python -m services.trainer.convert_gguf --folder $(MODEL) \
 	  --gguf "$$($(BIN)/python -c 'from services.local.engine import gguf_path; print(gguf_path())')"
 bench-attacks: $(STAMP) ## what an attack corpus does to the rewards of the small judge; 1 on a structural breach
 	@$(BIN)/python -m benchmarks.attacks $(ARGS)
@@ -99,10 +99,10 @@ bench-engine: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## what judging c
 	@$(BIN)/python -m benchmarks.engine $(ARGS)
 
 bench-activation: $(STAMP) ## how long until three replicas serve a newly active rubric; 1 at 50 ms or more
-	@$(BIN)/python -m benchmarks.activation $(ARGS)
+	@$(BIN)/python -m benchmarks.latency.activation $(ARGS)
 
 bench-interference: $(STAMP) ## what a scoring client feels of cycles back to back; 1 at 5 % or more; ARGS="--engine llamacpp"
-	@$(BIN)/python -m benchmarks.interference $(ARGS)
+	@$(BIN)/python -m benchmarks.latency.interference $(ARGS)
 
 clean: ## remove what the other targets made, runs included
 	rm -rf $(VENV) .cache runs benchmarks/out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov

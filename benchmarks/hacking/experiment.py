@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from benchmarks.attacks import with_checks
-from benchmarks.essays import rubric as long_rubric
+from benchmarks.attacks.__main__ import with_checks
+from benchmarks.common.essays import rubric as long_rubric
 from benchmarks.hacking.cycles import Bill, Evolution, evolving
 from benchmarks.hacking.measure import rejected
 from benchmarks.hacking.policy import Policy
@@ -17,9 +17,9 @@ from benchmarks.hacking.strategies import STRATEGIES, Kind, texts, topics
 from regrade import RewardClient
 from regrade.contracts import CheckCriterion, Flag, Override, Rubric, ScoreItem
 from regrade.tasks import load_pack
-from services.kit import keyspace as ks
-from services.kit.keyspace import Line
-from services.kit.rubrics import RubricStore
+from services.kit.store import keys as ks
+from services.kit.store.keys import Line
+from services.kit.store.rubric_store import RubricStore
 from services.meta_reward.settings import MetaRewardSettings
 
 TASK = "essay_writing"

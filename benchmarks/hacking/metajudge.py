@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from services.kit import text as surface
+from services.kit.text import features as surface
 
 _FENCED = re.compile(r"\[BEGIN (\w+) \w+\]\n(.*?)\n\[END \1 \w+\]", re.DOTALL)
 _WELL_PAID = re.compile(r"Score given: (?:0\.[4-9]|1)")

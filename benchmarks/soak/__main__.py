@@ -11,7 +11,7 @@ from typing import Any
 import uvloop
 from rich.console import Console
 
-from benchmarks.ending import run_to_its_end
+from benchmarks.common.ending import run_to_its_end
 from benchmarks.soak import plot, report
 from benchmarks.soak.book import Book, Violations
 from benchmarks.soak.clients import Clients
@@ -20,7 +20,7 @@ from benchmarks.soak.parts import PartFailed, Parts, running
 from benchmarks.soak.traffic import MAX_BODY_BYTES, Traffic
 from benchmarks.soak.verdict import compare, flatness, judge_flatness
 from benchmarks.soak.watch import SAMPLE_S, TraceReader, Watch, drained
-from services.kit.tasks import end_task
+from services.kit.asyncio_utils import end_task
 
 OUT = Path(__file__).parents[1] / "out"
 _QUICK_MINUTES = 1.5

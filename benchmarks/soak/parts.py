@@ -137,7 +137,7 @@ def running(folder: Path, *, delay_ms: float, settings: Mapping[str, str]) -> It
         redis = RedisPart(folder / "valkey")
         stack.callback(redis.kill)
         redis.start()
-        engine = Part("engine", ["benchmarks.engine_stub", "--delay-ms", f"{delay_ms:g}"], folder, "/health", {})
+        engine = Part("engine", ["benchmarks.score.engine_stub", "--delay-ms", f"{delay_ms:g}"], folder, "/health", {})
         env = {"REDIS_URL": redis.url, "JUDGE_URL": engine.url, "LOG_LEVEL": "WARNING"} | dict(settings)
         replicas = tuple(
             Part(

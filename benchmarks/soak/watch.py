@@ -17,8 +17,8 @@ from benchmarks.soak.book import Book, Key, trace_key
 from benchmarks.soak.faults import Faults
 from benchmarks.soak.parts import Part, Parts
 from benchmarks.soak.traffic import TASKS
-from services.kit.keyspace import outcome_prefix, traces_key
-from services.kit.redis import entries
+from services.kit.store.keys import outcome_prefix, traces_key
+from services.kit.store.redis import entries
 
 SAMPLE_S = 2.0
 _PAGE = 2_000

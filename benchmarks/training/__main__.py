@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.ending import run_to_its_end
+from benchmarks.common.ending import run_to_its_end
 from benchmarks.training import results
 from benchmarks.training.held_out import measured
 from benchmarks.training.run import ARMS, Spec, policy_of, train

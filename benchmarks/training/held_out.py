@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parts import start
+from benchmarks.common.parts import start
 from regrade.tasks import load_pack
 from services.local.engine import MODEL_NAME
 from services.local.processes import Processes

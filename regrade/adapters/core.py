@@ -19,7 +19,7 @@ from regrade.client import DEFAULT_URL, RewardClient
 from regrade.contracts import MAIN_LINEAGE, ItemResult, Mode, Purpose, ScoreItem, ScoreResponse
 from regrade.contracts.base import sha256_of
 from regrade.errors import RegradeError, ServiceUnavailableError
-from regrade.gather import Gatherer
+from regrade.micro_batching import Gatherer
 
 T = TypeVar("T")
 

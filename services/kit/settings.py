@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from services.kit.replicas import split_urls
+from services.kit.http.load_balancing import split_urls
 
 _CLIENT_VARIABLES = frozenset({"REGRADE_META_URL"})
 """Read by the `regrade` command; a user may well have exported it where a service starts."""

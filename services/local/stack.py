@@ -83,7 +83,7 @@ class Stack:
     def convert_policy(self, folder: Path) -> None:
         """Turn the judge's GGUF into a trainable policy, once for all runs."""
         arguments = ["--gguf", str(gguf_path()), "--folder", str(folder)]
-        self._start_python("policy", "services.trainer.from_gguf", arguments, self._quiet_threads())
+        self._start_python("policy", "services.trainer.convert_gguf", arguments, self._quiet_threads())
         self._processes.wait_for_end("policy", 300.0)
 
     def _start_valkey(self) -> str:

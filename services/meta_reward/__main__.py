@@ -2,7 +2,7 @@
 
 from services.kit.logging import configure_logging
 from services.kit.settings import read_settings
-from services.kit.web import serve
+from services.kit.web.server import serve
 from services.meta_reward.app import create_app
 from services.meta_reward.settings import MetaRewardSettings
 

@@ -12,29 +12,29 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from regrade import RewardClient
-from services.kit.http import JsonEndpoint, open_session
-from services.kit.lease import Leases
-from services.kit.redis import connect, shared_fence_key
-from services.kit.rubrics import RubricStore
-from services.kit.tasks import end_task
-from services.kit.traces import TraceLog
-from services.kit.web import Readiness, assemble
-from services.meta_reward.anchors import AnchorStore
-from services.meta_reward.api import operating, reading
-from services.meta_reward.auditor import AuditBook, Auditor
-from services.meta_reward.board import Board
-from services.meta_reward.checkpoint import Checkpoints
-from services.meta_reward.console.deeds import deeds
+from services.kit.asyncio_utils import end_task
+from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.store.leases import Leases
+from services.kit.store.redis import connect, shared_fence_key
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
+from services.kit.web.server import Readiness, assemble
+from services.meta_reward.api.routes import operating, reading
+from services.meta_reward.clients.meta_judge import AnswerMemory, MetaJudge
+from services.meta_reward.console.actions import deeds
 from services.meta_reward.console.pages import pages
 from services.meta_reward.cycle import Parts
-from services.meta_reward.metajudge import AnswerMemory, MetaJudge
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.propose.team import team
+from services.meta_reward.monitoring.auditor import AuditBook, Auditor
+from services.meta_reward.propose.registry import team
 from services.meta_reward.settings import MetaRewardSettings
-from services.meta_reward.worker import Worker
+from services.meta_reward.stores.anchors import AnchorStore
+from services.meta_reward.stores.checkpoints import Checkpoints
+from services.meta_reward.stores.status import Board
+from services.meta_reward.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from services.meta_reward.archive import Archiver
+    from services.meta_reward.archive.archiver import Archiver
 
 
 def create_app(settings: MetaRewardSettings) -> FastAPI:
@@ -125,8 +125,8 @@ async def _open_audit(
 
 def _open_archive(settings: MetaRewardSettings, redis: Redis, leases: Leases, metrics: MetaRewardMetrics) -> "Archiver":
     """Imported only where it is wanted: pyarrow takes a hundred megabytes."""
-    from services.meta_reward.archive import Archiver, Limits
-    from services.meta_reward.parquet import ArchiveStore
+    from services.meta_reward.archive.archiver import Archiver, Limits
+    from services.meta_reward.archive.parquet import ArchiveStore
 
     return Archiver(redis, ArchiveStore(settings.archive_url), leases, metrics, Limits.of(settings))
 

@@ -28,27 +28,27 @@ from regrade.contracts import (
 )
 from regrade.tasks import TaskPack
 from regrade.tasks.anchors import AnchorSet
-from services.kit import keyspace as ks
 from services.kit.errors import ServiceError
-from services.kit.keyspace import Line
-from services.kit.rubrics import Active, RubricStore, verdict_event
-from services.kit.traces import TraceLog
-from services.meta_reward.alarms import ring
-from services.meta_reward.anchors import AnchorStore
-from services.meta_reward.audit import Entries, audit_figures, scored, since_activation
-from services.meta_reward.auditor import AuditBook
-from services.meta_reward.board import Board, Request, alarms_json, baseline_json
-from services.meta_reward.calibration import uncalibrated
-from services.meta_reward.checkpoint import ORDER, Checkpoint, Checkpoints, Proposals, Proposed
-from services.meta_reward.early import missing_originals, trusted_early
-from services.meta_reward.evidence import Baselines, first_steps, is_evidence, look, measure
-from services.meta_reward.gate import decisions_on
-from services.meta_reward.gating import Gating, rolled_back_contents
-from services.meta_reward.lint import lint
+from services.kit.store import keys as ks
+from services.kit.store.keys import Line
+from services.kit.store.rubric_store import Active, RubricStore, verdict_event
+from services.kit.store.trace_log import TraceLog
+from services.meta_reward.evidence.alarms import ring
+from services.meta_reward.evidence.audit import Entries, audit_figures, scored, since_activation
+from services.meta_reward.evidence.sampling import Pool, draw, pairs, sampled, seed_of
+from services.meta_reward.evidence.text_features import Row, tabulate
+from services.meta_reward.evidence.window import Baselines, first_steps, is_evidence, look, measure
+from services.meta_reward.gate.calibration import uncalibrated
+from services.meta_reward.gate.early_originals import missing_originals, trusted_early
+from services.meta_reward.gate.gate import decisions_on
+from services.meta_reward.gate.lint import lint
+from services.meta_reward.gate.stage import Gating, rolled_back_contents
+from services.meta_reward.monitoring.auditor import AuditBook
 from services.meta_reward.propose.base import Brief, Proposer, proposed_by
-from services.meta_reward.sample import Pool, draw, pairs, sampled, seed_of
 from services.meta_reward.settings import MetaRewardSettings
-from services.meta_reward.surface import Row, tabulate
+from services.meta_reward.stores.anchors import AnchorStore
+from services.meta_reward.stores.checkpoints import ORDER, Checkpoint, Checkpoints, Proposals, Proposed
+from services.meta_reward.stores.status import Board, Request, alarms_json, baseline_json
 
 log = logging.getLogger(__name__)
 

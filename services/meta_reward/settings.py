@@ -7,8 +7,8 @@ from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import MAIN_LINEAGE, Digest, Name, SampleStrategy
 from regrade.tasks import load_pack
-from services.kit.keyspace import Line
 from services.kit.settings import BaseUrls, ServiceSettings
+from services.kit.store.keys import Line
 
 
 class MetaRewardSettings(ServiceSettings):

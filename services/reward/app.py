@@ -14,38 +14,38 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.kit.circuit import Circuit
-from services.kit.http import JsonEndpoint, open_session
-from services.kit.judgements import JudgementStore
-from services.kit.mathequal import MathEqualPool
-from services.kit.pipe import Pipe
-from services.kit.redis import connect, shared_fence_key
-from services.kit.rubrics import RubricStore
-from services.kit.tasks import end_task
-from services.kit.traces import TraceLog
-from services.kit.web import Readiness, assemble
-from services.reward.admission import Admission
-from services.reward.api import router, scoring
-from services.reward.calls import EngineCalls
-from services.reward.checks import CheckCatalogue
-from services.reward.engine.probe import EngineHandle, open_engine
-from services.reward.judge import Judge, JudgeLimits
-from services.reward.known import ActiveRubrics, KnownPins
-from services.reward.ledger import Ledger
+from services.kit.asyncio_utils import end_task
+from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.store.circuit_breaker import Circuit
+from services.kit.store.multiplexed import Pipe
+from services.kit.store.redis import connect, shared_fence_key
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
+from services.kit.text.math_equal import MathEqualPool
+from services.kit.web.server import Readiness, assemble
+from services.reward.api.micro_batching import Together
+from services.reward.api.publishing import bootstrap, lines_of
+from services.reward.api.quotas import Quotas
+from services.reward.api.routes import router, scoring
+from services.reward.api.state import RewardState
+from services.reward.api.trainer_routes import router as wires
+from services.reward.judge.admission import Admission
+from services.reward.judge.engine.discovery import EngineHandle, open_engine
+from services.reward.judge.engine_client import EngineCalls
+from services.reward.judge.judge import Judge, JudgeLimits
 from services.reward.metrics import RewardMetrics
-from services.reward.pins import Pins
-from services.reward.recovery import Recovery
-from services.reward.rubrics import bootstrap, lines_of
-from services.reward.service import ScoreService
+from services.reward.persistence.judgement_cache import JudgementStore
+from services.reward.persistence.outcome_store import Ledger
+from services.reward.persistence.recovery import Recovery
+from services.reward.persistence.replica_cache import ActiveRubrics, KnownPins
+from services.reward.persistence.spool import open_spool
+from services.reward.scoring.pins import Pins
+from services.reward.scoring.pipeline import ScoreService
+from services.reward.screening.checks import CheckCatalogue
 from services.reward.settings import RewardSettings
-from services.reward.spool import open_spool
-from services.reward.state import RewardState
-from services.reward.tenants import Quotas
-from services.reward.together import Together
-from services.reward.wires import router as wires
 
 if TYPE_CHECKING:
-    from services.kit.tracing import Tracing
+    from services.kit.web.tracing import Tracing
 
 
 def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> FastAPI:
@@ -97,7 +97,7 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
     app.include_router(wires)
     assemble(app, settings, registry, _ready)
     if tracing is not None:
-        from services.kit.tracing import TracedRequests
+        from services.kit.web.tracing import TracedRequests
 
         app.add_middleware(TracedRequests, tracing=tracing)
     return app
@@ -107,7 +107,7 @@ def _tracing(settings: RewardSettings) -> "Tracing | None":
     if not settings.trace_url:
         return None
     try:
-        from services.kit.tracing import open_tracing
+        from services.kit.web.tracing import open_tracing
     except ModuleNotFoundError as error:
         raise RuntimeError("trace_url needs the extra otel: pip install 'regrade[reward,otel]'") from error
     return open_tracing("regrade-reward", settings.trace_url, settings.trace_share)
@@ -118,7 +118,7 @@ def _engine(
 ) -> tuple[EngineHandle, Callable[[], Awaitable[None]]]:
     """The judge's engine, opened at its first use, and how it is closed."""
     if settings.judge_dialect == "vllm-inprocess":
-        from services.reward.engine.inprocess import InprocessModel
+        from services.reward.judge.engine.inprocess import InprocessModel
 
         model = InprocessModel(
             settings.judge_model,

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as CounterMetric
 
 from regrade.contracts import Flag, Purpose, ScoreRequest
-from services.kit.http import UpstreamError
-from services.kit.wire import ItemResult, Usage
-from services.reward.identity import group_of
+from services.kit.http.client import UpstreamError
+from services.kit.results import ItemResult, Usage
+from services.reward.items.identity import group_of
 
 _CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _REWARDS = tuple(n / 10 for n in range(11))

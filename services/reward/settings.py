@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Mode, Name
 from services.kit.settings import BaseUrls, ServiceSettings
-from services.reward.tenants import Tenant
+from services.reward.api.quotas import Tenant
 
 
 class RewardSettings(ServiceSettings):

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import TaskPack
-from services.kit.mathequal import MathEqualPool
-from services.kit.verdict import last_verdict, normal
+from services.kit.text.label_match import last_verdict, normal
+from services.kit.text.math_equal import MathEqualPool
 from services.trainer.settings import RewardMix
 
 Rewards = list[float | None]

@@ -23,7 +23,7 @@ from regrade.tasks import TaskPack, load_pack
 from services.kit.settings import read_settings
 from services.trainer.callbacks import Console, Prometheus, StopWhenDiverged
 from services.trainer.data.corpora import examples, training_prompts
-from services.trainer.early import EarlyGRPOTrainer, EarlyRLOOTrainer
+from services.trainer.overlapped_scoring import EarlyGRPOTrainer, EarlyRLOOTrainer
 from services.trainer.progress import TrainingLog
 from services.trainer.records import LOG_NAME
 from services.trainer.rewards import AnswerCheck, MixedReward

@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from services.reward.api.trainer_routes import SlimeQuery
 from services.reward.app import create_app
 from services.reward.settings import RewardSettings
-from services.reward.wires import SlimeQuery
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir() and path.name != "__pycache__")

@@ -17,7 +17,7 @@ from regrade.adapters.core import Scorer, UnscoredError, close_lines, place
 from regrade.adapters.results import FIGURES
 from regrade.adapters.trl import RegradeReward
 from regrade.contracts import ScoreItem
-from services.kit.traces import TraceLog
+from services.kit.store.trace_log import TraceLog
 from tests.support.builders import ESSAY, PROMPT, TASK
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.kit.traces import TraceLog
+from services.kit.store.trace_log import TraceLog
 from tests.conftest import StartReward
 from tests.support.builders import ESSAY, PROMPT, TASK
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain, distribution

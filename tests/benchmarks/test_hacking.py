@@ -13,9 +13,9 @@ from benchmarks.hacking.policy import Policy, advantages
 from benchmarks.hacking.report import document
 from benchmarks.hacking.strategies import STRATEGIES, Kind, texts, topics
 from regrade.contracts import LlmCriterion, Rubric
-from services.kit import text as surface
-from services.meta_reward.lint import lint
-from services.meta_reward.propose.asking import Refinement
+from services.kit.text import features as surface
+from services.meta_reward.gate.lint import lint
+from services.meta_reward.propose.meta_judge_session import Refinement
 
 
 def test_the_policy_moves_to_what_is_rewarded_above_its_group_and_is_fixed_by_its_seed() -> None:

@@ -12,7 +12,7 @@ from regrade import (
     RewardClient,
     ServiceUnavailableError,
 )
-from services.kit.traces import TraceLog
+from services.kit.store.trace_log import TraceLog
 from tests.conftest import StartReward
 from tests.support.builders import TASK, checks_only, item
 from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text

@@ -6,7 +6,7 @@ import pytest
 
 from regrade import PinConflictError, RewardClient
 from regrade.contracts import ScoreResponse, Usage
-from services.kit.rubrics import RubricStore
+from services.kit.store.rubric_store import RubricStore
 from tests.support.builders import LINE, TASK, activate, checks_only, item, result
 from tests.support.scripted import Answer, scripted_service
 

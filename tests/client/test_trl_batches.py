@@ -9,7 +9,7 @@ import pytest
 
 from regrade import BlockingRewardClient, RegradeError
 from regrade.adapters.trl import RegradeReward, batch_metrics
-from services.kit.traces import TraceLog
+from services.kit.store.trace_log import TraceLog
 from tests.support.builders import ESSAY, PROMPT, TASK, result
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
 

@@ -18,8 +18,8 @@ from pydantic_settings import BaseSettings
 
 from deploy import dashboards
 from deploy.pods import IMAGE, pod_faults, pod_specs
-from services.kit.metrics import HttpMetrics
 from services.kit.settings import SECRETS_DIR
+from services.kit.web.metrics import HttpMetrics
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.settings import MetaRewardSettings
 from services.reward.metrics import RewardMetrics

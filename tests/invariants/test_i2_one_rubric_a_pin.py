@@ -5,7 +5,7 @@ from collections import defaultdict
 from contextlib import AsyncExitStack
 
 from regrade import RewardClient
-from services.kit.rubrics import RubricStore
+from services.kit.store.rubric_store import RubricStore
 from tests.conftest import StartReward
 from tests.support.builders import TASK, activate, checks_only, item
 

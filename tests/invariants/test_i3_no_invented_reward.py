@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from regrade import RewardClient, Rubric
 from regrade.contracts import ErrorCode
-from services.kit.rubrics import RubricStore
-from services.kit.traces import TraceLog
-from services.reward.aggregate import aggregate
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
+from services.reward.scoring.aggregate import aggregate
 from tests.conftest import StartReward
 from tests.support.builders import TASK, activate, item, llm, min_words, rubric
 from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text, certain, chat

@@ -5,16 +5,16 @@ import re
 import httpx
 import pytest
 
-from benchmarks.breach import Render
 from regrade import RewardClient
-from services.kit.fence import fence, neutralise
-from services.kit.template import fill
-from services.kit.traces import TraceLog
-from services.reward.engine.base import ChatMessages
-from services.reward.prompt import Chat, then_levels
+from services.kit.store.trace_log import TraceLog
+from services.kit.templates import fill
+from services.kit.text.fence import fence, neutralise
+from services.reward.judge.engine.base import ChatMessages
+from services.reward.judge.prompt import Chat, then_levels
 from tests.support.builders import ESSAY, PROMPT, TASK
 from tests.support.conversations import CONVERSATIONS, RUBRIC, plan_for
 from tests.support.fake_engine import FakeEngine
+from tests.support.prompt_structure import Render
 
 KEY = b"the service's own key"
 ATTACKS = {

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from regrade import RewardClient, ServiceUnavailableError
-from services.kit.rubrics import RubricStore
-from services.kit.traces import TraceLog
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
 from tests.conftest import SpawnReward, StartReward
 from tests.support.builders import TASK, activate, item, llm, rubric
 from tests.support.fake_engine import FakeEngine

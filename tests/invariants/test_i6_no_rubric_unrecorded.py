@@ -2,7 +2,7 @@
 
 from regrade import RewardClient
 from regrade.contracts import Override
-from services.kit.rubrics import RubricStore
+from services.kit.store.rubric_store import RubricStore
 from tests.conftest import StartReward
 from tests.support.builders import LINE, TASK, checks_only
 

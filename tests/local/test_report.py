@@ -11,7 +11,7 @@ from regrade.contracts import Alarm, CycleReport, CycleStatus, EventKind, Eviden
 from services.local.observer import Snapshot
 from services.local.report import Run, busy_steps, figures, write_report
 from services.local.view import View
-from services.meta_reward.diff import diff_rubrics
+from services.meta_reward.api.rubric_diff import diff_rubrics
 from services.trainer.records import read_log
 from tests.support.builders import gate_report, llm, min_words, rubric
 

@@ -12,7 +12,7 @@ from regrade.contracts import Alarm, CycleReport, CycleStatus, EventKind, Eviden
 from services.local.observer import Snapshot
 from services.local.report import Run, activated_gates, figures, write_report
 from services.local.view import View
-from services.meta_reward.diff import diff_rubrics
+from services.meta_reward.api.rubric_diff import diff_rubrics
 from tests.support.builders import gate_report, llm, rubric
 
 HOSTILE = "<script>alert(1)</script> {{ 7*7 }} {% for x in y %} [/INST] [bold red]"

@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 from regrade import RequestError
 from regrade.contracts import EventKind, GatePass, Stage
 from regrade.tasks import load_pack
-from services.kit import keyspace as ks
 from services.kit.errors import Conflict
+from services.kit.store import keys as ks
 from services.meta_reward.cycle import Cycle
 from tests.support.builders import LINE, TASK, activate, checks_only, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, by_text, certain, chat

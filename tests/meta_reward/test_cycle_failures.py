@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from regrade import AccessError, ServiceUnavailableError
 from regrade.contracts import EventKind, Stage
-from services.kit.rubrics import RubricStore
+from services.kit.store.rubric_store import RubricStore
 from services.meta_reward.propose.base import Brief, Progress, Proposal
 from tests.conftest import StartReward
 from tests.support.builders import LINE, TASK, activate, llm, rubric

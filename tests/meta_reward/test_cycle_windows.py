@@ -6,10 +6,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from services.kit.text import words
+from services.kit.text.features import words
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Brief, Progress, Proposal
-from services.meta_reward.worker import Worker
+from services.meta_reward.worker.worker import Worker
 from tests.support.builders import ESSAY, LINE, TASK, item
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import POOR, meta_script, running_meta, train

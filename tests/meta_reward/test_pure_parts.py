@@ -5,13 +5,13 @@ import pytest
 from regrade.contracts import LlmCriterion, Rubric, Trace
 from regrade.tasks import UnknownTaskError, available_tasks, judge_role, load_pack
 from regrade.tasks.anchors import TRANSFORMS, build_anchors
-from services.kit.text import ends_properly, sentence_count, words
-from services.meta_reward.backoff import Backoff
-from services.meta_reward.diff import diff_rubrics
-from services.meta_reward.figures import gain, kendall_tau, tabulate
-from services.meta_reward.lint import lint
+from services.kit.text.features import ends_properly, sentence_count, words
+from services.meta_reward.api.rubric_diff import diff_rubrics
+from services.meta_reward.gate.anchor_statistics import gain, kendall_tau, tabulate
+from services.meta_reward.gate.lint import lint
+from services.meta_reward.monitoring.rollback import reason_to_roll_back
 from services.meta_reward.propose.catalogue import find_needs
-from services.meta_reward.watch import reason_to_roll_back
+from services.meta_reward.worker.backoff import Backoff
 from tests.support.builders import ESSAY, TASK, check, llm, min_words, rubric, trace
 
 LEVELS = ("None of it.", "A trace.", "Some.", "A fair amount.", "Much.", "All of it.")

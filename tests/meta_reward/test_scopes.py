@@ -8,17 +8,17 @@ from redis.asyncio import Redis
 
 from regrade.contracts import Rubric, Stage
 from regrade.tasks import load_pack
-from services.kit.http import open_session
-from services.kit.keyspace import Line
-from services.kit.rubrics import RubricStore
-from services.meta_reward import worker
-from services.meta_reward.lines import lines_of
-from services.meta_reward.metajudge import MetaJudge
+from services.kit.http.client import open_session
+from services.kit.store.keys import Line
+from services.kit.store.rubric_store import RubricStore
+from services.meta_reward.clients.meta_judge import MetaJudge
+from services.meta_reward.lineages import lines_of
 from services.meta_reward.propose.base import Brief, Progress, Proposal
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
-from services.reward import rubrics
-from tests.meta_reward.test_propose import brief
+from services.meta_reward.worker import worker
+from services.reward.api import publishing as rubrics
+from tests.meta_reward.propose.test_propose import brief
 from tests.support.builders import ESSAY, LINE, TASK, activate, checks_only, item, llm, rubric, trace
 from tests.support.fake_engine import FakeEngine, certain, chat
 from tests.support.meta import meta_judge, meta_script, running_meta, train

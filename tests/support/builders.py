@@ -19,10 +19,10 @@ from regrade.contracts import (
     Trace,
     Usage,
 )
-from services.kit import wire
-from services.kit.keyspace import Line
-from services.kit.rubrics import RubricStore
-from services.kit.traces import Record
+from services.kit import results as wire
+from services.kit.store.keys import Line
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import Record
 
 TASK = "essay_writing"
 LINE = Line(TASK, "main")

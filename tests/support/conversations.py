@@ -1,11 +1,11 @@
 """The judge's conversations for a rubric of two criteria, by mode and by what is asked."""
 
-from benchmarks.breach import Render
-from benchmarks.conversations import FENCE_KEY, conversations
-from services.reward.engine.base import ChatMessages
-from services.reward.prompt import ask_plan, fenced, material, system_turn
-from services.reward.texts import look
+from services.reward.items.text import look
+from services.reward.judge.engine.base import ChatMessages
+from services.reward.judge.prompt import ask_plan, fenced, material, system_turn
 from tests.support.builders import PROMPT, llm, rubric
+from tests.support.judge_conversations import FENCE_KEY, conversations
+from tests.support.prompt_structure import Render
 
 RUBRIC = rubric(llm("quality"), llm("depth"))
 

@@ -11,23 +11,23 @@ from redis.asyncio import Redis
 
 from regrade import RewardClient
 from regrade.tasks import load_pack
-from services.kit.http import JsonEndpoint, open_session
-from services.kit.lease import Leases
-from services.kit.redis import shared_fence_key
-from services.kit.rubrics import RubricStore
-from services.kit.tasks import end_task
-from services.kit.traces import TraceLog
-from services.meta_reward.anchors import AnchorStore
-from services.meta_reward.board import Board
-from services.meta_reward.checkpoint import Checkpoints
+from services.kit.asyncio_utils import end_task
+from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.store.leases import Leases
+from services.kit.store.redis import shared_fence_key
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
+from services.meta_reward.clients.meta_judge import AnswerMemory, MetaJudge
 from services.meta_reward.cycle import Parts
-from services.meta_reward.metajudge import AnswerMemory, MetaJudge
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
-from services.meta_reward.worker import Worker
+from services.meta_reward.stores.anchors import AnchorStore
+from services.meta_reward.stores.checkpoints import Checkpoints
+from services.meta_reward.stores.status import Board
+from services.meta_reward.worker.worker import Worker
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine, Messages, Reply, Script, chat
 

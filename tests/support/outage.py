@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from regrade.contracts import Trace
-from services.kit.redis import connect
-from services.kit.rubrics import RubricStore
-from services.kit.traces import TraceLog
+from services.kit.store.redis import connect
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
 from tests.support.builders import TASK, activate, item
 from tests.support.valkey import Valkey, running_valkey
 from tests.support.waiting import until

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from services.kit import text as surface
+from services.kit.text import features as surface
 from tests.support.fake_engine import Messages, Reply, distribution
 
 _TOP = 5

@@ -16,8 +16,8 @@ from regrade.tasks.anchors import build_anchors
 from regrade.tasks.pack import TASKS_DIR, for_policy, read_pack
 from regrade.tasks.scaffold import new_pack
 from regrade.tasks.validate import FEWEST_ORIGINALS, findings
-from services.kit.mathequal import MathEqualPool
-from services.reward.checks import CheckCatalogue, Subject
+from services.kit.text.math_equal import MathEqualPool
+from services.reward.screening.checks import CheckCatalogue, Subject
 from tests.conftest import StartReward
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from regrade.contracts import Trace
-from services.kit.keyspace import Line
-from services.kit.rubrics import RubricStore
-from services.kit.traces import TraceLog
+from services.kit.store.keys import Line
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
 from services.trainer.records import LOG_NAME, read_log
 from services.trainer.settings import TrainerSettings
 from services.trainer.train import DIVERGED, train

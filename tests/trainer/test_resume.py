@@ -10,8 +10,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import pytest
 
-from services.kit.rubrics import RubricStore
-from services.kit.traces import TraceLog
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
 from services.trainer.records import LOG_NAME, read_log
 from services.trainer.settings import TrainerSettings
 from services.trainer.train import train, trl_config

@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import load_pack
 from services.trainer.callbacks import Prometheus, StopWhenDiverged
-from services.trainer.early import parts_of
+from services.trainer.overlapped_scoring import parts_of
 from services.trainer.rewards import AnswerCheck, MixedReward, drawn
 from services.trainer.settings import RewardMix, StopRule
 

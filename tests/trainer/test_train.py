@@ -15,7 +15,7 @@ from regrade import BlockingRewardClient
 from regrade.adapters.trl import RegradeReward
 from regrade.contracts import Purpose
 from regrade.tasks import load_pack
-from services.kit.traces import TraceLog
+from services.kit.store.trace_log import TraceLog
 from services.trainer.data.corpora import DataSettings, examples, training_prompts
 from services.trainer.records import LOG_NAME, read_log
 from services.trainer.settings import TrainerSettings

@@ -11,17 +11,17 @@ from starlette.responses import Response
 
 from regrade.contracts import Digest, EventKind, Flag, LineageEvent, Purpose, Trace
 from services.kit.errors import NotFound
-from services.kit.keyspace import Line
-from services.meta_reward.api import EVENT_ID, LineDep, PartsDep, TraceId, find_rubric, find_trace
+from services.kit.store.keys import Line
+from services.meta_reward.api.routes import EVENT_ID, LineDep, PartsDep, TraceId, find_rubric, find_trace
+from services.meta_reward.api.trace_filter import REACH, TraceFilter
 from services.meta_reward.console import timeline
-from services.meta_reward.console.compare import side_by_side
+from services.meta_reward.console.chart_data import cycle_figures, run_series, runs_in
 from services.meta_reward.console.render import ConsoleRoute, Place, asset, page, redirect
-from services.meta_reward.console.series import cycle_figures, run_series, runs_in
+from services.meta_reward.console.rubric_compare import side_by_side
 from services.meta_reward.console.session import COOKIE, PATH, Viewer, viewer_of
 from services.meta_reward.cycle import Parts
-from services.meta_reward.lines import lines_of
+from services.meta_reward.lineages import lines_of
 from services.meta_reward.settings import served_lines
-from services.meta_reward.tracefilter import REACH, TraceFilter
 
 _EVENTS = 120
 """Lineage events on one page of the timeline."""

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from regrade.contracts import MAIN_LINEAGE, as_text
 from services.kit.errors import Invalid, ServiceError, Unauthorized, Unavailable, describe_validation
-from services.kit.keyspace import Line
+from services.kit.store.keys import Line
 from services.meta_reward.console.plots import share_of
 from services.meta_reward.console.session import PATH
 

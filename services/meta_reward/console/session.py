@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from services.kit.errors import Forbidden, Unauthorized
 from services.kit.settings import ServiceSettings
-from services.kit.web import holds
+from services.kit.web.server import holds
 
 COOKIE = "regrade_console"
 LIFETIME_S = 12 * 3_600

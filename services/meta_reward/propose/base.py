@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from redis.exceptions import RedisError
 
 from regrade.contracts import Criterion, Evidence, LabelledPair, LlmCriterion, Role, Rubric, Stage, Trace
-from services.meta_reward.gate import Candidate
+from services.meta_reward.gate.gate import Candidate
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from regrade.contracts import CheckCriterion, Role, Trace, as_text
 from regrade.contracts import checks as c
-from services.kit import text as surface
-from services.meta_reward.gate import Candidate
+from services.kit.text import features as surface
+from services.meta_reward.evidence.text_features import UNKNOWN_LANGUAGE, language_of
+from services.meta_reward.gate.gate import Candidate
 from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
-from services.meta_reward.surface import UNKNOWN_LANGUAGE, language_of
 
 _NEEDED_SHARE = 0.02
 _FEWEST_MISSES = 3

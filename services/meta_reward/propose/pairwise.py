@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from typing import NamedTuple
 
 from regrade.contracts import Stage, as_text
-from services.meta_reward.propose.asking import Asking, AskingProposer, Refinement
 from services.meta_reward.propose.base import Brief, Progress, Proposal
+from services.meta_reward.propose.meta_judge_session import Asking, AskingProposer, Refinement
 
 _MOST_LABELLED = 4
 

@@ -12,9 +12,10 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from regrade.contracts import Stage, Trace, as_text
-from services.kit.http import UpstreamError
-from services.meta_reward.gate import Candidate
-from services.meta_reward.propose.asking import (
+from services.kit.http.client import UpstreamError
+from services.meta_reward.gate.gate import Candidate
+from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
+from services.meta_reward.propose.meta_judge_session import (
     Asking,
     AskingProposer,
     Refinement,
@@ -23,7 +24,6 @@ from services.meta_reward.propose.asking import (
     first_line_of,
     outline,
 )
-from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
 
 A = TypeVar("A", bound=Reply)
 

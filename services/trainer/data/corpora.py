@@ -9,7 +9,7 @@ from datasets import Dataset
 from pydantic import BaseModel, ConfigDict, Field
 
 from regrade.tasks import TaskPack
-from services.kit.mathequal import boxed
+from services.kit.text.math_equal import boxed
 from services.trainer.data.mapping import Columns, Example, Reading
 from services.trainer.data.scopes import Clusters
 from services.trainer.data.sources import GENERATED, Row, SourceError, rows_of, shuffled

@@ -8,7 +8,7 @@ import sys
 from regrade import BlockingRewardClient
 from regrade.contracts import LabelledPair
 from regrade.tasks import TaskPack, load_pack
-from services.kit.http import JsonEndpoint, open_session
+from services.kit.http.client import JsonEndpoint, open_session
 from services.kit.settings import read_settings
 from services.trainer.data.corpora import examples
 from services.trainer.evaluate.completions import completions_of, write

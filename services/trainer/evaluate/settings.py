@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from regrade.contracts import Name
-from services.kit.replicas import split_urls
+from services.kit.http.load_balancing import split_urls
 from services.trainer.data.corpora import DataSettings
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, NamedTuple
 
-from services.kit.fence import fence
-from services.kit.http import JsonEndpoint, UpstreamError
-from services.kit.template import fill, load_template
+from services.kit.http.client import JsonEndpoint, UpstreamError
+from services.kit.templates import fill, load_template
+from services.kit.text.fence import fence
 from services.trainer.evaluate.ratings import Game
 
 _LETTERS = {"A": 1.0, "B": 0.0, "T": 0.5}

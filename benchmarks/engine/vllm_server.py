@@ -1,0 +1,110 @@
+"""A real vLLM for `bench-engine`: started on this CPU or given by URL, with its own counters."""
+
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.engine.prefixes import distinct_tokens
+from services.local.engine import MODEL_NAME
+from services.local.processes import Processes
+
+CACHE = Path(__file__).parents[2] / ".cache"
+_READY_S = 300.0
+_OPTIONS = (
+    "--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "64",
+    "--block-size", "32",
+)  # fmt: skip
+"""Blocks of 32 tokens are the smallest on a CPU; a prefix is reused in whole blocks."""
+_COUNTERS = {
+    "prompt": ("vllm:prompt_tokens", None),
+    "computed": ("vllm:prompt_tokens_by_source", "local_compute"),
+    "generated": ("vllm:generation_tokens", None),
+}
+
+
+class Counters(NamedTuple):
+    """What the engine counted: prompt tokens asked for, those it computed and did not have cached, tokens written."""
+
+    prompt: float
+    computed: float
+    generated: float
+
+    def since(self, before: "Counters") -> "Counters":
+        """What was added."""
+        return Counters(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+class Vllm:
+    """The engine as a benchmark sees it, a context; all requests of this class are outside of what is timed."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = httpx.Client(base_url=url, timeout=600.0)
+        self.model = str(self._http.get("/v1/models").raise_for_status().json()["data"][0]["id"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def counters(self) -> Counters:
+        """The counters now."""
+        text = self._http.get("/metrics").raise_for_status().text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return Counters(
+            **{
+                field: sum(
+                    s.value for s in samples if s.name == f"{name}_total" and source in (None, s.labels.get("source"))
+                )
+                for field, (name, source) in _COUNTERS.items()
+            }
+        )
+
+    def forget(self) -> None:
+        """Empty the prefix cache, so that a measurement starts with nothing computed."""
+        self._http.post("/reset_prefix_cache").raise_for_status()
+
+    def distinct_tokens(self, conversations: Iterable[Sequence[dict[str, str]]]) -> int:
+        """Distinct tokens of the prefix tree of the prompts that the engine makes of these conversations."""
+        return distinct_tokens(map(self.tokens, conversations))
+
+    def tokens(self, conversation: Sequence[dict[str, str]]) -> list[int]:
+        """The prompt that the engine makes of a conversation."""
+        body = {"model": self.model, "messages": list(conversation), "add_generation_prompt": True}
+        return list(self._http.post("/tokenize", json=body).raise_for_status().json()["tokens"])
+
+
+def start(processes: Processes, options: Sequence[str] = ()) -> str:
+    """Start vLLM with SmolLM2-135M-Instruct on all of this CPU; answers its URL. `options` come last and win.
+
+    Left to itself vLLM keeps a core free: of two that is half of what it can compute.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [str(CACHE / "vllm" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--model", str(CACHE / "vllm-model")]
+    command += ["--served-model-name", MODEL_NAME, *_OPTIONS, *options]
+    env = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+    }
+    processes.start("vllm", command, {name: os.environ.get(name, value) for name, value in env.items()})
+    processes.wait_for("vllm", lambda: _healthy(url), _READY_S)
+    return url
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5.0).status_code == 200
+    except httpx.TransportError:
+        return False

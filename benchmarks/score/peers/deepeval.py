@@ -1,0 +1,43 @@
+"""deepeval: G-Eval with given steps, on its built-in GPT model, weighted by the log-probabilities of the score.
+
+With one HTTP client for all calls, as deepeval allows: left to itself it opens one a call, seven times as dear.
+"""
+
+import os
+
+from benchmarks.score.worker import Measure, answer_orders, engine_url, pointwise, verdict
+
+os.environ |= {"DEEPEVAL_TELEMETRY_OPT_OUT": "YES", "DEEPEVAL_UPDATE_WARNING_OPT_IN": "NO", "OPENAI_API_KEY": "none"}
+
+_STEPS = ["Read the input.", "Decide how well the actual output fits it, from 0 to 10."]
+
+
+def prepare() -> Measure:
+    """A metric of its own for each item, as deepeval keeps the outcome in the metric."""
+    from deepeval.metrics import GEval
+    from deepeval.models import OpenAIModel
+    from deepeval.test_case import LLMTestCase, SingleTurnParams
+    from openai import DefaultAsyncHttpxClient
+
+    top = [{"token": str(n), "logprob": -0.5 - abs(n - 6), "bytes": None} for n in range(11)]
+    said = verdict(
+        {"reason": "It keeps to the subject.", "score": 6}, logprobs={"content": [{**top[6], "top_logprobs": top}]}
+    )
+    model = OpenAIModel(
+        model="gpt-4o",
+        base_url=engine_url("deepeval", said) + "/v1",
+        api_key="none",
+        async_http_client=DefaultAsyncHttpxClient(),
+    )
+    params = [SingleTurnParams.INPUT, SingleTurnParams.ACTUAL_OUTPUT]
+
+    async def judge(prompt: str, completion: str) -> float:
+        metric = GEval(name="fit", evaluation_params=params, evaluation_steps=_STEPS, model=model)
+        case = LLMTestCase(input=prompt, actual_output=completion)
+        return float(await metric.a_measure(case, _show_indicator=False))
+
+    return pointwise(judge)()
+
+
+if __name__ == "__main__":
+    answer_orders(prepare)

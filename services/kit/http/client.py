@@ -1,0 +1,241 @@
+"""Outgoing JSON over HTTP: one session, explicit time-outs, and the only retries, with jitter and a budget."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import aiohttp
+import msgspec
+from pydantic import SecretStr
+from pydantic_core import from_json
+
+from services.kit.http.load_balancing import Replica, Replicas, RetryBudget, split_urls
+
+_MAX_ANSWER_BYTES = 16_000_000
+_BUSY_STATUS = frozenset({408, 429})
+_RETRIED_STATUS = _BUSY_STATUS | {500, 502, 503, 504}
+_PROBE_TIMEOUT_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class UpstreamError(Exception):
+    """The other side gave no usable answer."""
+
+    retryable = True
+
+
+class UpstreamUnavailable(UpstreamError):
+    """No answer within the retry budget: refused connections, time-outs, 5xx, 429."""
+
+
+class UpstreamBusy(UpstreamUnavailable):
+    """It is there, and will not take more just now: 429, 408."""
+
+
+class UpstreamRefused(UpstreamError):
+    """The request itself was refused, with `status` where HTTP did; asking again brings the same."""
+
+    retryable = False
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UpstreamMalformed(UpstreamError):
+    """An answer that is not what the protocol promises."""
+
+
+class Watch(Protocol):
+    """What is told of replicas and retries; for metrics."""
+
+    def replicas_resting(self, count: int) -> None:
+        """How many replicas are out of service now."""
+        ...
+
+    def retry(self, *, afforded: bool) -> None:
+        """A request failed and was tried again, or was not because the budget is spent."""
+        ...
+
+
+def open_session(
+    *, connections: int, timeout_s: float, traced: aiohttp.TraceConfig | None = None
+) -> aiohttp.ClientSession:
+    """The process's HTTP session: `connections` at most at once, `timeout_s` for a whole call."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=60.0),
+        cookie_jar=aiohttp.DummyCookieJar(),  # an engine has nothing to remember with us
+        timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0),
+        trace_configs=[traced] if traced is not None else None,
+    )
+
+
+class JsonEndpoint:
+    """A JSON API behind one or several base URLs (comma-separated), alike in what they serve.
+
+    A request goes to the replica with the least under way. A failed one is tried `retries` times more,
+    on another replica where there is one, else `backoff_s` apart and doubling. Replicas that keep failing
+    are left out until they answer `probe_path` as `accept` wants it; with none left, requests fail at once.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_urls: str,
+        *,
+        key: SecretStr | None = None,
+        retries: int = 2,
+        backoff_s: float = 0.2,
+        probe_path: str = "/v1/models",
+        watch: Watch | None = None,
+    ) -> None:
+        self._session = session
+        self._replicas = Replicas(split_urls(base_urls, key.get_secret_value() if key is not None else ""))
+        self._budget = RetryBudget()
+        self._retries = retries
+        self._backoff_s = backoff_s
+        self._probe_path = probe_path
+        self._watch = watch
+        self.accept: Callable[[Any], None] = lambda _: None
+
+    async def get(self, path: str) -> Any:
+        """One GET. Raises `UpstreamError`."""
+        return await self._with_retries("GET", path, None, 1, from_json)
+
+    async def post(self, path: str, payload: Any, weight: int = 1, read: Callable[[bytes], Any] = from_json) -> Any:
+        """One POST; `weight` is what it adds to a replica's load, `read` makes of the body what is answered.
+
+        Raises `UpstreamError`; `UpstreamMalformed` where `read` raises `ValueError`.
+        """
+        return await self._with_retries("POST", path, msgspec.json.encode(payload), weight, read)
+
+    async def probe_all(self) -> list[Any]:
+        """Probe every replica, leave out those away, and tell the others' answers, in order.
+
+        None stands for a replica that is there and does not answer the probe with JSON. Raises
+        `UpstreamUnavailable` when all are away.
+        """
+        probes = await asyncio.gather(*(self._probe(replica) for replica in self._replicas.all))
+        answers = [probe for probe in probes if not isinstance(probe, UpstreamError)]
+        if not answers:
+            raise UpstreamUnavailable(f"no answer to a probe: {probes[0]}")
+        return answers
+
+    async def _with_retries(
+        self, method: str, path: str, body: bytes | None, weight: int, read: Callable[[bytes], Any]
+    ) -> Any:
+        self._budget.earn()
+        tried: set[Replica] = set()
+        for attempt in range(self._retries + 1):
+            replica = await self._choose(tried)
+            try:
+                return await self._asked(replica, method, path, body, weight, read)
+            except UpstreamUnavailable:
+                if attempt == self._retries or not self._affords_retry():
+                    raise
+            tried.add(replica)
+            if self._replicas.least_loaded(tried) in tried:
+                await asyncio.sleep(self._backoff_s * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        raise AssertionError("unreachable")
+
+    async def _choose(self, tried: set[Replica]) -> Replica:
+        due = self._replicas.due(time.monotonic())
+        if due is not None:
+            await self._probe(due)
+        replica = self._replicas.least_loaded(tried)
+        if replica is None:
+            raise UpstreamUnavailable(f"out of service after repeated failures (all {len(self._replicas.all)})")
+        return replica
+
+    async def _asked(
+        self, replica: Replica, method: str, path: str, body: bytes | None, weight: int, read: Callable[[bytes], Any]
+    ) -> Any:
+        try:
+            with replica.load(weight):
+                answer = await self._once(replica, method, path, body, read)
+        except UpstreamBusy:
+            raise
+        except UpstreamUnavailable as error:
+            if replica.failed(time.monotonic()):
+                log.warning("replica out of service", extra={"replica": replica.address.name, "detail": str(error)})
+                self._tell_resting()
+            raise
+        except UpstreamRefused:
+            replica.answered()
+            raise
+        if method == "POST":  # a server whose model is stuck may still tell what it serves
+            replica.answered()
+        return answer
+
+    async def _probe(self, replica: Replica) -> Any:
+        """What a replica answers at the probe's path: in service if that is acceptable, else an error and out."""
+        replica.probed = True
+        try:
+            answer = await self._answer_to_probe(replica)
+            self.accept(answer)
+        except UpstreamError as error:
+            log.warning("replica failed its probe", extra={"replica": replica.address.name, "detail": str(error)})
+            replica.rest(time.monotonic())
+            return error
+        else:
+            replica.returned()
+            return answer
+        finally:
+            replica.probed = False
+            self._tell_resting()
+
+    async def _answer_to_probe(self, replica: Replica) -> Any:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                return await self._once(replica, "GET", self._probe_path, None, from_json)
+        except (UpstreamRefused, UpstreamMalformed):
+            return None
+        except TimeoutError as error:
+            raise UpstreamUnavailable(f"no answer in {_PROBE_TIMEOUT_S} s at {self._probe_path}") from error
+
+    async def _once(
+        self, replica: Replica, method: str, path: str, body: bytes | None, read: Callable[[bytes], Any]
+    ) -> Any:
+        address = replica.address
+        headers = address.headers | {"Content-Type": "application/json"}
+        try:
+            async with self._session.request(
+                method, address.url + path, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                answer = await _bounded_body(response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UpstreamUnavailable(f"{type(error).__name__} at {path}") from error
+        if response.status in _BUSY_STATUS:
+            raise UpstreamBusy(f"HTTP {response.status} at {path}")
+        if response.status in _RETRIED_STATUS:
+            raise UpstreamUnavailable(f"HTTP {response.status} at {path}")
+        if response.status >= 300:
+            told = answer[:300].decode(errors="replace")
+            raise UpstreamRefused(f"HTTP {response.status} at {path}: {told}", response.status)
+        try:
+            return read(answer)
+        except ValueError as error:
+            raise UpstreamMalformed(f"no usable answer at {path} ({type(error).__name__})") from error
+
+    def _affords_retry(self) -> bool:
+        afforded = self._budget.spend()
+        if self._watch is not None:
+            self._watch.retry(afforded=afforded)
+        return afforded
+
+    def _tell_resting(self) -> None:
+        if self._watch is not None:
+            self._watch.replicas_resting(self._replicas.resting)
+
+
+async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
+    chunks = bytearray()
+    async for chunk in response.content.iter_chunked(65_536):
+        chunks += chunk
+        if len(chunks) > _MAX_ANSWER_BYTES:
+            raise UpstreamMalformed(f"an answer of more than {_MAX_ANSWER_BYTES} bytes")
+    return bytes(chunks)

@@ -1,0 +1,67 @@
+"""Leases: at most one worker runs a line's cycle or archives a task, and one that lost its lease can change nothing."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.kit.store import keys as ks
+from services.kit.store.keys import Line
+from services.kit.store.redis import LuaFunction
+
+log = logging.getLogger(__name__)
+
+
+class Leases:
+    """Takes, renews and gives back leases; each carries a fencing token that only grows."""
+
+    def __init__(self, redis: Redis, *, ttl_ms: int = 15_000) -> None:
+        self._take = LuaFunction(redis, "lease_take")
+        self._hold = LuaFunction(redis, "lease_hold")
+        self._ttl_ms = ttl_ms
+
+    def hold(self, line: Line) -> AbstractAsyncContextManager[str | None]:
+        """The fencing token of a line's cycle while the lease is held and renewed, or None when another has it."""
+        return self._held(ks.lease_key(line), ks.fence_counter_key(line))
+
+    def hold_archive(self, task: str) -> AbstractAsyncContextManager[str | None]:
+        """The same for the archive of a task's traces."""
+        return self._held(ks.archive_lease_key(task), ks.archive_fence_counter_key(task))
+
+    def hold_audit(self, line: Line) -> AbstractAsyncContextManager[str | None]:
+        """The same for the audit of a line's traces."""
+        return self._held(ks.audit_lease_key(line), ks.audit_fence_counter_key(line))
+
+    @asynccontextmanager
+    async def _held(self, key: str, counter: str) -> AsyncIterator[str | None]:
+        token: str = await self._take([key, counter], [self._ttl_ms])
+        if not token:
+            yield None
+            return
+        done = asyncio.Event()
+        renewal = asyncio.create_task(self._renew(key, token, done))
+        try:
+            yield token
+        finally:
+            done.set()
+            await renewal
+            await self._hold([key], [token, 0])
+
+    async def _renew(self, key: str, token: str, done: asyncio.Event) -> None:
+        """Renew three times a lease's life, until done. Never cancelled: redis-py can swallow a cancellation."""
+        while not await _is_set_within(done, self._ttl_ms / 3_000):
+            try:
+                if not await self._hold([key], [token, self._ttl_ms]):
+                    log.warning("a lease was lost", extra={"lease": key})
+                    return
+            except RedisError:
+                log.warning("a lease could not be renewed", exc_info=True)
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()

@@ -1,0 +1,267 @@
+"""The routes of the meta-reward service: what evolved, and what an operator may do about it."""
+
+import logging
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field, ValidationError
+
+from regrade.contracts import (
+    MAIN_LINEAGE,
+    Alarm,
+    AnchorsAnswer,
+    Contract,
+    CycleReport,
+    CycleStatus,
+    Digest,
+    Flag,
+    ImportAnchors,
+    LineageEvent,
+    Name,
+    Override,
+    Pause,
+    Purpose,
+    Rubric,
+    RubricDiff,
+    Scope,
+    Trace,
+    TracePage,
+)
+from regrade.tasks import available_tasks
+from services.kit.errors import Invalid, NotFound
+from services.kit.store.keys import Line
+from services.kit.web.server import error_answers, require_key, require_operator
+from services.meta_reward.api.rubric_diff import diff_rubrics
+from services.meta_reward.api.trace_filter import REACH, TraceFilter
+from services.meta_reward.cycle import Parts
+from services.meta_reward.lineages import lines_of
+
+log = logging.getLogger(__name__)
+
+MOST = 1_000
+EVENT_ID = r"^[1-9][0-9]{0,18}-[0-9]{1,19}$"
+
+Limit = Annotated[int, Query(ge=1, le=MOST)]
+TraceId = Annotated[str, Path(min_length=1, max_length=128)]
+
+
+class Deed(Contract):
+    """Who asks for something, and why; it goes on record."""
+
+    by: str = Field(min_length=1, max_length=128)
+    reason: str = Field(min_length=1, max_length=2_000)
+
+
+class ActivateDeed(Deed):
+    """Activate a stored rubric without the gate; `expected` is the digest believed to be active."""
+
+    digest: Digest
+    expected: Digest | None = None
+
+
+class RollbackDeed(Deed):
+    """Go back to `version`, or to the one before; `expected` is the digest believed to be active."""
+
+    expected: Digest | None = None
+    version: int | None = Field(default=None, ge=1)
+
+
+class Activated(Contract):
+    """What is active now."""
+
+    digest: Digest
+    version: int
+
+
+async def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+async def _line(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None = None) -> Line:
+    return Line(task, lineage, scope)
+
+
+async def _filter(
+    run: Name | None = None,
+    step: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    version: Annotated[int | None, Query(ge=1, le=2**31, description="rubric version that gave the reward")] = None,
+    flag: Flag | None = None,
+    lowest: Annotated[float | None, Query(ge=0.0, le=1.0, description="lowest reward")] = None,
+    highest: Annotated[float | None, Query(ge=0.0, le=1.0, description="highest reward")] = None,
+    group: Annotated[str | None, Query(min_length=1, max_length=128)] = None,
+    purpose: Purpose | None = None,
+) -> TraceFilter:
+    given = locals()  # FastAPI takes a query apart by a signature, or as one model that owns all of it
+    try:
+        return TraceFilter.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+
+FilterDep = Annotated[TraceFilter, Depends(_filter)]
+PartsDep = Annotated[Parts, Depends(_parts)]
+LineDep = Annotated[Line, Depends(_line)]
+
+reading = APIRouter(dependencies=[Depends(require_key)], responses=error_answers(401, 404, 422, 503), tags=["read"])
+operating = APIRouter(
+    dependencies=[Depends(require_operator)], responses=error_answers(401, 403, 404, 409, 422, 503), tags=["operate"]
+)
+
+
+@reading.get("/status/{task}")
+async def get_status(line: LineDep, parts: PartsDep) -> CycleStatus:
+    """What the worker is doing for this line now."""
+    return await parts.board.status(line)
+
+
+@reading.get("/lineage/{task}")
+async def get_lineage(
+    line: LineDep,
+    parts: PartsDep,
+    limit: Limit = MOST,
+    before: Annotated[str | None, Query(pattern=EVENT_ID, description="an event's id: older ones than it")] = None,
+) -> list[LineageEvent]:
+    """What happened to the line's rubrics, with the gate's figures: the newest `limit` events, oldest first."""
+    return await parts.store.latest(line, limit, before=before)
+
+
+@reading.get("/cycles/{task}")
+async def get_cycles(
+    line: LineDep,
+    parts: PartsDep,
+    limit: Limit = MOST,
+    skip: Annotated[int, Query(ge=0, le=100 * MOST, description="leave out so many of the newest")] = 0,
+) -> list[CycleReport]:
+    """The newest cycles that have ended, oldest first, with their evidence; an abandoned one says why."""
+    return await parts.board.reports(line, limit, skip=skip)
+
+
+@reading.get("/cycles/{task}/{cycle}")
+async def get_cycle(line: LineDep, parts: PartsDep, cycle: str) -> CycleReport:
+    """One of the newest cycles that have ended."""
+    return await parts.board.report(line, cycle)
+
+
+@reading.get("/alarms/{task}")
+async def get_alarms(line: LineDep, parts: PartsDep) -> list[Alarm]:
+    """The alarms that are raised, each with its figure, its thresholds and the traces that show it most."""
+    return await parts.board.alarms(line)
+
+
+@reading.get("/traces/{task}")
+async def get_traces(
+    line: LineDep,
+    parts: PartsDep,
+    wanted: FilterDep,
+    limit: Annotated[int, Query(ge=1, le=256)] = 50,
+    before: Annotated[str | None, Query(pattern=EVENT_ID, description="`older` of the page before this one")] = None,
+) -> TracePage:
+    """The line's newest traces that fit, newest first; those that were archived and trimmed are not among them."""
+    until = f"({before}" if before else "+"
+    found = await parts.log.browse(line.task, limit, until=until, wanted=wanted.on(line), reach=REACH)
+    return TracePage(traces=tuple(found.traces), older=found.older)
+
+
+@reading.get("/traces/{task}/{trace_id}")
+async def get_trace(task: Name, parts: PartsDep, trace_id: TraceId) -> Trace:
+    """One of the task's last 16,384 traces."""
+    return await find_trace(parts, task, trace_id)
+
+
+@reading.get("/rubrics/{task}/diff")
+async def get_diff(
+    line: LineDep,
+    parts: PartsDep,
+    before: Annotated[int | Digest, Query(description="a version or a digest")],
+    after: Annotated[int | Digest, Query(description="a version or a digest")],
+) -> RubricDiff:
+    """What changed between two rubrics."""
+    return diff_rubrics(await find_rubric(parts, line, before), await find_rubric(parts, line, after))
+
+
+@reading.get("/anchors/{task}")
+async def get_anchors(task: Name, parts: PartsDep) -> AnchorsAnswer:
+    """The cases that the gate measures this task's rubrics on, in figures."""
+    _known(task)
+    return await parts.anchors.told(task)
+
+
+@operating.post("/anchors/{task}")
+async def post_anchors(body: ImportAnchors, task: Name, parts: PartsDep) -> AnchorsAnswer:
+    """Add labelled pairs to the task's anchors; a pair already there is there once."""
+    _known(task)
+    await parts.anchors.add(task, body.pairs)
+    log.info("anchors imported", extra={"task": task, "by": body.by, "reason": body.reason, "pairs": len(body.pairs)})
+    return await parts.anchors.told(task)
+
+
+@operating.post("/cycles/{task}", status_code=202)
+async def post_cycle(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
+    """Ask for a cycle now; the worker takes it up at its next look."""
+    served = await lines_of(parts.store, parts.settings)
+    if line not in served:
+        tasks = ", ".join(dict.fromkeys(served_line.task for served_line in served))
+        raise Invalid(
+            f"no worker serves {line.label!r} of {line.task!r}: rubrics evolve in lineage {MAIN_LINEAGE!r} of {tasks}, "
+            "and of those of its scopes that have a rubric of their own",
+            code="not_served",
+        )
+    if await parts.store.active(line) is None:
+        raise NotFound(f"task {line.task!r} has no active rubric in {line.label!r}", code="unknown_task")
+    await parts.board.request(line, body.by, body.reason)
+    return await parts.board.status(line)
+
+
+@operating.post("/cycles/{task}/pause")
+async def post_pause(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
+    """Start no cycle but on request, until resumed; one under way goes on."""
+    await parts.board.pause(line, Pause(by=body.by, reason=body.reason, since=time.time()))
+    return await parts.board.status(line)
+
+
+@operating.post("/cycles/{task}/resume")
+async def post_resume(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
+    """Start cycles again when they are due."""
+    await parts.board.pause(line, None)
+    log.info("cycles resumed", extra={"task": line.task, "by": body.by, "reason": body.reason})
+    return await parts.board.status(line)
+
+
+@operating.post("/rubrics/{task}/activate")
+async def post_activate(body: ActivateDeed, line: LineDep, parts: PartsDep) -> Activated:
+    """Activate a stored rubric on your own authority, recorded as an override."""
+    expected = body.expected
+    if expected is None:
+        current = await parts.store.active(line)
+        expected = current.digest if current else None
+    authority = Override(by=body.by, reason=body.reason)
+    version = await parts.store.activate(line, body.digest, expected=expected, authority=authority)
+    return Activated(digest=body.digest, version=version)
+
+
+@operating.post("/rubrics/{task}/rollback")
+async def post_rollback(body: RollbackDeed, line: LineDep, parts: PartsDep) -> Activated:
+    """Go back to the version before, or to the one named."""
+    active = await parts.store.rollback(line, by=body.by, reason=body.reason, expected=body.expected, to=body.version)
+    return Activated(digest=active.digest, version=active.version or 0)
+
+
+def _known(task: str) -> None:
+    if task not in available_tasks():
+        raise NotFound(f"no task pack {task!r}: anchors are made from a pack's originals", code="unknown_task")
+
+
+async def find_trace(parts: Parts, task: str, trace_id: str) -> Trace:
+    """A trace by its id. Raises `NotFound`."""
+    found = await parts.log.named(task, {trace_id})
+    if trace_id not in found:
+        raise NotFound(f"none of the last traces of {task!r} is {trace_id}: look in the archive", code="unknown_trace")
+    return found[trace_id]
+
+
+async def find_rubric(parts: Parts, line: Line, name: int | str) -> Rubric:
+    found = await parts.store.find(line, name)
+    return await parts.store.labelled(line._replace(scope=found.scope), found.digest)

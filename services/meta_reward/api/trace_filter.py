@@ -1,0 +1,53 @@
+"""Which traces somebody wants to see: a filter over a line's trace log. Pure."""
+
+from collections.abc import Callable
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from regrade.contracts import Contract, Flag, Name, Purpose, Trace
+from services.kit.store.keys import Line
+
+REACH = 4_096
+"""Entries of the log that one question reads, at most."""
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class TraceFilter(Contract):
+    """What has to hold of a trace; what is left out does not matter."""
+
+    run: Name | None = None
+    step: int | None = Field(default=None, ge=0, le=2**53)
+    version: int | None = Field(default=None, ge=1, le=2**31, description="rubric version that gave the reward")
+    flag: Flag | None = None
+    lowest: Share | None = Field(default=None, description="lowest reward")
+    highest: Share | None = Field(default=None, description="highest reward")
+    group: str | None = Field(default=None, min_length=1, max_length=128)
+    purpose: Purpose | None = None
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.lowest is not None and self.highest is not None and self.lowest > self.highest:
+            raise ValueError("the lowest reward is above the highest")
+        return self
+
+    def on(self, line: Line) -> Callable[[Trace], bool]:
+        """Whether a trace is one of a line's that is wanted."""
+        same = {
+            name: value
+            for name in ("run", "step", "version", "group", "purpose")
+            if (value := getattr(self, name)) is not None
+        }
+        low = 0.0 if self.lowest is None else self.lowest
+        high = 1.0 if self.highest is None else self.highest
+
+        def wanted(trace: Trace) -> bool:
+            return (
+                (trace.lineage, trace.scope) == (line.lineage, line.scope)
+                and low <= trace.reward <= high
+                and (self.flag is None or self.flag in trace.flags)
+                and all(getattr(trace, name) == value for name, value in same.items())
+            )
+
+        return wanted

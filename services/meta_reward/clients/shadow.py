@@ -1,0 +1,31 @@
+"""Candidates are scored where everything is scored: by the reward service, as shadow requests."""
+
+from collections.abc import Sequence
+
+from regrade import RewardClient, Rubric, ScoreItem, ServiceUnavailableError
+from regrade.contracts import ErrorCode, ItemResult
+from services.meta_reward.gate.gate import Scorer
+
+
+def shadow_scorer(client: RewardClient, batch: int) -> Scorer:
+    """A scorer that sends `batch` items a request, one request after another.
+
+    It answers None for an item that can't be scored at all; a judge that stays away raises
+    `ServiceUnavailableError`: then nothing has been measured, and the cycle is tried again later.
+    """
+
+    async def score(task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
+        rewards: list[float | None] = []
+        for start in range(0, len(items), batch):
+            response = await client.shadow(task, rubric, items[start : start + batch])
+            rewards.extend(reward_of(result) for result in response.results)
+        return rewards
+
+    return score
+
+
+def reward_of(result: ItemResult) -> float | None:
+    """The reward, or None where there is none for good. Raises `ServiceUnavailableError` where the judge is away."""
+    if result.error is not None and result.error.code is ErrorCode.JUDGE_UNAVAILABLE:
+        raise ServiceUnavailableError(result.error.code, result.error.message)
+    return result.reward

@@ -1,0 +1,86 @@
+"""The surface of a completion in figures: what a policy changes first when it learns to please a judge. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from regrade.contracts import Flag, Trace, as_text
+from services.kit.text import features as surface
+from services.kit.text.language import detect_language
+
+UNKNOWN_LANGUAGE = "und"
+
+_TOLD_APART = 40
+"""Characters below which a language is a guess."""
+_LOOKED_AT = 1_000
+_EDGE_WORDS = 4
+
+
+class Row(NamedTuple):
+    """One completion: surface features by name, its language, and the kind of its ending."""
+
+    features: dict[str, float]
+    language: str
+    ending: str
+
+
+def tabulate(traces: Sequence[Trace]) -> list[Row]:
+    """A row for each trace. Shares are in [0, 1], `words` is a count.
+
+    `stock_opening` and `stock_ending` are the share of the *other* prompts that got a completion with the
+    same first (last) four words: 0 where all traces have one prompt.
+    """
+    texts = [as_text(trace.completion) for trace in traces]
+    tokens = [surface.words(text) for text in texts]
+    prompts = [as_text(trace.prompt) for trace in traces]
+    openings = _shared([words[:_EDGE_WORDS] for words in tokens], prompts)
+    endings = _shared([words[-_EDGE_WORDS:] for words in tokens], prompts)
+    rows = []
+    for n, trace in enumerate(traces):
+        asked = surface.words(prompts[n])
+        language, expected = language_of(texts[n]), _language_of_prompt(prompts[n])
+        features = {
+            "words": float(len(tokens[n])),
+            "distinct_2": surface.distinct_share(tokens[n], 2),
+            "distinct_4": surface.distinct_share(tokens[n], 4),
+            "compression": surface.compression_ratio(texts[n]),
+            "topic_overlap": surface.topic_overlap(tokens[n], asked),
+            "prompt_copied": surface.copied_share(tokens[n], asked),
+            "ends_properly": float(surface.ends_properly(texts[n])),
+            "truncated": float(Flag.TRUNCATED in trace.flags),
+            "other_language": float(UNKNOWN_LANGUAGE not in (language, expected) and language != expected),
+            "stock_opening": openings[n],
+            "stock_ending": endings[n],
+        }
+        rows.append(Row(features, language, surface.ending_kind(texts[n])))
+    return rows
+
+
+def language_of(text: str) -> str:
+    """The language of a text's beginning, or "und" where it is too short to tell."""
+    if len(text.strip()) < _TOLD_APART:
+        return UNKNOWN_LANGUAGE
+    return detect_language(text[:_LOOKED_AT])
+
+
+@lru_cache(maxsize=1_024)
+def _language_of_prompt(prompt: str) -> str:
+    """A group shares its prompt, and prompts come again."""
+    return language_of(prompt)
+
+
+def shares(kinds: Sequence[str]) -> dict[str, float]:
+    """Share of each kind, the most frequent first."""
+    return {kind: count / len(kinds) for kind, count in Counter(kinds).most_common()}
+
+
+def _shared(edges: Sequence[Sequence[str]], prompts: Sequence[str]) -> list[float]:
+    """For each completion, the share of the other prompts whose completions have the same edge."""
+    others = len(set(prompts)) - 1
+    if others == 0:
+        return [0.0] * len(edges)
+    askers: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for edge, prompt in zip(edges, prompts, strict=True):
+        askers[tuple(edge)].add(prompt)
+    return [(len(askers[tuple(edge)]) - 1) / others if edge else 0.0 for edge in edges]

@@ -1,0 +1,139 @@
+"""Has the audit judge score a small share of the traces. What was audited is in Redis, so each trace is audited once.
+
+Which traces are audited is fixed by their ids. They are scored as shadow items, so training goes first; and at most
+`audit_batch` of a line are in one look: of a backlog the newest.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+
+from regrade import RewardClient, Rubric, ScoreItem
+from regrade.contracts import Audited, Trace
+from regrade.tasks import load_pack
+from services.kit.store import keys as ks
+from services.kit.store.keys import Line
+from services.kit.store.leases import Leases
+from services.kit.store.redis import entries, newest, position
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
+from services.meta_reward.clients.shadow import reward_of
+from services.meta_reward.evidence.window import is_evidence
+from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.settings import MetaRewardSettings
+
+_KEPT = 4_096
+_PAGE = 512
+_PAGES = 4
+
+
+class AuditBook:
+    """The audited traces of every line, newest 4,096 or so, and how far the trace log has been looked through."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def read(self, line: Line) -> list[tuple[str, Audited]]:
+        """All of them, oldest first, by their ids in the trace stream."""
+        found = await entries(self._redis, ks.audits_key(line))
+        return [(entry_id, Audited.model_validate_json(fields["audit"])) for entry_id, fields in found]
+
+    async def cursor(self, line: Line) -> str:
+        """The id of the last trace looked at; `0-0` before the first."""
+        return str(await self._redis.get(ks.audit_cursor_key(line)) or "0-0")
+
+    async def add(self, line: Line, found: Sequence[tuple[str, Audited]], cursor: str) -> None:
+        """Enter what was audited up to `cursor`, at once; what stands there already is left as it is."""
+        last = await newest(self._redis, ks.audits_key(line), count=1)
+        behind = position(last[0][0]) if last else (0, 0)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for entry_id, one in found:
+                if position(entry_id) > behind:
+                    pipe.xadd(ks.audits_key(line), {"audit": one.model_dump_json()}, id=entry_id, maxlen=_KEPT)
+            pipe.set(ks.audit_cursor_key(line), cursor)
+            await pipe.execute()
+
+
+class _Look(NamedTuple):
+    """Traces chosen, by id, how many of the line's were seen, and up to where."""
+
+    chosen: list[tuple[str, Trace]]
+    seen: int
+    end: str
+
+
+class Auditor:
+    """One a process; of several workers one audits a line at a time."""
+
+    def __init__(
+        self,
+        *,
+        book: AuditBook,
+        store: RubricStore,
+        log: TraceLog,
+        client: RewardClient,
+        leases: Leases,
+        settings: MetaRewardSettings,
+        metrics: MetaRewardMetrics,
+    ) -> None:
+        """`client` talks to the reward service whose judge audits."""
+        self._book = book
+        self._store = store
+        self._log = log
+        self._client = client
+        self._leases = leases
+        self._settings = settings
+        self._metrics = metrics
+
+    async def look_at(self, line: Line) -> None:
+        """Audit what is new in a line. When the judge is away nothing is entered, and the next look asks again."""
+        async with self._leases.hold_audit(line) as token:
+            if token is None:
+                return
+            cursor = await self._book.cursor(line)
+            look = await self._look(line, cursor)
+            if look.end == cursor:
+                return
+            found = await self._asked(line, look.chosen)
+            await self._book.add(line, found, look.end)
+        null = sum(one.audit is None for _, one in found)
+        self._metrics.audited(line.task, seen=look.seen, scored=len(found) - null, null=null)
+
+    async def _look(self, line: Line, after: str) -> _Look:
+        chosen: list[tuple[str, Trace]] = []
+        seen = 0
+        for _ in range(_PAGES):
+            page = await self._log.page(line.task, after, _PAGE)
+            own = [(i, t) for i, t in page if is_evidence(t) and (t.lineage, t.scope) == (line.lineage, line.scope)]
+            chosen += [(i, t) for i, t in own if _lot(line, t) < self._settings.audit_share]
+            seen += len(own)
+            after = page[-1][0] if page else after
+            if len(page) < _PAGE:
+                break
+        return _Look(chosen[-self._settings.audit_batch :], seen, after)
+
+    async def _asked(self, line: Line, chosen: Sequence[tuple[str, Trace]]) -> list[tuple[str, Audited]]:
+        if not chosen:
+            return []
+        items = [
+            ScoreItem(id=t.trace_id, prompt=t.prompt, completion=t.completion, reference=t.reference) for _, t in chosen
+        ]
+        response = await self._client.shadow(line.task, await self._rubric(line), items)
+        return [
+            (entry_id, Audited(trace_id=t.trace_id, digest=t.digest, reward=t.reward, audit=reward_of(result)))
+            for (entry_id, t), result in zip(chosen, response.results, strict=True)
+        ]
+
+    async def _rubric(self, line: Line) -> Rubric:
+        """The fixed rubric to audit by. Raises `NotFound` for a digest that is not stored."""
+        digest = self._settings.audit_rubrics.get(line.task)
+        rubric = load_pack(line.task).starting_rubric if digest is None else await self._store.get(line.task, digest)
+        return rubric.model_copy(update={"lineage": line.lineage, "scope": line.scope, "version": None})
+
+
+def _lot(line: Line, trace: Trace) -> float:
+    """A fixed pseudo-random number in [0, 1) for a trace of a line."""
+    name = f"audit/{line.label}/{trace.trace_id}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32

@@ -1,0 +1,127 @@
+"""Checkpoints: what a cycle's finished stages have found, so that another worker goes on where one was killed.
+
+A stage's result and everything it leaves behind (lineage events, baselines, alarms) are written in one
+step under the fencing token: a stage has happened once or not at all.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field, ValidationError
+from redis.asyncio import Redis
+
+from regrade.contracts import Evidence, GateReport, LineageEvent, Rubric, SampleReport, Stage
+from regrade.contracts.score import Outcome
+from services.kit.errors import Conflict
+from services.kit.store import keys as ks
+from services.kit.store.keys import Line
+from services.kit.store.redis import LuaFunction
+from services.kit.store.rubric_store import event_json
+from services.meta_reward.gate.gate import Candidate
+from services.meta_reward.propose.base import Proposal
+from services.meta_reward.stores.status import KEPT_S, Request
+
+log = logging.getLogger(__name__)
+
+ORDER = (Stage.EVIDENCE, Stage.SAMPLE, Stage.PROPOSE, Stage.LINT, Stage.GATE, Stage.ACTIVATE)
+
+
+class Proposed(Outcome):
+    """One candidate, and who proposed it."""
+
+    proposer: str
+    rubric: Rubric
+
+    def candidate(self) -> Candidate:
+        """As the gate takes it."""
+        return Candidate(self.rubric, self.proposer)
+
+
+class Proposals(Outcome):
+    """What one proposer answered."""
+
+    candidates: tuple[Proposed, ...]
+    notes: tuple[str, ...]
+    failed: str = ""
+
+    @classmethod
+    def of(cls, proposal: Proposal) -> "Proposals":
+        """To be kept."""
+        found = tuple(Proposed(proposer=c.proposer, rubric=c.rubric) for c in proposal.candidates)
+        return cls(candidates=found, notes=proposal.notes, failed=proposal.failed)
+
+
+class Checkpoint(Outcome):
+    """A cycle under way. `window` is (after, up to and including), `traces` how many of the line's lie in it.
+
+    `active` is the digest its results are about, `done` the last finished stage, `tries` how many have begun
+    the stage behind it, `resumed` how many went on where another had ended.
+    """
+
+    cycle: str
+    trigger: str
+    request: Request | None
+    started: float
+    window: tuple[str, str]
+    traces: int
+    active: str
+    done: Stage | None = None
+    tries: int = 1
+    resumed: int = 0
+    evidence: Evidence | None = None
+    sample: SampleReport | None = None
+    proposals: dict[str, Proposals] = Field(default_factory=dict)
+    clean: tuple[Proposed, ...] = ()
+    gates: tuple[GateReport, ...] = ()
+    notes: tuple[str, ...] = ()
+    activated: str | None = None
+
+    def has_done(self, stage: Stage) -> bool:
+        """Whether that stage is finished."""
+        return self.done is not None and ORDER.index(stage) <= ORDER.index(self.done)
+
+    @property
+    def proposed(self) -> list[Proposed]:
+        """All candidates, in the proposers' order."""
+        return [candidate for answer in self.proposals.values() for candidate in answer.candidates]
+
+
+class Checkpoints:
+    """The checkpoint of every line's cycle."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._save = LuaFunction(redis, "checkpoint")
+
+    async def exists(self, line: Line) -> bool:
+        """Whether a cycle of this line has begun and not ended."""
+        return bool(await self._redis.exists(ks.checkpoint_key(line)))
+
+    async def load(self, line: Line) -> Checkpoint | None:
+        """The cycle that has begun and not ended; one that this release cannot read counts as none."""
+        text = await self._redis.get(ks.checkpoint_key(line))
+        if not text:
+            return None
+        try:
+            return Checkpoint.model_validate_json(text)
+        except ValidationError:
+            log.warning("a checkpoint of another release is given up", extra={"task": line.task})
+            return None
+
+    async def save(
+        self,
+        line: Line,
+        token: str,
+        checkpoint: Checkpoint,
+        events: Sequence[LineageEvent] = (),
+        beside: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write a checkpoint, the events and the values (by key) that belong to it. Raises `Conflict` when fenced."""
+        beside = beside or {}
+        args: list[str | int] = [token, checkpoint.model_dump_json(), KEPT_S, len(events)]
+        for event in events:
+            passed = event.gate if event.gate is not None and event.gate.passed else None
+            args += [event_json(event), event.digest if passed else "", passed.active.digest if passed else ""]
+        keys = [ks.lease_key(line), ks.checkpoint_key(line), ks.lineage_key(line), ks.passed_key(line), *beside]
+        if not await self._save(keys, [*args, *beside.values()]):
+            raise Conflict("the cycle lost its lease; what it found was refused", code="fenced")

@@ -1,0 +1,31 @@
+"""What the reward app holds while it runs, made once in its lifespan."""
+
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from services.kit.store.circuit_breaker import Circuit
+from services.kit.store.rubric_store import RubricStore
+from services.reward.api.micro_batching import Together
+from services.reward.api.quotas import Quotas
+from services.reward.judge.engine.discovery import EngineHandle
+from services.reward.persistence.recovery import Recovery
+from services.reward.persistence.replica_cache import ActiveRubrics
+from services.reward.persistence.spool import Spool
+from services.reward.scoring.pipeline import ScoreService
+
+
+@dataclass(frozen=True, slots=True)
+class RewardState:
+    """One of each per process."""
+
+    redis: Redis
+    store: RubricStore
+    engine: EngineHandle
+    service: ScoreService
+    together: Together
+    circuit: Circuit
+    actives: ActiveRubrics
+    spool: Spool | None
+    recovery: Recovery
+    quotas: Quotas

@@ -1,0 +1,170 @@
+"""vLLM inside the reward process: the judge's model on this container's own GPU, no server beside it.
+
+Imported only where chosen (extra `vllm`). Prompts, constraint and probabilities are those of the HTTP dialect; vLLM
+still computes in a process of its own, which ends with ours.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.outputs import RequestOutput
+from vllm.renderers import ChatParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from services.kit.http.client import (
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamMalformed,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from services.kit.results import Usage
+from services.reward.judge.engine.base import ChatMessages, ChoiceAnswer, Sampling, TextAnswer
+from services.reward.judge.engine.openai import each, levels_at, one_answer_a_line
+from services.reward.judge.engine.responses import Position, TopToken
+
+_TEMPLATE = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+
+log = logging.getLogger(__name__)
+
+
+class InprocessEngine:
+    """An `AsyncLLM` as an engine; each call has `timeout_s`."""
+
+    slots = 0
+
+    def __init__(self, llm: AsyncLLM, model: str, *, batch: int, timeout_s: float) -> None:
+        self._llm = llm
+        self.model = model
+        self.batch = batch
+        self._timeout_s = timeout_s
+
+    async def choose(
+        self, conversations: Sequence[ChatMessages], choices: Sequence[str], *, positions: int = 1
+    ) -> list[ChoiceAnswer | UpstreamError]:
+        """As the Protocol says; the constraint is applied before the probabilities are taken."""
+        outputs = {"choice": list(choices)} if positions == 1 else {"regex": one_answer_a_line(choices, positions)}
+        sampling = SamplingParams(
+            max_tokens=2 * positions - 1,
+            temperature=0.0,
+            logprobs=len(choices),
+            structured_outputs=StructuredOutputsParams(**outputs),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+        async def one(messages: ChatMessages) -> ChoiceAnswer:
+            output = await self._generate(messages, sampling)
+            return ChoiceAnswer(levels_at(_positions(output), choices, positions), _usage(output))
+
+        return await each(conversations, one)
+
+    async def write(
+        self, conversations: Sequence[ChatMessages], sampling: Sampling
+    ) -> list[TextAnswer | UpstreamError]:
+        """As the Protocol says. `UpstreamMalformed` stands where nothing was written."""
+        parameters = SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+        async def one(messages: ChatMessages) -> TextAnswer:
+            output = await self._generate(messages, parameters)
+            text = output.outputs[0].text.strip()
+            if not text:
+                raise UpstreamMalformed("the engine wrote nothing")
+            return TextAnswer(text, _usage(output))
+
+        return await each(conversations, one)
+
+    async def ready(self) -> bool:
+        """Whether vLLM's own process is alive."""
+        return not self._llm.errored
+
+    async def _generate(self, messages: ChatMessages, sampling: SamplingParams) -> RequestOutput:
+        """The finished output. Raises `UpstreamError`: refused where the conversation is to blame, else unavailable."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                _, prompts = await self._llm.renderer.render_chat_async([list(messages)], _TEMPLATE)
+                async for output in self._llm.generate(prompts[0], sampling, uuid4().hex):
+                    if output.finished:
+                        return output
+        except (VLLMClientError, ValueError) as error:
+            raise UpstreamRefused(f"vLLM refused the conversation: {error}") from error
+        except GracefulHTTPError as error:
+            raise UpstreamBusy(f"vLLM takes no more: {error}") from error
+        except TimeoutError as error:
+            raise UpstreamUnavailable(f"vLLM did not answer within {self._timeout_s} s") from error
+        except Exception as error:  # a dead or failing engine core; whatever vLLM raises, it is not the item's fault
+            raise UpstreamUnavailable(f"vLLM failed: {type(error).__name__}") from error
+        raise UpstreamUnavailable("vLLM ended a request without an answer")
+
+
+class InprocessModel:
+    """Loads the model once, from the first call of `open` on, and ends it."""
+
+    def __init__(
+        self, model: str, *, batch: int, timeout_s: float, context: int, gpu_memory: float, more: Mapping[str, Any]
+    ) -> None:
+        self._model = model
+        self._batch = batch
+        self._timeout_s = timeout_s
+        self._arguments = {"gpu_memory_utilization": gpu_memory, "disable_log_stats": True, **more}
+        if context:
+            self._arguments["max_model_len"] = context
+        self._loading: asyncio.Task[AsyncLLM] | None = None
+
+    async def open(self) -> InprocessEngine:
+        """The engine. Raises `UpstreamUnavailable` when the model cannot be loaded; that is final.
+
+        Who stops waiting, a readiness probe perhaps, does not stop the loading.
+        """
+        if self._loading is None:
+            self._loading = asyncio.create_task(asyncio.to_thread(self._load))
+        try:
+            llm = await asyncio.shield(self._loading)
+        except Exception as error:
+            raise UpstreamUnavailable(f"the in-process engine did not start: {error}") from error
+        return InprocessEngine(llm, self._model, batch=self._batch, timeout_s=self._timeout_s)
+
+    async def aclose(self) -> None:
+        """End vLLM's process, waiting for it to have started."""
+        if self._loading is None:
+            return
+        await asyncio.wait({self._loading})
+        if self._loading.exception() is None:
+            await asyncio.to_thread(self._loading.result().shutdown)
+
+    def _load(self) -> AsyncLLM:
+        log.info("loading the judge's model", extra={"model": self._model})
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(model=self._model, **self._arguments))
+
+
+def _positions(output: RequestOutput) -> list[Position]:
+    """Each sampled token with the log-probabilities at its position. Raises `UpstreamMalformed`."""
+    completion = output.outputs[0]
+    if not completion.logprobs:
+        raise UpstreamMalformed("no token probabilities in the engine's answer")
+    return [
+        Position(
+            top[token].decoded_token or "",
+            [TopToken(entry.decoded_token or "", entry.logprob) for entry in top.values()],
+        )
+        for token, top in zip(completion.token_ids, completion.logprobs, strict=True)
+    ]
+
+
+def _usage(output: RequestOutput) -> Usage:
+    return Usage(
+        judge_calls=1,
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        cached_tokens=output.num_cached_tokens or 0,
+        completion_tokens=len(output.outputs[0].token_ids),
+    )

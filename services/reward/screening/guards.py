@@ -1,0 +1,72 @@
+"""Guards: completions that no judge needs to see. Pure, and before any engine call."""
+
+import re
+import unicodedata
+
+from regrade.contracts import Flag
+from services.kit.text.fence import without_control_tokens
+from services.reward.items.text import Text
+
+_LONGEST_OPENER = 240
+_SEGMENT = re.compile(r"[\n.:!?。：！？|]+")
+
+# What announces an answer and gives none, alone or several of them in a row. One such opener makes many judges
+# award full marks (arXiv 2507.08794). Nothing here may be an answer: "Yes.", "B" and "42" are for the judge.
+_OPENERS = """
+solution; the solution; solution is; final solution; answer; the answer; the answer is; the final answer is;
+final answer; answer is; response; explanation; reasoning; reasoning process; thought process;
+thinking process; chain of thought; step by step; step by step solution; step; let us think step by step;
+lets think step by step; lets think; lets solve this problem step by step; let us solve this problem step by step;
+lets solve this step by step; lets work through this step by step; lets break this down step by step;
+lets work this out in a step by step way to be sure we have the right answer; to solve this problem;
+to solve this problem we need to; we need to; here is my answer; here is the answer; here is the solution;
+here is the essay; here is my essay; here is my response; heres the answer; heres my answer; heres the essay;
+sure here is the answer; sure heres the answer; sure here is the essay; sure heres the essay; sure here you go;
+certainly here is the essay; certainly here is the answer; begin enumerate; begin itemize; begin aligned;
+you are a helpful assistant; i am ready when you are; im ready when you are; please provide the instruction;
+please provide the instructions; please provide the essay prompt; please provide the prompt; please provide the task;
+please provide the topic; as an ai language model; no answer provided; essay; my essay;
+解; 解答; 解析; 答案; 最终答案; 思考过程; 解题过程; 让我们一步一步地思考; 让我们逐步思考; 让我们一步一步来解决这个问题;
+かいせつ; 解説; かいとう; 回答; 答え; 最終的な答え; 思考プロセス;
+ステップバイステップで考えましょう; 풀이; 해설; 정답; 해답; 풀이 과정;
+단계별로 생각해 봅시다; respuesta; la respuesta es; respuesta final; solución; la solución; explicación; razonamiento;
+proceso de pensamiento; pensemos paso a paso; réponse; la réponse est; réponse finale; explication; raisonnement;
+processus de réflexion; réfléchissons étape par étape; lösung; die lösung; antwort; die antwort ist; endgültige antwort;
+erklärung; gedankengang; denken wir schritt für schritt; lassen sie uns schritt für schritt denken; resposta;
+resposta final; solução; explicação; raciocínio; vamos pensar passo a passo; soluzione; risposta; risposta finale;
+spiegazione; ragionamento; pensiamo passo dopo passo; oplossing; antwoord; rozwiązanie; odpowiedź; решение; ответ;
+окончательный ответ; объяснение; ход мыслей; давайте подумаем шаг за шагом; рішення; відповідь; çözüm; cevap;
+adım adım düşünelim; lời giải; đáp án; الحل; الجواب; الإجابة; الإجابة النهائية; دعونا نفكر خطوة بخطوة; समाधान; उत्तर; हल;
+चलिए चरण दर चरण सोचते हैं; jawaban; penyelesaian; คำตอบ; วิธีทำ; lösning; svar
+"""
+
+
+def guard(completion: Text, *, max_chars: int) -> Flag | None:
+    """The reason why this completion earns nothing, or None when it is to be judged."""
+    text = completion.raw
+    if not text.strip():
+        return Flag.EMPTY
+    if len(text) > max_chars:
+        return Flag.TOO_LONG
+    content = without_control_tokens(text) if completion.flags else text
+    if any(map(str.isalnum, content)):
+        return Flag.NO_CONTENT if _only_openers(content) else None
+    return Flag.CONTROL_TOKENS_ONLY if any(map(str.isalnum, text)) else Flag.PUNCTUATION_ONLY
+
+
+def _only_openers(text: str) -> bool:
+    """Whether every sentence of a short text is a known opener."""
+    if len(text) > _LONGEST_OPENER:
+        return False
+    segments = {_bare(segment) for segment in _SEGMENT.split(text)} - {""}
+    return segments <= _BARE_OPENERS
+
+
+def _bare(text: str) -> str:
+    """A text's words without case, accents, punctuation and markup, one blank between them."""
+    decomposed = unicodedata.normalize("NFKD", text.replace("'", "").replace("’", ""))
+    letters = (char if char.isalnum() else " " for char in decomposed if unicodedata.category(char) != "Mn")
+    return " ".join("".join(letters).casefold().split())
+
+
+_BARE_OPENERS = frozenset(_bare(opener) for opener in _OPENERS.split(";"))

@@ -1,0 +1,42 @@
+"""TRL: a real trainer of a tiny random policy; its own computation of rewards calls our function."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from regrade.adapters.trl import RegradeReward
+from tests.adapters.peers.clients.worker import Sample, answer_orders
+from tests.support.tiny_policy import make_policy
+
+FOLDER = Path(tempfile.mkdtemp())
+TRAINER = GRPOTrainer(
+    model=str(make_policy(FOLDER / "policy")),
+    reward_funcs=RegradeReward(rank=int(os.environ["PEER_RANK"])),
+    args=GRPOConfig(
+        output_dir=str(FOLDER / "out"), use_cpu=True, bf16=False, report_to="none", num_generations=2,
+        per_device_train_batch_size=2, max_completion_length=8, max_steps=1, logging_steps=1,
+    ),
+    train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": "Write about trees."}]] * 4}),
+)  # fmt: skip
+
+
+def score(samples: Sequence[Sample], step: int) -> Sequence[float]:
+    """One batch of a rank; at step 0 the trainer trains a step of its own first."""
+    if step == 0:
+        TRAINER.train()
+        assert TRAINER.state.log_history[0]["regrade/rubric_version"] >= 1.0
+    TRAINER.state.global_step = step
+    prompts = [[{"role": "user", "content": sample["prompt"]}] for sample in samples]
+    completions = [[{"role": "assistant", "content": sample["completion"]}] for sample in samples]
+    rows = [{"prompt": prompt} for prompt in prompts]
+    told = TRAINER._calculate_rewards(rows, prompts, completions, [[1, 2]] * len(samples))
+    return list(told[:, 0].tolist())
+
+
+answer_orders("trl", score)

@@ -1,0 +1,85 @@
+"""A peer's client in the peer's own environment, one process a rank."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.score.environments import interpreter
+
+ROOT = Path(__file__).parents[3]
+PINS = Path(__file__).parent / "pins"
+ENVIRONMENTS = ROOT / ".cache" / "trainers"
+OWN = "trl"
+"""Is in the project's own environment, at the project's own pins."""
+PEERS = (OWN, *sorted(path.stem for path in PINS.glob("*.txt")))
+
+
+class Peer:
+    """Scores samples as the peer's trainer would."""
+
+    def __init__(self, name: str, *, url: str, task: str, run: str, rank: int = 0) -> None:
+        python = sys.executable if name == OWN else str(interpreter(name, ENVIRONMENTS, PINS))
+        told = {"REGRADE_URL": url, "REGRADE_TASK": task, "REGRADE_RUN": run, "PEER_RANK": str(rank)}
+        quiet = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if name != OWN:  # to its launcher it would mean that there are others to be met
+            told["RANK"] = str(rank)
+        self._log = (ENVIRONMENTS.parent / f"{name}-{rank}.log").open("wb")
+        self._process = subprocess.Popen(
+            [python, "-m", f"tests.adapters.peers.clients.{name.replace('-', '_')}"],
+            cwd=ROOT,
+            env={**os.environ, **told, **quiet},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        self._pool = ThreadPoolExecutor(1)
+        try:
+            self.version = str(self._answer()["version"])
+        except BaseException:
+            self.close()
+            raise
+
+    def score(self, samples: Sequence[dict[str, str]], *, step: int = 1) -> list[Any]:
+        """One reward a sample: a number, "nan" or None. Raises `RuntimeError` where the peer raised."""
+        return self.start(samples, step=step).result(120.0)
+
+    def start(self, samples: Sequence[dict[str, str]], *, step: int = 1) -> "Future[list[Any]]":
+        """`score`, to be waited for."""
+        return self._pool.submit(self._score, samples, step)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(15.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._pool.shutdown()
+        self._log.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _score(self, samples: Sequence[dict[str, str]], step: int) -> list[Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"samples": list(samples), "step": step}) + "\n")
+        self._process.stdin.flush()
+        told = self._answer()
+        if "error" in told:
+            raise RuntimeError(told["error"])
+        rewards: list[Any] = told["rewards"]
+        return rewards
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the client ended:\n{Path(self._log.name).read_text()[-3_000:]}")
+        told: dict[str, Any] = json.loads(line)
+        return told

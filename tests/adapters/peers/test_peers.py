@@ -1,0 +1,137 @@
+"""Trainers' own client code against a real service with a real small judge, and what becomes of it when things fail.
+
+`make test-trainers`: a peer's environment is made where it is missing, from the pins in `tests/adapters/peers/pins`.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from regrade.contracts import Trace, as_text
+from services.kit.store.rubric_store import RubricStore
+from services.kit.store.trace_log import TraceLog
+from tests.adapters.peers.peer import OWN, PEERS, Peer
+from tests.conftest import StartReward
+from tests.support.builders import ESSAY, PROMPT, TASK, activate, llm, rubric
+from tests.support.faulty_judge import FaultyJudge
+from tests.support.servers import ServerThread
+
+pytestmark = [pytest.mark.trainers, pytest.mark.engine, pytest.mark.timeout(900)]
+
+AWAY_S = 20.0
+NO_NULL = {"verifiers": None}
+"""How a peer's own code shows a sample without a reward; else NaN."""
+
+
+@pytest.fixture(scope="module")
+def judge(engine_url: str) -> Iterator[FaultyJudge]:
+    door = FaultyJudge(engine_url)
+    yield door
+    door.close()
+
+
+@pytest.fixture
+def service(start_reward: StartReward, judge: FaultyJudge) -> Iterator[ServerThread]:
+    """On the real judge, well again after every test."""
+    yield start_reward(bootstrap_tasks=[TASK], judge_url=judge.url, judge_in_flight=4)
+    judge.behave()
+    judge.start()
+
+
+@pytest.fixture(params=PEERS)
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture
+def peer(name: str, service: ServerThread) -> Iterator[Peer]:
+    client = Peer(name, url=service.url, task=TASK, run="run-0")
+    yield client
+    client.close()
+
+
+def group(size: int) -> list[dict[str, str]]:
+    """Completions of one prompt that no cache has met."""
+    prompt = f"{PROMPT} ({uuid.uuid4().hex})"
+    return [{"prompt": prompt, "completion": f"{ESSAY} This is version {n} of it."} for n in range(size)]
+
+
+def _are_rewards(rewards: list[object]) -> bool:
+    return all(isinstance(reward, float) and 0.0 <= reward <= 1.0 for reward in rewards)
+
+
+async def _traces(redis: Redis, samples: list[dict[str, str]]) -> list[Trace]:
+    prompt = samples[0]["prompt"]
+    return [trace for trace in await TraceLog(redis).latest(TASK, 200) if as_text(trace.prompt) == prompt]
+
+
+async def test_scores_and_retries(peer: Peer, name: str, judge: FaultyJudge, redis: Redis) -> None:
+    """Each sample gets a reward and leaves a trace; the trainer that asks again bills nothing and leaves no other."""
+    if name == OWN:
+        peer.score(group(1), step=0)  # it trains for a step, too
+    samples = group(4)
+    first = peer.score(samples)
+    print(f"\n{peer.version}: {first}")
+    assert _are_rewards(first)
+    billed = judge.calls
+    assert peer.score(samples) == pytest.approx(first)
+    assert judge.calls == billed
+    assert len(await _traces(redis, samples)) == 4
+
+
+async def test_faults(peer: Peer, name: str, judge: FaultyJudge, redis: Redis) -> None:
+    """One item that fails, a slow judge, 429s: no crash, no reward that nobody gave, no hang."""
+    samples = group(3)
+    judge.garbled = "This is version 1 of it."
+    told = peer.score(samples, step=2)
+    assert told[1] == NO_NULL.get(name, "nan")
+    assert _are_rewards([told[0], told[2]])
+    assert len(await _traces(redis, samples)) == 2
+    judge.behave()
+
+    judge.delay_s = 2.0
+    started = time.monotonic()
+    assert _are_rewards(peer.score(group(3), step=3))
+    assert time.monotonic() - started < 60.0
+    judge.behave()
+
+    judge.busy_for = 5
+    assert _are_rewards(peer.score(group(3), step=4))
+
+
+def test_judge_away_for_a_while(peer: Peer, judge: FaultyJudge) -> None:
+    """The trainer waits for it."""
+    samples = group(4)
+    judge.stop()
+    back = threading.Timer(AWAY_S, judge.start)
+    back.start()
+    started = time.monotonic()
+    assert _are_rewards(peer.score(samples, step=5))
+    assert time.monotonic() - started > AWAY_S
+    back.join()
+
+
+async def test_two_ranks_share_a_group(
+    peer: Peer, name: str, service: ServerThread, store: RubricStore, redis: Redis
+) -> None:
+    """Each has a part of it; a rubric that is activated between the two is for others."""
+    other = Peer(name, url=service.url, task=TASK, run="run-0", rank=1)
+    try:
+        samples = group(4)
+        first = peer.score(samples[:2], step=6)
+        await activate(store, rubric(llm("brevity")))
+        both = [peer.start(samples[2:3], step=6), other.start(samples[3:], step=6)]
+        assert _are_rewards(first + both[0].result(120.0) + both[1].result(120.0))
+        traces = await _traces(redis, samples)
+        assert len(traces) == 4
+        assert len({trace.digest for trace in traces}) == 1
+        later = group(2)
+        peer.score(later, step=7)
+        assert {trace.version for trace in await _traces(redis, later)} >= {2}
+    finally:
+        other.close()

@@ -1,0 +1,257 @@
+"""Several replicas of an upstream: who is asked, who is left out, who comes back, and what retries may cost."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from pydantic import SecretStr
+
+from services.kit.http import load_balancing as replicas
+from services.kit.http.client import (
+    JsonEndpoint,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    open_session,
+)
+from services.kit.http.load_balancing import Address, Replica, RetryBudget, split_urls
+from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
+from tests.support.waiting import wait_until
+
+BODY = {"messages": [{"role": "user", "content": "x"}]}
+CHAT = "/v1/chat/completions"
+WELL = certain(3)
+BROKEN = Reply(status=503)
+
+
+class Watched:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.resting: list[int] = []
+        self.retries: list[bool] = []
+
+    def replicas_resting(self, count: int) -> None:
+        """A count of replicas."""
+        self.resting.append(count)
+
+    def retry(self, *, afforded: bool) -> None:
+        """A retry."""
+        self.retries.append(afforded)
+
+
+def _always(reply: Reply, _: Messages) -> Reply:
+    return reply
+
+
+@pytest.fixture
+def other_engine() -> Iterator[FakeEngine]:
+    """A second scripted engine."""
+    engine = FakeEngine()
+    yield engine
+    engine.close()
+
+
+async def test_the_least_loaded_is_asked(fake_engine: FakeEngine, other_engine: FakeEngine) -> None:
+    fake_engine.hold()
+    other_engine.hold()
+    async with open_session(connections=20, timeout_s=10.0) as session:
+        endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}")
+        batch = asyncio.create_task(endpoint.post(CHAT, BODY, weight=8))
+        await asyncio.to_thread(wait_until, lambda: bool(fake_engine.calls or other_engine.calls), "the batch")
+        busy, idle = (fake_engine, other_engine) if fake_engine.calls else (other_engine, fake_engine)
+        singles = [asyncio.create_task(endpoint.post(CHAT, BODY)) for _ in range(8)]
+        await asyncio.to_thread(idle.wait_for_calls, 8)
+        assert len(busy.calls) == 1
+        even = [asyncio.create_task(endpoint.post(CHAT, BODY)) for _ in range(4)]
+        await asyncio.to_thread(idle.wait_for_calls, 10)
+        await asyncio.to_thread(busy.wait_for_calls, 3)
+        fake_engine.release()
+        other_engine.release()
+        await asyncio.gather(batch, *singles, *even)
+
+
+async def test_a_failing_call_is_tried_on_another_at_once(fake_engine: FakeEngine, other_engine: FakeEngine) -> None:
+    fake_engine.script = lambda _: BROKEN
+    watched = Watched()
+    async with open_session(connections=4, timeout_s=5.0) as session:
+        urls = f"{fake_engine.url}, {other_engine.url}"
+        endpoint = JsonEndpoint(session, urls, retries=1, backoff_s=30.0, watch=watched)
+        for _ in range(40):
+            assert (await endpoint.post(CHAT, BODY))["choices"]
+    assert len(fake_engine.calls) == 5, "left out after five failures in a row"
+    assert len(other_engine.calls) == 40
+    assert watched.retries == [True] * 5
+    assert watched.resting[-1] == 1
+
+
+async def test_one_probe_brings_it_back_on_probation(
+    fake_engine: FakeEngine, other_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "_FIRST_REST_S", 0.3)
+    fake_engine.script = lambda _: BROKEN
+    watched = Watched()
+    async with open_session(connections=20, timeout_s=5.0) as session:
+        endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}", watch=watched)
+        for _ in range(40):
+            await endpoint.post(CHAT, BODY)
+        assert fake_engine.probes == 0
+        await asyncio.sleep(0.31)
+        fake_engine.forget()
+        await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
+        assert fake_engine.probes == 1
+        assert len(fake_engine.calls) >= 1
+        assert watched.resting[-1] == 1, "still failing: out again at once"
+        fake_engine.script = lambda _: WELL
+        await asyncio.sleep(0.61)
+        fake_engine.forget()
+        await endpoint.post(CHAT, BODY)
+        await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
+        assert len(fake_engine.calls) >= 5
+        assert watched.resting[-1] == 0
+
+
+async def test_with_all_out_calls_fail_at_once_until_a_probe_succeeds(
+    fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "_FIRST_REST_S", 2.0)
+    fake_engine.script = lambda _: Reply(hang=True)
+    async with open_session(connections=20, timeout_s=0.2) as session:
+        endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
+        for _ in range(5):
+            with pytest.raises(UpstreamUnavailable, match="Timeout"):
+                await endpoint.post(CHAT, BODY)
+        assert len(fake_engine.calls) == 5
+        for _ in range(50):
+            with pytest.raises(UpstreamUnavailable, match="out of service"):
+                await endpoint.post(CHAT, BODY)
+        assert len(fake_engine.calls) == 5
+        fake_engine.script = lambda _: WELL
+        await asyncio.sleep(2.05)
+        assert (await endpoint.post(CHAT, BODY))["choices"]
+        assert fake_engine.probes == 1
+
+
+async def test_a_busy_one_is_retried_and_not_left_out(fake_engine: FakeEngine) -> None:
+    fake_engine.script = lambda _: Reply(status=429)
+    async with open_session(connections=4, timeout_s=5.0) as session:
+        endpoint = JsonEndpoint(session, fake_engine.url, retries=1, backoff_s=0.001)
+        for _ in range(10):
+            with pytest.raises(UpstreamBusy):
+                await endpoint.post(CHAT, BODY)
+    assert len(fake_engine.calls) == 20
+
+
+async def test_refusals_between_failures_show_it_is_alive(fake_engine: FakeEngine) -> None:
+    async with open_session(connections=4, timeout_s=5.0) as session:
+        endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
+        for status in [503, 503, 503, 503, 400] * 3:
+            fake_engine.script = partial(_always, Reply(status=status))
+            with pytest.raises((UpstreamUnavailable, UpstreamRefused), match=f"HTTP {status}"):
+                await endpoint.post(CHAT, BODY)
+
+
+async def test_telling_what_it_serves_does_not_show_that_it_works(fake_engine: FakeEngine) -> None:
+    fake_engine.script = partial(_always, BROKEN)
+    async with open_session(connections=4, timeout_s=5.0) as session:
+        endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
+        for _ in range(5):
+            with pytest.raises(UpstreamUnavailable, match="HTTP 503"):
+                await endpoint.post(CHAT, BODY)
+            if len(fake_engine.calls) < 5:
+                await endpoint.get("/v1/models")
+        with pytest.raises(UpstreamUnavailable, match="out of service"):
+            await endpoint.post(CHAT, BODY)
+
+
+async def test_retries_stay_within_their_budget(fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "_RETRIES_AT_ONCE", 3.0)
+    monkeypatch.setattr(replicas, "_RETRIES_A_SECOND", 0.0)
+    fake_engine.script = lambda _: Reply(status=429)
+    watched = Watched()
+    async with open_session(connections=4, timeout_s=5.0) as session:
+        endpoint = JsonEndpoint(session, fake_engine.url, retries=2, backoff_s=0.0, watch=watched)
+        for _ in range(30):
+            with pytest.raises(UpstreamBusy):
+                await endpoint.post(CHAT, BODY)
+    assert len(fake_engine.calls) == 30 + watched.retries.count(True)
+    assert 5 <= watched.retries.count(True) <= 6, "three at once, and a tenth of the requests"
+
+
+def test_the_budget_comes_back_with_requests_and_time() -> None:
+    now = 0.0
+    budget = RetryBudget(lambda: now)
+    assert sum(budget.spend() for _ in range(200)) == 100
+    for _ in range(21):
+        budget.earn()
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+    now = 5.0
+    budget.earn()
+    assert sum(budget.spend() for _ in range(200)) == 5
+    now = 1e6
+    budget.earn()
+    assert sum(budget.spend() for _ in range(200)) == 100
+
+
+def test_each_rest_is_longer_and_stragglers_do_not_prolong_it() -> None:
+    replica = Replica(Address("http://a", "a", {}))
+    assert [replica.failed(0.0) for _ in range(5)] == [False] * 4 + [True]
+    assert not any(replica.failed(0.0) for _ in range(50))
+    lengths = []
+    for _ in range(10):
+        lengths.append(next(tenth / 10 for tenth in range(1_000) if replica.due(tenth / 10)))
+        replica.returned()
+        assert replica.failed(0.0), "on probation one failure is enough"
+    assert 0.5 <= lengths[0] <= 1.1
+    assert all(longer > shorter for shorter, longer in zip(lengths[:4], lengths[2:6], strict=True))
+    assert max(lengths) <= 60.1
+    replica.returned()
+    replica.answered()
+    assert [replica.failed(0.0) for _ in range(5)] == [False] * 4 + [True]
+    assert replica.due(1.1)
+
+
+def test_base_urls() -> None:
+    found = split_urls(" http://gpu-1:8000/ ,https://me:s%20cret@gpu-2/engine,http://gpu-1:8000", key="k")
+    assert [(address.url, address.name) for address in found] == [
+        ("http://gpu-1:8000", "gpu-1:8000"),
+        ("https://gpu-2/engine", "gpu-2"),
+    ]
+    assert [address.headers["Authorization"] for address in found] == ["Bearer k", "Basic bWU6cyBjcmV0"]
+    assert split_urls("http://[::1]:8000")[0].url == "http://[::1]:8000"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "gpu-1:8000", "ftp://x", "http://", "http://a,", "http://me:hush@a:port", "http://a?key=hush"]
+)
+def test_what_is_no_base_url_is_refused_without_being_repeated(text: str) -> None:
+    with pytest.raises(ValueError, match=r"base URL \d is not") as refused:
+        split_urls(text)
+    assert "hush" not in str(refused.value)
+
+
+async def test_credentials_are_sent_and_never_told(fake_engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    told = []
+    async with open_session(connections=4, timeout_s=5.0) as session:
+        with_login = fake_engine.url.replace("://", "://me:hush-1@")
+        endpoint = JsonEndpoint(session, with_login, key=SecretStr("hush-2"), retries=1, backoff_s=0.0)
+        await endpoint.post(CHAT, BODY)
+        await JsonEndpoint(session, fake_engine.url, key=SecretStr("hush-2")).post(CHAT, BODY)
+        for reply in (Reply(status=400), Reply(b"<html>"), *[BROKEN] * 6):
+            fake_engine.script = partial(_always, reply)
+            with pytest.raises(UpstreamError) as error:
+                await endpoint.post(CHAT, BODY)
+            told.append(repr(error.value) + repr(error.value.__cause__))
+        fake_engine.stop()
+        with pytest.raises(UpstreamUnavailable) as away:
+            await endpoint.probe_all()
+        told.append(repr(away.value))
+    assert [headers["Authorization"] for headers in fake_engine.headers[:2]] == ["Basic bWU6aHVzaC0x", "Bearer hush-2"]
+    logged = "".join(f"{record.getMessage()}{record.__dict__}" for record in caplog.records)
+    assert "out of service" in logged
+    assert "hush" not in logged + "".join(told)
+    assert "bWU6" not in logged + "".join(told)

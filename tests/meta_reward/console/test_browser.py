@@ -1,0 +1,96 @@
+"""The console in a real Chromium: what is shown, what a rollback does, and that hostile text stays text."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from redis import Redis
+
+from services.kit.store import keys as ks
+from tests.support import story
+from tests.support.builders import LINE, TASK, checks_only, rubric
+from tests.support.fake_engine import FakeEngine
+
+pytestmark = pytest.mark.console
+CHROMIUM = os.environ.get("REGRADE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("no Chromium on the path, and REGRADE_TEST_CHROMIUM names none")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[True, False], ids=["with JavaScript", "without JavaScript"])
+def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
+    with browser.new_context(java_script_enabled=request.param) as context:
+        opened = context.new_page()
+        opened.set_default_timeout(10_000)
+        yield opened
+
+
+@pytest.fixture
+def meta(redis_url: str, reward_url: str, fake_engine: FakeEngine) -> Iterator[httpx.Client]:
+    with story.meta_service(redis_url, reward_url, fake_engine) as client:
+        yield client
+
+
+def _put(reward_url: str, words: int, **why: str) -> str:
+    body = {"rubric": checks_only(words).model_dump(mode="json"), **(story.DEED | why)}
+    return str(httpx.put(f"{reward_url}/rubrics/{TASK}", json=body).raise_for_status().json()["digest"])
+
+
+def test_an_operator_looks_around_and_goes_back(
+    page: Page, meta: httpx.Client, reward_url: str, redis_url: str
+) -> None:
+    for step in range(16, 19):
+        story.score_step(reward_url, step)
+    story.run_cycle(meta)
+    first = meta.get(f"/lineage/{TASK}").json()[0]["digest"]
+    _put(reward_url, 31)
+    page.goto(f"{meta.base_url}/console")
+    expect(page.locator("h1")).to_have_text(TASK)
+    expect(page.locator("svg.plot")).to_be_visible()
+    refused = next(e for e in meta.get(f"/lineage/{TASK}").json() if e["kind"] == "rejected" and e["gate"])
+    page.locator(f".event.rejected a[href$='{refused['digest']}']").first.click()
+    expect(page.locator(".verdict.fail")).to_have_text("Refused by the gate")
+    expect(page.locator(".reasons")).to_contain_text(refused["gate"]["reasons"][0])
+    page.get_by_role("link", name="Rubrics").click()
+    expect(page.locator(".diff")).to_contain_text("31")
+    page.get_by_role("link", name="Traces").click()
+    page.locator("table.traces td a").first.click()
+    expect(page.locator(".scored").first).to_be_visible()
+    page.goto(f"{meta.base_url}/console/{TASK}/do/rollback?digest={first}")
+    page.get_by_label("Your name").fill("dana")
+    page.get_by_label("Why").fill("too strict by far")
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.locator(".event.rolled_back").first).to_contain_text("too strict by far")
+    with Redis.from_url(redis_url, decode_responses=True) as redis:
+        assert str(redis.get(ks.active_key(LINE))).split()[0] == first
+    last = meta.get(f"/lineage/{TASK}").json()[-1]
+    assert (last["kind"], last["by"]) == ("rolled_back", "dana")
+
+
+def test_hostile_text_stays_text(browser: Browser, meta: httpx.Client, reward_url: str) -> None:
+    trace_id = story.score_hostile(reward_url)
+    own = rubric(rationale=story.HOSTILE, preamble=story.HOSTILE).model_dump(mode="json")
+    digest = (
+        httpx.put(f"{reward_url}/rubrics/{TASK}", json={"rubric": own} | story.WHY).raise_for_status().json()["digest"]
+    )
+    with browser.new_context() as context:
+        page = context.new_page()
+        for path in ("", "/traces", f"/traces/{trace_id}", "/rubrics", f"/rubrics/{digest}", "/do/rollback"):
+            page.goto(f"{meta.base_url}/console/{TASK}{path}")
+            assert page.evaluate("window.owned") is None, path
+            assert page.locator("main script, main img, [onerror], [onload], a[href^='javascript:']").count() == 0, path
+        page.goto(f"{meta.base_url}/console/{TASK}/traces/{trace_id}")
+        assert page.locator("#completion").text_content() == story.HOSTILE
+        page.goto(f"{meta.base_url}/console/{TASK}")
+        expect(page.locator(".events").first).to_contain_text("<b>mallory</b>")

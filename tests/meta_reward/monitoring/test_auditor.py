@@ -1,0 +1,250 @@
+"""The audit judge: what it is asked, what is made of it, and what it costs when it fails."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+
+from regrade.contracts import Audited, EventKind, GatePass
+from regrade.errors import RequestError
+from services.kit.asyncio_utils import end_task
+from services.kit.store import keys as ks
+from services.kit.store.keys import Line
+from services.kit.store.redis import entries
+from services.meta_reward.evidence.alarms import AUDIT_CONTRADICTS, ring
+from services.meta_reward.evidence.audit import audit_figures, by_activation, since_activation
+from services.meta_reward.evidence.window import look
+from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.monitoring.auditor import AuditBook, Auditor
+from services.meta_reward.monitoring.rollback import audit_reason
+from tests.conftest import StartReward
+from tests.support.builders import ESSAY, LINE, TASK, gate_report, llm, rubric, trace
+from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
+from tests.support.meta import Meta, meta_script, running_meta, train
+from tests.support.servers import spawn_service
+from tests.support.valkey import running_valkey
+from tests.support.waiting import wait_until
+
+OLD, NEW = "a" * 64, "b" * 64
+WINDOW = 16
+PATIENT = 1_000
+
+
+def audits(
+    start: int, digest: str, rewards: Sequence[float], scores: Sequence[float | None]
+) -> list[tuple[str, Audited]]:
+    """Audited traces from a place in the stream on."""
+    return [
+        (f"{start + n}-0", Audited(trace_id=f"t{start + n}", digest=digest, reward=reward, audit=score))
+        for n, (reward, score) in enumerate(zip(rewards, scores, strict=True))
+    ]
+
+
+def steady(start: int, digest: str, reward: float, score: float, count: int = WINDOW) -> list[tuple[str, Audited]]:
+    """Around these means, with some scatter."""
+    off = [0.05 * (-1) ** n for n in range(count)]
+    return audits(start, digest, [reward + o for o in off], [score - o for o in off])
+
+
+def test_reward_up_and_audit_down_is_an_alarm_that_names_its_traces() -> None:
+    found = [*steady(1, NEW, 0.5, 0.6), *steady(100, NEW, 0.8, 0.3)]
+    change = since_activation(found, NEW, WINDOW)
+    assert change is not None
+    assert change.contradiction > 0.2
+    (alarm,) = [a for a in ring(look([trace()], {}, audit=change), [], "9-0") if a.name == AUDIT_CONTRADICTS]
+    assert set(alarm.traces) <= {one.trace_id for _, one in found[WINDOW:]}
+    calm = since_activation([*found[:WINDOW], *steady(100, NEW, 0.8, 0.7)], NEW, WINDOW)
+    assert calm is not None
+    lowered = ring(look([trace()], {}, audit=calm), [alarm], "10-0")
+    assert AUDIT_CONTRADICTS not in {a.name for a in lowered}
+    unknown = ring(look([trace()], {}), [alarm], "10-0")
+    assert AUDIT_CONTRADICTS in {a.name for a in unknown}, "what cannot be told stays as it was"
+
+
+def test_either_alone_is_none() -> None:
+    before = steady(1, NEW, 0.5, 0.6)
+    for reward, score in ((0.8, 0.6), (0.5, 0.3), (0.8, 0.9), (0.3, 0.3)):
+        change = since_activation([*before, *steady(100, NEW, reward, score)], NEW, WINDOW)
+        assert change is not None
+        assert change.contradiction <= 0.0
+        assert audit_reason(change) is None
+
+
+def test_a_judge_failure_counts_for_nothing() -> None:
+    failed = audits(50, NEW, [0.9] * WINDOW, [None] * WINDOW)
+    assert since_activation([*steady(1, NEW, 0.5, 0.6), *failed], NEW, WINDOW) is None
+    figures = audit_figures(failed, ("0-0", "99-0"), NEW, WINDOW)
+    assert (figures.traces, figures.audit_mean, figures.audit_fall) == (0, None, None)
+
+
+def test_an_activation_is_judged_by_what_follows_it() -> None:
+    before, climbed = steady(1, OLD, 0.5, 0.6), steady(100, NEW, 0.8, 0.3)
+    change = by_activation([*before, *climbed], OLD, NEW, "50-0", WINDOW)
+    assert change is not None
+    assert "audit contradicts" in (audit_reason(change) or "")
+    assert by_activation([*before, *climbed[:-1]], OLD, NEW, "50-0", WINDOW) is None
+    stricter = [*steady(100, NEW, 0.2, 0.6, 8), *steady(108, NEW, 0.45, 0.3, 8)]
+    change = by_activation([*before, *stricter], OLD, NEW, "50-0", WINDOW)
+    assert change is not None
+    assert audit_reason(change), "it climbs from the level that the stricter rubric has brought it to"
+
+
+def contradicting(messages: Messages) -> Reply:
+    """What pleases the training rubrics is what the fixed rubric of the audit finds poor."""
+    better = "second" in messages[1]["content"]
+    audited = "Audit" in messages[0]["content"]
+    return certain(5 if better != audited else 1)
+
+
+def auditor_of(meta: Meta, redis: Redis, registry: CollectorRegistry | None = None) -> Auditor:
+    metrics = MetaRewardMetrics(registry or CollectorRegistry())
+    return Auditor(
+        book=AuditBook(redis), store=meta.parts.store, log=meta.parts.log, client=meta.client, leases=meta.leases,
+        settings=meta.parts.settings, metrics=metrics,
+    )  # fmt: skip
+
+
+async def test_the_watch_rolls_back_what_the_audit_contradicts(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    fixed, wanted = rubric(llm("audit")), rubric(llm("wanted"))
+    fake_engine.script = meta_script(contradicting)
+    told: dict[str, Any] = {"audit_share": 1.0, "audit_window": 8, "every_traces": PATIENT}
+    told["audit_rubrics"] = {TASK: fixed.digest}
+    async with running_meta(redis, reward_url, fake_engine, **told) as meta:
+        worker = meta.worker
+        worker._parts = meta.parts._replace(audits=AuditBook(redis))
+        await meta.parts.store.put(TASK, fixed)
+        auditor = auditor_of(meta, redis)
+        await train(meta.client, "A first try at the essay. ", step=1)
+        await auditor.look_at(LINE)
+        before = await meta.parts.store.active(LINE)
+        assert before is not None
+        await meta.parts.store.put(TASK, wanted)
+        await meta.parts.store.record_gate(LINE, gate_report(wanted.digest, before.digest))
+        await meta.parts.store.activate(LINE, wanted.digest, expected=before.digest, authority=GatePass(cycle="c"))
+        await train(meta.client, "A second try at the essay. ", step=2)
+        await worker.watch(LINE)
+        assert (await meta.parts.store.active(LINE)) != before, "the audit has not spoken yet"
+        await auditor.look_at(LINE)
+        await worker.watch(LINE)
+        assert (await meta.parts.store.active(LINE)) == before
+        last = (await meta.parts.store.history(LINE))[-1]
+        assert (last.kind, last.by) == (EventKind.ROLLED_BACK, "watch")
+        assert last.reason.startswith("audit contradicts")
+        assert await redis.exists(ks.cooling_key(LINE))
+
+
+async def test_i8_each_trace_is_audited_once_whoever_audits(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    fake_engine.script = meta_script(lambda _: certain(3))
+    registry = CollectorRegistry()
+    told: dict[str, Any] = {"audit_share": 0.5, "audit_batch": 64, "every_traces": PATIENT}
+    async with running_meta(redis, reward_url, fake_engine, **told) as meta:
+        for step in range(4):
+            await train(meta.client, step=step)
+        await auditor_of(meta, redis, registry).look_at(LINE)
+        first = await AuditBook(redis).read(LINE)
+        assert 6 <= len(first) <= 26
+        await auditor_of(meta, redis).look_at(LINE)
+        assert await AuditBook(redis).read(LINE) == first
+        await redis.delete(ks.audit_cursor_key(LINE))
+        await auditor_of(meta, redis).look_at(LINE)
+        assert await AuditBook(redis).read(LINE) == first, "the same lots, and none entered twice"
+        assert len(await entries(redis, ks.traces_key(TASK))) == 32, "an audit leaves no trace"
+        text = generate_latest(registry).decode()
+        assert f'regrade_meta_audited_traces_total{{outcome="scored",task="essay_writing"}} {len(first)}.0' in text
+        assert f'regrade_meta_audit_share_ratio{{task="essay_writing"}} {len(first) / 32}' in text
+
+
+async def test_a_look_costs_no_more_than_its_batch(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+    fake_engine.script = meta_script(lambda _: certain(3))
+    told: dict[str, Any] = {"audit_share": 1.0, "audit_batch": 4, "every_traces": PATIENT}
+    async with running_meta(redis, reward_url, fake_engine, **told) as meta:
+        await train(meta.client, count=8)
+        await auditor_of(meta, redis).look_at(LINE)
+        found = await AuditBook(redis).read(LINE)
+        assert len(found) == 4
+        newest = [entry_id for entry_id, _ in await entries(redis, ks.traces_key(TASK))][-4:]
+        assert [entry_id for entry_id, _ in found] == newest
+
+
+async def test_a_cycles_evidence_and_sample_know_the_audit(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    fake_engine.script = meta_script(contradicting)
+    fixed = rubric(llm("audit"))
+    told: dict[str, Any] = {"audit_share": 1.0, "audit_rubrics": {TASK: fixed.digest}}
+    async with running_meta(redis, reward_url, fake_engine, **told) as meta:
+        meta.worker._parts = meta.parts._replace(audits=AuditBook(redis))
+        await meta.parts.store.put(TASK, fixed)
+        await train(meta.client, "A second try at the essay. ", step=1)
+        await auditor_of(meta, redis).look_at(LINE)
+        await meta.worker.look_at(LINE)
+        (report,) = await meta.parts.board.reports(LINE)
+        assert report.evidence.audit is not None
+        assert report.evidence.audit.traces == 8
+        assert report.evidence.audit.reward_mean == 1.0
+        assert report.evidence.audit.audit_mean == 0.2
+
+
+def test_an_audit_service_of_its_own_keeps_its_own_books(
+    redis_url: str, start_reward: StartReward, fake_engine: FakeEngine, tmp_path: Path
+) -> None:
+    """Another judge behind another reward service, with its own Redis and key: what it says reaches the evidence."""
+    with running_valkey() as other_valkey, closing(FakeEngine()) as other_judge, ExitStack() as running:
+        fake_engine.script = meta_script(lambda _: certain(5))
+        other_judge.script = lambda _: certain(1)
+        trains = start_reward(bootstrap_tasks=[TASK]).url
+        own = {"redis_url": other_valkey.url, "judge_url": other_judge.url, "bootstrap_tasks": [TASK]}
+        audits = start_reward(**own, api_keys=["the auditor's"]).url
+        meta = spawn_service(
+            "services.meta_reward", "REGRADE_META_", tmp_path, redis_url=redis_url, reward_url=trains, poll_s=0.05,
+            audit_url=audits, audit_key="the auditor's", audit_share=1.0, llm_proposer=False, every_traces=PATIENT,
+            alarm_traces=0, gate_originals=8,
+        )  # fmt: skip
+        running.callback(meta.stop)
+        items = [{"id": f"i{n}", "prompt": "Why trees?", "completion": f"{ESSAY} {n}"} for n in range(8)]
+        body = {"task": TASK, "run": "r", "step": 1, "items": items}
+        trained = httpx.post(f"{trains}/score", json=body, timeout=30.0).raise_for_status().json()["results"]
+        scored = f'regrade_meta_audited_traces_total{{outcome="scored",task="{TASK}"}} 8.0'
+        wait_until(lambda: scored in httpx.get(f"{meta.url}/metrics").text, "every trace to be audited")
+        httpx.post(f"{meta.url}/cycles/{TASK}", json={"by": "dana", "reason": "a look"}).raise_for_status()
+        wait_until(lambda: httpx.get(f"{meta.url}/cycles/{TASK}").json(), "a cycle", timeout_s=60.0)
+        audit = httpx.get(f"{meta.url}/cycles/{TASK}").json()[0]["evidence"]["audit"]
+        assert audit["traces"] == 8
+        assert audit["reward_mean"] == pytest.approx(trained[0]["reward"])
+        assert audit["audit_mean"] == pytest.approx(0.2)
+        with BlockingRedis.from_url(other_valkey.url) as kept:
+            assert not kept.exists(ks.traces_key(TASK)), "an audit leaves no trace there either"
+
+
+async def test_an_audit_that_fails_waits_ever_longer(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An auditor that does not know the task is asked again after a second, not at each of the looks between."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    tries: list[float] = []
+    async with running_meta(redis, reward_url, fake_engine, poll_s=0.01, every_traces=PATIENT) as meta:
+        auditor = auditor_of(meta, redis)
+
+        async def fail(line: Line) -> None:
+            tries.append(time.monotonic())
+            raise RequestError("unknown_task", "nobody knows it")
+
+        monkeypatch.setattr(auditor, "look_at", fail)
+        auditing = asyncio.create_task(meta.worker.keep_auditing(auditor))
+        await asyncio.sleep(2.2)
+        await end_task(auditing)
+    assert 2 <= len(tries) <= 4
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(tries))

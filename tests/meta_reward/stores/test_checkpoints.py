@@ -1,0 +1,160 @@
+"""Checkpoints: written once however often asked for, under the fencing token alone; and when a cycle is given up."""
+
+import json
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from regrade import ServiceUnavailableError
+from regrade.contracts import CycleReport, EventKind
+from services.kit.errors import Conflict
+from services.kit.store import keys as ks
+from services.kit.store.leases import Leases
+from services.kit.store.rubric_store import RubricStore, gate_event, verdict_event
+from services.meta_reward.evidence.window import look, measure
+from services.meta_reward.stores.checkpoints import Checkpoint, Checkpoints
+from services.meta_reward.stores.status import Board
+from tests.support.builders import LINE, TASK, gate_report, trace
+from tests.support.fake_engine import FakeEngine, certain
+from tests.support.meta import Meta, meta_script, running_meta, train
+from tests.support.waiting import until
+
+ONE, TWO = "1" * 64, "2" * 64
+STATE = Checkpoint(
+    cycle="c", trigger="a test", request=None, started=1.0, window=("0-0", "9-0"), traces=3, active="0" * 64
+)
+
+REPORT = CycleReport(
+    cycle="c", trigger="a test", started=1.0, finished=2.0, evidence=measure(look([trace()], {}), {}, ("0-0", "9-0")),
+    candidates=1, activated=ONE, notes=(),
+)  # fmt: skip
+
+
+async def test_saying_it_twice_changes_nothing(redis: Redis, store: RubricStore) -> None:
+    """As after a lost answer: one event each, and what the stage left is there."""
+    events = [
+        verdict_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c"),
+        gate_event(gate_report(ONE, TWO)),
+        gate_event(gate_report(TWO, ONE, passed=False)),
+    ]
+    async with Leases(redis).hold(LINE) as token:
+        assert token
+        for _ in range(2):
+            await Checkpoints(redis).save(LINE, token, STATE, events, {ks.alarms_key(LINE): "[]"})
+    history = await store.history(LINE)
+    assert [(event.kind, event.digest) for event in history] == [
+        (EventKind.PROPOSED, ONE),
+        (EventKind.GATED, ONE),
+        (EventKind.REJECTED, TWO),
+    ]
+    assert await redis.hgetall(ks.passed_key(LINE)) == {ONE: TWO}
+    assert await redis.get(ks.alarms_key(LINE)) == "[]"
+    assert await Checkpoints(redis).load(LINE) == STATE
+
+
+async def test_i6_without_the_lease_nothing_is_written(redis: Redis) -> None:
+    await redis.set(ks.lease_key(LINE), "another's")
+    event = verdict_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c")
+    with pytest.raises(Conflict, match="lost its lease"):
+        await Checkpoints(redis).save(LINE, "mine", STATE, [event], {ks.alarms_key(LINE): "[]"})
+    assert await redis.keys("*") == [ks.lease_key(LINE)]
+
+
+async def test_a_checkpoint_of_another_release_counts_as_none(redis: Redis) -> None:
+    await redis.set(ks.checkpoint_key(LINE), json.dumps({"cycle": "c", "unknown": True}))
+    assert await Checkpoints(redis).exists(LINE)
+    assert await Checkpoints(redis).load(LINE) is None
+
+
+async def _fails_at_the_gate(meta: Meta, engine: FakeEngine) -> None:
+    """Two tries at a cycle whose judge is away, from the gate on."""
+    await train(meta.client)
+    engine.stop()
+    for _ in range(2):
+        with pytest.raises(ServiceUnavailableError):
+            await meta.worker.look_at(LINE)
+        meta.worker._backoff[LINE].succeeded()
+    engine.start()
+
+
+async def _served_again(meta: Meta) -> None:
+    """The judge has been found to answer."""
+
+    async def is_back() -> bool:
+        return (await meta.client.readiness())["judge"]
+
+    await until(is_back, "the judge to be back in service")
+
+
+async def test_a_stage_that_fails_again_and_again_is_given_up(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """Two tries are allowed: the third worker abandons the cycle and begins another one on the same window."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, stage_tries=2) as meta:
+        await _fails_at_the_gate(meta, fake_engine)
+        assert await meta.parts.board.reports(LINE) == []
+        await _served_again(meta)
+        await meta.worker.look_at(LINE)
+        abandoned, finished = await meta.parts.board.reports(LINE)
+        assert abandoned.abandoned == "2 tries at the stage behind lint have failed"
+        assert (abandoned.activated, finished.abandoned) == (None, None)
+        assert finished.activated is not None
+        assert finished.evidence.window == abandoned.evidence.window
+        assert (await meta.parts.board.status(LINE)).fruitless == 0
+
+
+async def test_a_cycle_that_lies_about_too_long_is_given_up(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine, resume_within_s=60.0) as meta:
+        await _fails_at_the_gate(meta, fake_engine)
+        state = await meta.parts.checkpoints.load(LINE)
+        assert state is not None
+        old = state.model_copy(update={"started": state.started - 61.0})
+        await redis.set(ks.checkpoint_key(LINE), old.model_dump_json())
+        await _served_again(meta)
+        await meta.worker.look_at(LINE)
+        abandoned, finished = await meta.parts.board.reports(LINE)
+        assert abandoned.abandoned == "it began more than 60 s ago"
+        assert finished.cycle != abandoned.cycle
+
+
+async def test_a_report_is_written_once(redis: Redis) -> None:
+    board = Board(redis)
+    await redis.xadd(ks.traces_key(TASK), {"trace": "{}"}, id="5-0")
+    await redis.xgroup_create(ks.traces_key(TASK), LINE.label, id="0-0")
+    async with Leases(redis).hold(LINE) as token:
+        assert token
+        await Checkpoints(redis).save(LINE, token, STATE)
+        for _ in range(2):
+            await board.finish(LINE, token, "5-0", REPORT, None)
+    assert len(await board.reports(LINE)) == 1
+    assert (await board.status(LINE)).fruitless == 0
+    with pytest.raises(Conflict, match="lost its lease"):
+        await board.finish(LINE, "an old token", "5-0", REPORT, None)
+
+
+async def test_an_activation_whose_answer_was_lost_is_told_as_one(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    """The client asks again, as it does after a lost connection, and is told that another rubric is active: its own."""
+    fake_engine.script = meta_script(lambda _: certain(3))
+    async with running_meta(redis, reward_url, fake_engine) as meta:
+        activate = meta.parts.store.activate
+
+        async def asked_twice(*what: Any, **how: Any) -> int:
+            await activate(*what, **how)
+            return await activate(*what, **how)
+
+        meta.parts.store.activate = asked_twice  # type: ignore[method-assign]
+        await train(meta.client)
+        await meta.worker.look_at(LINE)
+        (report,) = await meta.parts.board.reports(LINE)
+        active = await meta.parts.store.active(LINE)
+        assert active is not None
+        assert report.activated == active.digest
+        history = await meta.parts.store.history(LINE)
+        assert history[-1].kind is EventKind.ACTIVATED

@@ -1,0 +1,135 @@
+"""The check catalogue: honest text passes, faults do not, ramps have slope, and nothing a policy writes hangs it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from regrade.contracts.checks import Check
+from services.kit.text.math_equal import MathEqualPool, boxed
+from services.reward.screening.checks import CheckCatalogue, CheckError, Subject, validate_check
+from tests.support.builders import ESSAY, PROMPT
+
+GERMAN = "Bäume machen eine Stadt freundlicher, denn ihr Schatten kühlt im Sommer die Straßen und die Häuser."
+PERSON = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string", "pattern": "^[A-Z]"}}}
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Iterator[CheckCatalogue]:
+    pool = MathEqualPool(timeout_s=3.0)
+    yield CheckCatalogue(pool)
+    pool.close()
+
+
+def parsed(parameters: dict[str, Any]) -> Check:
+    check: Check = TypeAdapter(Check).validate_python(parameters)
+    return check
+
+
+async def value(
+    catalogue: CheckCatalogue, parameters: dict[str, Any], completion: str, reference: str | None = None
+) -> float:
+    return await catalogue.value(parsed(parameters), Subject(PROMPT, completion, reference))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "good", "bad", "reference"),
+    [
+        ({"check": "min_words", "words": 40}, ESSAY, "", None),
+        ({"check": "max_words", "words": 120}, ESSAY, ESSAY * 4, None),
+        ({"check": "min_sentences", "sentences": 3}, ESSAY, "no end", None),
+        ({"check": "language", "language": "en"}, ESSAY, GERMAN, None),
+        ({"check": "language", "language": "de"}, GERMAN, ESSAY, None),
+        ({"check": "not_repetitive"}, ESSAY, "trees are nice " * 40, None),
+        ({"check": "no_prompt_copy"}, ESSAY, PROMPT, None),
+        ({"check": "on_topic"}, ESSAY, "Bananas grow in bunches.", None),
+        ({"check": "matches", "pattern": r"(?i)\bpark\b"}, ESSAY, "No such place.", None),
+        ({"check": "ends_properly"}, 'He said "yes."', "It stops in the mid", None),
+        ({"check": "boxed_answer"}, r"So \boxed{\frac{1}{2}}.", r"So \boxed{}.", None),
+        ({"check": "math_equal"}, r"Thus \boxed{\frac{2}{4}}.", r"Thus \boxed{0.6}.", "1/2"),
+        (
+            {"check": "verdict_equal", "verdicts": ["right", "wrong"]},
+            "At first wrong, in the end right.",
+            "right? No: wrong.",
+            "right",
+        ),
+        ({"check": "json_schema", "schema": PERSON}, '{"name": "Ada"}', '{"name": "ada"}', None),
+    ],
+    ids=lambda v: v.get("check") if isinstance(v, dict) else None,
+)
+async def test_good_passes_and_bad_fails(
+    catalogue: CheckCatalogue, parameters: dict[str, Any], good: str, bad: str, reference: str | None
+) -> None:
+    assert await value(catalogue, parameters, good, reference) == 1.0
+    assert await value(catalogue, parameters, bad, reference) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "texts"),
+    [
+        ({"check": "min_words", "words": 40}, [" ".join(ESSAY.split()[:n]) for n in (0, 10, 20, 30, 40)]),
+        ({"check": "max_words", "words": 40}, [" ".join(ESSAY.split()[:n]) for n in (80, 70, 60, 50, 40)]),
+        ({"check": "min_sentences", "sentences": 4}, ["One. " * n for n in range(5)]),
+        ({"check": "on_topic", "min_overlap": 1.0}, ["x", "cities", "cities plant", "cities plant trees"]),
+    ],
+)
+async def test_ramps_have_slope(catalogue: CheckCatalogue, parameters: dict[str, Any], texts: list[str]) -> None:
+    values = [await value(catalogue, parameters, text) for text in texts]
+    assert values == sorted(values)
+    assert len(set(values)) == len(values)
+    assert (values[0], values[-1]) == (0.0, 1.0)
+
+
+async def test_no_reference_is_no_zero(catalogue: CheckCatalogue) -> None:
+    for parameters in ({"check": "math_equal"}, {"check": "verdict_equal", "verdicts": ["a", "b"]}):
+        with pytest.raises(CheckError, match="reference"):
+            await value(catalogue, parameters, "a")
+
+
+async def test_a_pattern_made_to_hang_does_not(catalogue: CheckCatalogue) -> None:
+    started = time.perf_counter()
+    assert await value(catalogue, {"check": "matches", "pattern": "^(a+)+$"}, "a" * 50_000 + "!") == 0.0
+    assert time.perf_counter() - started < 5.0
+
+
+async def test_algebra_without_end_is_no_zero_and_the_next_is_served(catalogue: CheckCatalogue) -> None:
+    with pytest.raises(CheckError, match="in time"):
+        await value(catalogue, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
+    assert await value(catalogue, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
+
+
+async def test_endless_algebra_of_one_item_keeps_no_other_waiting(catalogue: CheckCatalogue) -> None:
+    """Several workers: what can be decided is, while others run out of their time."""
+    tower = value(catalogue, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
+    stuck = asyncio.create_task(tower)
+    await asyncio.sleep(0)
+    assert await value(catalogue, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
+    assert not stuck.done()
+    with pytest.raises(CheckError, match="in time"):
+        await stuck
+
+
+async def test_json_bomb_is_a_zero(catalogue: CheckCatalogue) -> None:
+    assert await value(catalogue, {"check": "json_schema", "schema": PERSON}, "[" * 100_000) == 0.0
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"check": "matches", "pattern": "(?=lookahead)"},
+        {"check": "matches", "pattern": "("},
+        {"check": "json_schema", "schema": {"type": 7}},
+        {"check": "json_schema", "schema": {"pattern": "("}},
+    ],
+)
+def test_unusable_parameters_are_told(parameters: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not a"):
+        validate_check(parsed(parameters))
+
+
+def test_boxed() -> None:
+    assert boxed(r"\boxed{1} then \boxed{\frac{a}{b}}") == r"\frac{a}{b}"
+    assert boxed(r"\boxed{never closed") == boxed("nothing") == ""

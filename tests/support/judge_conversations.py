@@ -1,0 +1,60 @@
+"""Every conversation the judge is asked, as functions of the completion: what must hold of a prompt holds in all.
+
+The plan is none of them: it is made before any completion is seen.
+"""
+
+from regrade.contracts import Mode, Rubric
+from services.reward.items.text import look
+from services.reward.judge.prompt import (
+    Chat,
+    Material,
+    ask_execution,
+    ask_levels,
+    ask_rationale,
+    fenced,
+    material,
+    system_turn,
+    then_levels,
+)
+from tests.support.prompt_structure import Render
+
+FENCE_KEY = b"a key of nobody else's"
+_WORDS = 40
+_WRITTEN = "It answers the task."
+
+
+def conversations(rubric: Rubric, prompt: str, role: str = "an examiner") -> dict[Mode, dict[str, Render]]:
+    """By mode and by what is asked. `rubric` needs an LLM criterion."""
+    criteria = rubric.llm_criteria
+    system = system_turn(role, rubric, FENCE_KEY)
+    task = fenced("TASK", look(prompt), FENCE_KEY)
+
+    def shown(completion: str) -> Material:
+        return material(
+            system=system,
+            task=task,
+            reference=look("A reference."),
+            completion=look(completion),
+            fence_key=FENCE_KEY,
+        )
+
+    def rationale(completion: str) -> Chat:
+        return ask_rationale(shown(completion), criteria[0], _WORDS)
+
+    def execution(completion: str) -> Chat:
+        return ask_execution(shown(completion), "First look for an answer.", _WORDS, FENCE_KEY)
+
+    return {
+        Mode.EXPECTED: {
+            "level": lambda completion: ask_levels(shown(completion), criteria[:1]).messages,
+            "levels": lambda completion: ask_levels(shown(completion), criteria).messages,
+        },
+        Mode.REASONED: {
+            "rationale": lambda completion: rationale(completion).messages,
+            "level": lambda completion: then_levels(rationale(completion), _WRITTEN, criteria[:1]).messages,
+        },
+        Mode.PLANNED: {
+            "execution": lambda completion: execution(completion).messages,
+            "levels": lambda completion: then_levels(execution(completion), _WRITTEN, criteria).messages,
+        },
+    }
