@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from regrade import RewardClient
 from regrade.contracts import CycleReport, LineageEvent, ScoreItem, ScoreResponse
 from services.kit.http.client import JsonEndpoint, open_session
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.leases import Leases
 from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
@@ -80,33 +80,39 @@ class BilledEndpoint(JsonEndpoint):
 class Evolution:
     """One line's cycles. `look` is what the service's two loops do at every poll."""
 
-    def __init__(self, worker: Worker, parts: Parts, line: Line) -> None:
+    def __init__(self, worker: Worker, parts: Parts, lineage: LineageKey) -> None:
         self._worker = worker
         self._parts = parts
-        self._line = line
+        self._lineage = lineage
 
     async def look(self) -> None:
         """Watch the last activation, and run a cycle if one is due."""
-        await self._worker.watch(self._line)
-        await self._worker.look_at(self._line)
+        await self._worker.watch(self._lineage)
+        await self._worker.look_at(self._lineage)
 
     async def doing(self) -> str:
         """The stage of the cycle that runs, or an empty text."""
-        status = await self._parts.board.status(self._line)
+        status = await self._parts.board.status(self._lineage)
         return f"{status.stage.value}: {status.detail}" if status.stage is not None else ""
 
     async def reports(self) -> list[CycleReport]:
         """Every cycle that has ended."""
-        return await self._parts.board.reports(self._line)
+        return await self._parts.board.reports(self._lineage)
 
     async def history(self) -> list[LineageEvent]:
         """Everything that happened to the line's rubrics."""
-        return await self._parts.store.history(self._line)
+        return await self._parts.store.history(self._lineage)
 
 
 @asynccontextmanager
 async def evolving(
-    redis: Redis, reward_url: str, meta_url: str, model: str, line: Line, bill: Bill, settings: MetaRewardSettings
+    redis: Redis,
+    reward_url: str,
+    meta_url: str,
+    model: str,
+    lineage: LineageKey,
+    bill: Bill,
+    settings: MetaRewardSettings,
 ) -> AsyncIterator[Evolution]:
     """A worker for one line."""
     async with (
@@ -134,4 +140,4 @@ async def evolving(
             settings=settings,
         )
         worker = Worker(parts, Leases(redis, ttl_ms=60_000), MetaRewardMetrics(CollectorRegistry()))
-        yield Evolution(worker, parts, line)
+        yield Evolution(worker, parts, lineage)

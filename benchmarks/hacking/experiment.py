@@ -18,7 +18,7 @@ from regrade import RewardClient
 from regrade.contracts import CheckCriterion, Flag, Override, Rubric, ScoreItem
 from regrade.tasks import load_pack
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.meta_reward.settings import MetaRewardSettings
 
@@ -114,7 +114,7 @@ class Training:
     def __init__(self, places: Places, arm: Arm, seed: int, steps: int, settings: dict[str, Any]) -> None:
         self.run = Run(arm.name, seed)
         self._places, self._arm, self._steps = places, arm, steps
-        self._line = Line(TASK, "".join(c if c.isalnum() else "-" for c in f"{arm.name}.{seed}"))
+        self._lineage = LineageKey(TASK, "".join(c if c.isalnum() else "-" for c in f"{arm.name}.{seed}"))
         self._settings = settings
         self._policy = Policy(start(), LEARNING_RATE, f"policy {seed}")
         self._texts = [texts(strategy, topics()) for strategy in STRATEGIES]
@@ -125,7 +125,7 @@ class Training:
         """All steps; `tell` is called after each, and while a cycle runs."""
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(RewardClient(self._places.reward))
-            rubric = self._arm.start().model_copy(update={"lineage": self._line.lineage})
+            rubric = self._arm.start().model_copy(update={"lineage": self._lineage.name})
             await self._put(rubric)
             self._first = [r for r, _, _ in await self._honest(client, _one_line())]
             evolution = await self._evolution(stack)
@@ -162,7 +162,7 @@ class Training:
         """The line's first rubric, on record as such; a line of an earlier experiment would go on with its own."""
         digest = await self._store.put(TASK, rubric)
         authority = Override(by="bench-hacking", reason="the arm's first rubric", bootstrap=True)
-        await self._store.activate(self._line, digest, expected=None, authority=authority)
+        await self._store.activate(self._lineage, digest, expected=None, authority=authority)
 
     async def _evolution(self, stack: AsyncExitStack) -> Evolution | None:
         if self._arm.strategy is None:
@@ -171,14 +171,14 @@ class Training:
         settings = MetaRewardSettings.model_validate(self._settings | {"strategy": self._arm.strategy})
         url, model = (places.script, "script") if scripted else (places.engine, places.model)
         return await stack.enter_async_context(
-            evolving(places.redis, places.reward, url, model, self._line, self.run.bill, settings)
+            evolving(places.redis, places.reward, url, model, self._lineage, self.run.bill, settings)
         )
 
     async def _step(self, client: RewardClient, step: int) -> None:
         """Sample, have it scored, learn. Ids are places in the batch."""
         groups = [(p, self._policy.sample(GROUP)) for p in self._policy.choose(GROUPS_A_STEP, len(topics()))]
         items = batch(groups, self._texts)
-        answer = await client.score(TASK, items, run=self._line.lineage, step=step, lineage=self._line.lineage)
+        answer = await client.score(TASK, items, run=self._lineage.name, step=step, lineage=self._lineage.name)
         rewards = [result.reward for result in answer.results]
         rubric = await self._store.get(TASK, answer.results[0].rubric.digest)
         self.run.bill.read(items, len(rubric.llm_criteria), shadow=False)
@@ -188,10 +188,10 @@ class Training:
 
     async def _note_rubric(self, client: RewardClient) -> None:
         """What honest texts get, whenever another rubric has become active."""
-        active = await self._store.active(self._line)
+        active = await self._store.active(self._lineage)
         if active is None or (self.run.lineage and self.run.lineage[-1]["digest"] == active.digest):
             return
-        rubric = await self._store.labelled(self._line, active.digest)
+        rubric = await self._store.labelled(self._lineage, active.digest)
         found = await self._honest(client, rubric)
         now = [reward for reward, _, _ in found]
         self.run.honest.append(now)
@@ -210,7 +210,7 @@ class Training:
             for k, topic in enumerate(topics())
         ]
         checks = {criterion.id for criterion in rubric.check_criteria}
-        answer = await client.shadow(TASK, rubric.model_copy(update={"lineage": self._line.lineage}), items)
+        answer = await client.shadow(TASK, rubric.model_copy(update={"lineage": self._lineage.name}), items)
         return [
             (
                 result.reward,

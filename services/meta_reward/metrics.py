@@ -8,7 +8,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 
 _CYCLE_SECONDS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0)
 _STAGE_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0)
@@ -51,7 +51,7 @@ class MetaRewardMetrics:
         self._lag = Gauge(
             "regrade_meta_reward_lag_traces", "Traces no cycle has seen yet.", ("task",), registry=registry
         )
-        self._lags: defaultdict[str, dict[Line, int]] = defaultdict(dict)
+        self._lags: defaultdict[str, dict[LineageKey, int]] = defaultdict(dict)
         self._measure_audit(registry)
 
     def _measure_audit(self, registry: CollectorRegistry) -> None:
@@ -99,10 +99,10 @@ class MetaRewardMetrics:
         """Count a failed look, by the error's type."""
         self._failures.labels(task, error).inc()
 
-    def lag(self, line: Line, traces: int) -> None:
+    def lag(self, lineage: LineageKey, traces: int) -> None:
         """Note how many traces of a line wait."""
-        self._lags[line.task][line] = traces
-        self._lag.labels(line.task).set(sum(self._lags[line.task].values()))
+        self._lags[lineage.task][lineage] = traces
+        self._lag.labels(lineage.task).set(sum(self._lags[lineage.task].values()))
 
     def audited(self, task: str, *, seen: int, scored: int, null: int) -> None:
         """Count a look of the audit: the traces it saw, and those of them that it put to the judge."""

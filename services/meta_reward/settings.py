@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from regrade.contracts import MAIN_LINEAGE, Digest, Name, SampleStrategy
 from regrade.tasks import load_pack
 from services.kit.settings import BaseUrls, ServiceSettings
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 
 
 class MetaRewardSettings(ServiceSettings):
@@ -150,6 +150,6 @@ class MetaRewardSettings(ServiceSettings):
         return weights
 
 
-def served_lines(settings: MetaRewardSettings) -> tuple[Line, ...]:
+def served_lineages(settings: MetaRewardSettings) -> tuple[LineageKey, ...]:
     """The tasks' own lines; those of scopes come to them (`lines.py`)."""
-    return tuple(Line(task, MAIN_LINEAGE) for task in settings.tasks)
+    return tuple(LineageKey(task, MAIN_LINEAGE) for task in settings.tasks)

@@ -24,7 +24,7 @@ from services.kit.store.trace_log import TraceLog
 from services.kit.text.math_equal import MathEqualPool
 from services.kit.web.server import Readiness, assemble
 from services.reward.api.micro_batching import Together
-from services.reward.api.publishing import bootstrap, lines_of
+from services.reward.api.publishing import bootstrap, lineages_of
 from services.reward.api.quotas import Quotas
 from services.reward.api.routes import router, scoring
 from services.reward.api.state import RewardState
@@ -221,7 +221,7 @@ async def _prepare(
 ) -> None:
     """What is needed of Redis once, at start or when it first answers: starting rubrics, and the shared fence key."""
     await bootstrap(store, settings.bootstrap_tasks)
-    for line in (line for task in settings.bootstrap_tasks for line in lines_of(task)):
+    for line in (line for task in settings.bootstrap_tasks for line in lineages_of(task)):
         await actives.load(line)
     if not settings.fence_key.get_secret_value():
         service.use_fence_key(await shared_fence_key(redis))

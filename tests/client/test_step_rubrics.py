@@ -7,7 +7,7 @@ import pytest
 from regrade import PinConflictError, RewardClient
 from regrade.contracts import ScoreResponse, Usage
 from services.kit.store.rubric_store import RubricStore
-from tests.support.builders import LINE, TASK, activate, checks_only, item, result
+from tests.support.builders import LINEAGE, TASK, activate, checks_only, item, result
 from tests.support.scripted import Answer, scripted_service
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -84,7 +84,7 @@ async def test_normal_operation_has_no_conflict(client: RewardClient, store: Rub
         first = await client.score(TASK, [item(step)], run="r", step=step)
         await activate(store, checks_only(step + 3))
         if step > 1:
-            await store.rollback(LINE, by="me", reason="why")
+            await store.rollback(LINEAGE, by="me", reason="why")
         for scope in (None, "narrative", None):
             answer = await client.score(TASK, [item(step + 50, scope=scope)], run="r", step=step)
             if scope is None:

@@ -9,21 +9,21 @@ from redis.asyncio import Redis
 from regrade.contracts import Rubric, Stage
 from regrade.tasks import load_pack
 from services.kit.http.client import open_session
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.meta_reward.clients.meta_judge import MetaJudge
-from services.meta_reward.lineages import lines_of
+from services.meta_reward.lineages import lineages_of
 from services.meta_reward.propose.base import Brief, Progress, Proposal
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.worker import worker
 from services.reward.api import publishing as rubrics
 from tests.meta_reward.propose.test_propose import brief
-from tests.support.builders import ESSAY, LINE, TASK, activate, checks_only, item, llm, rubric, trace
+from tests.support.builders import ESSAY, LINEAGE, TASK, activate, checks_only, item, llm, rubric, trace
 from tests.support.fake_engine import FakeEngine, certain, chat
 from tests.support.meta import meta_judge, meta_script, running_meta, train
 
-SCOPED = LINE._replace(scope="algebra/3")
+SCOPED = LINEAGE._replace(scope="algebra/3")
 WISE = ["Each step follows from the one before.", "Signs are easily lost when a term changes sides."]
 
 
@@ -46,22 +46,22 @@ async def judge(redis: Redis, fake_engine: FakeEngine) -> AsyncIterator[MetaJudg
 
 
 async def test_a_scope_is_served_once_it_has_a_rubric(store: RubricStore) -> None:
-    assert await lines_of(store, settings()) == (LINE,)
+    assert await lineages_of(store, settings()) == (LINEAGE,)
     await activate(store, checks_only(1))
-    await activate(store, checks_only(2), line=SCOPED)
-    await activate(store, checks_only(2), line=LINE._replace(scope="algebra"))
-    await activate(store, checks_only(3), line=Line(TASK, "branch", "x"))
-    assert await lines_of(store, settings()) == (LINE, LINE._replace(scope="algebra"), SCOPED)
-    assert await lines_of(store, settings(max_scopes=1)) == (LINE, LINE._replace(scope="algebra"))
+    await activate(store, checks_only(2), lineage=SCOPED)
+    await activate(store, checks_only(2), lineage=LINEAGE._replace(scope="algebra"))
+    await activate(store, checks_only(3), lineage=LineageKey(TASK, "branch", "x"))
+    assert await lineages_of(store, settings()) == (LINEAGE, LINEAGE._replace(scope="algebra"), SCOPED)
+    assert await lineages_of(store, settings(max_scopes=1)) == (LINEAGE, LINEAGE._replace(scope="algebra"))
 
 
 async def test_a_depth_pack_starts_a_line_for_each_scope(store: RubricStore, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = load_pack(TASK)
-    for kind, lines in (("breadth", 1), ("depth", 3)):
+    for kind, lineages in (("breadth", 1), ("depth", 3)):
         scoped = pack.model_copy(update={"kind": kind, "scopes": ("algebra/3", "geometry")})
         monkeypatch.setattr(rubrics, "load_pack", lambda _, scoped=scoped: scoped)
         await rubrics.bootstrap(store, [TASK])
-        assert len(await store.lines(TASK)) == lines
+        assert len(await store.lineages(TASK)) == lineages
     found = await store.active(SCOPED)
     assert found is not None
     assert found.digest == pack.starting_rubric.digest
@@ -74,7 +74,7 @@ async def test_guidelines_are_rewritten_for_a_scope_and_criteria_stay(
     about = brief(active, sample=[trace("a"), trace("b", completion=f"{ESSAY} Other.")], guided=True)
     (candidate,) = (await PaperProposer(judge).propose(about, no_progress)).candidates
     assert candidate.rubric.criteria == active.criteria
-    assert candidate.rubric.preamble == "\n".join(f"- {line}" for line in WISE)
+    assert candidate.rubric.preamble == "\n".join(f"- {lineage}" for lineage in WISE)
     assert candidate.rubric.scope == "algebra/3"
     asked = fake_engine.calls[-1][0]["content"]
     assert "Look at the" in asked
@@ -89,7 +89,7 @@ async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
 ) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        await activate(meta.parts.store, rubric(llm("scoped")), line=SCOPED)
+        await activate(meta.parts.store, rubric(llm("scoped")), lineage=SCOPED)
         prompts = load_pack(TASK).prompts
         items = [
             {"id": f"{scope}{n}", "scope": scope, "prompt": prompts[n].prompt, "completion": "Trees are nice and"}
@@ -97,14 +97,14 @@ async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
             for n in range(6)
         ]
         await meta.client.score(TASK, items, run="r", step=1)
-        for line in await lines_of(meta.parts.store, meta.parts.settings):
-            await meta.worker.look_at(line)
+        for lineage in await lineages_of(meta.parts.store, meta.parts.settings):
+            await meta.worker.look_at(lineage)
         (scoped,) = await meta.parts.board.reports(SCOPED)
         assert scoped.evidence.traces == 12, "a narrower scope without a rubric falls back to it"
-        assert await meta.parts.board.reports(LINE) == [], "six are too few"
+        assert await meta.parts.board.reports(LINEAGE) == [], "six are too few"
         await train(meta.client, step=2)
-        await meta.worker.look_at(LINE)
-        (whole,) = await meta.parts.board.reports(LINE)
+        await meta.worker.look_at(LINEAGE)
+        (whole,) = await meta.parts.board.reports(LINEAGE)
         assert whole.evidence.traces == 14
         found = await meta.parts.store.active(SCOPED)
         assert found is not None
@@ -112,7 +112,7 @@ async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
 
 
 @pytest.mark.parametrize(
-    ("kind", "line", "guided"), [("depth", SCOPED, True), ("depth", LINE, False), ("breadth", SCOPED, False)]
+    ("kind", "line", "guided"), [("depth", SCOPED, True), ("depth", LINEAGE, False), ("breadth", SCOPED, False)]
 )
 async def test_guidelines_are_for_the_scopes_of_depth_tasks(
     redis: Redis,
@@ -120,7 +120,7 @@ async def test_guidelines_are_for_the_scopes_of_depth_tasks(
     fake_engine: FakeEngine,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
-    line: Line,
+    lineage: LineageKey,
     guided: bool,
 ) -> None:
     seen: list[Brief] = []
@@ -140,8 +140,8 @@ async def test_guidelines_are_for_the_scopes_of_depth_tasks(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
         meta.worker._parts = meta.parts._replace(proposers=[Looks()])
-        await activate(meta.parts.store, rubric(llm("scoped")), line=SCOPED)
-        items = [item(n, id=f"i{n}", scope=line.scope) for n in range(8)]
+        await activate(meta.parts.store, rubric(llm("scoped")), lineage=SCOPED)
+        items = [item(n, id=f"i{n}", scope=lineage.scope) for n in range(8)]
         await meta.client.score(TASK, items, run="r", step=1)
-        await meta.worker.look_at(line)
+        await meta.worker.look_at(lineage)
     assert [brief.guided for brief in seen] == [guided]

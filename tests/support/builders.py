@@ -20,12 +20,12 @@ from regrade.contracts import (
     Usage,
 )
 from services.kit import results as wire
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import Record
 
 TASK = "essay_writing"
-LINE = Line(TASK, "main")
+LINEAGE = LineageKey(TASK, "main")
 
 PROMPT = "Write a short essay on why cities should plant more trees."
 ESSAY = (
@@ -148,13 +148,13 @@ def gate_report(candidate: str, active: str, *, passed: bool = True, cycle: str 
 OVERRIDE = Override(by="tester", reason="a test")
 
 
-async def activate(store: RubricStore, wanted: Rubric, *, line: Line = LINE) -> int:
+async def activate(store: RubricStore, wanted: Rubric, *, lineage: LineageKey = LINEAGE) -> int:
     """Store a rubric and make it active by override, over whatever is active; returns its version."""
-    active = await store.active(line)
-    digest = await store.put(line.task, wanted)
+    active = await store.active(lineage)
+    digest = await store.put(lineage.task, wanted)
     bootstrap = Override(by="tester", reason="a test", bootstrap=active is None)
     expected = active.digest if active else None
-    return await store.activate(line, digest, expected=expected, authority=bootstrap)
+    return await store.activate(lineage, digest, expected=expected, authority=bootstrap)
 
 
 def veto(name: str, parameters: Mapping[str, Any], threshold: float = 0.5) -> CheckCriterion:

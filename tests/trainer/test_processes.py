@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from regrade.contracts import Trace
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.trainer.records import LOG_NAME, read_log
@@ -92,7 +92,7 @@ async def test_killed_in_mid_step_it_resumes_at_that_step(
     pinned = range(len(done) + 1)  # the one under way had its pin, too
     assert all(versions[step] == {1} for step in pinned)
     assert all(versions[step] == {2} for step in range(len(done) + 1, 7))
-    rows = [json.loads(line) for line in (out / LOG_NAME).read_text().splitlines()]
+    rows = [json.loads(lineage) for lineage in (out / LOG_NAME).read_text().splitlines()]
     twice = Counter(row["step"] for row in rows)
     repeated = [[row for row in rows if row["step"] == step] for step, count in twice.items() if count > 1]
     for first, again in repeated:
@@ -170,7 +170,7 @@ async def test_a_prompts_scope_is_scored_by_its_own_rubric(
     reward_url: str, store: RubricStore, trace_log: TraceLog, policy: Path, tmp_path: Path
 ) -> None:
     """The scope column of the data reaches the service, and the mix with the exact answer its reference."""
-    await activate(store, rubric(llm("guideline")), line=Line("math_reasoning", "main", "algebra"))
+    await activate(store, rubric(llm("guideline")), lineage=LineageKey("math_reasoning", "main", "algebra"))
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"problem": "What is 2 + 2?", "answer": "4", "subject": "Algebra"}\n')
     settings = TrainerSettings.model_validate(

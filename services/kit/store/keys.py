@@ -7,32 +7,32 @@ FENCE_KEY = "rg:fence_key"
 PROBE_KEY = "rg:probe"
 
 
-class Line(NamedTuple):
-    """One history of rubric versions: a lineage of a task, or of one scope of it."""
+class LineageKey(NamedTuple):
+    """Identifies one history of rubric versions: a named lineage of a task, or of one scope of the task."""
 
     task: str
-    lineage: str
+    name: str
     scope: str | None = None
 
     @property
     def label(self) -> str:
-        """`lineage` or `lineage:scope`; a name holds no colon, so it reads back."""
-        return self.lineage if self.scope is None else f"{self.lineage}:{self.scope}"
+        """`name` or `name:scope`; a name holds no colon, so `of` can read it back."""
+        return self.name if self.scope is None else f"{self.name}:{self.scope}"
 
     @classmethod
-    def of(cls, task: str, label: str) -> "Line":
-        """The line of that label."""
-        lineage, _, scope = label.partition(":")
-        return cls(task, lineage, scope or None)
+    def of(cls, task: str, label: str) -> "LineageKey":
+        """The lineage with that label."""
+        name, _, scope = label.partition(":")
+        return cls(task, name, scope or None)
 
-    def fallbacks(self) -> tuple["Line", ...]:
-        """This line, then those of the wider scopes, up to the task's own."""
-        lines = [self]
+    def fallbacks(self) -> tuple["LineageKey", ...]:
+        """This lineage, then those of the wider scopes, up to the task's own."""
+        lineages = [self]
         scope = self.scope
         while scope is not None:
             scope = scope.rpartition("/")[0] or None
-            lines.append(Line(self.task, self.lineage, scope))
-        return tuple(lines)
+            lineages.append(LineageKey(self.task, self.name, scope))
+        return tuple(lineages)
 
 
 def _key(task: str, *parts: str) -> str:
@@ -44,45 +44,45 @@ def rubric_key(task: str, digest: str) -> str:
     return _key(task, "rubric", digest)
 
 
-def active_key(line: Line) -> str:
+def active_key(lineage: LineageKey) -> str:
     """The active pointer: `digest version scope`."""
-    return _key(line.task, "active", line.label)
+    return _key(lineage.task, "active", lineage.label)
 
 
-def versions_key(line: Line) -> str:
+def versions_key(lineage: LineageKey) -> str:
     """Hash of digest to version, one entry for each rubric that was ever active."""
-    return _key(line.task, "versions", line.label)
+    return _key(lineage.task, "versions", lineage.label)
 
 
-def passed_key(line: Line) -> str:
+def passed_key(lineage: LineageKey) -> str:
     """Hash of digest to the digest it passed the gate against."""
-    return _key(line.task, "passed", line.label)
+    return _key(lineage.task, "passed", lineage.label)
 
 
-def rolled_back_key(line: Line) -> str:
+def rolled_back_key(lineage: LineageKey) -> str:
     """Hash of digest to the reason it was rolled back for; an override takes the digest out again."""
-    return _key(line.task, "rolled_back", line.label)
+    return _key(lineage.task, "rolled_back", lineage.label)
 
 
-def cooling_key(line: Line) -> str:
+def rollback_cooldown_key(lineage: LineageKey) -> str:
     """The digest that was rolled back automatically, for as long as no other is."""
-    return _key(line.task, "cooling", line.label)
+    return _key(lineage.task, "cooling", lineage.label)
 
 
-def lines_key(task: str) -> str:
+def lineages_key(task: str) -> str:
     """Set of the labels of all lines that ever had an active rubric."""
     return _key(task, "lines")
 
 
-def lineage_key(line: Line) -> str:
+def lineage_events_key(lineage: LineageKey) -> str:
     """Stream of lineage events."""
-    return _key(line.task, "lineage", line.label)
+    return _key(lineage.task, "lineage", lineage.label)
 
 
-def pin_key(line: Line, run: str | None, step: int | None, group: str) -> str:
+def pin_key(lineage: LineageKey, run: str | None, step: int | None, group: str) -> str:
     """A pin: by step where the caller knows its step, else by group. A group may hold colons, so it comes last."""
     what = f"s{step}" if step is not None else f"g{group}"
-    return _key(line.task, "pin", line.lineage, line.scope or "", run or "", what)
+    return _key(lineage.task, "pin", lineage.name, lineage.scope or "", run or "", what)
 
 
 def traces_key(task: str) -> str:
@@ -100,44 +100,44 @@ def judgement_key(task: str, identity: str) -> str:
     return _key(task, "judgement", identity)
 
 
-def lease_key(line: Line) -> str:
+def lease_key(lineage: LineageKey) -> str:
     """Who runs a cycle: the fencing token of the holder."""
-    return _key(line.task, "lease", line.label)
+    return _key(lineage.task, "lease", lineage.label)
 
 
-def fence_counter_key(line: Line) -> str:
+def fence_counter_key(lineage: LineageKey) -> str:
     """Counter that fencing tokens are drawn from."""
-    return _key(line.task, "fence", line.label)
+    return _key(lineage.task, "fence", lineage.label)
 
 
-def cycle_key(line: Line) -> str:
+def cycle_key(lineage: LineageKey) -> str:
     """JSON of the line's `CycleStatus`."""
-    return _key(line.task, "cycle", line.label)
+    return _key(lineage.task, "cycle", lineage.label)
 
 
-def lag_key(line: Line) -> str:
+def lag_key(lineage: LineageKey) -> str:
     """How many traces no finished cycle has consumed, as the worker last counted."""
-    return _key(line.task, "lag", line.label)
+    return _key(lineage.task, "lag", lineage.label)
 
 
-def reports_key(line: Line) -> str:
+def reports_key(lineage: LineageKey) -> str:
     """Stream of the line's `CycleReport`s."""
-    return _key(line.task, "reports", line.label)
+    return _key(lineage.task, "reports", lineage.label)
 
 
-def baseline_key(line: Line, run: str | None) -> str:
+def baseline_key(lineage: LineageKey, run: str | None) -> str:
     """JSON list of a run's first traces. A label may hold a colon and a run holds none, so the label comes last."""
-    return _key(line.task, "baseline", run or "", line.label)
+    return _key(lineage.task, "baseline", run or "", lineage.label)
 
 
-def alarms_key(line: Line) -> str:
+def alarms_key(lineage: LineageKey) -> str:
     """JSON list of the line's raised `Alarm`s."""
-    return _key(line.task, "alarms", line.label)
+    return _key(lineage.task, "alarms", lineage.label)
 
 
-def checkpoint_key(line: Line) -> str:
+def checkpoint_key(lineage: LineageKey) -> str:
     """JSON of what the stages of the cycle under way have done; gone when it has ended."""
-    return _key(line.task, "checkpoint", line.label)
+    return _key(lineage.task, "checkpoint", lineage.label)
 
 
 def answers_key(cycle: str) -> str:
@@ -145,14 +145,14 @@ def answers_key(cycle: str) -> str:
     return f"rg:answers:{cycle}"
 
 
-def fruitless_key(line: Line) -> str:
+def cycles_without_activation_key(lineage: LineageKey) -> str:
     """How many cycles in a row have activated nothing."""
-    return _key(line.task, "fruitless", line.label)
+    return _key(lineage.task, "fruitless", lineage.label)
 
 
-def paused_key(line: Line) -> str:
+def paused_key(lineage: LineageKey) -> str:
     """JSON of who paused the line and why; gone when it is not paused."""
-    return _key(line.task, "paused", line.label)
+    return _key(lineage.task, "paused", lineage.label)
 
 
 def archive_key(task: str) -> str:
@@ -170,9 +170,9 @@ def archive_fence_counter_key(task: str) -> str:
     return _key(task, "archive_fence")
 
 
-def request_key(line: Line) -> str:
+def request_key(lineage: LineageKey) -> str:
     """An operator's pending request for a cycle."""
-    return _key(line.task, "request", line.label)
+    return _key(lineage.task, "request", lineage.label)
 
 
 def anchors_key(task: str) -> str:
@@ -180,36 +180,36 @@ def anchors_key(task: str) -> str:
     return _key(task, "anchors")
 
 
-def early_key(line: Line) -> str:
+def early_key(lineage: LineageKey) -> str:
     """Hash of trace id to JSON of an early completion that the line's gate measures on."""
-    return _key(line.task, "early", line.label)
+    return _key(lineage.task, "early", lineage.label)
 
 
-def settled_key(line: Line) -> str:
+def settled_key(lineage: LineageKey) -> str:
     """Id of the activation that the watch has judged and let stand."""
-    return _key(line.task, "settled", line.label)
+    return _key(lineage.task, "settled", lineage.label)
 
 
-def audit_settled_key(line: Line) -> str:
+def audit_settled_key(lineage: LineageKey) -> str:
     """Id of the activation that the watch has judged by the audit."""
-    return _key(line.task, "audit_settled", line.label)
+    return _key(lineage.task, "audit_settled", lineage.label)
 
 
-def audits_key(line: Line) -> str:
+def audits_key(lineage: LineageKey) -> str:
     """Stream of the traces that the audit judge was asked about, each under its id in the trace stream."""
-    return _key(line.task, "audits", line.label)
+    return _key(lineage.task, "audits", lineage.label)
 
 
-def audit_cursor_key(line: Line) -> str:
+def audit_cursor_key(lineage: LineageKey) -> str:
     """Id of the last trace that was looked at for the audit."""
-    return _key(line.task, "audit_cursor", line.label)
+    return _key(lineage.task, "audit_cursor", lineage.label)
 
 
-def audit_lease_key(line: Line) -> str:
+def audit_lease_key(lineage: LineageKey) -> str:
     """Who audits the line's traces: the fencing token of the holder."""
-    return _key(line.task, "audit_lease", line.label)
+    return _key(lineage.task, "audit_lease", lineage.label)
 
 
-def audit_fence_counter_key(line: Line) -> str:
+def audit_fence_counter_key(lineage: LineageKey) -> str:
     """Counter that the audit's fencing tokens are drawn from."""
-    return _key(line.task, "audit_fence", line.label)
+    return _key(lineage.task, "audit_fence", lineage.label)

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction
 
 log = logging.getLogger(__name__)
@@ -23,17 +23,17 @@ class Leases:
         self._hold = LuaFunction(redis, "lease_hold")
         self._ttl_ms = ttl_ms
 
-    def hold(self, line: Line) -> AbstractAsyncContextManager[str | None]:
+    def hold(self, lineage: LineageKey) -> AbstractAsyncContextManager[str | None]:
         """The fencing token of a line's cycle while the lease is held and renewed, or None when another has it."""
-        return self._held(ks.lease_key(line), ks.fence_counter_key(line))
+        return self._held(ks.lease_key(lineage), ks.fence_counter_key(lineage))
 
     def hold_archive(self, task: str) -> AbstractAsyncContextManager[str | None]:
         """The same for the archive of a task's traces."""
         return self._held(ks.archive_lease_key(task), ks.archive_fence_counter_key(task))
 
-    def hold_audit(self, line: Line) -> AbstractAsyncContextManager[str | None]:
+    def hold_audit(self, lineage: LineageKey) -> AbstractAsyncContextManager[str | None]:
         """The same for the audit of a line's traces."""
-        return self._held(ks.audit_lease_key(line), ks.audit_fence_counter_key(line))
+        return self._held(ks.audit_lease_key(lineage), ks.audit_fence_counter_key(lineage))
 
     @asynccontextmanager
     async def _held(self, key: str, counter: str) -> AsyncIterator[str | None]:

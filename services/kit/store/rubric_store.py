@@ -12,7 +12,7 @@ from regrade.contracts import Authority, EventKind, GatePass, GateReport, Lineag
 from services.kit.errors import Conflict, NotFound
 from services.kit.results import RubricRef
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction, entries, newest
 from services.kit.templates import fill
 
@@ -44,7 +44,7 @@ class Active(NamedTuple):
 class Announcement(NamedTuple):
     """Told to every replica when a rubric becomes active."""
 
-    line: Line
+    lineage: LineageKey
     digest: str
     version: int
 
@@ -89,76 +89,77 @@ class RubricStore:
         if len(self._cache) > _CACHED_RUBRICS:
             self._cache.popitem(last=False)
 
-    async def labelled(self, line: Line, digest: str) -> Rubric:
+    async def labelled(self, lineage: LineageKey, digest: str) -> Rubric:
         """The rubric of that digest as it stands in `line`: with the line's names and its version there."""
-        rubric = await self.get(line.task, digest)
-        version = await self._redis.hget(ks.versions_key(line), digest)
-        place = {"lineage": line.lineage, "scope": line.scope, "version": int(version) if version else None}
+        rubric = await self.get(lineage.task, digest)
+        version = await self._redis.hget(ks.versions_key(lineage), digest)
+        place = {"lineage": lineage.name, "scope": lineage.scope, "version": int(version) if version else None}
         return rubric.model_copy(update=place)
 
-    async def active(self, line: Line) -> Active | None:
+    async def active(self, lineage: LineageKey) -> Active | None:
         """The active pointer of exactly this line."""
-        value = await self._redis.get(ks.active_key(line))
+        value = await self._redis.get(ks.active_key(lineage))
         return Active.parse(str(value)) if value else None
 
-    async def active_of(self, task: str, lines: Sequence[Line]) -> list[Active | None]:
+    async def active_of(self, task: str, lineages: Sequence[LineageKey]) -> list[Active | None]:
         """The active pointers of exactly these lines of one task, in one round trip."""
-        values = await self._redis.mget([ks.active_key(line) for line in lines])
+        values = await self._redis.mget([ks.active_key(lineage) for lineage in lineages])
         return [Active.parse(str(value)) if value else None for value in values]
 
-    async def active_with_fallback(self, line: Line) -> Active:
+    async def active_with_fallback(self, lineage: LineageKey) -> Active:
         """The active pointer of the narrowest line that has one. Raises `NotFound`."""
-        for candidate in line.fallbacks():
+        for candidate in lineage.fallbacks():
             active = await self.active(candidate)
             if active is not None:
                 return active
         raise NotFound(
-            f"task {line.task!r} has no active rubric in lineage {line.lineage!r}; put one first", code="unknown_task"
+            f"task {lineage.task!r} has no active rubric in lineage {lineage.name!r}; put one first",
+            code="unknown_task",
         )
 
-    async def versions(self, line: Line) -> dict[int, str]:
+    async def versions(self, lineage: LineageKey) -> dict[int, str]:
         """Digest by version, of every rubric that was ever active in this line, in ascending order."""
-        found = await self._redis.hgetall(ks.versions_key(line))
+        found = await self._redis.hgetall(ks.versions_key(lineage))
         return dict(sorted((int(version), str(digest)) for digest, version in found.items()))
 
-    async def rolled_back(self, line: Line) -> dict[str, str]:
+    async def rolled_back(self, lineage: LineageKey) -> dict[str, str]:
         """Reason by digest, of every rubric that the gate may not make active again."""
-        found = await self._redis.hgetall(ks.rolled_back_key(line))
+        found = await self._redis.hgetall(ks.rolled_back_key(lineage))
         return {str(digest): str(reason) for digest, reason in found.items()}
 
-    async def is_cooling(self, line: Line) -> bool:
+    async def is_cooling(self, lineage: LineageKey) -> bool:
         """Whether an automatic rollback is so recent that there may be no other."""
-        return bool(await self._redis.exists(ks.cooling_key(line)))
+        return bool(await self._redis.exists(ks.rollback_cooldown_key(lineage)))
 
-    async def lines(self, task: str) -> list[Line]:
+    async def lineages(self, task: str) -> list[LineageKey]:
         """Every line of a task that ever had an active rubric, in the order of their labels."""
-        return [Line.of(task, str(label)) for label in sorted(await self._redis.smembers(ks.lines_key(task)))]
+        return [LineageKey.of(task, str(label)) for label in sorted(await self._redis.smembers(ks.lineages_key(task)))]
 
-    async def find(self, line: Line, name: int | str) -> Active:
+    async def find(self, lineage: LineageKey, name: int | str) -> Active:
         """A rubric by version (in the narrowest line that has it) or by digest. Raises `NotFound`."""
-        for candidate in line.fallbacks():
+        for candidate in lineage.fallbacks():
             for version, digest in (await self.versions(candidate)).items():
                 if name in (version, digest):
                     return Active(digest, version, candidate.scope)
         if isinstance(name, str):
-            return Active((await self.get(line.task, name)).digest, None, line.scope)
-        raise NotFound(f"task {line.task!r} has no rubric version {name}", code="unknown_rubric")
+            return Active((await self.get(lineage.task, name)).digest, None, lineage.scope)
+        raise NotFound(f"task {lineage.task!r} has no rubric version {name}", code="unknown_rubric")
 
-    async def record(self, line: Line, event: LineageEvent) -> None:
+    async def record(self, lineage: LineageKey, event: LineageEvent) -> None:
         """Append an event to the history; its id and time are the store's. A gate report that passed is remembered."""
         async with self._redis.pipeline(transaction=True) as pipe:
             if event.gate is not None and event.gate.passed:
-                pipe.hset(ks.passed_key(line), event.digest, event.gate.active.digest)
-            pipe.xadd(ks.lineage_key(line), {"event": event_json(event)})
+                pipe.hset(ks.passed_key(lineage), event.digest, event.gate.active.digest)
+            pipe.xadd(ks.lineage_events_key(lineage), {"event": event_json(event)})
             await pipe.execute()
 
-    async def record_gate(self, line: Line, report: GateReport) -> None:
+    async def record_gate(self, lineage: LineageKey, report: GateReport) -> None:
         """Record a gate's verdict; passing it is what `GatePass` activates on."""
-        await self.record(line, gate_event(report))
+        await self.record(lineage, gate_event(report))
 
     async def activate(
         self,
-        line: Line,
+        lineage: LineageKey,
         digest: str,
         *,
         expected: str | None,
@@ -176,22 +177,22 @@ class RubricStore:
         what: Literal["gate", "override", "rollback", "bootstrap"] = authority.kind
         if isinstance(authority, Override) and authority.bootstrap:
             what = "bootstrap"
-        notice = json.dumps({"task": line.task, "lineage": line.lineage, "scope": line.scope, "digest": digest})
+        notice = json.dumps({"task": lineage.task, "lineage": lineage.name, "scope": lineage.scope, "digest": digest})
         status, detail = await self._activate(
             [
-                ks.active_key(line),
-                ks.versions_key(line),
-                ks.passed_key(line),
-                ks.lineage_key(line),
-                ks.lease_key(line),
-                ks.rubric_key(line.task, digest),
-                ks.rolled_back_key(line),
-                ks.cooling_key(line),
-                ks.lines_key(line.task),
+                ks.active_key(lineage),
+                ks.versions_key(lineage),
+                ks.passed_key(lineage),
+                ks.lineage_events_key(lineage),
+                ks.lease_key(lineage),
+                ks.rubric_key(lineage.task, digest),
+                ks.rolled_back_key(lineage),
+                ks.rollback_cooldown_key(lineage),
+                ks.lineages_key(lineage.task),
             ],
             [
                 digest,
-                line.scope or "",
+                lineage.scope or "",
                 expected or "",
                 what,
                 token,
@@ -199,7 +200,7 @@ class RubricStore:
                 ks.ACTIVATIONS_CHANNEL,
                 notice.removesuffix("}"),
                 int(1_000 * cooldown_s),
-                line.label,
+                lineage.label,
             ],
         )
         if status == "ok":
@@ -210,7 +211,7 @@ class RubricStore:
 
     async def rollback(
         self,
-        line: Line,
+        lineage: LineageKey,
         *,
         by: str,
         reason: str,
@@ -223,54 +224,61 @@ class RubricStore:
         `expected` is the digest believed to be active; a caller that names it goes back once however often it asks.
         With `cooldown_s` it is an automatic one: none within so many seconds behind the last automatic one.
         """
-        current = await self.active(line)
+        current = await self.active(lineage)
         if current is None:
-            raise NotFound(f"{line.label} of {line.task!r} has no active rubric", code="unknown_task")
+            raise NotFound(f"{lineage.label} of {lineage.task!r} has no active rubric", code="unknown_task")
         if expected is not None and expected != current.digest:
             raise Conflict(fill(_REFUSALS["conflict"], detail=current.digest))
-        target = (await self.find(line, to)).digest if to is not None else await self.before(line, current.digest)
+        target = (await self.find(lineage, to)).digest if to is not None else await self.before(lineage, current.digest)
         authority = Rollback(by=by, reason=reason)
-        version = await self.activate(line, target, expected=current.digest, authority=authority, cooldown_s=cooldown_s)
-        return Active(target, version, line.scope)
+        version = await self.activate(
+            lineage, target, expected=current.digest, authority=authority, cooldown_s=cooldown_s
+        )
+        return Active(target, version, lineage.scope)
 
-    async def before(self, line: Line, digest: str) -> str:
+    async def before(self, lineage: LineageKey, digest: str) -> str:
         """What was active before the rubric of that digest became so. Raises `Conflict` for the line's first."""
-        async for event in self._newest_first(line):
+        async for event in self._newest_first(lineage):
             if event.kind is EventKind.ACTIVATED and event.digest == digest and event.previous:
                 return event.previous
         raise Conflict("the active rubric is the line's first: there is nothing to roll back to", code="first_version")
 
-    async def history(self, line: Line) -> list[LineageEvent]:
+    async def history(self, lineage: LineageKey) -> list[LineageEvent]:
         """Every event of the line, oldest first."""
-        return [_read_event(entry_id, fields) for entry_id, fields in await entries(self._redis, ks.lineage_key(line))]
+        return [
+            _read_event(entry_id, fields)
+            for entry_id, fields in await entries(self._redis, ks.lineage_events_key(lineage))
+        ]
 
-    async def latest(self, line: Line, count: int, *, before: str | None = None) -> list[LineageEvent]:
+    async def latest(self, lineage: LineageKey, count: int, *, before: str | None = None) -> list[LineageEvent]:
         """The newest `count` events of the line (of those before an event's id), oldest first."""
         until = f"({before}" if before else "+"
-        found = await newest(self._redis, ks.lineage_key(line), until=until, count=count)
+        found = await newest(self._redis, ks.lineage_events_key(lineage), until=until, count=count)
         return [_read_event(entry_id, fields) for entry_id, fields in reversed(found)]
 
-    async def last_change(self, line: Line) -> LineageEvent | None:
+    async def last_change(self, lineage: LineageKey) -> LineageEvent | None:
         """The newest activation or rollback: how the active rubric came to be active."""
-        async for event in self._newest_first(line):
+        async for event in self._newest_first(lineage):
             if event.kind in (EventKind.ACTIVATED, EventKind.ROLLED_BACK):
                 return event
         return None
 
-    async def activated_by(self, line: Line, cycle: str) -> str | None:
+    async def activated_by(self, lineage: LineageKey, cycle: str) -> str | None:
         """The digest that a cycle made active, if it has."""
-        async for event in self._newest_first(line):
+        async for event in self._newest_first(lineage):
             if event.kind is EventKind.ACTIVATED and event.cycle == cycle:
                 return event.digest
         return None
 
-    async def _newest_first(self, line: Line) -> AsyncIterator[LineageEvent]:
+    async def _newest_first(self, lineage: LineageKey) -> AsyncIterator[LineageEvent]:
         """The line's events backwards, read a few at a time: what one looks for is mostly near the end."""
-        page = await newest(self._redis, ks.lineage_key(line), count=_EVENTS_PAGE)
+        page = await newest(self._redis, ks.lineage_events_key(lineage), count=_EVENTS_PAGE)
         while page:
             for entry_id, fields in page:
                 yield _read_event(entry_id, fields)
-            page = await newest(self._redis, ks.lineage_key(line), until=f"({page[-1][0]}", count=_EVENTS_PAGE)
+            page = await newest(
+                self._redis, ks.lineage_events_key(lineage), until=f"({page[-1][0]}", count=_EVENTS_PAGE
+            )
 
     async def announcements(self) -> AsyncIterator[Announcement]:
         """Activations as they happen, of every task, until the iterator is closed."""
@@ -278,8 +286,8 @@ class RubricStore:
             await pubsub.subscribe(ks.ACTIVATIONS_CHANNEL)
             async for message in pubsub.listen():
                 told = json.loads(message["data"])
-                line = Line(told["task"], told["lineage"], told["scope"])
-                yield Announcement(line, told["digest"], told["version"])
+                lineage = LineageKey(told["task"], told["lineage"], told["scope"])
+                yield Announcement(lineage, told["digest"], told["version"])
 
 
 _REFUSALS = {

@@ -13,7 +13,7 @@ from services.kit import results as wire
 from services.kit.errors import Overloaded
 from services.kit.results import ItemResult, read_result
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import Commands, LuaFunction, entries, newest
 from services.kit.store.rubric_store import Active
 
@@ -26,7 +26,7 @@ class PinRequest(NamedTuple):
     """A pin to fix or read, the rubric asked for (or None), and the base identities of its items."""
 
     key: str
-    line: Line
+    lineage: LineageKey
     wanted: Active | None
     ttl_s: int
     items: tuple[str, ...]
@@ -107,8 +107,8 @@ class TraceLog:
         for pin in pins:
             keys.append(pin.key)
             entry = {"pin": len(keys), "wanted": str(pin.wanted or ""), "ttl": pin.ttl_s, "items": pin.items}
-            keys.extend(ks.active_key(line) for line in pin.line.fallbacks())
-            plan.append(entry | {"active": list(range(len(keys) - len(pin.line.fallbacks()) + 1, len(keys) + 1))})
+            keys.extend(ks.active_key(lineage) for lineage in pin.lineage.fallbacks())
+            plan.append(entry | {"active": list(range(len(keys) - len(pin.lineage.fallbacks()) + 1, len(keys) + 1))})
         rows = await self._resolve(keys, [json.dumps({"prefix": ks.outcome_prefix(task), "pins": plan})])
         return [_pin_state(row) for row in rows]
 
@@ -133,38 +133,38 @@ class TraceLog:
             raise Overloaded("the trace log is at its cap", code=TRACE_LOG_FULL, retry_after=30)
         return replies
 
-    async def cursor(self, line: Line) -> str:
+    async def cursor(self, lineage: LineageKey) -> str:
         """The id of the last trace a finished cycle of this line has consumed; `0-0` before the first."""
-        stream = ks.traces_key(line.task)
+        stream = ks.traces_key(lineage.task)
         try:
-            await self._redis.xgroup_create(stream, line.label, id="0-0", mkstream=True)
+            await self._redis.xgroup_create(stream, lineage.label, id="0-0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
         for group in await self._redis.xinfo_groups(stream):
-            if group["name"] == line.label:
+            if group["name"] == lineage.label:
                 return str(group["last-delivered-id"])
         return "0-0"
 
-    async def pass_over(self, line: Line, until: str) -> None:
+    async def pass_over(self, lineage: LineageKey, until: str) -> None:
         """Move the line's cursor up to `until`: behind it stands nothing of this line's. Never backwards.
 
         A line without traffic would hold the whole task's traces back from the archive. While a cycle is under way
         the cursor is the cycle's.
         """
-        await self._pass_over([ks.traces_key(line.task), ks.checkpoint_key(line)], [line.label, until])
+        await self._pass_over([ks.traces_key(lineage.task), ks.checkpoint_key(lineage)], [lineage.label, until])
 
     async def read(
-        self, line: Line, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, until: str = "+"
+        self, lineage: LineageKey, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, until: str = "+"
     ) -> Window:
         """The first `count` of this line's traces behind `after`, up to `until`, that are wanted, oldest first."""
         found: list[Trace] = []
         while len(found) < count:
-            page = await entries(self._redis, ks.traces_key(line.task), after=after, until=until, count=_PAGE)
+            page = await entries(self._redis, ks.traces_key(lineage.task), after=after, until=until, count=_PAGE)
             for entry_id, fields in page:
                 after = entry_id
                 trace = Trace.model_validate_json(fields["trace"])
-                if (trace.lineage, trace.scope) == (line.lineage, line.scope) and wanted(trace):
+                if (trace.lineage, trace.scope) == (lineage.name, lineage.scope) and wanted(trace):
                     found.append(trace)
                     if len(found) == count:
                         break

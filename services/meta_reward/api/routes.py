@@ -31,12 +31,12 @@ from regrade.contracts import (
 )
 from regrade.tasks import available_tasks
 from services.kit.errors import Invalid, NotFound
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.web.server import error_answers, require_key, require_operator
 from services.meta_reward.api.rubric_diff import diff_rubrics
 from services.meta_reward.api.trace_filter import REACH, TraceFilter
 from services.meta_reward.cycle import Parts
-from services.meta_reward.lineages import lines_of
+from services.meta_reward.lineages import lineages_of
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ async def _parts(request: Request) -> Parts:
     return parts
 
 
-async def _line(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None = None) -> Line:
-    return Line(task, lineage, scope)
+async def _lineage(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None = None) -> LineageKey:
+    return LineageKey(task, lineage, scope)
 
 
 async def _filter(
@@ -103,7 +103,7 @@ async def _filter(
 
 FilterDep = Annotated[TraceFilter, Depends(_filter)]
 PartsDep = Annotated[Parts, Depends(_parts)]
-LineDep = Annotated[Line, Depends(_line)]
+LineDep = Annotated[LineageKey, Depends(_lineage)]
 
 reading = APIRouter(dependencies=[Depends(require_key)], responses=error_answers(401, 404, 422, 503), tags=["read"])
 operating = APIRouter(
@@ -112,48 +112,48 @@ operating = APIRouter(
 
 
 @reading.get("/status/{task}")
-async def get_status(line: LineDep, parts: PartsDep) -> CycleStatus:
+async def get_status(lineage: LineDep, parts: PartsDep) -> CycleStatus:
     """What the worker is doing for this line now."""
-    return await parts.board.status(line)
+    return await parts.board.status(lineage)
 
 
 @reading.get("/lineage/{task}")
 async def get_lineage(
-    line: LineDep,
+    lineage: LineDep,
     parts: PartsDep,
     limit: Limit = MOST,
     before: Annotated[str | None, Query(pattern=EVENT_ID, description="an event's id: older ones than it")] = None,
 ) -> list[LineageEvent]:
     """What happened to the line's rubrics, with the gate's figures: the newest `limit` events, oldest first."""
-    return await parts.store.latest(line, limit, before=before)
+    return await parts.store.latest(lineage, limit, before=before)
 
 
 @reading.get("/cycles/{task}")
 async def get_cycles(
-    line: LineDep,
+    lineage: LineDep,
     parts: PartsDep,
     limit: Limit = MOST,
     skip: Annotated[int, Query(ge=0, le=100 * MOST, description="leave out so many of the newest")] = 0,
 ) -> list[CycleReport]:
     """The newest cycles that have ended, oldest first, with their evidence; an abandoned one says why."""
-    return await parts.board.reports(line, limit, skip=skip)
+    return await parts.board.reports(lineage, limit, skip=skip)
 
 
 @reading.get("/cycles/{task}/{cycle}")
-async def get_cycle(line: LineDep, parts: PartsDep, cycle: str) -> CycleReport:
+async def get_cycle(lineage: LineDep, parts: PartsDep, cycle: str) -> CycleReport:
     """One of the newest cycles that have ended."""
-    return await parts.board.report(line, cycle)
+    return await parts.board.report(lineage, cycle)
 
 
 @reading.get("/alarms/{task}")
-async def get_alarms(line: LineDep, parts: PartsDep) -> list[Alarm]:
+async def get_alarms(lineage: LineDep, parts: PartsDep) -> list[Alarm]:
     """The alarms that are raised, each with its figure, its thresholds and the traces that show it most."""
-    return await parts.board.alarms(line)
+    return await parts.board.alarms(lineage)
 
 
 @reading.get("/traces/{task}")
 async def get_traces(
-    line: LineDep,
+    lineage: LineDep,
     parts: PartsDep,
     wanted: FilterDep,
     limit: Annotated[int, Query(ge=1, le=256)] = 50,
@@ -161,7 +161,7 @@ async def get_traces(
 ) -> TracePage:
     """The line's newest traces that fit, newest first; those that were archived and trimmed are not among them."""
     until = f"({before}" if before else "+"
-    found = await parts.log.browse(line.task, limit, until=until, wanted=wanted.on(line), reach=REACH)
+    found = await parts.log.browse(lineage.task, limit, until=until, wanted=wanted.on(lineage), reach=REACH)
     return TracePage(traces=tuple(found.traces), older=found.older)
 
 
@@ -173,13 +173,13 @@ async def get_trace(task: Name, parts: PartsDep, trace_id: TraceId) -> Trace:
 
 @reading.get("/rubrics/{task}/diff")
 async def get_diff(
-    line: LineDep,
+    lineage: LineDep,
     parts: PartsDep,
     before: Annotated[int | Digest, Query(description="a version or a digest")],
     after: Annotated[int | Digest, Query(description="a version or a digest")],
 ) -> RubricDiff:
     """What changed between two rubrics."""
-    return diff_rubrics(await find_rubric(parts, line, before), await find_rubric(parts, line, after))
+    return diff_rubrics(await find_rubric(parts, lineage, before), await find_rubric(parts, lineage, after))
 
 
 @reading.get("/anchors/{task}")
@@ -199,53 +199,55 @@ async def post_anchors(body: ImportAnchors, task: Name, parts: PartsDep) -> Anch
 
 
 @operating.post("/cycles/{task}", status_code=202)
-async def post_cycle(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
+async def post_cycle(body: Deed, lineage: LineDep, parts: PartsDep) -> CycleStatus:
     """Ask for a cycle now; the worker takes it up at its next look."""
-    served = await lines_of(parts.store, parts.settings)
-    if line not in served:
-        tasks = ", ".join(dict.fromkeys(served_line.task for served_line in served))
+    served = await lineages_of(parts.store, parts.settings)
+    if lineage not in served:
+        tasks = ", ".join(dict.fromkeys(served_lineage.task for served_lineage in served))
         raise Invalid(
-            f"no worker serves {line.label!r} of {line.task!r}: rubrics evolve in lineage {MAIN_LINEAGE!r} of {tasks}, "
+            f"no worker serves {lineage.label!r} of {lineage.task!r}: rubrics evolve in lineage {MAIN_LINEAGE!r} of {tasks}, "
             "and of those of its scopes that have a rubric of their own",
             code="not_served",
         )
-    if await parts.store.active(line) is None:
-        raise NotFound(f"task {line.task!r} has no active rubric in {line.label!r}", code="unknown_task")
-    await parts.board.request(line, body.by, body.reason)
-    return await parts.board.status(line)
+    if await parts.store.active(lineage) is None:
+        raise NotFound(f"task {lineage.task!r} has no active rubric in {lineage.label!r}", code="unknown_task")
+    await parts.board.request(lineage, body.by, body.reason)
+    return await parts.board.status(lineage)
 
 
 @operating.post("/cycles/{task}/pause")
-async def post_pause(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
+async def post_pause(body: Deed, lineage: LineDep, parts: PartsDep) -> CycleStatus:
     """Start no cycle but on request, until resumed; one under way goes on."""
-    await parts.board.pause(line, Pause(by=body.by, reason=body.reason, since=time.time()))
-    return await parts.board.status(line)
+    await parts.board.pause(lineage, Pause(by=body.by, reason=body.reason, since=time.time()))
+    return await parts.board.status(lineage)
 
 
 @operating.post("/cycles/{task}/resume")
-async def post_resume(body: Deed, line: LineDep, parts: PartsDep) -> CycleStatus:
+async def post_resume(body: Deed, lineage: LineDep, parts: PartsDep) -> CycleStatus:
     """Start cycles again when they are due."""
-    await parts.board.pause(line, None)
-    log.info("cycles resumed", extra={"task": line.task, "by": body.by, "reason": body.reason})
-    return await parts.board.status(line)
+    await parts.board.pause(lineage, None)
+    log.info("cycles resumed", extra={"task": lineage.task, "by": body.by, "reason": body.reason})
+    return await parts.board.status(lineage)
 
 
 @operating.post("/rubrics/{task}/activate")
-async def post_activate(body: ActivateDeed, line: LineDep, parts: PartsDep) -> Activated:
+async def post_activate(body: ActivateDeed, lineage: LineDep, parts: PartsDep) -> Activated:
     """Activate a stored rubric on your own authority, recorded as an override."""
     expected = body.expected
     if expected is None:
-        current = await parts.store.active(line)
+        current = await parts.store.active(lineage)
         expected = current.digest if current else None
     authority = Override(by=body.by, reason=body.reason)
-    version = await parts.store.activate(line, body.digest, expected=expected, authority=authority)
+    version = await parts.store.activate(lineage, body.digest, expected=expected, authority=authority)
     return Activated(digest=body.digest, version=version)
 
 
 @operating.post("/rubrics/{task}/rollback")
-async def post_rollback(body: RollbackDeed, line: LineDep, parts: PartsDep) -> Activated:
+async def post_rollback(body: RollbackDeed, lineage: LineDep, parts: PartsDep) -> Activated:
     """Go back to the version before, or to the one named."""
-    active = await parts.store.rollback(line, by=body.by, reason=body.reason, expected=body.expected, to=body.version)
+    active = await parts.store.rollback(
+        lineage, by=body.by, reason=body.reason, expected=body.expected, to=body.version
+    )
     return Activated(digest=active.digest, version=active.version or 0)
 
 
@@ -262,6 +264,6 @@ async def find_trace(parts: Parts, task: str, trace_id: str) -> Trace:
     return found[trace_id]
 
 
-async def find_rubric(parts: Parts, line: Line, name: int | str) -> Rubric:
-    found = await parts.store.find(line, name)
-    return await parts.store.labelled(line._replace(scope=found.scope), found.digest)
+async def find_rubric(parts: Parts, lineage: LineageKey, name: int | str) -> Rubric:
+    found = await parts.store.find(lineage, name)
+    return await parts.store.labelled(lineage._replace(scope=found.scope), found.digest)

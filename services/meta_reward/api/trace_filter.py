@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from regrade.contracts import Contract, Flag, Name, Purpose, Trace
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 
 REACH = 4_096
 """Entries of the log that one question reads, at most."""
@@ -32,7 +32,7 @@ class TraceFilter(Contract):
             raise ValueError("the lowest reward is above the highest")
         return self
 
-    def on(self, line: Line) -> Callable[[Trace], bool]:
+    def on(self, lineage: LineageKey) -> Callable[[Trace], bool]:
         """Whether a trace is one of a line's that is wanted."""
         same = {
             name: value
@@ -44,7 +44,7 @@ class TraceFilter(Contract):
 
         def wanted(trace: Trace) -> bool:
             return (
-                (trace.lineage, trace.scope) == (line.lineage, line.scope)
+                (trace.lineage, trace.scope) == (lineage.name, lineage.scope)
                 and low <= trace.reward <= high
                 and (self.flag is None or self.flag in trace.flags)
                 and all(getattr(trace, name) == value for name, value in same.items())

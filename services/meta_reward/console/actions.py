@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from regrade.contracts import Digest
 from services.kit.errors import Forbidden, Invalid, Unauthorized
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.meta_reward.api import routes as api
 from services.meta_reward.api.routes import ActivateDeed, Deed, LineDep, PartsDep, RollbackDeed, find_rubric
 from services.meta_reward.console.pages import ViewerDep, frame
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 DeedName = Literal["cycle", "pause", "resume", "rollback", "activate"]
 _MOST_FIELDS = 16
 
-Doer = Callable[[Mapping[str, str], Line, Parts], Awaitable[object]]
+Doer = Callable[[Mapping[str, str], LineageKey, Parts], Awaitable[object]]
 
 
 class _Form(NamedTuple):
@@ -38,27 +38,27 @@ class _Form(NamedTuple):
     do: Doer
 
 
-async def _cycle(given: Mapping[str, str], line: Line, parts: Parts) -> object:
-    return await api.post_cycle(Deed.model_validate(_why(given)), line, parts)
+async def _cycle(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
+    return await api.post_cycle(Deed.model_validate(_why(given)), lineage, parts)
 
 
-async def _pause(given: Mapping[str, str], line: Line, parts: Parts) -> object:
-    return await api.post_pause(Deed.model_validate(_why(given)), line, parts)
+async def _pause(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
+    return await api.post_pause(Deed.model_validate(_why(given)), lineage, parts)
 
 
-async def _resume(given: Mapping[str, str], line: Line, parts: Parts) -> object:
-    return await api.post_resume(Deed.model_validate(_why(given)), line, parts)
+async def _resume(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
+    return await api.post_resume(Deed.model_validate(_why(given)), lineage, parts)
 
 
-async def _rollback(given: Mapping[str, str], line: Line, parts: Parts) -> object:
-    target = await find_rubric(parts, line, given.get("digest", ""))
+async def _rollback(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
+    target = await find_rubric(parts, lineage, given.get("digest", ""))
     about = {"expected": given.get("expected"), "version": target.version}
-    return await api.post_rollback(RollbackDeed.model_validate(_why(given) | about), line, parts)
+    return await api.post_rollback(RollbackDeed.model_validate(_why(given) | about), lineage, parts)
 
 
-async def _activate(given: Mapping[str, str], line: Line, parts: Parts) -> object:
+async def _activate(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
     about = {"expected": given.get("expected"), "digest": given.get("digest", "")}
-    return await api.post_activate(ActivateDeed.model_validate(_why(given) | about), line, parts)
+    return await api.post_activate(ActivateDeed.model_validate(_why(given) | about), lineage, parts)
 
 
 _FORMS: Mapping[str, _Form] = {
@@ -151,28 +151,28 @@ async def post_logout() -> Response:
 
 @deeds.get("/{task}/do/{deed}")
 async def get_deed(
-    line: LineDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, digest: Digest | None = None
+    lineage: LineDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, digest: Digest | None = None
 ) -> Response:
     """What a deed would do, and the form that asks why."""
     form = _FORMS[deed]
-    shown: dict[str, Any] = await frame(line, parts, viewer, "", form.title)
+    shown: dict[str, Any] = await frame(lineage, parts, viewer, "", form.title)
     shown |= {"form": form, "deed": deed, "target": None, "current": None, "blocks": ()}
     if form.is_grave:
         active = shown["active"]
         if active is None:
-            raise Invalid(f"{line.task!r} has no active rubric in {line.label!r}")
-        wanted = digest or await parts.store.before(line, active.digest)
-        shown["target"] = await find_rubric(parts, line, wanted)
-        shown["current"] = await parts.store.labelled(line, active.digest)
+            raise Invalid(f"{lineage.task!r} has no active rubric in {lineage.label!r}")
+        wanted = digest or await parts.store.before(lineage, active.digest)
+        shown["target"] = await find_rubric(parts, lineage, wanted)
+        shown["current"] = await parts.store.labelled(lineage, active.digest)
         shown["blocks"] = side_by_side(shown["current"], shown["target"])
     return page("deed.html", shown)
 
 
 @deeds.post("/{task}/do/{deed}", dependencies=[Depends(_own_page)])
-async def post_deed(line: LineDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, given: FormDep) -> Response:
+async def post_deed(lineage: LineDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, given: FormDep) -> Response:
     """Do it, on record, and show where it led."""
-    await _FORMS[deed].do(given, line, parts)
-    return redirect(Place(line)())
+    await _FORMS[deed].do(given, lineage, parts)
+    return redirect(Place(lineage)())
 
 
 def _why(given: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from regrade.contracts import Digest, EventKind, Flag, LineageEvent, Purpose, Trace
 from services.kit.errors import NotFound
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.meta_reward.api.routes import EVENT_ID, LineDep, PartsDep, TraceId, find_rubric, find_trace
 from services.meta_reward.api.trace_filter import REACH, TraceFilter
 from services.meta_reward.console import timeline
@@ -20,8 +20,8 @@ from services.meta_reward.console.render import ConsoleRoute, Place, asset, page
 from services.meta_reward.console.rubric_compare import side_by_side
 from services.meta_reward.console.session import COOKIE, PATH, Viewer, viewer_of
 from services.meta_reward.cycle import Parts
-from services.meta_reward.lineages import lines_of
-from services.meta_reward.settings import served_lines
+from services.meta_reward.lineages import lineages_of
+from services.meta_reward.settings import served_lineages
 
 _EVENTS = 120
 """Lineage events on one page of the timeline."""
@@ -45,20 +45,20 @@ RubricName = Annotated[int | Digest, Query()]
 pages = APIRouter(prefix=PATH, route_class=ConsoleRoute, include_in_schema=False)
 
 
-async def frame(line: Line, parts: Parts, viewer: Viewer, section: str, title: str) -> dict[str, Any]:
+async def frame(lineage: LineageKey, parts: Parts, viewer: Viewer, section: str, title: str) -> dict[str, Any]:
     """What every page about a line shows around its own."""
-    served = await lines_of(parts.store, parts.settings)
+    served = await lineages_of(parts.store, parts.settings)
     return {
         "title": title,
         "section": section,
-        "line": line,
-        "place": Place(line),
+        "line": lineage,
+        "place": Place(lineage),
         "places": list(map(Place, served)),
-        "is_served": line in served,
+        "is_served": lineage in served,
         "viewer": viewer,
-        "status": await parts.board.status(line),
-        "alarms": await parts.board.alarms(line),
-        "active": await parts.store.active(line),
+        "status": await parts.board.status(lineage),
+        "alarms": await parts.board.alarms(lineage),
+        "active": await parts.store.active(lineage),
         "now": time.time(),
     }
 
@@ -66,7 +66,7 @@ async def frame(line: Line, parts: Parts, viewer: Viewer, section: str, title: s
 @pages.get("")
 async def get_index(parts: PartsDep, viewer: ViewerDep) -> Response:
     """The first line's overview; the others are a click away."""
-    return redirect(Place(served_lines(parts.settings)[0])())
+    return redirect(Place(served_lineages(parts.settings)[0])())
 
 
 @pages.get("/static/{name}")
@@ -80,16 +80,16 @@ async def get_asset(name: str) -> Response:
 
 @pages.get("/{task}")
 async def get_overview(
-    line: LineDep, parts: PartsDep, viewer: ViewerDep, run: str | None = None, before: Before = None
+    lineage: LineDep, parts: PartsDep, viewer: ViewerDep, run: str | None = None, before: Before = None
 ) -> Response:
     """How the line does: reward, evidence, alarms, and the timeline of its rubrics."""
-    shown = await frame(line, parts, viewer, "overview", line.task)
-    traces = (await parts.log.browse(line.task, _PLOTTED_TRACES, wanted=_training(line), reach=REACH)).traces
+    shown = await frame(lineage, parts, viewer, "overview", lineage.task)
+    traces = (await parts.log.browse(lineage.task, _PLOTTED_TRACES, wanted=_training(lineage), reach=REACH)).traces
     runs = runs_in(traces)
     chosen = run if run in runs else next(iter(runs), None)
-    events = await parts.store.latest(line, _EVENTS, before=before)
-    newest = await parts.store.latest(line, _KNOWN_EVENTS) if before else events
-    reports = await parts.board.reports(line, _PLOTTED_CYCLES)
+    events = await parts.store.latest(lineage, _EVENTS, before=before)
+    newest = await parts.store.latest(lineage, _KNOWN_EVENTS) if before else events
+    reports = await parts.board.reports(lineage, _PLOTTED_CYCLES)
     shown |= {
         "runs": runs,
         "series": await asyncio.to_thread(run_series, traces, chosen),
@@ -99,7 +99,7 @@ async def get_overview(
         "strip": timeline.strip(newest),
         "older": events[0].id if len(events) == _EVENTS else None,
         "is_newest": before is None,
-        "last_change": await parts.store.last_change(line),
+        "last_change": await parts.store.last_change(lineage),
         "margin": parts.settings.gate_margin,
     }
     return page("overview.html", shown)
@@ -107,33 +107,35 @@ async def get_overview(
 
 @pages.get("/{task}/rubrics")
 async def get_rubrics(
-    line: LineDep,
+    lineage: LineDep,
     parts: PartsDep,
     viewer: ViewerDep,
     before: RubricName | None = None,
     after: RubricName | None = None,
 ) -> Response:
     """Two rubrics side by side, by default the active one and the one before it; and all there are to choose from."""
-    shown = await frame(line, parts, viewer, "rubrics", "Rubrics")
-    events = await parts.store.latest(line, _KNOWN_EVENTS)
+    shown = await frame(lineage, parts, viewer, "rubrics", "Rubrics")
+    events = await parts.store.latest(lineage, _KNOWN_EVENTS)
     active = shown["active"]
     standings = timeline.standings(events, active.digest if active else None)
     after = after or (active.digest if active else None)
     if after is None:
-        raise NotFound(f"{line.task!r} has no rubric in {line.label!r} yet", code="unknown_task")
-    right = await find_rubric(parts, line, after)
-    left = await find_rubric(parts, line, before or _predecessor(events, right.digest) or right.parent or right.digest)
+        raise NotFound(f"{lineage.task!r} has no rubric in {lineage.label!r} yet", code="unknown_task")
+    right = await find_rubric(parts, lineage, after)
+    left = await find_rubric(
+        parts, lineage, before or _predecessor(events, right.digest) or right.parent or right.digest
+    )
     shown |= {"standings": standings, "left": left, "right": right, "blocks": side_by_side(left, right)}
     return page("rubrics.html", shown)
 
 
 @pages.get("/{task}/rubrics/{digest}")
-async def get_rubric(line: LineDep, parts: PartsDep, viewer: ViewerDep, digest: Digest) -> Response:
+async def get_rubric(lineage: LineDep, parts: PartsDep, viewer: ViewerDep, digest: Digest) -> Response:
     """One rubric: what it asks for, what happened to it, and what the gate measured of it."""
-    rubric = await find_rubric(parts, line, digest)
+    rubric = await find_rubric(parts, lineage, digest)
     label = f"v{rubric.version}" if rubric.version else digest[:8]
-    shown = await frame(line, parts, viewer, "rubrics", f"Rubric {label}")
-    events = await parts.store.latest(line, _KNOWN_EVENTS)
+    shown = await frame(lineage, parts, viewer, "rubrics", f"Rubric {label}")
+    events = await parts.store.latest(lineage, _KNOWN_EVENTS)
     own = [event for event in events if event.digest == digest and event.kind is not EventKind.FAILED]
     active = shown["active"]
     is_active = active is not None and active.digest == digest
@@ -144,54 +146,54 @@ async def get_rubric(line: LineDep, parts: PartsDep, viewer: ViewerDep, digest: 
         "events": own[::-1],
         "gates": timeline.gates_of(own, digest),
         "margin": parts.settings.gate_margin,
-        "barred": (await parts.store.rolled_back(line)).get(digest),
+        "barred": (await parts.store.rolled_back(lineage)).get(digest),
     }
     return page("rubric.html", shown)
 
 
 @pages.get("/{task}/cycles")
 async def get_cycles(
-    line: LineDep, parts: PartsDep, viewer: ViewerDep, skip: Annotated[int, Query(ge=0, le=100_000)] = 0
+    lineage: LineDep, parts: PartsDep, viewer: ViewerDep, skip: Annotated[int, Query(ge=0, le=100_000)] = 0
 ) -> Response:
     """Cycles that have ended, newest first."""
-    shown = await frame(line, parts, viewer, "cycles", "Cycles")
-    reports = await parts.board.reports(line, _CYCLES + 1, skip=skip)
+    shown = await frame(lineage, parts, viewer, "cycles", "Cycles")
+    reports = await parts.board.reports(lineage, _CYCLES + 1, skip=skip)
     has_older = len(reports) > _CYCLES
     shown |= {"reports": reports[::-1][:_CYCLES], "skip": skip, "size": _CYCLES, "has_older": has_older}
     return page("cycles.html", shown)
 
 
 @pages.get("/{task}/cycles/{cycle}")
-async def get_cycle(line: LineDep, parts: PartsDep, viewer: ViewerDep, cycle: str) -> Response:
+async def get_cycle(lineage: LineDep, parts: PartsDep, viewer: ViewerDep, cycle: str) -> Response:
     """One cycle: evidence, sample, and the verdict on every candidate."""
-    report = await parts.board.report(line, cycle)
-    shown = await frame(line, parts, viewer, "cycles", f"Cycle {cycle}")
-    events = await parts.store.latest(line, _KNOWN_EVENTS)
+    report = await parts.board.report(lineage, cycle)
+    shown = await frame(lineage, parts, viewer, "cycles", f"Cycle {cycle}")
+    events = await parts.store.latest(lineage, _KNOWN_EVENTS)
     own = [event for event in events if event.cycle == cycle]
     shown |= {"report": report, "events": own, "margin": parts.settings.gate_margin}
     return page("cycle.html", shown)
 
 
 @pages.get("/{task}/alarms")
-async def get_alarms(line: LineDep, parts: PartsDep, viewer: ViewerDep) -> Response:
+async def get_alarms(lineage: LineDep, parts: PartsDep, viewer: ViewerDep) -> Response:
     """What is raised, with the traces that show it."""
-    shown = await frame(line, parts, viewer, "alarms", "Alarms")
+    shown = await frame(lineage, parts, viewer, "alarms", "Alarms")
     wanted = {name for alarm in shown["alarms"] for name in alarm.traces}
-    there = await parts.log.named(line.task, wanted) if wanted else {}
+    there = await parts.log.named(lineage.task, wanted) if wanted else {}
     shown["found_of"] = {alarm.name: [there[t] for t in alarm.traces if t in there] for alarm in shown["alarms"]}
     return page("alarms.html", shown)
 
 
 @pages.get("/{task}/traces")
 async def get_traces(
-    request: Request, line: LineDep, parts: PartsDep, viewer: ViewerDep, before: Before = None
+    request: Request, lineage: LineDep, parts: PartsDep, viewer: ViewerDep, before: Before = None
 ) -> Response:
     """Traces that fit a filter, newest first."""
-    shown = await frame(line, parts, viewer, "traces", "Traces")
+    shown = await frame(lineage, parts, viewer, "traces", "Traces")
     given = {name: value for name, value in request.query_params.items() if value and name in TraceFilter.model_fields}
     wanted = TraceFilter.model_validate(given)
     until = f"({before}" if before else "+"
-    found = await parts.log.browse(line.task, _TRACES, until=until, wanted=wanted.on(line), reach=REACH)
+    found = await parts.log.browse(lineage.task, _TRACES, until=until, wanted=wanted.on(lineage), reach=REACH)
     shown |= {
         "given": {name: given.get(name, "") for name in TraceFilter.model_fields},
         "asked": given,
@@ -205,14 +207,14 @@ async def get_traces(
 
 
 @pages.get("/{task}/traces/{trace_id}")
-async def get_trace(line: LineDep, parts: PartsDep, viewer: ViewerDep, trace_id: TraceId) -> Response:
+async def get_trace(lineage: LineDep, parts: PartsDep, viewer: ViewerDep, trace_id: TraceId) -> Response:
     """One trace: what was written, and how each criterion made its reward."""
-    trace = await find_trace(parts, line.task, trace_id)
-    own = Line(line.task, trace.lineage, trace.scope)
+    trace = await find_trace(parts, lineage.task, trace_id)
+    own = LineageKey(lineage.task, trace.lineage, trace.scope)
     shown = await frame(own, parts, viewer, "traces", "Trace")
     rubric = await find_rubric(parts, own, trace.digest)
     group = TraceFilter.model_construct(run=trace.run, step=trace.step, group=trace.group)
-    siblings = await parts.log.browse(line.task, _SIBLINGS, wanted=group.on(own), reach=REACH)
+    siblings = await parts.log.browse(lineage.task, _SIBLINGS, wanted=group.on(own), reach=REACH)
     shown |= {
         "trace": trace,
         "rubric": rubric,
@@ -222,8 +224,8 @@ async def get_trace(line: LineDep, parts: PartsDep, viewer: ViewerDep, trace_id:
     return page("trace.html", shown)
 
 
-def _training(line: Line) -> Callable[[Trace], bool]:
-    return TraceFilter(purpose=Purpose.TRAIN).on(line)
+def _training(lineage: LineageKey) -> Callable[[Trace], bool]:
+    return TraceFilter(purpose=Purpose.TRAIN).on(lineage)
 
 
 def _predecessor(events: Sequence[LineageEvent], digest: str) -> str | None:

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from regrade.contracts import MAIN_LINEAGE, as_text
 from services.kit.errors import Invalid, ServiceError, Unauthorized, Unavailable, describe_validation
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.meta_reward.console.plots import share_of
 from services.meta_reward.console.session import PATH
 
@@ -35,16 +35,16 @@ _HEADERS = {
 class Place(NamedTuple):
     """Where the links of a page about one line lead."""
 
-    line: Line
+    lineage: LineageKey
 
     def __call__(self, page: str = "", **query: object) -> str:
         """The address of a page of this line; what is None is left out."""
         told = {name: str(value) for name, value in query.items() if value not in (None, "")}
-        if self.line.lineage != MAIN_LINEAGE:
-            told["lineage"] = self.line.lineage
-        if self.line.scope is not None:
-            told["scope"] = self.line.scope
-        path = f"{PATH}/{self.line.task}{f'/{page}' if page else ''}"
+        if self.lineage.name != MAIN_LINEAGE:
+            told["lineage"] = self.lineage.name
+        if self.lineage.scope is not None:
+            told["scope"] = self.lineage.scope
+        path = f"{PATH}/{self.lineage.task}{f'/{page}' if page else ''}"
         return f"{path}?{urlencode(told)}" if told else path
 
 

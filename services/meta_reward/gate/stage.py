@@ -7,7 +7,7 @@ from regrade import RewardClient
 from regrade.contracts import EventKind, GateReport, LineageEvent, Rubric, Trace, as_text
 from regrade.tasks import judge_mode
 from regrade.tasks.anchors import AnchorSet, is_more_than_a_line
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore, gate_event, verdict_event
 from services.meta_reward.clients.shadow import shadow_scorer
 from services.meta_reward.evidence.window import by_group
@@ -34,7 +34,7 @@ class Gating:
         store: RubricStore,
         client: RewardClient,
         settings: MetaRewardSettings,
-        line: Line,
+        lineage: LineageKey,
         cycle: str,
         active: Rubric,
         anchors: AnchorSet,
@@ -45,7 +45,7 @@ class Gating:
         self._store = store
         self._client = client
         self._settings = settings
-        self._line = line
+        self._lineage = lineage
         self._cycle = cycle
         self._active = active
         self._anchors = anchors
@@ -57,19 +57,19 @@ class Gating:
         Raises `ServiceUnavailableError` when the judge stays away: then nothing is decided.
         """
         affordable = [candidate for candidate in candidates if self._is_affordable(candidate)]
-        if self._line.task in self._settings.calibrate:
+        if self._lineage.task in self._settings.calibrate:
             affordable = await self._calibrated(affordable)
         if not affordable:
             return Gated(events=tuple(self._events))
         settings = self._settings
         early = by_group([t for t in first if not t.flags and is_more_than_a_line(as_text(t.completion))])
-        history = await self._store.history(self._line)
+        history = await self._store.history(self._lineage)
         anchors = self._anchors
         decision = 1 + decisions_on(history, anchors.base, self._active.digest, anchors.base_originals)
-        mode = judge_mode(self._line.task)
+        mode = judge_mode(self._lineage.task)
         limits = Limits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls, mode)
         score = shadow_scorer(self._client, settings.gate_batch)
-        gate = Gate(score, self._line.task, self._anchors, limits, early, self._tell)
+        gate = Gate(score, self._lineage.task, self._anchors, limits, early, self._tell)
         earlier = await self._best_earlier(history)
         try:
             found = await gate.decide(self._cycle, [c.candidate() for c in affordable], self._active, earlier)
@@ -92,7 +92,7 @@ class Gating:
     async def _calibrated(self, candidates: Sequence[Proposed]) -> list[Proposed]:
         """Each with the offset that keeps trusted text where it was; a digest of its own, on record with the reason."""
         visible = [(original.prompt, original.completion) for original in self._anchors.visible]
-        calibration = Calibration(self._client, self._line.task, visible, self._settings.gate_batch)
+        calibration = Calibration(self._client, self._lineage.task, visible, self._settings.gate_batch)
         ready = []
         for candidate in candidates:
             found = await calibration.of(candidate.rubric, self._active)
@@ -100,17 +100,17 @@ class Gating:
                 self._refuse(candidate.rubric, found.refused)
                 continue
             if found.rubric.digest != candidate.rubric.digest:
-                await self._store.put(self._line.task, found.rubric)
+                await self._store.put(self._lineage.task, found.rubric)
                 self._note(EventKind.PROPOSED, found.rubric, "calibration", found.told)
             ready.append(candidate.model_copy(update={"rubric": found.rubric}))
         return ready
 
     async def _best_earlier(self, history: Sequence[LineageEvent]) -> Rubric | None:
         """Of the rubrics active before, the one that ordered anchors best."""
-        earlier = set((await self._store.versions(self._line)).values()) - {self._active.digest}
+        earlier = set((await self._store.versions(self._lineage)).values()) - {self._active.digest}
         gates = [event.gate for event in history if event.gate is not None]
         best = best_measured(gates, earlier)
-        return None if best is None else await self._store.labelled(self._line, best)
+        return None if best is None else await self._store.labelled(self._lineage, best)
 
     def _refuse(self, rubric: Rubric, reason: str) -> None:
         self._note(EventKind.REJECTED, rubric, "gate", reason)
@@ -119,7 +119,7 @@ class Gating:
         self._events.append(verdict_event(kind, rubric.digest, by=by, reason=reason, cycle=self._cycle))
 
 
-async def rolled_back_contents(store: RubricStore, line: Line) -> dict[str, str]:
+async def rolled_back_contents(store: RubricStore, lineage: LineageKey) -> dict[str, str]:
     """Why it was rolled back, by the digest it has without an offset: another offset makes no other rubric."""
-    found = await store.rolled_back(line)
-    return {uncalibrated(await store.get(line.task, digest)).digest: reason for digest, reason in found.items()}
+    found = await store.rolled_back(lineage)
+    return {uncalibrated(await store.get(lineage.task, digest)).digest: reason for digest, reason in found.items()}

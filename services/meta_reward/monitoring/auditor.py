@@ -14,7 +14,7 @@ from regrade import RewardClient, Rubric, ScoreItem
 from regrade.contracts import Audited, Trace
 from regrade.tasks import load_pack
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.leases import Leases
 from services.kit.store.redis import entries, newest, position
 from services.kit.store.rubric_store import RubricStore
@@ -35,24 +35,24 @@ class AuditBook:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def read(self, line: Line) -> list[tuple[str, Audited]]:
+    async def read(self, lineage: LineageKey) -> list[tuple[str, Audited]]:
         """All of them, oldest first, by their ids in the trace stream."""
-        found = await entries(self._redis, ks.audits_key(line))
+        found = await entries(self._redis, ks.audits_key(lineage))
         return [(entry_id, Audited.model_validate_json(fields["audit"])) for entry_id, fields in found]
 
-    async def cursor(self, line: Line) -> str:
+    async def cursor(self, lineage: LineageKey) -> str:
         """The id of the last trace looked at; `0-0` before the first."""
-        return str(await self._redis.get(ks.audit_cursor_key(line)) or "0-0")
+        return str(await self._redis.get(ks.audit_cursor_key(lineage)) or "0-0")
 
-    async def add(self, line: Line, found: Sequence[tuple[str, Audited]], cursor: str) -> None:
+    async def add(self, lineage: LineageKey, found: Sequence[tuple[str, Audited]], cursor: str) -> None:
         """Enter what was audited up to `cursor`, at once; what stands there already is left as it is."""
-        last = await newest(self._redis, ks.audits_key(line), count=1)
+        last = await newest(self._redis, ks.audits_key(lineage), count=1)
         behind = position(last[0][0]) if last else (0, 0)
         async with self._redis.pipeline(transaction=True) as pipe:
             for entry_id, one in found:
                 if position(entry_id) > behind:
-                    pipe.xadd(ks.audits_key(line), {"audit": one.model_dump_json()}, id=entry_id, maxlen=_KEPT)
-            pipe.set(ks.audit_cursor_key(line), cursor)
+                    pipe.xadd(ks.audits_key(lineage), {"audit": one.model_dump_json()}, id=entry_id, maxlen=_KEPT)
+            pipe.set(ks.audit_cursor_key(lineage), cursor)
             await pipe.execute()
 
 
@@ -87,53 +87,55 @@ class Auditor:
         self._settings = settings
         self._metrics = metrics
 
-    async def look_at(self, line: Line) -> None:
+    async def look_at(self, lineage: LineageKey) -> None:
         """Audit what is new in a line. When the judge is away nothing is entered, and the next look asks again."""
-        async with self._leases.hold_audit(line) as token:
+        async with self._leases.hold_audit(lineage) as token:
             if token is None:
                 return
-            cursor = await self._book.cursor(line)
-            look = await self._look(line, cursor)
+            cursor = await self._book.cursor(lineage)
+            look = await self._look(lineage, cursor)
             if look.end == cursor:
                 return
-            found = await self._asked(line, look.chosen)
-            await self._book.add(line, found, look.end)
+            found = await self._asked(lineage, look.chosen)
+            await self._book.add(lineage, found, look.end)
         null = sum(one.audit is None for _, one in found)
-        self._metrics.audited(line.task, seen=look.seen, scored=len(found) - null, null=null)
+        self._metrics.audited(lineage.task, seen=look.seen, scored=len(found) - null, null=null)
 
-    async def _look(self, line: Line, after: str) -> _Look:
+    async def _look(self, lineage: LineageKey, after: str) -> _Look:
         chosen: list[tuple[str, Trace]] = []
         seen = 0
         for _ in range(_PAGES):
-            page = await self._log.page(line.task, after, _PAGE)
-            own = [(i, t) for i, t in page if is_evidence(t) and (t.lineage, t.scope) == (line.lineage, line.scope)]
-            chosen += [(i, t) for i, t in own if _lot(line, t) < self._settings.audit_share]
+            page = await self._log.page(lineage.task, after, _PAGE)
+            own = [(i, t) for i, t in page if is_evidence(t) and (t.lineage, t.scope) == (lineage.name, lineage.scope)]
+            chosen += [(i, t) for i, t in own if _lot(lineage, t) < self._settings.audit_share]
             seen += len(own)
             after = page[-1][0] if page else after
             if len(page) < _PAGE:
                 break
         return _Look(chosen[-self._settings.audit_batch :], seen, after)
 
-    async def _asked(self, line: Line, chosen: Sequence[tuple[str, Trace]]) -> list[tuple[str, Audited]]:
+    async def _asked(self, lineage: LineageKey, chosen: Sequence[tuple[str, Trace]]) -> list[tuple[str, Audited]]:
         if not chosen:
             return []
         items = [
             ScoreItem(id=t.trace_id, prompt=t.prompt, completion=t.completion, reference=t.reference) for _, t in chosen
         ]
-        response = await self._client.shadow(line.task, await self._rubric(line), items)
+        response = await self._client.shadow(lineage.task, await self._rubric(lineage), items)
         return [
             (entry_id, Audited(trace_id=t.trace_id, digest=t.digest, reward=t.reward, audit=reward_of(result)))
             for (entry_id, t), result in zip(chosen, response.results, strict=True)
         ]
 
-    async def _rubric(self, line: Line) -> Rubric:
+    async def _rubric(self, lineage: LineageKey) -> Rubric:
         """The fixed rubric to audit by. Raises `NotFound` for a digest that is not stored."""
-        digest = self._settings.audit_rubrics.get(line.task)
-        rubric = load_pack(line.task).starting_rubric if digest is None else await self._store.get(line.task, digest)
-        return rubric.model_copy(update={"lineage": line.lineage, "scope": line.scope, "version": None})
+        digest = self._settings.audit_rubrics.get(lineage.task)
+        rubric = (
+            load_pack(lineage.task).starting_rubric if digest is None else await self._store.get(lineage.task, digest)
+        )
+        return rubric.model_copy(update={"lineage": lineage.name, "scope": lineage.scope, "version": None})
 
 
-def _lot(line: Line, trace: Trace) -> float:
+def _lot(lineage: LineageKey, trace: Trace) -> float:
     """A fixed pseudo-random number in [0, 1) for a trace of a line."""
-    name = f"audit/{line.label}/{trace.trace_id}"
+    name = f"audit/{lineage.label}/{trace.trace_id}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32

@@ -10,7 +10,7 @@ from regrade.tasks.anchors import AnchorSet, build_anchors
 from regrade.tasks.pack import Original
 from services.kit.errors import Invalid
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 
 
 class AnchorStore:
@@ -22,28 +22,28 @@ class AnchorStore:
 
     async def of(self, task: str) -> AnchorSet:
         """The anchor set of the task's own line. Raises `UnknownTaskError` without a pack."""
-        return await self.of_line(Line(task, MAIN_LINEAGE))
+        return await self.of_lineage(LineageKey(task, MAIN_LINEAGE))
 
-    async def of_line(self, line: Line) -> AnchorSet:
+    async def of_lineage(self, lineage: LineageKey) -> AnchorSet:
         """A line's anchor set: the task's, and the line's own early completions. Raises `UnknownTaskError`."""
-        found = await self._redis.hvals(ks.anchors_key(line.task))
+        found = await self._redis.hvals(ks.anchors_key(lineage.task))
         labelled = [LabelledPair.model_validate_json(text) for text in found]
-        early = [Original.model_validate_json(text) for text in await self._redis.hvals(ks.early_key(line))]
+        early = [Original.model_validate_json(text) for text in await self._redis.hvals(ks.early_key(lineage))]
         early.sort(key=lambda original: original.id)
-        return build_anchors(load_pack(line.task), self._max_originals, labelled, early)
+        return build_anchors(load_pack(lineage.task), self._max_originals, labelled, early)
 
-    async def early_ids(self, line: Line) -> set[str]:
+    async def early_ids(self, lineage: LineageKey) -> set[str]:
         """Ids of the traces whose completions the line's gate measures on: no proposer sees them."""
-        return {str(trace_id) for trace_id in await self._redis.hkeys(ks.early_key(line))}
+        return {str(trace_id) for trace_id in await self._redis.hkeys(ks.early_key(lineage))}
 
-    async def grow(self, line: Line, early: Mapping[str, Original]) -> AnchorSet:
+    async def grow(self, lineage: LineageKey, early: Mapping[str, Original]) -> AnchorSet:
         """Keep early completions, by trace id, for good; the line's anchor set with them."""
         if early:
             async with self._redis.pipeline(transaction=True) as pipe:
                 for trace_id, original in early.items():
-                    pipe.hset(ks.early_key(line), trace_id, original.model_dump_json())
+                    pipe.hset(ks.early_key(lineage), trace_id, original.model_dump_json())
                 await pipe.execute()
-        return await self.of_line(line)
+        return await self.of_lineage(lineage)
 
     async def add(self, task: str, pairs: Sequence[LabelledPair]) -> None:
         """Keep pairs for good; one that is there may be given a reference, and none is forgotten.

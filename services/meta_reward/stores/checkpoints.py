@@ -14,7 +14,7 @@ from regrade.contracts import Evidence, GateReport, LineageEvent, Rubric, Sample
 from regrade.contracts.score import Outcome
 from services.kit.errors import Conflict
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction
 from services.kit.store.rubric_store import event_json
 from services.meta_reward.gate.gate import Candidate
@@ -93,24 +93,24 @@ class Checkpoints:
         self._redis = redis
         self._save = LuaFunction(redis, "checkpoint")
 
-    async def exists(self, line: Line) -> bool:
+    async def exists(self, lineage: LineageKey) -> bool:
         """Whether a cycle of this line has begun and not ended."""
-        return bool(await self._redis.exists(ks.checkpoint_key(line)))
+        return bool(await self._redis.exists(ks.checkpoint_key(lineage)))
 
-    async def load(self, line: Line) -> Checkpoint | None:
+    async def load(self, lineage: LineageKey) -> Checkpoint | None:
         """The cycle that has begun and not ended; one that this release cannot read counts as none."""
-        text = await self._redis.get(ks.checkpoint_key(line))
+        text = await self._redis.get(ks.checkpoint_key(lineage))
         if not text:
             return None
         try:
             return Checkpoint.model_validate_json(text)
         except ValidationError:
-            log.warning("a checkpoint of another release is given up", extra={"task": line.task})
+            log.warning("a checkpoint of another release is given up", extra={"task": lineage.task})
             return None
 
     async def save(
         self,
-        line: Line,
+        lineage: LineageKey,
         token: str,
         checkpoint: Checkpoint,
         events: Sequence[LineageEvent] = (),
@@ -122,6 +122,12 @@ class Checkpoints:
         for event in events:
             passed = event.gate if event.gate is not None and event.gate.passed else None
             args += [event_json(event), event.digest if passed else "", passed.active.digest if passed else ""]
-        keys = [ks.lease_key(line), ks.checkpoint_key(line), ks.lineage_key(line), ks.passed_key(line), *beside]
+        keys = [
+            ks.lease_key(lineage),
+            ks.checkpoint_key(lineage),
+            ks.lineage_events_key(lineage),
+            ks.passed_key(lineage),
+            *beside,
+        ]
         if not await self._save(keys, [*args, *beside.values()]):
             raise Conflict("the cycle lost its lease; what it found was refused", code="fenced")

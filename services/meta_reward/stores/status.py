@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from regrade.contracts import Alarm, Contract, CycleReport, CycleStatus, Pause, Trace
 from services.kit.errors import Conflict, NotFound
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction, newest
 
 KEPT_S = 30 * 86_400
@@ -50,88 +50,93 @@ class Board:
         self._finish = LuaFunction(redis, "finish_cycle")
         self._withdraw = LuaFunction(redis, "withdraw")
 
-    async def status(self, line: Line) -> CycleStatus:
+    async def status(self, lineage: LineageKey) -> CycleStatus:
         """What is going on in this line."""
-        keys = [ks.cycle_key(line), ks.lag_key(line), ks.fruitless_key(line), ks.paused_key(line)]
+        keys = [
+            ks.cycle_key(lineage),
+            ks.lag_key(lineage),
+            ks.cycles_without_activation_key(lineage),
+            ks.paused_key(lineage),
+        ]
         text, lag, fruitless, paused = await self._redis.mget(keys)
         status = CycleStatus.model_validate_json(text) if text else CycleStatus()
         told = {
-            "completed": int(await self._redis.xlen(ks.reports_key(line))),
+            "completed": int(await self._redis.xlen(ks.reports_key(lineage))),
             "lag": int(lag or 0),
             "fruitless": int(fruitless or 0),
             "paused": Pause.model_validate_json(paused) if paused else None,
         }
         return status.model_copy(update=told)
 
-    async def set_status(self, line: Line, status: CycleStatus) -> None:
+    async def set_status(self, lineage: LineageKey, status: CycleStatus) -> None:
         """Note what is going on."""
         now = status.model_copy(update={"updated": time.time()})
-        await self._redis.set(ks.cycle_key(line), now.model_dump_json())
+        await self._redis.set(ks.cycle_key(lineage), now.model_dump_json())
 
-    async def set_stage(self, line: Line, status: CycleStatus) -> None:
+    async def set_stage(self, lineage: LineageKey, status: CycleStatus) -> None:
         """Note how far a cycle has come; why the last one failed stands until one succeeds."""
-        await self.set_status(line, status.model_copy(update={"error": (await self.status(line)).error}))
+        await self.set_status(lineage, status.model_copy(update={"error": (await self.status(lineage)).error}))
 
-    async def set_lag(self, line: Line, traces: int) -> None:
+    async def set_lag(self, lineage: LineageKey, traces: int) -> None:
         """Note how many traces wait for a cycle."""
-        await self._redis.set(ks.lag_key(line), traces)
+        await self._redis.set(ks.lag_key(lineage), traces)
 
-    async def settled(self, line: Line) -> str | None:
+    async def settled(self, lineage: LineageKey) -> str | None:
         """The id of the last activation that the watch let stand."""
-        found = await self._redis.get(ks.settled_key(line))
+        found = await self._redis.get(ks.settled_key(lineage))
         return None if found is None else str(found)
 
-    async def settle(self, line: Line, activation: str) -> None:
+    async def settle(self, lineage: LineageKey, activation: str) -> None:
         """Note that the watch lets an activation stand; no worker judges it again."""
-        await self._redis.set(ks.settled_key(line), activation)
+        await self._redis.set(ks.settled_key(lineage), activation)
 
-    async def audit_settled(self, line: Line) -> str | None:
+    async def audit_settled(self, lineage: LineageKey) -> str | None:
         """The id of the last activation that the watch let stand by the audit."""
-        found = await self._redis.get(ks.audit_settled_key(line))
+        found = await self._redis.get(ks.audit_settled_key(lineage))
         return None if found is None else str(found)
 
-    async def settle_audit(self, line: Line, activation: str) -> None:
+    async def settle_audit(self, lineage: LineageKey, activation: str) -> None:
         """Note that the watch lets an activation stand by the audit."""
-        await self._redis.set(ks.audit_settled_key(line), activation)
+        await self._redis.set(ks.audit_settled_key(lineage), activation)
 
-    async def request(self, line: Line, by: str, reason: str) -> None:
+    async def request(self, lineage: LineageKey, by: str, reason: str) -> None:
         """Ask for a cycle as soon as the worker looks. Each request is one of its own, also when it says the same."""
         request = Request(id=uuid.uuid4().hex, by=by, reason=reason)
-        await self._redis.set(ks.request_key(line), request.model_dump_json(), ex=_REQUEST_TTL_S)
+        await self._redis.set(ks.request_key(lineage), request.model_dump_json(), ex=_REQUEST_TTL_S)
 
-    async def requested(self, line: Line) -> Request | None:
+    async def requested(self, lineage: LineageKey) -> Request | None:
         """The pending request."""
-        text = await self._redis.get(ks.request_key(line))
+        text = await self._redis.get(ks.request_key(lineage))
         return Request.model_validate_json(text) if text else None
 
-    async def withdraw(self, line: Line, request: Request) -> None:
+    async def withdraw(self, lineage: LineageKey, request: Request) -> None:
         """Forget a request: it was served, or there was nothing to serve it with. One that came later stays."""
-        await self._withdraw([ks.request_key(line)], [request.model_dump_json()])
+        await self._withdraw([ks.request_key(lineage)], [request.model_dump_json()])
 
-    async def alarms(self, line: Line) -> list[Alarm]:
+    async def alarms(self, lineage: LineageKey) -> list[Alarm]:
         """The alarms that are raised."""
-        text = await self._redis.get(ks.alarms_key(line))
+        text = await self._redis.get(ks.alarms_key(lineage))
         return _ALARMS.validate_json(text) if text else []
 
-    async def set_alarms(self, line: Line, alarms: Sequence[Alarm]) -> None:
+    async def set_alarms(self, lineage: LineageKey, alarms: Sequence[Alarm]) -> None:
         """Note what is raised."""
-        await self._redis.set(ks.alarms_key(line), alarms_json(alarms), ex=KEPT_S)
+        await self._redis.set(ks.alarms_key(lineage), alarms_json(alarms), ex=KEPT_S)
 
-    async def baselines(self, line: Line, runs: Set[str | None]) -> dict[str | None, list[Trace]]:
+    async def baselines(self, lineage: LineageKey, runs: Set[str | None]) -> dict[str | None, list[Trace]]:
         """The first traces of those of `runs` that a cycle has seen before."""
         names = list(runs)
-        texts = await self._redis.mget([ks.baseline_key(line, run) for run in names]) if names else []
+        texts = await self._redis.mget([ks.baseline_key(lineage, run) for run in names]) if names else []
         return {run: _TRACES.validate_json(text) for run, text in zip(names, texts, strict=True) if text}
 
-    async def pause(self, line: Line, pause: Pause | None) -> None:
+    async def pause(self, lineage: LineageKey, pause: Pause | None) -> None:
         """Start no cycle but on request from now on; None ends that."""
         if pause is None:
-            await self._redis.delete(ks.paused_key(line))
+            await self._redis.delete(ks.paused_key(lineage))
         else:
-            await self._redis.set(ks.paused_key(line), pause.model_dump_json())
+            await self._redis.set(ks.paused_key(lineage), pause.model_dump_json())
 
     async def finish(
-        self, line: Line, token: str, last_trace: str, report: CycleReport, request: Request | None
+        self, lineage: LineageKey, token: str, last_trace: str, report: CycleReport, request: Request | None
     ) -> None:
         """Record a cycle's end, move the cursor, forget its checkpoint and the request it served: all at once.
 
@@ -139,20 +144,20 @@ class Board:
         """
         ended = "" if report.abandoned else "fruitful" if report.activated else "fruitless"
         served = "" if report.abandoned or request is None else request.model_dump_json()
-        keys = [ks.lease_key(line), ks.traces_key(line.task), ks.reports_key(line), ks.checkpoint_key(line)]
-        keys += [ks.fruitless_key(line), ks.request_key(line)]
+        keys = [ks.lease_key(lineage), ks.traces_key(lineage.task), ks.reports_key(lineage), ks.checkpoint_key(lineage)]
+        keys += [ks.cycles_without_activation_key(lineage), ks.request_key(lineage)]
         cursor = "" if report.abandoned else last_trace
-        if not await self._finish(keys, [token, line.label, cursor, report.model_dump_json(), ended, served]):
+        if not await self._finish(keys, [token, lineage.label, cursor, report.model_dump_json(), ended, served]):
             raise Conflict("the cycle lost its lease; its report was refused", code="fenced")
 
-    async def reports(self, line: Line, count: int = MOST_REPORTS, *, skip: int = 0) -> list[CycleReport]:
+    async def reports(self, lineage: LineageKey, count: int = MOST_REPORTS, *, skip: int = 0) -> list[CycleReport]:
         """The newest `count` reports of ended cycles behind the `skip` newest, oldest first."""
-        found = await newest(self._redis, ks.reports_key(line), count=skip + count)
+        found = await newest(self._redis, ks.reports_key(lineage), count=skip + count)
         return [CycleReport.model_validate_json(fields["report"]) for _, fields in reversed(found[skip:])]
 
-    async def report(self, line: Line, cycle: str) -> CycleReport:
+    async def report(self, lineage: LineageKey, cycle: str) -> CycleReport:
         """What one cycle did. Raises `NotFound`."""
-        for report in reversed(await self.reports(line)):
+        for report in reversed(await self.reports(lineage)):
             if report.cycle == cycle:
                 return report
-        raise NotFound(f"no report of cycle {cycle!r} in {line.label!r} of {line.task!r}", code="unknown_cycle")
+        raise NotFound(f"no report of cycle {cycle!r} in {lineage.label!r} of {lineage.task!r}", code="unknown_cycle")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from regrade.contracts import MAIN_LINEAGE, Override, PutRubric, PutRubricAnswer, Rubric
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, Invalid
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.reward.screening.checks import validate_check
 
@@ -25,8 +25,8 @@ def validate_rubric(rubric: Rubric) -> None:
 async def publish(store: RubricStore, task: str, put: PutRubric) -> PutRubricAnswer:
     """Activate a rubric: a bootstrap where nothing is active, else an override. Raises `Conflict`, `Invalid`."""
     validate_rubric(put.rubric)
-    line = Line(task, put.rubric.lineage, put.rubric.scope)
-    current = await store.active(line)
+    lineage = LineageKey(task, put.rubric.lineage, put.rubric.scope)
+    current = await store.active(lineage)
     if put.expected is not None and put.expected != (current.digest if current else None):
         raise Conflict(f"another rubric is active: {current.digest if current else 'none'}")
     if current is not None and current.digest == put.rubric.digest:
@@ -40,29 +40,29 @@ async def publish(store: RubricStore, task: str, put: PutRubric) -> PutRubricAns
     rubric = put.rubric.model_copy(update=place)
     await store.put(task, rubric)
     version = await store.activate(
-        line, rubric.digest, expected=current.digest if current else None, authority=authority
+        lineage, rubric.digest, expected=current.digest if current else None, authority=authority
     )
-    log.info("rubric put", extra={"task": task, "line": line.label, "version": version, "by": put.by})
+    log.info("rubric put", extra={"task": task, "line": lineage.label, "version": version, "by": put.by})
     return PutRubricAnswer(digest=rubric.digest, version=version)
 
 
-def lines_of(task: str) -> tuple[Line, ...]:
+def lineages_of(task: str) -> tuple[LineageKey, ...]:
     """The lines that a task pack starts: the task's own and, of a depth task, one for each scope."""
     pack = load_pack(task)
     scopes = pack.scopes if pack.kind == "depth" else ()
-    return tuple(Line(task, MAIN_LINEAGE, scope) for scope in (None, *scopes))
+    return tuple(LineageKey(task, MAIN_LINEAGE, scope) for scope in (None, *scopes))
 
 
 async def bootstrap(store: RubricStore, tasks: Sequence[str]) -> None:
     """Put the starting rubric in each of the packs' lines that has none active; another replica may be first."""
-    for line in (line for task in tasks for line in lines_of(task)):
-        if await store.active(line) is not None:
+    for lineage in (lineage for task in tasks for lineage in lineages_of(task)):
+        if await store.active(lineage) is not None:
             continue
-        task = line.task
+        task = lineage.task
         rubric = load_pack(task).starting_rubric
         await store.put(task, rubric)
         authority = Override(by="bootstrap", reason="starting rubric of the task pack", bootstrap=True)
         try:
-            await store.activate(line, rubric.digest, expected=None, authority=authority)
+            await store.activate(lineage, rubric.digest, expected=None, authority=authority)
         except Conflict:
             log.info("another replica has put the starting rubric", extra={"task": task})

@@ -21,7 +21,7 @@ from regrade.contracts import (
     ScoreResponse,
 )
 from services.kit.errors import NotFound
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.web.server import JsonBody, bearer, error_answers, require_key, require_operator
 from services.reward.api.publishing import publish, validate_rubric
 from services.reward.api.state import RewardState
@@ -108,7 +108,7 @@ async def get_rubric(
     digest: Annotated[Digest | None, Query(description="any stored rubric, active once or not")] = None,
 ) -> Rubric:
     """The active rubric of a task, or the one of a version or digest."""
-    line = Line(task, lineage, scope)
+    line = LineageKey(task, lineage, scope)
     if version is not None or digest is not None:
         found = await state.store.find(line, version if version is not None else digest or "")
         if None not in (version, digest) and found.digest != digest:

@@ -59,7 +59,7 @@ class Ledger:
             for pin, state in zip(pins, states, strict=True):
                 if state.active is not None:
                     self._pins.tell(pin.key, state.active, pin.ttl_s)
-                    self._actives.met(pin.line, state.active)
+                    self._actives.met(pin.lineage, state.active)
         return [_overlaid(state, outcomes) for state, outcomes in zip(states, held, strict=True)]
 
     async def append(self, task: str, records: Sequence[Record], on_outage: OnOutage) -> Kept:
@@ -92,10 +92,10 @@ class Ledger:
         told = self._pins.told(pin.key)
         if told is not None:
             return PinState(told, pin.wanted is not None and pin.wanted.digest != told.digest, none, degraded=True)
-        active = pin.wanted or self._actives.last(pin.line)
+        active = pin.wanted or self._actives.last(pin.lineage)
         if active is None:
-            raise RedisAway(f"Redis is away, and this replica has not met {pin.line.label} of {pin.line.task}")
-        made_up = self._pins.make_up(pin.key, pin.line, active, pin.ttl_s)
+            raise RedisAway(f"Redis is away, and this replica has not met {pin.lineage.label} of {pin.lineage.task}")
+        made_up = self._pins.make_up(pin.key, pin.lineage, active, pin.ttl_s)
         return PinState(pin.wanted or made_up, False, none, unpinned=True, degraded=True)
 
     def _held(self, task: str, base: str) -> ItemResult | None:

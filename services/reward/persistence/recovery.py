@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from regrade.contracts import Rubric
 from services.kit.errors import Overloaded
 from services.kit.store.circuit_breaker import Circuit, RedisAway
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import can_write
 from services.kit.store.rubric_store import Active, RubricStore
 from services.kit.store.trace_log import PinRequest, Row, TraceLog
@@ -101,16 +101,16 @@ class Recovery:
         """Take over the spools of dead processes, with the pins and rubrics that stand in them."""
         if self._spool is None:
             return
-        lines: Sequence[SpoolLine] = await self._spool.adopt()
-        for line in lines:
-            if isinstance(line, StoredRubric):
-                self._store.keep(line.task, Rubric.model_validate_json(line.rubric))
-            elif line.pin:
-                pin = _pin_of(line)
+        lineages: Sequence[SpoolLine] = await self._spool.adopt()
+        for lineage in lineages:
+            if isinstance(lineage, StoredRubric):
+                self._store.keep(lineage.task, Rubric.model_validate_json(lineage.rubric))
+            elif lineage.pin:
+                pin = _pin_of(lineage)
                 assert pin.wanted is not None
-                self._actives.met(pin.line, pin.wanted)
-                if line.made_up:
-                    self._pins.make_up(pin.key, pin.line, pin.wanted, pin.ttl_s)
+                self._actives.met(pin.lineage, pin.wanted)
+                if lineage.made_up:
+                    self._pins.make_up(pin.key, pin.lineage, pin.wanted, pin.ttl_s)
                 else:
                     self._pins.tell(pin.key, pin.wanted, pin.ttl_s)
 
@@ -138,7 +138,7 @@ class Recovery:
         holds: dict[str, Active] = {}
         by_task: defaultdict[str, list[PinRequest]] = defaultdict(list)
         for pin in pins:
-            by_task[pin.line.task].append(pin)
+            by_task[pin.lineage.task].append(pin)
         for task, of_task in by_task.items():
             for digest in {pin.wanted.digest for pin in of_task if pin.wanted is not None}:
                 await self._have_rubric(task, digest)
@@ -191,7 +191,7 @@ class Recovery:
 
 def _pin_of(entry: Entry) -> PinRequest:
     active = Active.parse(entry.rubric)
-    return PinRequest(entry.pin, Line(entry.task, entry.lineage, active.scope), active, entry.ttl_s, ())
+    return PinRequest(entry.pin, LineageKey(entry.task, entry.lineage, active.scope), active, entry.ttl_s, ())
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

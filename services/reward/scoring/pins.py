@@ -7,7 +7,7 @@ from regrade.contracts import Purpose, Rubric, ScoreRequest
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.results import ItemResult
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import Active
 from services.kit.store.trace_log import PinRequest
 from services.reward.items.identity import group_of
@@ -53,7 +53,7 @@ class Pins:
                 "training items are scored by an activated rubric; name a version, or use purpose 'shadow' or 'eval'",
                 code="candidate_in_training",
             )
-        await self._actives.now(Line(request.task, request.lineage, rubric.scope))
+        await self._actives.now(LineageKey(request.task, request.lineage, rubric.scope))
         return [Resolved(rubric, Active(rubric.digest, None, rubric.scope), None) for _ in request.items]
 
     async def _active(self, request: ScoreRequest) -> list[Resolved]:
@@ -61,7 +61,7 @@ class Pins:
         found: dict[str | None, Resolved] = {}
         for item in request.items:
             if item.scope not in found:
-                active = await self._actives.now(Line(request.task, request.lineage, item.scope))
+                active = await self._actives.now(LineageKey(request.task, request.lineage, item.scope))
                 found[item.scope] = Resolved(await self._actives.rubric(request.task, active.digest), active, None)
         return [found[item.scope] for item in request.items]
 
@@ -69,7 +69,7 @@ class Pins:
         found: dict[str | None, Resolved] = {}
         for item in request.items:
             if item.scope not in found:
-                active = await self._actives.find(Line(request.task, request.lineage, item.scope), name)
+                active = await self._actives.find(LineageKey(request.task, request.lineage, item.scope), name)
                 found[item.scope] = Resolved(await self._actives.rubric(request.task, active.digest), active, None)
         return [found[item.scope] for item in request.items]
 
@@ -100,14 +100,14 @@ class Pins:
     async def _pin_request(
         self, request: ScoreRequest, group: str, indices: Sequence[int], bases: Sequence[str]
     ) -> PinRequest:
-        line = Line(request.task, request.lineage, request.items[indices[0]].scope)
-        key = ks.pin_key(line, request.run, request.step, group)
+        lineage = LineageKey(request.task, request.lineage, request.items[indices[0]].scope)
+        key = ks.pin_key(lineage, request.run, request.step, group)
         wanted = None
         if request.rubric is not None:
             assert not isinstance(request.rubric, Rubric)
-            wanted = await self._actives.find(line, request.rubric)
+            wanted = await self._actives.find(lineage, request.rubric)
             if wanted.version is None:
                 raise Invalid("this rubric was never active, so it scores no training items", code="never_active")
         settings = self._settings
         ttl = settings.pin_step_ttl_s if request.step is not None else settings.pin_group_ttl_s
-        return PinRequest(key, line, wanted, ttl, tuple(bases[i] for i in indices))
+        return PinRequest(key, lineage, wanted, ttl, tuple(bases[i] for i in indices))

@@ -6,31 +6,31 @@ from redis.asyncio import Redis
 from regrade.contracts import GatePass
 from services.kit.errors import Conflict
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.leases import Leases
 from services.kit.store.rubric_store import RubricStore
-from tests.support.builders import LINE, TASK, activate, checks_only, gate_report
+from tests.support.builders import LINEAGE, TASK, activate, checks_only, gate_report
 from tests.support.waiting import until
 
 
 async def test_one_holder_at_a_time_and_a_growing_token(redis: Redis) -> None:
     leases = Leases(redis)
-    async with leases.hold(LINE) as first:
+    async with leases.hold(LINEAGE) as first:
         assert first is not None
-        async with Leases(redis).hold(LINE) as second:
+        async with Leases(redis).hold(LINEAGE) as second:
             assert second is None
-        async with leases.hold(Line(TASK, "branch")) as elsewhere:
+        async with leases.hold(LineageKey(TASK, "branch")) as elsewhere:
             assert elsewhere is not None
-        assert await redis.get(ks.lease_key(LINE)) == first
-    async with leases.hold(LINE) as third:
+        assert await redis.get(ks.lease_key(LINEAGE)) == first
+    async with leases.hold(LINEAGE) as third:
         assert third is not None
         assert int(third) > int(first)
-    assert await redis.exists(ks.lease_key(LINE)) == 0
+    assert await redis.exists(ks.lease_key(LINEAGE)) == 0
 
 
 async def test_a_lease_is_renewed_while_it_is_held(redis: Redis) -> None:
-    key = ks.lease_key(LINE)
-    async with Leases(redis, ttl_ms=1_500).hold(LINE) as token:
+    key = ks.lease_key(LINEAGE)
+    async with Leases(redis, ttl_ms=1_500).hold(LINEAGE) as token:
         await redis.pexpire(key, 1_000)
 
         async def renewed() -> bool:
@@ -41,8 +41,8 @@ async def test_a_lease_is_renewed_while_it_is_held(redis: Redis) -> None:
 
 
 async def test_a_lost_lease_is_neither_renewed_nor_given_back(redis: Redis) -> None:
-    key = ks.lease_key(LINE)
-    async with Leases(redis, ttl_ms=60).hold(LINE) as token:
+    key = ks.lease_key(LINEAGE)
+    async with Leases(redis, ttl_ms=60).hold(LINEAGE) as token:
         await redis.set(key, "another", px=60_000)
 
         async def noticed() -> bool:
@@ -57,18 +57,18 @@ async def test_i6_a_cycle_that_lost_its_lease_activates_nothing(redis: Redis, st
     one, two = checks_only(1), checks_only(2)
     await activate(store, one)
     await store.put(TASK, two)
-    await store.record_gate(LINE, gate_report(two.digest, one.digest))
+    await store.record_gate(LINEAGE, gate_report(two.digest, one.digest))
     authority = GatePass(cycle="cycle-1")
-    async with Leases(redis).hold(LINE) as token:
+    async with Leases(redis).hold(LINEAGE) as token:
         assert token is not None
-        await redis.delete(ks.lease_key(LINE))
+        await redis.delete(ks.lease_key(LINEAGE))
         with pytest.raises(Conflict, match="lost its lease") as refused:
-            await store.activate(LINE, two.digest, expected=one.digest, authority=authority, token=token)
+            await store.activate(LINEAGE, two.digest, expected=one.digest, authority=authority, token=token)
         assert refused.value.code == "fenced"
-        async with Leases(redis).hold(LINE) as successor:
+        async with Leases(redis).hold(LINEAGE) as successor:
             assert successor is not None
             with pytest.raises(Conflict, match="lost its lease"):
-                await store.activate(LINE, two.digest, expected=one.digest, authority=authority, token=token)
-            assert (await store.active(LINE)) is not None
-            await store.activate(LINE, two.digest, expected=one.digest, authority=authority, token=successor)
-    assert (await store.versions(LINE))[2] == two.digest
+                await store.activate(LINEAGE, two.digest, expected=one.digest, authority=authority, token=token)
+            assert (await store.active(LINEAGE)) is not None
+            await store.activate(LINEAGE, two.digest, expected=one.digest, authority=authority, token=successor)
+    assert (await store.versions(LINEAGE))[2] == two.digest

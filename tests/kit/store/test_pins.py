@@ -8,11 +8,11 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import connect
 from services.kit.store.rubric_store import Active, RubricStore
 from services.kit.store.trace_log import PinRequest, TraceLog
-from tests.support.builders import LINE, TASK, activate, checks_only, record
+from tests.support.builders import LINEAGE, TASK, activate, checks_only, record
 
 ONE, TWO = checks_only(1), checks_only(2)
 
@@ -20,12 +20,12 @@ ONE, TWO = checks_only(1), checks_only(2)
 def _pin(
     name: str = "a",
     *,
-    line: Line = LINE,
+    lineage: LineageKey = LINEAGE,
     wanted: Active | None = None,
     items: tuple[str, ...] = (),
     step: int | None = 1,
 ) -> PinRequest:
-    return PinRequest(ks.pin_key(line, "run", step, name), line, wanted, 600, items)
+    return PinRequest(ks.pin_key(lineage, "run", step, name), lineage, wanted, 600, items)
 
 
 async def test_i2_the_first_use_fixes_the_rubric(store: RubricStore, trace_log: TraceLog) -> None:
@@ -54,7 +54,7 @@ async def test_i2_concurrent_first_uses_agree(redis_url: str, store: RubricStore
     activating = asyncio.create_task(keep_activating())
     seen = set()
     for round_number in range(100):
-        pin = PinRequest(ks.pin_key(LINE, "run", step and round_number, f"g{round_number}"), LINE, None, 600, ())
+        pin = PinRequest(ks.pin_key(LINEAGE, "run", step and round_number, f"g{round_number}"), LINEAGE, None, 600, ())
         states = await asyncio.gather(*(log.resolve(TASK, [pin]) for log in logs))
         digests = {state.active.digest for (state,) in states if state.active is not None}
         assert len(digests) == 1
@@ -96,12 +96,12 @@ async def test_nothing_active_pins_nothing(redis: Redis, store: RubricStore, tra
 
 
 async def test_a_scope_is_pinned_to_the_narrowest_active_line(store: RubricStore, trace_log: TraceLog) -> None:
-    scoped = Line(TASK, "main", "algebra/3")
+    scoped = LineageKey(TASK, "main", "algebra/3")
     await activate(store, ONE)
-    (state,) = await trace_log.resolve(TASK, [_pin(line=scoped)])
+    (state,) = await trace_log.resolve(TASK, [_pin(lineage=scoped)])
     assert state.active == Active(ONE.digest, 1, None)
-    await activate(store, TWO, line=Line(TASK, "main", "algebra"))
-    again, fresh = await trace_log.resolve(TASK, [_pin(line=scoped), _pin(line=scoped, step=2)])
+    await activate(store, TWO, lineage=LineageKey(TASK, "main", "algebra"))
+    again, fresh = await trace_log.resolve(TASK, [_pin(lineage=scoped), _pin(lineage=scoped, step=2)])
     assert again.active == Active(ONE.digest, 1, None)
     assert fresh.active == Active(TWO.digest, 1, "algebra")
 

@@ -8,11 +8,11 @@ from redis.asyncio import Redis
 from regrade.contracts import Rubric
 from services.kit.errors import NotFound
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import Active, RubricStore
-from tests.support.builders import LINE, TASK, activate, check, checks_only, rubric
+from tests.support.builders import LINEAGE, TASK, activate, check, checks_only, rubric
 
-SCOPED = Line(TASK, "main", "algebra/3")
+SCOPED = LineageKey(TASK, "main", "algebra/3")
 
 
 async def test_i1_a_second_put_of_a_digest_changes_nothing(redis: Redis, store: RubricStore) -> None:
@@ -78,38 +78,38 @@ async def test_the_narrowest_scope_wins(store: RubricStore) -> None:
         await store.active_with_fallback(SCOPED)
     await activate(store, checks_only(1))
     assert (await store.active_with_fallback(SCOPED)).scope is None
-    await activate(store, checks_only(2), line=Line(TASK, "main", "algebra"))
+    await activate(store, checks_only(2), lineage=LineageKey(TASK, "main", "algebra"))
     assert await store.active_with_fallback(SCOPED) == Active(checks_only(2).digest, 1, "algebra")
-    await activate(store, checks_only(3), line=SCOPED)
+    await activate(store, checks_only(3), lineage=SCOPED)
     assert await store.active_with_fallback(SCOPED) == Active(checks_only(3).digest, 1, "algebra/3")
-    assert (await store.active_with_fallback(LINE)).digest == checks_only(1).digest
+    assert (await store.active_with_fallback(LINEAGE)).digest == checks_only(1).digest
 
 
 async def test_lineages_are_apart(store: RubricStore) -> None:
     await activate(store, checks_only(1))
-    assert await store.active(Line(TASK, "branch")) is None
-    await activate(store, checks_only(2), line=Line(TASK, "branch"))
-    assert await store.versions(LINE) == {1: checks_only(1).digest}
-    assert await store.versions(Line(TASK, "branch")) == {1: checks_only(2).digest}
+    assert await store.active(LineageKey(TASK, "branch")) is None
+    await activate(store, checks_only(2), lineage=LineageKey(TASK, "branch"))
+    assert await store.versions(LINEAGE) == {1: checks_only(1).digest}
+    assert await store.versions(LineageKey(TASK, "branch")) == {1: checks_only(2).digest}
 
 
 async def test_find_by_version_and_by_digest(store: RubricStore) -> None:
     stored = await store.put(TASK, checks_only(9))
     for words in (1, 2):
         await activate(store, checks_only(words))
-    assert await store.find(LINE, 2) == Active(checks_only(2).digest, 2, None)
+    assert await store.find(LINEAGE, 2) == Active(checks_only(2).digest, 2, None)
     assert await store.find(SCOPED, 1) == Active(checks_only(1).digest, 1, None)
-    assert await store.find(LINE, checks_only(1).digest) == Active(checks_only(1).digest, 1, None)
-    assert await store.find(LINE, stored) == Active(stored, None, None)
+    assert await store.find(LINEAGE, checks_only(1).digest) == Active(checks_only(1).digest, 1, None)
+    assert await store.find(LINEAGE, stored) == Active(stored, None, None)
     with pytest.raises(NotFound, match="no rubric version 3"):
-        await store.find(LINE, 3)
+        await store.find(LINEAGE, 3)
     with pytest.raises(NotFound, match="has no rubric"):
-        await store.find(LINE, "f" * 64)
+        await store.find(LINEAGE, "f" * 64)
 
 
 async def test_labelled_is_the_rubric_as_it_stands_in_a_line(store: RubricStore) -> None:
     stored = await store.put(TASK, checks_only(9))
-    await activate(store, checks_only(1), line=SCOPED)
+    await activate(store, checks_only(1), lineage=SCOPED)
     placed = await store.labelled(SCOPED, checks_only(1).digest)
     assert (placed.lineage, placed.scope, placed.version) == ("main", "algebra/3", 1)
     assert placed.digest == checks_only(1).digest

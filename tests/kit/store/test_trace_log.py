@@ -9,12 +9,12 @@ from redis.asyncio import Redis
 
 from services.kit.errors import Overloaded
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import connect
 from services.kit.store.trace_log import Record, TraceLog
-from tests.support.builders import LINE, TASK, record
+from tests.support.builders import LINEAGE, TASK, record
 
-SCOPED = Line(TASK, "main", "algebra")
+SCOPED = LineageKey(TASK, "main", "algebra")
 
 
 async def test_i5_the_first_writer_wins(trace_log: TraceLog) -> None:
@@ -78,11 +78,11 @@ async def test_outcomes_expire(redis: Redis) -> None:
 async def test_a_window_holds_one_lines_traces_in_order(trace_log: TraceLog) -> None:
     for n in range(10):
         await trace_log.append(TASK, [record(f"m{n}"), record(f"s{n}", scope="algebra"), record(f"b{n}", lineage="b")])
-    window = await trace_log.read(LINE, "0-0", 4)
+    window = await trace_log.read(LINEAGE, "0-0", 4)
     assert [trace.item_id for trace in window.traces] == ["m0", "m1", "m2", "m3"]
-    window = await trace_log.read(LINE, window.end, 100)
+    window = await trace_log.read(LINEAGE, window.end, 100)
     assert [trace.item_id for trace in window.traces] == ["m4", "m5", "m6", "m7", "m8", "m9"]
-    assert await trace_log.read(LINE, window.end, 100) == ([], window.end)
+    assert await trace_log.read(LINEAGE, window.end, 100) == ([], window.end)
     assert len((await trace_log.read(SCOPED, "0-0", 100)).traces) == 10
     assert [trace.item_id for trace in await trace_log.latest(TASK, 3)] == ["b9", "s9", "m9"]
 
@@ -91,11 +91,11 @@ async def test_a_window_passes_over_what_is_not_wanted(trace_log: TraceLog) -> N
     """However much of it there is: a window is filled with what counts, and covers the rest."""
     noise = [record(f"e{n}", purpose="eval") for n in range(1_200)]
     await trace_log.append(TASK, [*noise, record("a"), record("b"), record("tail", purpose="eval")])
-    window = await trace_log.read(LINE, "0-0", 1, lambda trace: trace.purpose == "train")
+    window = await trace_log.read(LINEAGE, "0-0", 1, lambda trace: trace.purpose == "train")
     assert [trace.item_id for trace in window.traces] == ["a"]
-    rest = await trace_log.read(LINE, window.end, 5, lambda trace: trace.purpose == "train")
+    rest = await trace_log.read(LINEAGE, window.end, 5, lambda trace: trace.purpose == "train")
     assert [trace.item_id for trace in rest.traces] == ["b"]
-    again = await trace_log.read(LINE, "0-0", 5, lambda trace: trace.purpose == "train", until=window.end)
+    again = await trace_log.read(LINEAGE, "0-0", 5, lambda trace: trace.purpose == "train", until=window.end)
     assert again == window, "a window is read again as it was"
     page = await trace_log.page(TASK, "0-0", 700, until=window.end)
     assert [trace.item_id for _, trace in page] == [f"e{n}" for n in range(700)]
@@ -106,20 +106,20 @@ async def test_a_window_passes_over_what_is_not_wanted(trace_log: TraceLog) -> N
 
 async def test_the_latest_that_are_wanted(trace_log: TraceLog) -> None:
     await trace_log.append(TASK, [record("a"), record("b")])
-    end = (await trace_log.read(LINE, "0-0", 2)).end
+    end = (await trace_log.read(LINEAGE, "0-0", 2)).end
     await trace_log.append(TASK, [record(f"e{n}", purpose="eval") for n in range(600)])
     assert [t.item_id for t in await trace_log.latest(TASK, 5, wanted=lambda t: t.purpose == "train")] == ["b", "a"]
     assert [t.item_id for t in await trace_log.latest(TASK, 1, until=end)] == ["b"]
 
 
 async def test_a_line_has_a_cursor_of_its_own(redis: Redis, trace_log: TraceLog) -> None:
-    assert await trace_log.cursor(LINE) == "0-0"
-    assert await trace_log.cursor(LINE) == "0-0"
+    assert await trace_log.cursor(LINEAGE) == "0-0"
+    assert await trace_log.cursor(LINEAGE) == "0-0"
     await trace_log.append(TASK, [record("a"), record("b")])
-    first = (await trace_log.read(LINE, "0-0", 1)).end
-    await redis.xgroup_setid(ks.traces_key(TASK), LINE.label, first)
-    assert await trace_log.cursor(LINE) == first
+    first = (await trace_log.read(LINEAGE, "0-0", 1)).end
+    await redis.xgroup_setid(ks.traces_key(TASK), LINEAGE.label, first)
+    assert await trace_log.cursor(LINEAGE) == first
     assert await trace_log.cursor(SCOPED) == "0-0"
     assert sorted(await trace_log.cursors(TASK)) == ["0-0", first]
     assert await trace_log.cursors("no_such_task") == []
-    assert [trace.item_id for trace in (await trace_log.read(LINE, first, 10)).traces] == ["b"]
+    assert [trace.item_id for trace in (await trace_log.read(LINEAGE, first, 10)).traces] == ["b"]

@@ -14,14 +14,14 @@ from redis.asyncio import Redis
 from regrade.contracts import CriterionScore, Trace
 from services.kit.errors import Conflict
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.leases import Leases
 from services.kit.store.redis import entries
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.archive.archiver import Archiver, Limits
 from services.meta_reward.archive.parquet import SCHEMA, ArchiveStore, TraceFile, trace_of
 from services.meta_reward.metrics import MetaRewardMetrics
-from tests.support.builders import ESSAY, LINE, TASK, activate, checks_only, record
+from tests.support.builders import ESSAY, LINEAGE, TASK, activate, checks_only, record
 from tests.support.fake_engine import FakeEngine
 from tests.support.meta import running_meta, train
 from tests.support.redis_proxy import When, halting
@@ -30,7 +30,7 @@ from tests.support.valkey import Valkey
 from tests.support.waiting import until
 
 EAGER = Limits(rows=10, every_s=1e9, keep=0)
-OTHER = Line(TASK, "other")
+OTHER = LineageKey(TASK, "other")
 
 
 def archiver(redis: Redis, folder: Path | str, limits: Limits = EAGER) -> Archiver:
@@ -45,10 +45,10 @@ async def scored(redis: Redis, first: int, count: int, **fields: Any) -> list[Tr
     return [Trace.model_validate_json(found.trace.to_json()) for found in records if found.trace is not None]
 
 
-async def consumed(redis: Redis, line: Line = LINE, position: str = "$") -> None:
+async def consumed(redis: Redis, lineage: LineageKey = LINEAGE, position: str = "$") -> None:
     """A line's cursor stands at the end of the stream, or at `position`."""
-    await TraceLog(redis).cursor(line)
-    await redis.xgroup_setid(ks.traces_key(TASK), line.label, position)
+    await TraceLog(redis).cursor(lineage)
+    await redis.xgroup_setid(ks.traces_key(TASK), lineage.label, position)
 
 
 def read_back(folder: Path) -> list[Trace]:
@@ -98,8 +98,8 @@ async def test_only_what_is_archived_and_consumed_by_every_line_is_trimmed(redis
     await worker.look_at(TASK)
     assert await ids(redis) == all_ids[30:]
     wanted += await scored(redis, 35, 5)
-    for line in (LINE, OTHER):
-        await consumed(redis, line)
+    for lineage in (LINEAGE, OTHER):
+        await consumed(redis, lineage)
     await worker.look_at(TASK)
     assert read_back(tmp_path) == wanted
     assert await ids(redis) == []
@@ -111,12 +111,12 @@ async def test_a_line_without_traffic_holds_nothing_back(
     redis: Redis, reward_url: str, fake_engine: FakeEngine, tmp_path: Path
 ) -> None:
     """A scope that nobody trains has a cursor as any line has; the worker moves it along, and never backwards."""
-    idle = LINE._replace(scope="algebra")
+    idle = LINEAGE._replace(scope="algebra")
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        await activate(meta.parts.store, checks_only(), line=idle)
+        await activate(meta.parts.store, checks_only(), lineage=idle)
         await meta.worker.look_at(idle)
         await train(meta.client, ESSAY, step=1)
-        await meta.worker.look_at(LINE)
+        await meta.worker.look_at(LINEAGE)
         worker = archiver(redis, tmp_path, EAGER._replace(rows=8))
         (*_, last) = await ids(redis)
         await worker.look_at(TASK)
@@ -134,13 +134,13 @@ async def test_a_cursor_is_the_cycles_while_one_is_under_way(redis: Redis) -> No
     traces = TraceLog(redis)
     await scored(redis, 0, 3)
     (*_, last) = await ids(redis)
-    await traces.cursor(LINE)
-    await redis.set(ks.checkpoint_key(LINE), "{}")
-    await traces.pass_over(LINE, last)
-    assert await traces.cursor(LINE) == "0-0"
-    await redis.delete(ks.checkpoint_key(LINE))
-    await traces.pass_over(LINE, last)
-    assert await traces.cursor(LINE) == last
+    await traces.cursor(LINEAGE)
+    await redis.set(ks.checkpoint_key(LINEAGE), "{}")
+    await traces.pass_over(LINEAGE, last)
+    assert await traces.cursor(LINEAGE) == "0-0"
+    await redis.delete(ks.checkpoint_key(LINEAGE))
+    await traces.pass_over(LINEAGE, last)
+    assert await traces.cursor(LINEAGE) == last
 
 
 async def test_evidence_outlives_the_trimmed_stream(
@@ -149,12 +149,12 @@ async def test_evidence_outlives_the_trimmed_stream(
     """A run's first steps are gone from Redis, and its later ones are still measured against them."""
     async with running_meta(redis, reward_url, fake_engine) as meta:
         await train(meta.client, ESSAY, step=1)
-        await meta.worker.look_at(LINE)
+        await meta.worker.look_at(LINEAGE)
         await archiver(redis, tmp_path, EAGER._replace(rows=8)).look_at(TASK)
         assert await ids(redis) == []
         await train(meta.client, "A title", step=2)
-        await meta.worker.look_at(LINE)
-        evidence = (await meta.parts.board.reports(LINE))[-1].evidence
+        await meta.worker.look_at(LINEAGE)
+        evidence = (await meta.parts.board.reports(LINEAGE))[-1].evidence
         assert evidence.drift["words"] < -20
         assert "words_fell" in {alarm.name for alarm in evidence.alarms}
         await archiver(redis, tmp_path, EAGER._replace(rows=8)).look_at(TASK)

@@ -11,7 +11,7 @@ from redis import Redis
 
 from services.kit.store import keys as ks
 from tests.support import story
-from tests.support.builders import LINE, TASK, checks_only, rubric
+from tests.support.builders import LINEAGE, TASK, checks_only, rubric
 from tests.support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.console
@@ -73,7 +73,7 @@ def test_an_operator_looks_around_and_goes_back(
     page.get_by_role("button", name="Roll back").click()
     expect(page.locator(".event.rolled_back").first).to_contain_text("too strict by far")
     with Redis.from_url(redis_url, decode_responses=True) as redis:
-        assert str(redis.get(ks.active_key(LINE))).split()[0] == first
+        assert str(redis.get(ks.active_key(LINEAGE))).split()[0] == first
     last = meta.get(f"/lineage/{TASK}").json()[-1]
     assert (last["kind"], last["by"]) == ("rolled_back", "dana")
 

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from regrade.contracts import EventKind
 from services.meta_reward.gate.calibration import mean_reward, offset_for, uncalibrated
 from services.meta_reward.gate.stage import rolled_back_contents
-from tests.support.builders import LINE, TASK, activate, llm, rubric
+from tests.support.builders import LINEAGE, TASK, activate, llm, rubric
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import meta_script, running_meta, train
 
@@ -34,13 +34,13 @@ async def test_a_calibrated_candidate_keeps_trusted_text_where_it_was(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, calibrate=[TASK]) as meta:
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINE)
-        active = await meta.parts.store.active(LINE)
+        await meta.worker.look_at(LINEAGE)
+        active = await meta.parts.store.active(LINEAGE)
         assert active is not None
         assert active.version == 2
         found = await meta.parts.store.get(TASK, active.digest)
         assert found.offset == -0.1
-        history = await meta.parts.store.history(LINE)
+        history = await meta.parts.store.history(LINEAGE)
         told = next(e for e in history if e.digest == active.digest and e.kind is EventKind.PROPOSED)
         assert told.by == "calibration"
         assert told.reason.startswith("offset -0.100: trusted originals")
@@ -55,8 +55,8 @@ async def test_without_calibration_there_is_no_offset(redis: Redis, reward_url: 
     async with running_meta(redis, reward_url, fake_engine) as meta:
         await activate(meta.parts.store, rubric(llm("own"), offset=0.05))
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINE)
-        proposed = [e for e in await meta.parts.store.history(LINE) if e.kind is EventKind.PROPOSED]
+        await meta.worker.look_at(LINEAGE)
+        proposed = [e for e in await meta.parts.store.history(LINEAGE) if e.kind is EventKind.PROPOSED]
         assert proposed
         assert {(await meta.parts.store.get(TASK, e.digest)).offset for e in proposed} == {0.0}
 
@@ -67,5 +67,5 @@ async def test_another_offset_makes_no_other_rubric_of_what_was_rolled_back(
     async with running_meta(redis, reward_url, fake_engine) as meta:
         store = meta.parts.store
         await activate(store, rubric(llm("bad"), offset=0.03))
-        await store.rollback(LINE, by="watch", reason="spread", cooldown_s=1.0)
-        assert await rolled_back_contents(store, LINE) == {rubric(llm("bad")).digest: "spread"}
+        await store.rollback(LINEAGE, by="watch", reason="spread", cooldown_s=1.0)
+        assert await rolled_back_contents(store, LINEAGE) == {rubric(llm("bad")).digest: "spread"}

@@ -7,7 +7,7 @@ from regrade.contracts import EventKind
 from services.kit.store.rubric_store import gate_event, verdict_event
 from services.meta_reward.gate.reasons import OTHER, kind_of, verdicts
 from services.meta_reward.metrics import MetaRewardMetrics
-from tests.support.builders import LINE, gate_report
+from tests.support.builders import LINEAGE, gate_report
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import meta_script, running_meta, train
 
@@ -39,10 +39,10 @@ def test_every_refusal_of_a_real_cycle_has_a_kind() -> None:
 def test_the_lag_of_a_task_is_that_of_all_its_lines() -> None:
     registry = CollectorRegistry()
     metrics = MetaRewardMetrics(registry)
-    metrics.lag(LINE, 3)
-    metrics.lag(LINE._replace(scope="a"), 4)
-    metrics.lag(LINE, 5)
-    assert registry.get_sample_value("regrade_meta_reward_lag_traces", {"task": LINE.task}) == 9.0
+    metrics.lag(LINEAGE, 3)
+    metrics.lag(LINEAGE._replace(scope="a"), 4)
+    metrics.lag(LINEAGE, 5)
+    assert registry.get_sample_value("regrade_meta_reward_lag_traces", {"task": LINEAGE.task}) == 9.0
 
 
 async def test_a_cycle_is_counted(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
@@ -51,8 +51,8 @@ async def test_a_cycle_is_counted(redis: Redis, reward_url: str, fake_engine: Fa
     async with running_meta(redis, reward_url, fake_engine) as meta:
         meta.worker._metrics = MetaRewardMetrics(registry)
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINE)
-        history = await meta.parts.store.history(LINE)
+        await meta.worker.look_at(LINEAGE)
+        history = await meta.parts.store.history(LINEAGE)
     reasons = [event.reason for event in history if event.kind is EventKind.REJECTED]
     assert all(kind_of(reason) != OTHER for reason in reasons)
     passed = sum(event.kind is EventKind.GATED for event in history)

@@ -18,7 +18,7 @@ from regrade.contracts import Audited, EventKind, GatePass
 from regrade.errors import RequestError
 from services.kit.asyncio_utils import end_task
 from services.kit.store import keys as ks
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.redis import entries
 from services.meta_reward.evidence.alarms import AUDIT_CONTRADICTS, ring
 from services.meta_reward.evidence.audit import audit_figures, by_activation, since_activation
@@ -27,7 +27,7 @@ from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.monitoring.auditor import AuditBook, Auditor
 from services.meta_reward.monitoring.rollback import audit_reason
 from tests.conftest import StartReward
-from tests.support.builders import ESSAY, LINE, TASK, gate_report, llm, rubric, trace
+from tests.support.builders import ESSAY, LINEAGE, TASK, gate_report, llm, rubric, trace
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
 from tests.support.meta import Meta, meta_script, running_meta, train
 from tests.support.servers import spawn_service
@@ -126,22 +126,22 @@ async def test_the_watch_rolls_back_what_the_audit_contradicts(
         await meta.parts.store.put(TASK, fixed)
         auditor = auditor_of(meta, redis)
         await train(meta.client, "A first try at the essay. ", step=1)
-        await auditor.look_at(LINE)
-        before = await meta.parts.store.active(LINE)
+        await auditor.look_at(LINEAGE)
+        before = await meta.parts.store.active(LINEAGE)
         assert before is not None
         await meta.parts.store.put(TASK, wanted)
-        await meta.parts.store.record_gate(LINE, gate_report(wanted.digest, before.digest))
-        await meta.parts.store.activate(LINE, wanted.digest, expected=before.digest, authority=GatePass(cycle="c"))
+        await meta.parts.store.record_gate(LINEAGE, gate_report(wanted.digest, before.digest))
+        await meta.parts.store.activate(LINEAGE, wanted.digest, expected=before.digest, authority=GatePass(cycle="c"))
         await train(meta.client, "A second try at the essay. ", step=2)
-        await worker.watch(LINE)
-        assert (await meta.parts.store.active(LINE)) != before, "the audit has not spoken yet"
-        await auditor.look_at(LINE)
-        await worker.watch(LINE)
-        assert (await meta.parts.store.active(LINE)) == before
-        last = (await meta.parts.store.history(LINE))[-1]
+        await worker.watch(LINEAGE)
+        assert (await meta.parts.store.active(LINEAGE)) != before, "the audit has not spoken yet"
+        await auditor.look_at(LINEAGE)
+        await worker.watch(LINEAGE)
+        assert (await meta.parts.store.active(LINEAGE)) == before
+        last = (await meta.parts.store.history(LINEAGE))[-1]
         assert (last.kind, last.by) == (EventKind.ROLLED_BACK, "watch")
         assert last.reason.startswith("audit contradicts")
-        assert await redis.exists(ks.cooling_key(LINE))
+        assert await redis.exists(ks.rollback_cooldown_key(LINEAGE))
 
 
 async def test_i8_each_trace_is_audited_once_whoever_audits(
@@ -153,14 +153,14 @@ async def test_i8_each_trace_is_audited_once_whoever_audits(
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         for step in range(4):
             await train(meta.client, step=step)
-        await auditor_of(meta, redis, registry).look_at(LINE)
-        first = await AuditBook(redis).read(LINE)
+        await auditor_of(meta, redis, registry).look_at(LINEAGE)
+        first = await AuditBook(redis).read(LINEAGE)
         assert 6 <= len(first) <= 26
-        await auditor_of(meta, redis).look_at(LINE)
-        assert await AuditBook(redis).read(LINE) == first
-        await redis.delete(ks.audit_cursor_key(LINE))
-        await auditor_of(meta, redis).look_at(LINE)
-        assert await AuditBook(redis).read(LINE) == first, "the same lots, and none entered twice"
+        await auditor_of(meta, redis).look_at(LINEAGE)
+        assert await AuditBook(redis).read(LINEAGE) == first
+        await redis.delete(ks.audit_cursor_key(LINEAGE))
+        await auditor_of(meta, redis).look_at(LINEAGE)
+        assert await AuditBook(redis).read(LINEAGE) == first, "the same lots, and none entered twice"
         assert len(await entries(redis, ks.traces_key(TASK))) == 32, "an audit leaves no trace"
         text = generate_latest(registry).decode()
         assert f'regrade_meta_audited_traces_total{{outcome="scored",task="essay_writing"}} {len(first)}.0' in text
@@ -172,8 +172,8 @@ async def test_a_look_costs_no_more_than_its_batch(redis: Redis, reward_url: str
     told: dict[str, Any] = {"audit_share": 1.0, "audit_batch": 4, "every_traces": PATIENT}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         await train(meta.client, count=8)
-        await auditor_of(meta, redis).look_at(LINE)
-        found = await AuditBook(redis).read(LINE)
+        await auditor_of(meta, redis).look_at(LINEAGE)
+        found = await AuditBook(redis).read(LINEAGE)
         assert len(found) == 4
         newest = [entry_id for entry_id, _ in await entries(redis, ks.traces_key(TASK))][-4:]
         assert [entry_id for entry_id, _ in found] == newest
@@ -189,9 +189,9 @@ async def test_a_cycles_evidence_and_sample_know_the_audit(
         meta.worker._parts = meta.parts._replace(audits=AuditBook(redis))
         await meta.parts.store.put(TASK, fixed)
         await train(meta.client, "A second try at the essay. ", step=1)
-        await auditor_of(meta, redis).look_at(LINE)
-        await meta.worker.look_at(LINE)
-        (report,) = await meta.parts.board.reports(LINE)
+        await auditor_of(meta, redis).look_at(LINEAGE)
+        await meta.worker.look_at(LINEAGE)
+        (report,) = await meta.parts.board.reports(LINEAGE)
         assert report.evidence.audit is not None
         assert report.evidence.audit.traces == 8
         assert report.evidence.audit.reward_mean == 1.0
@@ -238,7 +238,7 @@ async def test_an_audit_that_fails_waits_ever_longer(
     async with running_meta(redis, reward_url, fake_engine, poll_s=0.01, every_traces=PATIENT) as meta:
         auditor = auditor_of(meta, redis)
 
-        async def fail(line: Line) -> None:
+        async def fail(lineage: LineageKey) -> None:
             tries.append(time.monotonic())
             raise RequestError("unknown_task", "nobody knows it")
 

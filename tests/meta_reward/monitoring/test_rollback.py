@@ -9,12 +9,12 @@ from regrade.tasks import load_pack
 from services.kit.store import keys as ks
 from services.kit.store.redis import entries
 from services.kit.store.rubric_store import Active, RubricStore
-from tests.support.builders import LINE, TASK, activate, gate_report, item, llm, rubric
+from tests.support.builders import LINEAGE, TASK, activate, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text, certain
 from tests.support.meta import Meta, meta_script, running_meta, train, working
 from tests.support.waiting import until
 
-OTHER = LINE._replace(lineage="other")
+OTHER = LINEAGE._replace(name="other")
 FLAT = rubric(llm("flat"))
 PATIENT = 1_000
 
@@ -26,16 +26,16 @@ def judge(messages: Messages) -> Reply:
 
 async def pass_the_gate(store: RubricStore) -> Active:
     """Make the flat rubric active as a gate does; answers what was active before."""
-    before = await store.active(LINE)
+    before = await store.active(LINEAGE)
     assert before is not None
     await store.put(TASK, FLAT)
-    await store.record_gate(LINE, gate_report(FLAT.digest, before.digest))
-    await store.activate(LINE, FLAT.digest, expected=before.digest, authority=GatePass(cycle="c"))
+    await store.record_gate(LINEAGE, gate_report(FLAT.digest, before.digest))
+    await store.activate(LINEAGE, FLAT.digest, expected=before.digest, authority=GatePass(cycle="c"))
     return before
 
 
 async def active_digest(meta: Meta) -> str:
-    active = await meta.parts.store.active(LINE)
+    active = await meta.parts.store.active(LINEAGE)
     assert active is not None
     return active.digest
 
@@ -44,22 +44,22 @@ async def test_watch_rolls_back_once_spread_is_gone(redis: Redis, reward_url: st
     fake_engine.script = meta_script(judge)
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
         await train(meta.client, "A first try at the essay. ", step=1)
-        await activate(meta.parts.store, load_pack(TASK).starting_rubric, line=OTHER)
+        await activate(meta.parts.store, load_pack(TASK).starting_rubric, lineage=OTHER)
         alike = [item(0, id=f"a{n}", group=f"g{n // 2}") for n in range(24)]
-        await meta.client.score(TASK, alike, run="r", step=1, lineage=OTHER.lineage)
+        await meta.client.score(TASK, alike, run="r", step=1, lineage=OTHER.name)
         before = await pass_the_gate(meta.parts.store)
         await train(meta.client, "A second try at the essay. ", step=2, count=7)
-        await meta.worker.watch(LINE)
+        await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == FLAT.digest, "seven traces are too few to judge by"
-        await activate(meta.parts.store, FLAT, line=OTHER)
+        await activate(meta.parts.store, FLAT, lineage=OTHER)
         await meta.client.score(TASK, [item(n, id=f"e{n}") for n in range(9)], run="r", step=3, purpose="eval")
-        await meta.client.score(TASK, [item(n, id=f"x{n}") for n in range(9)], run="r", step=4, lineage=OTHER.lineage)
-        await meta.worker.watch(LINE)
+        await meta.client.score(TASK, [item(n, id=f"x{n}") for n in range(9)], run="r", step=4, lineage=OTHER.name)
+        await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == FLAT.digest, "evaluations and other lines do not count"
         await train(meta.client, "A third try at the essay. ", step=5, count=4)
-        await meta.worker.watch(LINE)
+        await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == before.digest
-        last = (await meta.parts.store.history(LINE))[-1]
+        last = (await meta.parts.store.history(LINEAGE))[-1]
         assert (last.kind, last.by) == (EventKind.ROLLED_BACK, "watch")
         assert "spread collapsed" in last.reason
 
@@ -75,7 +75,7 @@ async def test_watch_looks_past_what_other_lines_and_evaluations_left(
         await train(meta.client, "A second try at the essay. ", step=2)
         evals = [item(n, id=f"e{n}") for n in range(40)]
         await meta.client.score(TASK, evals, run="r", step=3, purpose="eval")
-        await meta.worker.watch(LINE)
+        await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == before.digest
 
 
@@ -86,15 +86,15 @@ async def test_i8_a_verdict_outlives_the_worker(redis: Redis, reward_url: str, f
         await train(meta.client, "A first try at the essay. ", step=1)
         await pass_the_gate(meta.parts.store)
         await train(meta.client, "A second try at the essay. ", step=2)
-        await meta.worker.watch(LINE)
+        await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == FLAT.digest
-        assert await redis.get(ks.settled_key(LINE)) == (await meta.parts.store.history(LINE))[-1].id
+        assert await redis.get(ks.settled_key(LINEAGE)) == (await meta.parts.store.history(LINEAGE))[-1].id
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
-        judged = await entries(redis, ks.traces_key(TASK), after=(await meta.parts.store.history(LINE))[-1].id)
+        judged = await entries(redis, ks.traces_key(TASK), after=(await meta.parts.store.history(LINEAGE))[-1].id)
         assert await redis.xdel(ks.traces_key(TASK), *(entry_id for entry_id, _ in judged)) == 8
         fake_engine.script = meta_script(judge)
         await train(meta.client, "A third try at the essay. ", step=3)
-        await meta.worker.watch(LINE)
+        await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == FLAT.digest
 
 
@@ -113,7 +113,7 @@ async def test_watch_leaves_alone_what_it_did_not_judge(redis: Redis, reward_url
             return await read(*about, **more)  # type: ignore[arg-type]
 
         meta.parts.log.latest = while_an_operator_acts  # type: ignore[assignment, method-assign]
-        await meta.worker.watch(LINE)
+        await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == own.digest
 
 
@@ -139,5 +139,5 @@ async def test_watch_works_while_a_cycle_runs(redis: Redis, reward_url: str, fak
             return await active_digest(meta) == before.digest
 
         await until(is_back, "the watch to roll back", timeout_s=10.0)
-        assert await meta.parts.board.reports(LINE) == []
+        assert await meta.parts.board.reports(LINEAGE) == []
         fake_engine.stop()

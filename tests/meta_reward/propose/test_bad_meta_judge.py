@@ -14,7 +14,7 @@ from services.meta_reward.clients.shadow import shadow_scorer
 from services.meta_reward.gate.gate import Candidate, Gate, Limits
 from services.meta_reward.gate.lint import lint
 from tests.meta_reward.gate.candidates import HARMS, IMPROVEMENTS, QUOTED, Harm
-from tests.support.builders import LINE, TASK, activate
+from tests.support.builders import LINEAGE, TASK, activate
 from tests.support.fake_engine import FakeEngine, Reply
 from tests.support.meta import Meta, meta_script, running_meta, train
 from tests.support.reader import reading_judge
@@ -30,10 +30,10 @@ def meta_judge_of(reply: Reply) -> Any:
 async def one_cycle(meta: Meta, step: int = 1) -> list[LineageEvent]:
     """Train a step, run the cycle that is due, and give the line's history."""
     await train(meta.client, SEEN, step=step)
-    await meta.worker.look_at(LINE)
-    status = await meta.parts.board.status(LINE)
+    await meta.worker.look_at(LINEAGE)
+    status = await meta.parts.board.status(LINEAGE)
     assert (status.stage, status.error, status.completed) == (Stage.IDLE, None, step), "the worker goes on"
-    return await meta.parts.store.history(LINE)
+    return await meta.parts.store.history(LINEAGE)
 
 
 def test_the_table_holds_forty_kinds() -> None:
@@ -47,7 +47,7 @@ async def test_no_harm_becomes_active(redis: Redis, reward_url: str, fake_engine
     fake_engine.script = meta_judge_of(harm.reply)
     async with running_meta(redis, reward_url, fake_engine, llm=True, catalogue=False, gate_originals=24) as meta:
         *_, last = await one_cycle(meta)
-        active = await meta.parts.store.active(LINE)
+        active = await meta.parts.store.active(LINEAGE)
         assert active is not None
         assert active.version == 1
         at_the_gate = last.gate is not None
@@ -98,7 +98,7 @@ async def test_under_strategy_paper_harm_becomes_active(redis: Redis, reward_url
     async with running_meta(
         redis, reward_url, fake_engine, llm=True, catalogue=False, strategy="paper", longest_wait=1
     ) as meta:
-        start = await meta.parts.store.active(LINE)
+        start = await meta.parts.store.active(LINEAGE)
         assert start is not None
         one_line = await meta.parts.store.get(TASK, start.digest)
         for step, harm in enumerate(HARMS, 1):

@@ -10,7 +10,7 @@ from services.kit.store import keys as ks
 from services.meta_reward.gate.gate import Candidate
 from services.meta_reward.propose.base import Brief, Progress, Proposal
 from tests.meta_reward.gate.candidates import DEVELOPMENT, Improvement
-from tests.support.builders import LINE, TASK, llm
+from tests.support.builders import LINEAGE, TASK, llm
 from tests.support.fake_engine import FakeEngine
 from tests.support.meta import meta_script, running_meta
 from tests.support.reader import reading_judge
@@ -51,16 +51,16 @@ async def test_a_repair_is_adopted_and_kept(redis: Redis, reward_url: str, fake_
         assert sum(one != other for one, other in zip(before[::2], before[1::2], strict=True)) >= 6, (
             "it tells titles apart"
         )
-        await meta.worker.look_at(LINE)
-        repaired = await meta.parts.store.active(LINE)
+        await meta.worker.look_at(LINEAGE)
+        repaired = await meta.parts.store.active(LINEAGE)
         assert repaired is not None
         assert repaired.version == 2
 
         after = await write_titles(meta.client, step=2)
         assert after[::2] == pytest.approx(after[1::2]), "no spread is left in a group"
         assert max(after) < min(before)
-        await meta.worker.watch(LINE)
-        history = await meta.parts.store.history(LINE)
+        await meta.worker.watch(LINEAGE)
+        history = await meta.parts.store.history(LINEAGE)
         assert history[-1].kind is EventKind.ACTIVATED
-        assert await meta.parts.store.active(LINE) == repaired
-        assert await redis.get(ks.settled_key(LINE)) == history[-1].id, "it was judged, and let stand"
+        assert await meta.parts.store.active(LINEAGE) == repaired
+        assert await redis.get(ks.settled_key(LINEAGE)) == history[-1].id, "it was judged, and let stand"

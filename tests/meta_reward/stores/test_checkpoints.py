@@ -15,7 +15,7 @@ from services.kit.store.rubric_store import RubricStore, gate_event, verdict_eve
 from services.meta_reward.evidence.window import look, measure
 from services.meta_reward.stores.checkpoints import Checkpoint, Checkpoints
 from services.meta_reward.stores.status import Board
-from tests.support.builders import LINE, TASK, gate_report, trace
+from tests.support.builders import LINEAGE, TASK, gate_report, trace
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import Meta, meta_script, running_meta, train
 from tests.support.waiting import until
@@ -38,33 +38,33 @@ async def test_saying_it_twice_changes_nothing(redis: Redis, store: RubricStore)
         gate_event(gate_report(ONE, TWO)),
         gate_event(gate_report(TWO, ONE, passed=False)),
     ]
-    async with Leases(redis).hold(LINE) as token:
+    async with Leases(redis).hold(LINEAGE) as token:
         assert token
         for _ in range(2):
-            await Checkpoints(redis).save(LINE, token, STATE, events, {ks.alarms_key(LINE): "[]"})
-    history = await store.history(LINE)
+            await Checkpoints(redis).save(LINEAGE, token, STATE, events, {ks.alarms_key(LINEAGE): "[]"})
+    history = await store.history(LINEAGE)
     assert [(event.kind, event.digest) for event in history] == [
         (EventKind.PROPOSED, ONE),
         (EventKind.GATED, ONE),
         (EventKind.REJECTED, TWO),
     ]
-    assert await redis.hgetall(ks.passed_key(LINE)) == {ONE: TWO}
-    assert await redis.get(ks.alarms_key(LINE)) == "[]"
-    assert await Checkpoints(redis).load(LINE) == STATE
+    assert await redis.hgetall(ks.passed_key(LINEAGE)) == {ONE: TWO}
+    assert await redis.get(ks.alarms_key(LINEAGE)) == "[]"
+    assert await Checkpoints(redis).load(LINEAGE) == STATE
 
 
 async def test_i6_without_the_lease_nothing_is_written(redis: Redis) -> None:
-    await redis.set(ks.lease_key(LINE), "another's")
+    await redis.set(ks.lease_key(LINEAGE), "another's")
     event = verdict_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c")
     with pytest.raises(Conflict, match="lost its lease"):
-        await Checkpoints(redis).save(LINE, "mine", STATE, [event], {ks.alarms_key(LINE): "[]"})
-    assert await redis.keys("*") == [ks.lease_key(LINE)]
+        await Checkpoints(redis).save(LINEAGE, "mine", STATE, [event], {ks.alarms_key(LINEAGE): "[]"})
+    assert await redis.keys("*") == [ks.lease_key(LINEAGE)]
 
 
 async def test_a_checkpoint_of_another_release_counts_as_none(redis: Redis) -> None:
-    await redis.set(ks.checkpoint_key(LINE), json.dumps({"cycle": "c", "unknown": True}))
-    assert await Checkpoints(redis).exists(LINE)
-    assert await Checkpoints(redis).load(LINE) is None
+    await redis.set(ks.checkpoint_key(LINEAGE), json.dumps({"cycle": "c", "unknown": True}))
+    assert await Checkpoints(redis).exists(LINEAGE)
+    assert await Checkpoints(redis).load(LINEAGE) is None
 
 
 async def _fails_at_the_gate(meta: Meta, engine: FakeEngine) -> None:
@@ -73,8 +73,8 @@ async def _fails_at_the_gate(meta: Meta, engine: FakeEngine) -> None:
     engine.stop()
     for _ in range(2):
         with pytest.raises(ServiceUnavailableError):
-            await meta.worker.look_at(LINE)
-        meta.worker._backoff[LINE].succeeded()
+            await meta.worker.look_at(LINEAGE)
+        meta.worker._backoff[LINEAGE].succeeded()
     engine.start()
 
 
@@ -94,15 +94,15 @@ async def test_a_stage_that_fails_again_and_again_is_given_up(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, stage_tries=2) as meta:
         await _fails_at_the_gate(meta, fake_engine)
-        assert await meta.parts.board.reports(LINE) == []
+        assert await meta.parts.board.reports(LINEAGE) == []
         await _served_again(meta)
-        await meta.worker.look_at(LINE)
-        abandoned, finished = await meta.parts.board.reports(LINE)
+        await meta.worker.look_at(LINEAGE)
+        abandoned, finished = await meta.parts.board.reports(LINEAGE)
         assert abandoned.abandoned == "2 tries at the stage behind lint have failed"
         assert (abandoned.activated, finished.abandoned) == (None, None)
         assert finished.activated is not None
         assert finished.evidence.window == abandoned.evidence.window
-        assert (await meta.parts.board.status(LINE)).fruitless == 0
+        assert (await meta.parts.board.status(LINEAGE)).fruitless == 0
 
 
 async def test_a_cycle_that_lies_about_too_long_is_given_up(
@@ -111,13 +111,13 @@ async def test_a_cycle_that_lies_about_too_long_is_given_up(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, resume_within_s=60.0) as meta:
         await _fails_at_the_gate(meta, fake_engine)
-        state = await meta.parts.checkpoints.load(LINE)
+        state = await meta.parts.checkpoints.load(LINEAGE)
         assert state is not None
         old = state.model_copy(update={"started": state.started - 61.0})
-        await redis.set(ks.checkpoint_key(LINE), old.model_dump_json())
+        await redis.set(ks.checkpoint_key(LINEAGE), old.model_dump_json())
         await _served_again(meta)
-        await meta.worker.look_at(LINE)
-        abandoned, finished = await meta.parts.board.reports(LINE)
+        await meta.worker.look_at(LINEAGE)
+        abandoned, finished = await meta.parts.board.reports(LINEAGE)
         assert abandoned.abandoned == "it began more than 60 s ago"
         assert finished.cycle != abandoned.cycle
 
@@ -125,16 +125,16 @@ async def test_a_cycle_that_lies_about_too_long_is_given_up(
 async def test_a_report_is_written_once(redis: Redis) -> None:
     board = Board(redis)
     await redis.xadd(ks.traces_key(TASK), {"trace": "{}"}, id="5-0")
-    await redis.xgroup_create(ks.traces_key(TASK), LINE.label, id="0-0")
-    async with Leases(redis).hold(LINE) as token:
+    await redis.xgroup_create(ks.traces_key(TASK), LINEAGE.label, id="0-0")
+    async with Leases(redis).hold(LINEAGE) as token:
         assert token
-        await Checkpoints(redis).save(LINE, token, STATE)
+        await Checkpoints(redis).save(LINEAGE, token, STATE)
         for _ in range(2):
-            await board.finish(LINE, token, "5-0", REPORT, None)
-    assert len(await board.reports(LINE)) == 1
-    assert (await board.status(LINE)).fruitless == 0
+            await board.finish(LINEAGE, token, "5-0", REPORT, None)
+    assert len(await board.reports(LINEAGE)) == 1
+    assert (await board.status(LINEAGE)).fruitless == 0
     with pytest.raises(Conflict, match="lost its lease"):
-        await board.finish(LINE, "an old token", "5-0", REPORT, None)
+        await board.finish(LINEAGE, "an old token", "5-0", REPORT, None)
 
 
 async def test_an_activation_whose_answer_was_lost_is_told_as_one(
@@ -151,10 +151,10 @@ async def test_an_activation_whose_answer_was_lost_is_told_as_one(
 
         meta.parts.store.activate = asked_twice  # type: ignore[method-assign]
         await train(meta.client)
-        await meta.worker.look_at(LINE)
-        (report,) = await meta.parts.board.reports(LINE)
-        active = await meta.parts.store.active(LINE)
+        await meta.worker.look_at(LINEAGE)
+        (report,) = await meta.parts.board.reports(LINEAGE)
+        active = await meta.parts.store.active(LINEAGE)
         assert active is not None
         assert report.activated == active.digest
-        history = await meta.parts.store.history(LINE)
+        history = await meta.parts.store.history(LINEAGE)
         assert history[-1].kind is EventKind.ACTIVATED

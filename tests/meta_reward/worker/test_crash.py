@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from regrade.contracts import CycleReport, EventKind, GatePass
 from services.kit.store import keys as ks
 from services.meta_reward.evidence.window import is_evidence
-from tests.support.builders import LINE, activate, llm, rubric
+from tests.support.builders import LINEAGE, activate, llm, rubric
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
 from tests.support.meta import POOR, Meta, meta_script, running_meta, train
 from tests.support.redis_proxy import When, halting
@@ -72,33 +72,33 @@ async def taken_over(meta: Meta) -> CycleReport:
     """The report of the first cycle that a second worker brings to its end, once the first one's lease is over."""
 
     async def ended() -> bool:
-        await meta.worker.look_at(LINE)
-        return bool(await meta.parts.board.reports(LINE))
+        await meta.worker.look_at(LINEAGE)
+        return bool(await meta.parts.board.reports(LINEAGE))
 
     await until(ended, "the second worker to end the cycle", timeout_s=60.0)
-    return (await meta.parts.board.reports(LINE))[0]
+    return (await meta.parts.board.reports(LINEAGE))[0]
 
 
 async def consistent(meta: Meta, redis: Redis, traces: int) -> None:
     """No lost or doubly counted trace, no double activation, each event once, nothing left under way."""
-    reports = await meta.parts.board.reports(LINE)
+    reports = await meta.parts.board.reports(LINEAGE)
     finished = [report for report in reports if report.abandoned is None]
     position = "0-0"
     for report in finished:
         assert report.evidence.window[0] == position
         position = report.evidence.window[1]
     assert sum(report.evidence.traces for report in finished) == traces
-    assert len((await meta.parts.log.read(LINE, "0-0", 1_000, is_evidence)).traces) == traces
-    assert await meta.parts.log.cursor(LINE) == position
+    assert len((await meta.parts.log.read(LINEAGE, "0-0", 1_000, is_evidence)).traces) == traces
+    assert await meta.parts.log.cursor(LINEAGE) == position
     assert len({report.cycle for report in reports}) == len(reports)
-    history = await meta.parts.store.history(LINE)
+    history = await meta.parts.store.history(LINEAGE)
     gated = [e for e in history if e.kind is EventKind.ACTIVATED and isinstance(e.authority, GatePass)]
     assert [event.cycle for event in gated] == [report.cycle for report in finished if report.activated]
     verdicts = Counter((e.cycle, e.kind, e.digest) for e in history if e.cycle is not None)
     assert set(verdicts.values()) <= {1}, "every verdict is on record once"
-    versions = await meta.parts.store.versions(LINE)
+    versions = await meta.parts.store.versions(LINEAGE)
     assert list(versions) == list(range(1, len(versions) + 1))
-    assert await redis.exists(ks.checkpoint_key(LINE)) == 0
+    assert await redis.exists(ks.checkpoint_key(LINEAGE)) == 0
 
 
 @pytest.mark.parametrize(("pattern", "when"), HALTS, ids=lambda value: value.strip('":').replace('":"', "-"))
@@ -119,7 +119,7 @@ async def test_a_worker_killed_at_a_checkpoint(
             first = spawn_meta(redis_url=proxy.url)
             proxy.wait()
             first.kill()
-        began = await redis.get(ks.checkpoint_key(LINE))
+        began = await redis.get(ks.checkpoint_key(LINEAGE))
         asked = _questions(fake_engine)
         report = await taken_over(meta)
         assert report.abandoned is None
@@ -130,11 +130,11 @@ async def test_a_worker_killed_at_a_checkpoint(
         if began is not None and json.loads(began)["done"] not in (None, "evidence"):
             assert _questions(fake_engine) == asked, "what the meta-judge has answered is not asked again"
         await train(meta.client, POOR, step=2, count=8)
-        await meta.parts.board.request(LINE, "me", "once more")
+        await meta.parts.board.request(LINEAGE, "me", "once more")
 
         async def once_more() -> bool:
-            await meta.worker.look_at(LINE)
-            return await meta.parts.board.requested(LINE) is None
+            await meta.worker.look_at(LINEAGE)
+            return await meta.parts.board.requested(LINEAGE) is None
 
         await until(once_more, "another cycle")
         await consistent(meta, redis, 24)
@@ -219,21 +219,21 @@ async def test_i6_a_worker_that_wakes_up_behind_its_lease_changes_nothing(
         await train(meta.client, step=1, count=16)
         with halting(valkey.port, '"kind":"activated"', "before") as proxy:
             spawn_meta(redis_url=proxy.url, every_traces=10_000, max_window=16)
-            await meta.parts.board.request(LINE, "me", "now")
+            await meta.parts.board.request(LINEAGE, "me", "now")
             proxy.wait()
-            await redis.delete(ks.lease_key(LINE))
+            await redis.delete(ks.lease_key(LINEAGE))
             report = await taken_over(meta)
-            lineage = await redis.xlen(ks.lineage_key(LINE))
+            lineage = await redis.xlen(ks.lineage_events_key(LINEAGE))
             proxy.release()
 
             async def noticed() -> bool:
-                return "fenced" in ((await meta.parts.board.status(LINE)).error or "") or "lease" in (
-                    (await meta.parts.board.status(LINE)).error or ""
+                return "fenced" in ((await meta.parts.board.status(LINEAGE)).error or "") or "lease" in (
+                    (await meta.parts.board.status(LINEAGE)).error or ""
                 )
 
             await until(noticed, "the first worker to be refused")
         assert (report.abandoned, report.resumed) == (None, 1)
-        assert await redis.xlen(ks.lineage_key(LINE)) == lineage
+        assert await redis.xlen(ks.lineage_events_key(LINEAGE)) == lineage
         await consistent(meta, redis, 16)
 
 
@@ -243,19 +243,19 @@ async def test_i6_an_operators_choice_is_not_taken_back_by_the_cycle_before_it(
     """The worker dies just behind its activation, an operator goes back by override: the next worker only reports."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, **NARROW) as meta:
-        old = await meta.parts.store.active(LINE)
+        old = await meta.parts.store.active(LINEAGE)
         assert old is not None
         await train(meta.client, step=1, count=16)
         with halting(valkey.port, '"kind":"activated"', "behind") as proxy:
             first = spawn_meta(redis_url=proxy.url, llm_proposer=False)
             proxy.wait()
             first.kill()
-        found = await meta.parts.store.active(LINE)
-        await activate(meta.parts.store, await meta.parts.store.get(LINE.task, old.digest))
+        found = await meta.parts.store.active(LINEAGE)
+        await activate(meta.parts.store, await meta.parts.store.get(LINEAGE.task, old.digest))
         report = await taken_over(meta)
         assert found is not None
         assert (report.abandoned, report.activated) == (None, found.digest)
-        assert await meta.parts.store.active(LINE) == old
+        assert await meta.parts.store.active(LINEAGE) == old
         await consistent(meta, redis, 16)
 
 
@@ -273,7 +273,7 @@ async def test_a_cycle_about_another_rubric_is_abandoned(
         await activate(meta.parts.store, rubric(llm("own")))
         report = await taken_over(meta)
         assert (report.abandoned, report.activated) == ("another rubric is active by now", None)
-        reports = await meta.parts.board.reports(LINE)
+        reports = await meta.parts.board.reports(LINEAGE)
         assert [r.abandoned is None for r in reports] == [False, True]
         assert reports[1].trigger == reports[0].trigger == "16 new traces"
         assert reports[1].evidence.window == reports[0].evidence.window, "its traces are the next one's"

@@ -12,7 +12,7 @@ from services.meta_reward.evidence.text_features import tabulate
 from services.meta_reward.evidence.window import is_evidence
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.worker.triggers import due
-from tests.support.builders import ESSAY, LINE, TASK, trace
+from tests.support.builders import ESSAY, LINEAGE, TASK, trace
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import POOR, meta_script, running_meta, train
 
@@ -84,21 +84,21 @@ async def test_i8_an_alarm_is_raised_between_cycles_and_outlives_the_worker(
     patient: dict[str, Any] = {"every_traces": 1_000, "alarm_traces": 8}
     async with running_meta(redis, reward_url, fake_engine, **patient) as meta:
         await train(meta.client, step=1, count=8)
-        meta.worker._backoff[LINE].failed(1e12)
-        await meta.worker.look_at(LINE)
-        raised = {alarm.name for alarm in await meta.parts.board.alarms(LINE)}
+        meta.worker._backoff[LINEAGE].failed(1e12)
+        await meta.worker.look_at(LINEAGE)
+        raised = {alarm.name for alarm in await meta.parts.board.alarms(LINEAGE)}
         assert "groups_without_spread" in raised
-        assert await meta.parts.board.reports(LINE) == []
+        assert await meta.parts.board.reports(LINEAGE) == []
     async with running_meta(redis, reward_url, fake_engine, **patient) as meta:
-        await meta.worker.look_at(LINE)
-        (report,) = await meta.parts.board.reports(LINE)
+        await meta.worker.look_at(LINEAGE)
+        (report,) = await meta.parts.board.reports(LINEAGE)
         assert report.trigger.startswith("alarm: groups_without_spread")
         assert {alarm.name for alarm in report.evidence.alarms} >= {"groups_without_spread"}
         for step in (2, 3):
             await train(meta.client, step=step)
-            await meta.worker.look_at(LINE)
-        assert "groups_without_spread" in {alarm.name for alarm in await meta.parts.board.alarms(LINE)}
-        assert len(await meta.parts.board.reports(LINE)) == 1
+            await meta.worker.look_at(LINEAGE)
+        assert "groups_without_spread" in {alarm.name for alarm in await meta.parts.board.alarms(LINEAGE)}
+        assert len(await meta.parts.board.reports(LINEAGE)) == 1
 
 
 async def test_alarms_see_the_newest_traces_however_many_wait(
@@ -107,19 +107,19 @@ async def test_alarms_see_the_newest_traces_however_many_wait(
     """A paused line: far more waits than a window holds, and what the policy does now is still seen."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, max_window=16, alarm_traces=8) as meta:
-        await meta.parts.board.pause(LINE, PAUSED)
+        await meta.parts.board.pause(LINEAGE, PAUSED)
         for step in (1, 2):
             await train(meta.client, ESSAY, step=step)
-        await meta.worker.look_at(LINE)
-        assert "words_fell" not in {alarm.name for alarm in await meta.parts.board.alarms(LINE)}
+        await meta.worker.look_at(LINEAGE)
+        assert "words_fell" not in {alarm.name for alarm in await meta.parts.board.alarms(LINEAGE)}
         for step in (3, 4, 5):
             await train(meta.client, "A title", step=step)
-            await meta.worker.look_at(LINE)
-        assert "words_fell" in {alarm.name for alarm in await meta.parts.board.alarms(LINE)}
-        assert (await meta.parts.board.status(LINE)).lag == 40
-        await meta.parts.board.pause(LINE, None)
-        await meta.worker.look_at(LINE)
-        (report,) = await meta.parts.board.reports(LINE)
+            await meta.worker.look_at(LINEAGE)
+        assert "words_fell" in {alarm.name for alarm in await meta.parts.board.alarms(LINEAGE)}
+        assert (await meta.parts.board.status(LINEAGE)).lag == 40
+        await meta.parts.board.pause(LINEAGE, None)
+        await meta.worker.look_at(LINEAGE)
+        (report,) = await meta.parts.board.reports(LINEAGE)
         assert report.evidence.traces == 16, "a cycle takes the oldest first, so none is left out"
 
 
@@ -132,13 +132,13 @@ async def test_fruitless_cycles_are_counted_until_one_bears_fruit(
         with_none = type(meta.worker)(idle, meta.leases, meta.worker._metrics)
         for step, fruitless in ((1, 1), (2, 2), (3, 2), (4, 3)):
             await train(meta.client, step=step)
-            await with_none.look_at(LINE)
-            assert (await meta.parts.board.status(LINE)).fruitless == fruitless
-        await meta.parts.board.request(LINE, "me", "now")
+            await with_none.look_at(LINEAGE)
+            assert (await meta.parts.board.status(LINEAGE)).fruitless == fruitless
+        await meta.parts.board.request(LINEAGE, "me", "now")
         await train(meta.client, POOR, step=5)
-        await meta.worker.look_at(LINE)
-        assert (await meta.parts.board.status(LINE)).fruitless == 0
-        assert await redis.exists(ks.checkpoint_key(LINE)) == 0
+        await meta.worker.look_at(LINEAGE)
+        assert (await meta.parts.board.status(LINEAGE)).fruitless == 0
+        assert await redis.exists(ks.checkpoint_key(LINEAGE)) == 0
 
 
 async def test_a_sample_is_drawn_again_from_what_the_report_says(
@@ -148,13 +148,13 @@ async def test_a_sample_is_drawn_again_from_what_the_report_says(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, samples=5) as meta:
         await train(meta.client, step=1, count=24)
-        await meta.worker.look_at(LINE)
+        await meta.worker.look_at(LINEAGE)
         await train(meta.client, step=2, count=24)
-        (report,) = await meta.parts.board.reports(LINE)
+        (report,) = await meta.parts.board.reports(LINEAGE)
         assert report.sample is not None
         assert len({name for pick in report.sample.picks for name in pick.traces}) == 5
         after, end = report.evidence.window
-        window = await meta.parts.log.read(LINE, after, 1_000, is_evidence, until=end)
+        window = await meta.parts.log.read(LINEAGE, after, 1_000, is_evidence, until=end)
         assert len(window.traces) == 24
         pool = Pool(window.traces, tabulate(window.traces))
         assert draw(pool, report.sample.count, report.sample.weights, report.sample.seed) == report.sample

@@ -12,7 +12,7 @@ from services.kit.store.trace_log import TraceLog
 from tests.conftest import StartReward
 from tests.support.builders import (
     ESSAY,
-    LINE,
+    LINEAGE,
     PROMPT,
     TASK,
     activate,
@@ -177,7 +177,7 @@ async def test_training_takes_activated_rubrics_alone(client: RewardClient, stor
 
 
 async def test_scopes_fall_back(client: RewardClient, store: RubricStore) -> None:
-    await activate(store, checks_only(3), line=LINE._replace(scope="narrative"))
+    await activate(store, checks_only(3), lineage=LINEAGE._replace(scope="narrative"))
     scoped = await client.score(TASK, [item(0, scope="narrative/short"), item(1, scope="other")], run="r", step=1)
     assert [result.rubric.scope for result in scoped.results] == ["narrative", None]
 
@@ -265,8 +265,8 @@ def test_openapi_documents_every_route(http: httpx.Client) -> None:
 
 
 def test_step_pin_and_group_pin_have_keys_of_their_own() -> None:
-    assert pin_key(LINE, "r", 1, "g") != pin_key(LINE, "r", None, "g")
-    assert pin_key(LINE, "r", 1, "g") == pin_key(LINE, "r", 1, "another group")
+    assert pin_key(LINEAGE, "r", 1, "g") != pin_key(LINEAGE, "r", None, "g")
+    assert pin_key(LINEAGE, "r", 1, "g") == pin_key(LINEAGE, "r", 1, "another group")
 
 
 def test_a_refusal_says_what_is_wrong_and_nothing_else(http: httpx.Client) -> None:

@@ -5,7 +5,7 @@ import reasoning_gym
 
 from regrade import RewardClient
 from regrade.contracts import Mode
-from services.kit.store.keys import Line
+from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.kit.text.math_equal import _equal
 from tests.conftest import StartReward
@@ -59,7 +59,7 @@ async def test_a_plan_is_made_once_for_a_problem_and_a_rubric(
         carried_out = 2 * 8  # an execution and a level for each solution
         assert await calls(0, "first") == carried_out + 2
         assert await calls(1, "later") == carried_out
-        await activate(store, rubric(llm("other")), line=Line("math_reasoning", "main"))
+        await activate(store, rubric(llm("other")), lineage=LineageKey("math_reasoning", "main"))
         assert await calls(2, "under another rubric") == carried_out + 2
         assert await calls(3, "and later") == carried_out
     assert Mode.PLANNED.value == "planned"
