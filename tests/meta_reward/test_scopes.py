@@ -112,7 +112,7 @@ async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
 
 
 @pytest.mark.parametrize(
-    ("kind", "line", "guided"), [("depth", SCOPED, True), ("depth", LINEAGE, False), ("breadth", SCOPED, False)]
+    ("kind", "lineage", "guided"), [("depth", SCOPED, True), ("depth", LINEAGE, False), ("breadth", SCOPED, False)]
 )
 async def test_guidelines_are_for_the_scopes_of_depth_tasks(
     redis: Redis,

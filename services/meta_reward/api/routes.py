@@ -103,7 +103,7 @@ async def _filter(
 
 FilterDep = Annotated[TraceFilter, Depends(_filter)]
 PartsDep = Annotated[Parts, Depends(_parts)]
-LineDep = Annotated[LineageKey, Depends(_lineage)]
+LineageDep = Annotated[LineageKey, Depends(_lineage)]
 
 reading = APIRouter(dependencies=[Depends(require_key)], responses=error_answers(401, 404, 422, 503), tags=["read"])
 operating = APIRouter(
@@ -112,14 +112,14 @@ operating = APIRouter(
 
 
 @reading.get("/status/{task}")
-async def get_status(lineage: LineDep, parts: PartsDep) -> CycleStatus:
+async def get_status(lineage: LineageDep, parts: PartsDep) -> CycleStatus:
     """What the worker is doing for this line now."""
     return await parts.board.status(lineage)
 
 
 @reading.get("/lineage/{task}")
 async def get_lineage(
-    lineage: LineDep,
+    lineage: LineageDep,
     parts: PartsDep,
     limit: Limit = MOST,
     before: Annotated[str | None, Query(pattern=EVENT_ID, description="an event's id: older ones than it")] = None,
@@ -130,7 +130,7 @@ async def get_lineage(
 
 @reading.get("/cycles/{task}")
 async def get_cycles(
-    lineage: LineDep,
+    lineage: LineageDep,
     parts: PartsDep,
     limit: Limit = MOST,
     skip: Annotated[int, Query(ge=0, le=100 * MOST, description="leave out so many of the newest")] = 0,
@@ -140,20 +140,20 @@ async def get_cycles(
 
 
 @reading.get("/cycles/{task}/{cycle}")
-async def get_cycle(lineage: LineDep, parts: PartsDep, cycle: str) -> CycleReport:
+async def get_cycle(lineage: LineageDep, parts: PartsDep, cycle: str) -> CycleReport:
     """One of the newest cycles that have ended."""
     return await parts.board.report(lineage, cycle)
 
 
 @reading.get("/alarms/{task}")
-async def get_alarms(lineage: LineDep, parts: PartsDep) -> list[Alarm]:
+async def get_alarms(lineage: LineageDep, parts: PartsDep) -> list[Alarm]:
     """The alarms that are raised, each with its figure, its thresholds and the traces that show it most."""
     return await parts.board.alarms(lineage)
 
 
 @reading.get("/traces/{task}")
 async def get_traces(
-    lineage: LineDep,
+    lineage: LineageDep,
     parts: PartsDep,
     wanted: FilterDep,
     limit: Annotated[int, Query(ge=1, le=256)] = 50,
@@ -173,7 +173,7 @@ async def get_trace(task: Name, parts: PartsDep, trace_id: TraceId) -> Trace:
 
 @reading.get("/rubrics/{task}/diff")
 async def get_diff(
-    lineage: LineDep,
+    lineage: LineageDep,
     parts: PartsDep,
     before: Annotated[int | Digest, Query(description="a version or a digest")],
     after: Annotated[int | Digest, Query(description="a version or a digest")],
@@ -199,13 +199,14 @@ async def post_anchors(body: ImportAnchors, task: Name, parts: PartsDep) -> Anch
 
 
 @operating.post("/cycles/{task}", status_code=202)
-async def post_cycle(body: Deed, lineage: LineDep, parts: PartsDep) -> CycleStatus:
+async def post_cycle(body: Deed, lineage: LineageDep, parts: PartsDep) -> CycleStatus:
     """Ask for a cycle now; the worker takes it up at its next look."""
     served = await lineages_of(parts.store, parts.settings)
     if lineage not in served:
         tasks = ", ".join(dict.fromkeys(served_lineage.task for served_lineage in served))
         raise Invalid(
-            f"no worker serves {lineage.label!r} of {lineage.task!r}: rubrics evolve in lineage {MAIN_LINEAGE!r} of {tasks}, "
+            f"no worker serves {lineage.label!r} of {lineage.task!r}: "
+            f"rubrics evolve in lineage {MAIN_LINEAGE!r} of {tasks}, "
             "and of those of its scopes that have a rubric of their own",
             code="not_served",
         )
@@ -216,14 +217,14 @@ async def post_cycle(body: Deed, lineage: LineDep, parts: PartsDep) -> CycleStat
 
 
 @operating.post("/cycles/{task}/pause")
-async def post_pause(body: Deed, lineage: LineDep, parts: PartsDep) -> CycleStatus:
+async def post_pause(body: Deed, lineage: LineageDep, parts: PartsDep) -> CycleStatus:
     """Start no cycle but on request, until resumed; one under way goes on."""
     await parts.board.pause(lineage, Pause(by=body.by, reason=body.reason, since=time.time()))
     return await parts.board.status(lineage)
 
 
 @operating.post("/cycles/{task}/resume")
-async def post_resume(body: Deed, lineage: LineDep, parts: PartsDep) -> CycleStatus:
+async def post_resume(body: Deed, lineage: LineageDep, parts: PartsDep) -> CycleStatus:
     """Start cycles again when they are due."""
     await parts.board.pause(lineage, None)
     log.info("cycles resumed", extra={"task": lineage.task, "by": body.by, "reason": body.reason})
@@ -231,7 +232,7 @@ async def post_resume(body: Deed, lineage: LineDep, parts: PartsDep) -> CycleSta
 
 
 @operating.post("/rubrics/{task}/activate")
-async def post_activate(body: ActivateDeed, lineage: LineDep, parts: PartsDep) -> Activated:
+async def post_activate(body: ActivateDeed, lineage: LineageDep, parts: PartsDep) -> Activated:
     """Activate a stored rubric on your own authority, recorded as an override."""
     expected = body.expected
     if expected is None:
@@ -243,7 +244,7 @@ async def post_activate(body: ActivateDeed, lineage: LineDep, parts: PartsDep) -
 
 
 @operating.post("/rubrics/{task}/rollback")
-async def post_rollback(body: RollbackDeed, lineage: LineDep, parts: PartsDep) -> Activated:
+async def post_rollback(body: RollbackDeed, lineage: LineageDep, parts: PartsDep) -> Activated:
     """Go back to the version before, or to the one named."""
     active = await parts.store.rollback(
         lineage, by=body.by, reason=body.reason, expected=body.expected, to=body.version

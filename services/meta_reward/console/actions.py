@@ -13,7 +13,7 @@ from regrade.contracts import Digest
 from services.kit.errors import Forbidden, Invalid, Unauthorized
 from services.kit.store.keys import LineageKey
 from services.meta_reward.api import routes as api
-from services.meta_reward.api.routes import ActivateDeed, Deed, LineDep, PartsDep, RollbackDeed, find_rubric
+from services.meta_reward.api.routes import ActivateDeed, Deed, LineageDep, PartsDep, RollbackDeed, find_rubric
 from services.meta_reward.console.pages import ViewerDep, frame
 from services.meta_reward.console.render import ConsoleRoute, Place, page, redirect
 from services.meta_reward.console.rubric_compare import side_by_side
@@ -151,7 +151,7 @@ async def post_logout() -> Response:
 
 @deeds.get("/{task}/do/{deed}")
 async def get_deed(
-    lineage: LineDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, digest: Digest | None = None
+    lineage: LineageDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, digest: Digest | None = None
 ) -> Response:
     """What a deed would do, and the form that asks why."""
     form = _FORMS[deed]
@@ -169,7 +169,9 @@ async def get_deed(
 
 
 @deeds.post("/{task}/do/{deed}", dependencies=[Depends(_own_page)])
-async def post_deed(lineage: LineDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, given: FormDep) -> Response:
+async def post_deed(
+    lineage: LineageDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, given: FormDep
+) -> Response:
     """Do it, on record, and show where it led."""
     await _FORMS[deed].do(given, lineage, parts)
     return redirect(Place(lineage)())

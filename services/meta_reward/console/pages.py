@@ -12,7 +12,7 @@ from starlette.responses import Response
 from regrade.contracts import Digest, EventKind, Flag, LineageEvent, Purpose, Trace
 from services.kit.errors import NotFound
 from services.kit.store.keys import LineageKey
-from services.meta_reward.api.routes import EVENT_ID, LineDep, PartsDep, TraceId, find_rubric, find_trace
+from services.meta_reward.api.routes import EVENT_ID, LineageDep, PartsDep, TraceId, find_rubric, find_trace
 from services.meta_reward.api.trace_filter import REACH, TraceFilter
 from services.meta_reward.console import timeline
 from services.meta_reward.console.chart_data import cycle_figures, run_series, runs_in
@@ -51,7 +51,7 @@ async def frame(lineage: LineageKey, parts: Parts, viewer: Viewer, section: str,
     return {
         "title": title,
         "section": section,
-        "line": lineage,
+        "lineage": lineage,
         "place": Place(lineage),
         "places": list(map(Place, served)),
         "is_served": lineage in served,
@@ -80,7 +80,7 @@ async def get_asset(name: str) -> Response:
 
 @pages.get("/{task}")
 async def get_overview(
-    lineage: LineDep, parts: PartsDep, viewer: ViewerDep, run: str | None = None, before: Before = None
+    lineage: LineageDep, parts: PartsDep, viewer: ViewerDep, run: str | None = None, before: Before = None
 ) -> Response:
     """How the line does: reward, evidence, alarms, and the timeline of its rubrics."""
     shown = await frame(lineage, parts, viewer, "overview", lineage.task)
@@ -107,7 +107,7 @@ async def get_overview(
 
 @pages.get("/{task}/rubrics")
 async def get_rubrics(
-    lineage: LineDep,
+    lineage: LineageDep,
     parts: PartsDep,
     viewer: ViewerDep,
     before: RubricName | None = None,
@@ -130,7 +130,7 @@ async def get_rubrics(
 
 
 @pages.get("/{task}/rubrics/{digest}")
-async def get_rubric(lineage: LineDep, parts: PartsDep, viewer: ViewerDep, digest: Digest) -> Response:
+async def get_rubric(lineage: LineageDep, parts: PartsDep, viewer: ViewerDep, digest: Digest) -> Response:
     """One rubric: what it asks for, what happened to it, and what the gate measured of it."""
     rubric = await find_rubric(parts, lineage, digest)
     label = f"v{rubric.version}" if rubric.version else digest[:8]
@@ -153,7 +153,7 @@ async def get_rubric(lineage: LineDep, parts: PartsDep, viewer: ViewerDep, diges
 
 @pages.get("/{task}/cycles")
 async def get_cycles(
-    lineage: LineDep, parts: PartsDep, viewer: ViewerDep, skip: Annotated[int, Query(ge=0, le=100_000)] = 0
+    lineage: LineageDep, parts: PartsDep, viewer: ViewerDep, skip: Annotated[int, Query(ge=0, le=100_000)] = 0
 ) -> Response:
     """Cycles that have ended, newest first."""
     shown = await frame(lineage, parts, viewer, "cycles", "Cycles")
@@ -164,7 +164,7 @@ async def get_cycles(
 
 
 @pages.get("/{task}/cycles/{cycle}")
-async def get_cycle(lineage: LineDep, parts: PartsDep, viewer: ViewerDep, cycle: str) -> Response:
+async def get_cycle(lineage: LineageDep, parts: PartsDep, viewer: ViewerDep, cycle: str) -> Response:
     """One cycle: evidence, sample, and the verdict on every candidate."""
     report = await parts.board.report(lineage, cycle)
     shown = await frame(lineage, parts, viewer, "cycles", f"Cycle {cycle}")
@@ -175,7 +175,7 @@ async def get_cycle(lineage: LineDep, parts: PartsDep, viewer: ViewerDep, cycle:
 
 
 @pages.get("/{task}/alarms")
-async def get_alarms(lineage: LineDep, parts: PartsDep, viewer: ViewerDep) -> Response:
+async def get_alarms(lineage: LineageDep, parts: PartsDep, viewer: ViewerDep) -> Response:
     """What is raised, with the traces that show it."""
     shown = await frame(lineage, parts, viewer, "alarms", "Alarms")
     wanted = {name for alarm in shown["alarms"] for name in alarm.traces}
@@ -186,7 +186,7 @@ async def get_alarms(lineage: LineDep, parts: PartsDep, viewer: ViewerDep) -> Re
 
 @pages.get("/{task}/traces")
 async def get_traces(
-    request: Request, lineage: LineDep, parts: PartsDep, viewer: ViewerDep, before: Before = None
+    request: Request, lineage: LineageDep, parts: PartsDep, viewer: ViewerDep, before: Before = None
 ) -> Response:
     """Traces that fit a filter, newest first."""
     shown = await frame(lineage, parts, viewer, "traces", "Traces")
@@ -207,7 +207,7 @@ async def get_traces(
 
 
 @pages.get("/{task}/traces/{trace_id}")
-async def get_trace(lineage: LineDep, parts: PartsDep, viewer: ViewerDep, trace_id: TraceId) -> Response:
+async def get_trace(lineage: LineageDep, parts: PartsDep, viewer: ViewerDep, trace_id: TraceId) -> Response:
     """One trace: what was written, and how each criterion made its reward."""
     trace = await find_trace(parts, lineage.task, trace_id)
     own = LineageKey(lineage.task, trace.lineage, trace.scope)
