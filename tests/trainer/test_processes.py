@@ -92,7 +92,7 @@ async def test_killed_in_mid_step_it_resumes_at_that_step(
     pinned = range(len(done) + 1)  # the one under way had its pin, too
     assert all(versions[step] == {1} for step in pinned)
     assert all(versions[step] == {2} for step in range(len(done) + 1, 7))
-    rows = [json.loads(lineage) for lineage in (out / LOG_NAME).read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / LOG_NAME).read_text().splitlines()]
     twice = Counter(row["step"] for row in rows)
     repeated = [[row for row in rows if row["step"] == step] for step, count in twice.items() if count > 1]
     for first, again in repeated:
