@@ -23,7 +23,7 @@ from services.kit.store.trace_log import TraceLog
 from services.meta_reward.clients.meta_judge import MetaJudge
 from services.meta_reward.cycle import Parts
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.propose.registry import team
+from services.meta_reward.propose.registry import build_proposers
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
 from services.meta_reward.stores.checkpoints import Checkpoints
@@ -136,7 +136,7 @@ async def evolving(
             checkpoints=Checkpoints(redis),
             anchors=AnchorStore(redis, settings.gate_originals),
             client=client,
-            proposers=team(settings, judge),
+            proposers=build_proposers(settings, judge),
             settings=settings,
         )
         worker = Worker(parts, Leases(redis, ttl_ms=60_000), MetaRewardMetrics(CollectorRegistry()))

@@ -26,7 +26,7 @@ from services.meta_reward.console.pages import pages
 from services.meta_reward.cycle import Parts
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.monitoring.auditor import AuditBook, Auditor
-from services.meta_reward.propose.registry import team
+from services.meta_reward.propose.registry import build_proposers
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
 from services.meta_reward.stores.checkpoints import Checkpoints
@@ -98,7 +98,7 @@ async def _open_parts(settings: MetaRewardSettings, redis: Redis, stack: AsyncEx
         checkpoints=Checkpoints(redis),
         anchors=AnchorStore(redis, settings.gate_originals),
         client=client,
-        proposers=team(settings, meta_judge),
+        proposers=build_proposers(settings, meta_judge),
         settings=settings,
         audits=AuditBook(redis) if settings.audit_share > 0.0 else None,
     )

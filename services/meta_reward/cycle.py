@@ -33,18 +33,24 @@ from services.kit.store import keys as ks
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import Active, RubricStore, verdict_event
 from services.kit.store.trace_log import TraceLog
-from services.meta_reward.evidence.alarms import ring
-from services.meta_reward.evidence.audit import Entries, audit_figures, scored, since_activation
-from services.meta_reward.evidence.sampling import Pool, draw, pairs, sampled, seed_of
-from services.meta_reward.evidence.text_features import Row, tabulate
-from services.meta_reward.evidence.window import Baselines, first_steps, is_evidence, look, measure
-from services.meta_reward.gate.calibration import uncalibrated
-from services.meta_reward.gate.early_originals import missing_originals, trusted_early
-from services.meta_reward.gate.gate import decisions_on
+from services.meta_reward.evidence.alarms import update_alarms
+from services.meta_reward.evidence.audit import AuditEntries, audit_figures, change_since_activation, with_score
+from services.meta_reward.evidence.sampling import SamplingPool, draw_sample, sample_seed, sampled_pairs, sampled_traces
+from services.meta_reward.evidence.text_features import TextFeatures, extract_features
+from services.meta_reward.evidence.window import (
+    Baselines,
+    build_evidence,
+    extend_baselines,
+    is_evidence,
+    summarise_window,
+)
+from services.meta_reward.gate.calibration import without_offset
+from services.meta_reward.gate.early_originals import missing_originals, select_early
+from services.meta_reward.gate.gate import count_decisions
 from services.meta_reward.gate.lint import lint
-from services.meta_reward.gate.stage import Gating, rolled_back_contents
+from services.meta_reward.gate.stage import GateStage, rolled_back_reasons
 from services.meta_reward.monitoring.auditor import AuditBook
-from services.meta_reward.propose.base import Brief, Proposer, proposed_by
+from services.meta_reward.propose.base import ProposalContext, Proposer, run_proposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
 from services.meta_reward.stores.checkpoints import ORDER, Checkpoint, Checkpoints, Proposals, Proposed
@@ -95,9 +101,9 @@ class Cycle:
         self._request = request
         self._state: Checkpoint
         self._window: list[Trace]
-        self._rows: list[Row] | None = None
+        self._rows: list[TextFeatures] | None = None
         self._active: Rubric
-        self._audits: Entries = ()
+        self._audits: AuditEntries = ()
         self._is_gated = parts.settings.strategy != "paper"
         self.took: dict[str, float] = {}
         """Seconds by stage, of this try."""
@@ -217,13 +223,13 @@ class Cycle:
         board, lineage = self._parts.board, self._lineage
         baselines = await self._baselines()
         raised, compared = await board.alarms(lineage), self._parts.settings.audit_window
-        change = since_activation(self._audits, self._active.digest, compared)
-        measured = await asyncio.to_thread(look, self._window, baselines, audit=change)
+        change = change_since_activation(self._audits, self._active.digest, compared)
+        measured = await asyncio.to_thread(summarise_window, self._window, baselines, audit=change)
         self._rows = list(measured.rows)
         window = self._state.window
-        alarms = ring(measured, raised, window[1])
+        alarms = update_alarms(measured, raised, window[1])
         audit = audit_figures(self._audits, window, self._active.digest, compared) if self._parts.audits else None
-        found = measure(measured, baselines, window, rubric=self._active, alarms=alarms, audit=audit)
+        found = build_evidence(measured, baselines, window, rubric=self._active, alarms=alarms, audit=audit)
         self._note(evidence=found)
         if self._is_gated:
             await self._grow_anchors(baselines)
@@ -234,45 +240,45 @@ class Cycle:
         """Take up early completions as originals where the next decision would have too few; never most of a window."""
         settings, lineage = self._parts.settings, self._lineage
         history, anchors = await self._parts.store.history(lineage), self._anchors
-        decision = 1 + decisions_on(history, anchors.base, self._active.digest, anchors.base_originals)
+        decision = 1 + count_decisions(history, anchors.base, self._active.digest, anchors.base_originals)
         missing = missing_originals(anchors, settings.gate_alpha, decision, settings.max_candidates)
         room = min(missing, settings.gate_early - anchors.early, len(self._window) // 4)
         if room > 0:
             first = [trace for traces in baselines.values() for trace in traces]
-            found = await asyncio.to_thread(trusted_early, first, anchors, room)
+            found = await asyncio.to_thread(select_early, first, anchors, room)
             self._anchors = await self._parts.anchors.grow(lineage, found)
 
     async def _baselines(self) -> Baselines:
         """The first traces of the window's runs; of a run that has just begun, those in the window."""
         known = await self._parts.board.baselines(self._lineage, {trace.run for trace in self._window})
-        return first_steps(known, self._window)
+        return extend_baselines(known, self._window)
 
     async def _sample(self) -> Left:
         settings = self._parts.settings
         await self._at(Stage.SAMPLE, f"{settings.samples} of {len(self._window)} traces")
         if self._rows is None:
-            self._rows = await asyncio.to_thread(tabulate, self._window)
-        audit = {one.trace_id: one.audit for _, one in scored(self._audits) if one.audit is not None}
+            self._rows = await asyncio.to_thread(extract_features, self._window)
+        audit = {one.trace_id: one.audit for _, one in with_score(self._audits) if one.audit is not None}
         unseen = await self._parts.anchors.early_ids(self._lineage)
         kept = [(t, row) for t, row in zip(self._window, self._rows, strict=True) if t.trace_id not in unseen]
-        pool = Pool([trace for trace, _ in kept], [row for _, row in kept], audit)
-        seed = seed_of(f"{self._lineage.task}/{self._lineage.label}", self.name)
-        self._note(sample=draw(pool, settings.samples, settings.drawn_by, seed))
+        pool = SamplingPool([trace for trace, _ in kept], [row for _, row in kept], audit)
+        seed = sample_seed(f"{self._lineage.task}/{self._lineage.label}", self.name)
+        self._note(sample=draw_sample(pool, settings.samples, settings.drawn_by, seed))
         return Left()
 
-    def _brief(self) -> Brief:
+    def _brief(self) -> ProposalContext:
         evidence, sample = self._state.evidence, self._state.sample
         if evidence is None or sample is None:
             raise ValueError("a cycle proposes behind its evidence and its sample")
-        return Brief(
+        return ProposalContext(
             cycle=self.name,
             meta_role=self._pack.meta_role,
             visible=[(original.prompt, original.completion) for original in self._anchors.visible],
             active=self._active,
             evidence=evidence,
             window=self._window,
-            sample=sampled(sample, self._window),
-            pairs=pairs(sample, self._window),
+            sample=sampled_traces(sample, self._window),
+            pairs=sampled_pairs(sample, self._window),
             labelled=self._anchors.visible_pairs,
             core={criterion.id for criterion in self._pack.starting_rubric.criteria},
             max_llm_criteria=self._parts.settings.max_llm_criteria,
@@ -285,7 +291,7 @@ class Cycle:
         for proposer in self._parts.proposers:
             if proposer.name not in self._state.proposals:
                 await self._at(Stage.PROPOSE, proposer.name)
-                answer = Proposals.of(await proposed_by(proposer, brief, self._at))
+                answer = Proposals.of(await run_proposer(proposer, brief, self._at))
                 await self._save(proposals=self._state.proposals | {proposer.name: answer})
         return Left()
 
@@ -298,8 +304,8 @@ class Cycle:
         await self._at(Stage.LINT, f"{len(proposed)} candidates")
         most = self._parts.settings.max_candidates
         shown = [text for trace in self._brief().sample for text in (as_text(trace.prompt), as_text(trace.completion))]
-        rolled_back = await rolled_back_contents(self._parts.store, self._lineage)
-        active = uncalibrated(self._active)
+        rolled_back = await rolled_back_reasons(self._parts.store, self._lineage)
+        active = without_offset(self._active)
         clean: list[Proposed] = []
         failed = {name: answer.failed for name, answer in self._state.proposals.items() if answer.failed}
         events = [self._event(EventKind.FAILED, self._active.digest, *told) for told in failed.items()]
@@ -307,7 +313,7 @@ class Cycle:
             rubric = candidate.rubric
             await self._parts.store.put(self._lineage.task, rubric)
             events.append(self._event(EventKind.PROPOSED, rubric.digest, candidate.proposer, rubric.rationale))
-            plain = uncalibrated(rubric)
+            plain = without_offset(rubric)
             reasons = lint(plain, active, shown, rolled_back, self._pack.language) if self._is_gated else []
             if len(clean) == most:
                 reasons.append(f"budget: {most} candidates a cycle")
@@ -328,7 +334,7 @@ class Cycle:
         candidates, parts = self._state.clean, self._parts
         if not candidates:
             return Left()
-        gating = Gating(
+        gating = GateStage(
             store=parts.store,
             client=parts.client,
             settings=parts.settings,

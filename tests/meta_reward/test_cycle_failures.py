@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from regrade import AccessError, ServiceUnavailableError
 from regrade.contracts import EventKind, Stage
 from services.kit.store.rubric_store import RubricStore
-from services.meta_reward.propose.base import Brief, Progress, Proposal
+from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
 from tests.conftest import StartReward
 from tests.support.builders import LINEAGE, TASK, activate, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, certain, chat
@@ -74,7 +74,7 @@ class Broken:
 
     name = "broken"
 
-    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+    async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
         raise KeyError("a name that nobody thought of")
 
 

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from services.kit.text.features import words
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.propose.base import Brief, Progress, Proposal
+from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
 from services.meta_reward.worker.worker import Worker
 from tests.support.builders import ESSAY, LINEAGE, TASK, item
 from tests.support.fake_engine import FakeEngine, certain
@@ -75,7 +75,7 @@ async def test_a_request_made_during_a_cycle_gets_one_of_its_own(
 
             name = "asks"
 
-            async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+            async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
                 await board.request(LINEAGE, "me", "now")
                 return Proposal((), ())
 

@@ -7,10 +7,10 @@ from regrade.tasks import UnknownTaskError, available_tasks, judge_role, load_pa
 from regrade.tasks.anchors import TRANSFORMS, build_anchors
 from services.kit.text.features import ends_properly, sentence_count, words
 from services.meta_reward.api.rubric_diff import diff_rubrics
-from services.meta_reward.gate.anchor_statistics import gain, kendall_tau, tabulate
+from services.meta_reward.gate.anchor_statistics import kendall_tau, paired_gain, score_anchors
 from services.meta_reward.gate.lint import lint
 from services.meta_reward.monitoring.rollback import reason_to_roll_back
-from services.meta_reward.propose.catalogue import find_needs
+from services.meta_reward.propose.catalogue import find_missing_checks
 from services.meta_reward.worker.backoff import Backoff
 from tests.support.builders import ESSAY, TASK, check, llm, min_words, rubric, trace
 
@@ -58,29 +58,29 @@ def test_tie_is_no_order_and_unusable_cases_count_for_nobody() -> None:
     start = len(anchors.originals)
     rewards: list[float | None] = [0.5] * len(anchors.cases)
     counts = [True] * len(rewards)
-    assert tabulate(anchors, rewards, counts).mean_order == 0.0
-    assert tabulate(anchors, rewards, counts).mean_resisted == 1.0
+    assert score_anchors(anchors, rewards, counts).mean_order == 0.0
+    assert score_anchors(anchors, rewards, counts).mean_resisted == 1.0
     for index in range(start, start + len(anchors.damaged)):
         rewards[index] = 0.481
-    assert tabulate(anchors, rewards, counts).mean_order == 0.0
+    assert score_anchors(anchors, rewards, counts).mean_order == 0.0
     for index in range(start, len(rewards)):
         rewards[index] = 0.47 if index < start + len(anchors.damaged) else 0.53
-    table = tabulate(anchors, rewards, counts)
+    table = score_anchors(anchors, rewards, counts)
     assert (table.mean_order, table.mean_resisted) == (1.0, 0.0)
     counts[0] = False
-    assert set(tabulate(anchors, rewards, counts).order) == set(table.order) - {0}
+    assert set(score_anchors(anchors, rewards, counts).order) == set(table.order) - {0}
 
 
 def test_gain_is_bounded_by_the_bootstrap() -> None:
     zero = dict.fromkeys(range(20), 0.0)
-    assert gain(zero, zero, 0.05) == (0.0, 0.0)
-    sure = gain(dict.fromkeys(range(20), 1.0), zero, 0.05)
+    assert paired_gain(zero, zero, 0.05) == (0.0, 0.0)
+    sure = paired_gain(dict.fromkeys(range(20), 1.0), zero, 0.05)
     assert sure == (1.0, 1.0)
-    mixed = gain({n: float(n % 2) for n in range(20)}, {n: float(n % 3 == 0) for n in range(20)}, 0.05)
+    mixed = paired_gain({n: float(n % 2) for n in range(20)}, {n: float(n % 3 == 0) for n in range(20)}, 0.05)
     assert mixed.lower < 0.0 < mixed.mean
     assert (
-        gain({n: float(n % 2) for n in range(20)}, zero, 0.01).lower
-        < gain({n: float(n % 2) for n in range(20)}, zero, 0.2).lower
+        paired_gain({n: float(n % 2) for n in range(20)}, zero, 0.01).lower
+        < paired_gain({n: float(n % 2) for n in range(20)}, zero, 0.2).lower
     )
 
 
@@ -130,21 +130,21 @@ def test_lint_passes_a_good_candidate() -> None:
 def test_catalogue_proposes_what_the_traces_need_and_honest_text_has() -> None:
     visible = [(o.prompt, o.completion) for o in build_anchors(load_pack(TASK), 24).visible]
     poor = _traces(10, completion="Trees are nice and trees are nice and")
-    needs = {need.criterion.check.check: need for need in find_needs(poor, visible)}
+    needs = {need.criterion.check.check: need for need in find_missing_checks(poor, visible)}
     assert {"min_words", "ends_properly"} <= set(needs)
     limit = needs["min_words"].criterion.check
     assert limit.check == "min_words"
     honest = [len(words(completion)) for _, completion in visible]
     assert sum(count >= limit.words for count in honest) >= 0.9 * len(honest)
     honest_traces = [trace(str(n), prompt=p, completion=c) for n, (p, c) in enumerate(visible)]
-    assert {n.criterion.check.check for n in find_needs(honest_traces, visible)} <= {"on_topic"}
+    assert {n.criterion.check.check for n in find_missing_checks(honest_traces, visible)} <= {"on_topic"}
 
 
 def test_catalogue_answers_drawn_out_text_with_a_limit_that_honest_text_keeps() -> None:
     visible = [(original.prompt, original.completion) for original in load_pack(TASK).originals]
     long = max(len(completion.split()) for _, completion in visible)
     drawn_out = [trace(str(n), completion=" ".join(f"word{m}" for m in range(4 * long)) + ".") for n in range(8)]
-    limit = {n.criterion.id: n.criterion.check for n in find_needs(drawn_out, visible)}["max_words"]
+    limit = {n.criterion.id: n.criterion.check for n in find_missing_checks(drawn_out, visible)}["max_words"]
     assert limit.check == "max_words"
     assert long <= limit.words < 2 * long
 
@@ -158,28 +158,28 @@ GERMAN = (
 def test_catalogue_answers_another_language_where_all_trusted_text_has_one() -> None:
     visible = [(original.prompt, original.completion) for original in load_pack(TASK).originals]
     window = _traces(20) + _traces(4, completion=GERMAN)
-    found = {n.criterion.id: n for n in find_needs(window, visible)}["language"]
+    found = {n.criterion.id: n for n in find_missing_checks(window, visible)}["language"]
     assert found.criterion.check.model_dump() == {"check": "language", "language": "en"}
     assert found.missing == pytest.approx(4 / 24)
     both = [*visible, ("Schreibe etwas.", GERMAN)]
-    assert not any(need.criterion.id == "language" for need in find_needs(window, both))
+    assert not any(need.criterion.id == "language" for need in find_missing_checks(window, both))
 
 
 def test_catalogue_asks_for_sentences_where_trusted_text_has_some() -> None:
     visible = [(original.prompt, original.completion) for original in load_pack(TASK).originals]
     listed = _traces(8, completion=", ".join(ESSAY.replace(".", "").split()) + ".")
-    limit = {n.criterion.id: n.criterion.check for n in find_needs(listed, visible)}["min_sentences"]
+    limit = {n.criterion.id: n.criterion.check for n in find_missing_checks(listed, visible)}["min_sentences"]
     assert limit.check == "min_sentences"
     assert 2 <= limit.sentences <= min(sentence_count(completion) for _, completion in visible)
     one_line = [(prompt, completion.replace(".", ",") + ".") for prompt, completion in visible]
-    assert not any(need.criterion.id == "min_sentences" for need in find_needs(listed, one_line))
+    assert not any(need.criterion.id == "min_sentences" for need in find_missing_checks(listed, one_line))
 
 
 @pytest.mark.parametrize(("titles", "essays", "called_for"), [(2, 20, False), (3, 60, True), (3, 200, False)])
 def test_catalogue_answers_a_hack_while_it_is_rare(titles: int, essays: int, called_for: bool) -> None:
     visible = [(o.prompt, o.completion) for o in build_anchors(load_pack(TASK), 24).visible]
     window = _traces(essays, completion=f"{ESSAY} {ESSAY}") + _traces(titles, completion="Trees: A Study.")
-    assert any(need.criterion.check.check == "min_words" for need in find_needs(window, visible)) is called_for
+    assert any(need.criterion.check.check == "min_words" for need in find_missing_checks(window, visible)) is called_for
 
 
 def test_watch() -> None:

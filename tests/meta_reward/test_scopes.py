@@ -13,7 +13,7 @@ from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.meta_reward.clients.meta_judge import MetaJudge
 from services.meta_reward.lineages import lineages_of
-from services.meta_reward.propose.base import Brief, Progress, Proposal
+from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.worker import worker
@@ -123,14 +123,14 @@ async def test_guidelines_are_for_the_scopes_of_depth_tasks(
     lineage: LineageKey,
     guided: bool,
 ) -> None:
-    seen: list[Brief] = []
+    seen: list[ProposalContext] = []
 
     class Looks:
         """Proposes nothing."""
 
         name = "looks"
 
-        async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+        async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
             """Nothing."""
             seen.append(brief)
             return Proposal((), ())

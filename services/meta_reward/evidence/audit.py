@@ -12,14 +12,14 @@ from typing import NamedTuple
 from regrade.contracts import Audited, AuditFigures
 from services.kit.store.redis import position
 
-_SURE = 0.95
-_FEWEST = 8
+_CONFIDENCE = 0.95
+_MIN_TRACES = 8
 
-Entries = Sequence[tuple[str, Audited]]
+AuditEntries = Sequence[tuple[str, Audited]]
 """Audited traces by their ids in the trace stream, oldest first."""
 
 
-class Change(NamedTuple):
+class AuditChange(NamedTuple):
     """The least by which the reward rose and the audit fell, each being sure; `later` is what shows it."""
 
     reward_rise: float
@@ -37,39 +37,41 @@ class Change(NamedTuple):
         return sorted(self.later, key=lambda one: (one.audit or 0.0) - one.reward)
 
 
-def scored(audits: Entries) -> list[tuple[str, Audited]]:
+def with_score(audits: AuditEntries) -> list[tuple[str, Audited]]:
     """Those that the audit judge gave a score."""
     return [(entry_id, one) for entry_id, one in audits if one.audit is not None]
 
 
-def since_activation(audits: Entries, digest: str, window: int) -> Change | None:
+def change_since_activation(audits: AuditEntries, digest: str, window: int) -> AuditChange | None:
     """The newest audited traces under a rubric against its first ones; None while there are too few."""
-    under = [one for _, one in scored(audits) if one.digest == digest]
-    return _change(under[:window], under[window:][-window:], max(_FEWEST, window // 2))
+    under = [one for _, one in with_score(audits) if one.digest == digest]
+    return _change(under[:window], under[window:][-window:], max(_MIN_TRACES, window // 2))
 
 
-def by_activation(audits: Entries, previous: str, digest: str, activation: str, window: int) -> Change | None:
+def change_by_activation(
+    audits: AuditEntries, previous: str, digest: str, activation: str, window: int
+) -> AuditChange | None:
     """What an activation (by its id) did: the first audited traces under it against the last ones before.
 
     Or the second half of them against the first, where that is the clearer contradiction: a rubric stricter than the
     one before lowers the reward at once, and it may climb from there. None while there are too few.
     """
-    after = [one for entry_id, one in scored(audits) if one.digest == digest and _is_behind(entry_id, activation)]
+    after = [one for entry_id, one in with_score(audits) if one.digest == digest and _is_after(entry_id, activation)]
     if len(after) < window:
         return None
     after, half = after[:window], window // 2
     before = [
-        one for entry_id, one in scored(audits) if one.digest == previous and not _is_behind(entry_id, activation)
+        one for entry_id, one in with_score(audits) if one.digest == previous and not _is_after(entry_id, activation)
     ]
-    changes = [_change(before[-window:], after, _FEWEST), _change(after[:half], after[half:], half)]
+    changes = [_change(before[-window:], after, _MIN_TRACES), _change(after[:half], after[half:], half)]
     return max((change for change in changes if change is not None), key=lambda c: c.contradiction, default=None)
 
 
-def audit_figures(audits: Entries, window: tuple[str, str], digest: str, compared: int) -> AuditFigures:
+def audit_figures(audits: AuditEntries, window: tuple[str, str], digest: str, compared: int) -> AuditFigures:
     """What the audit says of the traces in `window` (ids: after, up to and including) and under the active rubric."""
     after, end = map(position, window)
-    within = [one for entry_id, one in scored(audits) if after < position(entry_id) <= end]
-    change = since_activation(audits, digest, compared)
+    within = [one for entry_id, one in with_score(audits) if after < position(entry_id) <= end]
+    change = change_since_activation(audits, digest, compared)
     return AuditFigures(
         traces=len(within),
         reward_mean=fmean(one.reward for one in within) if within else None,
@@ -79,19 +81,19 @@ def audit_figures(audits: Entries, window: tuple[str, str], digest: str, compare
     )
 
 
-def _is_behind(entry_id: str, other: str) -> bool:
+def _is_after(entry_id: str, other: str) -> bool:
     return position(entry_id) > position(other)
 
 
-def _change(earlier: Sequence[Audited], later: Sequence[Audited], fewest: int) -> Change | None:
+def _change(earlier: Sequence[Audited], later: Sequence[Audited], fewest: int) -> AuditChange | None:
     if min(len(earlier), len(later)) < fewest:
         return None
     rewards = [[one.reward for one in part] for part in (earlier, later)]
     audits = [[one.audit or 0.0 for one in part] for part in (earlier, later)]
-    return Change(_sure_rise(*rewards), _sure_rise(audits[1], audits[0]), tuple(later))
+    return AuditChange(_rise_lower_bound(*rewards), _rise_lower_bound(audits[1], audits[0]), tuple(later))
 
 
-def _sure_rise(earlier: Sequence[float], later: Sequence[float]) -> float:
+def _rise_lower_bound(earlier: Sequence[float], later: Sequence[float]) -> float:
     """The lower bound of how much the mean rose (Welch's, by the normal distribution)."""
     error = sqrt(variance(earlier) / len(earlier) + variance(later) / len(later))
-    return fmean(later) - fmean(earlier) - NormalDist().inv_cdf(_SURE) * error
+    return fmean(later) - fmean(earlier) - NormalDist().inv_cdf(_CONFIDENCE) * error

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from statistics import correlation, fmean, pstdev
 
 _EQUAL = 1e-6
-_FEWEST = 3
+_MIN_VALUES = 3
 
 
 def spearman(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Spearman's rank correlation, ties by their mean rank; 0 when either is constant or there are fewer than three."""
-    if len(xs) < _FEWEST or is_flat(xs) or is_flat(ys):
+    if len(xs) < _MIN_VALUES or all_equal(xs) or all_equal(ys):
         return 0.0
     return max(-1.0, min(1.0, correlation(ranks(xs), ranks(ys))))
 
@@ -29,7 +29,7 @@ def ranks(values: Sequence[float]) -> list[float]:
     return found
 
 
-def is_flat(values: Sequence[float]) -> bool:
+def all_equal(values: Sequence[float]) -> bool:
     """Whether all are equal, within rounding."""
     return max(values) - min(values) < _EQUAL
 
@@ -41,7 +41,7 @@ def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def z_scores(values: Sequence[float]) -> list[float]:
     """Distances from the mean in standard deviations; all 0 when the values are equal."""
-    if is_flat(values):
+    if all_equal(values):
         return [0.0] * len(values)
     centre, width = fmean(values), pstdev(values)
     return [(value - centre) / width for value in values]

@@ -11,13 +11,13 @@ from services.kit.text.language import detect_language
 
 UNKNOWN_LANGUAGE = "und"
 
-_TOLD_APART = 40
+_MIN_CHARS = 40
 """Characters below which a language is a guess."""
-_LOOKED_AT = 1_000
+_MAX_CHARS = 1_000
 _EDGE_WORDS = 4
 
 
-class Row(NamedTuple):
+class TextFeatures(NamedTuple):
     """One completion: surface features by name, its language, and the kind of its ending."""
 
     features: dict[str, float]
@@ -25,7 +25,7 @@ class Row(NamedTuple):
     ending: str
 
 
-def tabulate(traces: Sequence[Trace]) -> list[Row]:
+def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
     """A row for each trace. Shares are in [0, 1], `words` is a count.
 
     `stock_opening` and `stock_ending` are the share of the *other* prompts that got a completion with the
@@ -34,8 +34,8 @@ def tabulate(traces: Sequence[Trace]) -> list[Row]:
     texts = [as_text(trace.completion) for trace in traces]
     tokens = [surface.words(text) for text in texts]
     prompts = [as_text(trace.prompt) for trace in traces]
-    openings = _shared([words[:_EDGE_WORDS] for words in tokens], prompts)
-    endings = _shared([words[-_EDGE_WORDS:] for words in tokens], prompts)
+    openings = _share_of_other_prompts([words[:_EDGE_WORDS] for words in tokens], prompts)
+    endings = _share_of_other_prompts([words[-_EDGE_WORDS:] for words in tokens], prompts)
     rows = []
     for n, trace in enumerate(traces):
         asked = surface.words(prompts[n])
@@ -53,15 +53,15 @@ def tabulate(traces: Sequence[Trace]) -> list[Row]:
             "stock_opening": openings[n],
             "stock_ending": endings[n],
         }
-        rows.append(Row(features, language, surface.ending_kind(texts[n])))
+        rows.append(TextFeatures(features, language, surface.ending_kind(texts[n])))
     return rows
 
 
 def language_of(text: str) -> str:
     """The language of a text's beginning, or "und" where it is too short to tell."""
-    if len(text.strip()) < _TOLD_APART:
+    if len(text.strip()) < _MIN_CHARS:
         return UNKNOWN_LANGUAGE
-    return detect_language(text[:_LOOKED_AT])
+    return detect_language(text[:_MAX_CHARS])
 
 
 @lru_cache(maxsize=1_024)
@@ -75,7 +75,7 @@ def shares(kinds: Sequence[str]) -> dict[str, float]:
     return {kind: count / len(kinds) for kind, count in Counter(kinds).most_common()}
 
 
-def _shared(edges: Sequence[Sequence[str]], prompts: Sequence[str]) -> list[float]:
+def _share_of_other_prompts(edges: Sequence[Sequence[str]], prompts: Sequence[str]) -> list[float]:
     """For each completion, the share of the other prompts whose completions have the same edge."""
     others = len(set(prompts)) - 1
     if others == 0:

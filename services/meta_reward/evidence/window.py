@@ -17,9 +17,9 @@ from regrade.contracts import (
     Rubric,
     Trace,
 )
-from services.meta_reward.evidence.audit import Change
-from services.meta_reward.evidence.rank_statistics import is_flat, means, spearman
-from services.meta_reward.evidence.text_features import Row, shares, tabulate
+from services.meta_reward.evidence.audit import AuditChange
+from services.meta_reward.evidence.rank_statistics import all_equal, means, spearman
+from services.meta_reward.evidence.text_features import TextFeatures, extract_features, shares
 
 SATURATED = 0.95
 FLOORED = 0.05
@@ -29,17 +29,17 @@ Baselines = Mapping[str | None, Sequence[Trace]]
 """By run, the traces of its first steps."""
 
 
-class Measured(NamedTuple):
+class WindowSummary(NamedTuple):
     """A window in figures, as the alarms' rules look at it. `first` and `drift` are by feature or flag."""
 
     traces: Sequence[Trace]
-    rows: Sequence[Row]
+    rows: Sequence[TextFeatures]
     groups: Sequence[Sequence[Trace]]
     first: Mapping[str, float]
     drift: Mapping[str, float]
     flag_drift: Mapping[str, float]
     correlation: Mapping[str, float]
-    audit: Change | None = None
+    audit: AuditChange | None = None
     """What the audit says since the active rubric became active, where there is one."""
 
     def column(self, feature: str) -> list[float]:
@@ -65,18 +65,18 @@ def by_group(traces: Sequence[Trace]) -> list[list[Trace]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def is_level(group: Sequence[Trace]) -> bool:
+def has_equal_rewards(group: Sequence[Trace]) -> bool:
     """Whether a group's rewards are all equal: it teaches the policy nothing."""
-    return is_flat([trace.reward for trace in group])
+    return all_equal([trace.reward for trace in group])
 
 
 def zero_variance_share(traces: Sequence[Trace]) -> float:
     """Share of groups whose rewards are all equal."""
     groups = by_group(traces)
-    return sum(map(is_level, groups)) / len(groups) if groups else 0.0
+    return sum(map(has_equal_rewards, groups)) / len(groups) if groups else 0.0
 
 
-def first_steps(known: Baselines, traces: Sequence[Trace]) -> dict[str | None, list[Trace]]:
+def extend_baselines(known: Baselines, traces: Sequence[Trace]) -> dict[str | None, list[Trace]]:
     """For each run of `traces` its first ones: those known already, then those that are new, 64 at most.
 
     The same traces twice change nothing, so a window may be looked at again.
@@ -89,15 +89,18 @@ def first_steps(known: Baselines, traces: Sequence[Trace]) -> dict[str | None, l
     return found
 
 
-def look(
-    traces: Sequence[Trace], baselines: Baselines, rows: Sequence[Row] | None = None, audit: Change | None = None
-) -> Measured:
+def summarise_window(
+    traces: Sequence[Trace],
+    baselines: Baselines,
+    rows: Sequence[TextFeatures] | None = None,
+    audit: AuditChange | None = None,
+) -> WindowSummary:
     """A window in figures. `traces` must not be empty; `rows` are their surface, where it is known already."""
-    rows = tabulate(traces) if rows is None else rows
+    rows = extract_features(traces) if rows is None else rows
     first, drift = _drift(traces, rows, baselines)
     rewards = [trace.reward for trace in traces]
     names = rows[0].features
-    return Measured(
+    return WindowSummary(
         traces=traces,
         rows=rows,
         groups=by_group(traces),
@@ -109,8 +112,8 @@ def look(
     )
 
 
-def measure(
-    measured: Measured,
+def build_evidence(
+    measured: WindowSummary,
     baselines: Baselines,
     window: tuple[str, str],
     *,
@@ -121,7 +124,7 @@ def measure(
     """The evidence of a window. `rubric` is the active one; `alarms` are those that its figures leave raised."""
     traces, rewards, groups = measured.traces, measured.rewards, measured.groups
     steps = [trace.step for trace in traces if trace.step is not None]
-    known = {trace.trace_id: trace for trace in _compared(traces, baselines)}
+    known = {trace.trace_id: trace for trace in _baseline_traces(traces, baselines)}
     return Evidence(
         window=window,
         traces=len(traces),
@@ -162,7 +165,7 @@ def criterion_figures(traces: Sequence[Trace], rubric: Rubric) -> dict[str, Crit
     figures = {}
     for criterion in rubric.criteria:
         values = [found[criterion.id][0] for _, found in whole]
-        flat = [is_flat([kept[t.trace_id][criterion.id][0] for t in group]) for group in groups]
+        flat = [all_equal([kept[t.trace_id][criterion.id][0] for t in group]) for group in groups]
         figures[criterion.id] = CriterionFigures(
             traces=len(whole),
             mean=fmean(values),
@@ -181,7 +184,7 @@ def _scores(trace: Trace) -> dict[str, tuple[float, float]]:
 
 def _contribution(criterion: Criterion, values: Sequence[float], raw: Sequence[float], award: float) -> float:
     """Cov(weighted score, raw) / var(raw). A check states what is wanted, so its score raises the sum in any role."""
-    if len(raw) < 2 or is_flat(raw) or criterion.role is Role.VETO:
+    if len(raw) < 2 or all_equal(raw) or criterion.role is Role.VETO:
         return 0.0
     falls = criterion.role is Role.DEDUCT and not isinstance(criterion, CheckCriterion)
     slope = (-1.0 if falls else 1.0) * criterion.weight / award
@@ -189,7 +192,7 @@ def _contribution(criterion: Criterion, values: Sequence[float], raw: Sequence[f
 
 
 def _drift(
-    traces: Sequence[Trace], rows: Sequence[Row], baselines: Baselines
+    traces: Sequence[Trace], rows: Sequence[TextFeatures], baselines: Baselines
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Means of the first steps, and how far the window is from them: each run from its own, weighted by its traces."""
     own: defaultdict[str | None, list[dict[str, float]]] = defaultdict(list)
@@ -200,7 +203,7 @@ def _drift(
     names = rows[0].features
     first, drift = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for run, found in own.items():
-        then, now = means([row.features for row in tabulate(baselines[run])]), means(found)
+        then, now = means([row.features for row in extract_features(baselines[run])]), means(found)
         for name in names:
             first[name] += then[name] * len(found) / count
             drift[name] += (now[name] - then[name]) * len(found) / count
@@ -215,11 +218,11 @@ def _reward_drift(traces: Sequence[Trace], baselines: Baselines) -> float:
 
 def _flag_drift(traces: Sequence[Trace], baselines: Baselines) -> dict[str, float]:
     """How much more often each flag is raised than in the first steps; where those are unknown, than never."""
-    first = _flag_shares(_compared(traces, baselines))
+    first = _flag_shares(_baseline_traces(traces, baselines))
     return {flag: share - first.get(flag, 0.0) for flag, share in _flag_shares(traces).items()}
 
 
-def _compared(traces: Sequence[Trace], baselines: Baselines) -> list[Trace]:
+def _baseline_traces(traces: Sequence[Trace], baselines: Baselines) -> list[Trace]:
     runs = sorted({trace.run for trace in traces}, key=str)
     return [first for run in runs for first in baselines.get(run, ())]
 

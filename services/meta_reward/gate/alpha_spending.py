@@ -26,27 +26,29 @@ from statistics import NormalDist, pstdev
 POWER = 0.8
 """How often a gain of the size called detectable is shown."""
 
-_GRID = 100
-_MANY = 64
+_STEPS_PER_UNIT = 100
+_MAX_EXACT = 64
 
 
-def spent(alpha: float, decision: int) -> float:
+def decision_alpha(alpha: float, decision: int) -> float:
     """The error level of the `decision`-th decision (from 1) that shares `alpha`."""
     return alpha / (decision * (decision + 1))
 
 
-def fewest_originals(level: float) -> int:
+def min_originals(level: float) -> int:
     """With fewer originals not even a candidate that is better on every one could show a gain at this level."""
     return ceil(log2(1.0 / level))
 
 
-def flip_test(differences: Sequence[float]) -> float:
+def sign_flip_test(differences: Sequence[float]) -> float:
     """The chance of a sum of differences as large as this one, if each might as well have had the other sign.
 
     Exact, on differences rounded to a hundredth; by the normal approximation where there are many of them.
     """
-    told = [round(difference * _GRID) for difference in differences if round(difference * _GRID) != 0]
-    if len(told) > _MANY:
+    told = [
+        round(difference * _STEPS_PER_UNIT) for difference in differences if round(difference * _STEPS_PER_UNIT) != 0
+    ]
+    if len(told) > _MAX_EXACT:
         return 1.0 - NormalDist().cdf(sum(told) / sqrt(sum(step * step for step in told)))
     chances = {0: 1.0}
     for step in told:
@@ -68,7 +70,7 @@ def originals_needed(deviation: float, gain: float, level: float) -> int:
 
     `deviation` is the standard deviation of the difference from original to original.
     """
-    return max(fewest_originals(level), ceil((_quantiles(level) * deviation / gain) ** 2))
+    return max(min_originals(level), ceil((_quantiles(level) * deviation / gain) ** 2))
 
 
 def _quantiles(level: float) -> float:

@@ -8,17 +8,17 @@ from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 from regrade.tasks.anchors import AnchorSet, Case
-from services.meta_reward.gate.alpha_spending import flip_test
+from services.meta_reward.gate.alpha_spending import sign_flip_test
 
 K = TypeVar("K")
 
 TIE = 0.02
 _RESAMPLES = 2_000
-_MOST_RESAMPLES = 20_000
-_BELOW_THE_QUANTILE = 10
+_MAX_RESAMPLES = 20_000
+_MIN_BELOW_QUANTILE = 10
 
 
-class Table(NamedTuple):
+class AnchorScores(NamedTuple):
     """Rewards on the anchors that count, and per original the share of twins it beats and of attacks it resists.
 
     `net` is the share of twins it beats minus the share that beat it. Gains are measured by it: where the old
@@ -50,7 +50,7 @@ class Table(NamedTuple):
         return fmean(self.resisted.values()) if self.resisted else 1.0
 
 
-def tabulate(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequence[bool]) -> Table:
+def score_anchors(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequence[bool]) -> AnchorScores:
     """A rubric's table from its rewards on `anchors.cases`, of those cases that count.
 
     A twin is ordered when the original scores higher by a tie or more; an attack is resisted when it
@@ -72,7 +72,7 @@ def tabulate(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequen
             inverted.append((case, float(gap <= -TIE)))
         else:
             resisted.append((case, float(gap > -TIE)))
-    return Table(
+    return AnchorScores(
         order=_mean_by([(case.original, won) for case, won in order]),
         net=_mean_by([(case.original, won - lost) for (case, won), (_, lost) in zip(order, inverted, strict=True)]),
         resisted=_mean_by([(case.original, won) for case, won in resisted]),
@@ -83,14 +83,14 @@ def tabulate(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequen
     )
 
 
-class Gain(NamedTuple):
+class PairedGain(NamedTuple):
     """Mean gain over another rubric, and its lower confidence bound."""
 
     mean: float
     lower: float
 
 
-def gain(candidate: Mapping[int, float], other: Mapping[int, float], level: float) -> Gain:
+def paired_gain(candidate: Mapping[int, float], other: Mapping[int, float], level: float) -> PairedGain:
     """Mean difference over originals, paired, and its lower bound at `level`: a bootstrap's quantile, held by a test.
 
     Which of the two decides: both have to say so before the bound is above 0. The permutation test
@@ -101,13 +101,13 @@ def gain(candidate: Mapping[int, float], other: Mapping[int, float], level: floa
     """
     differences = [candidate[original] - other[original] for original in candidate]
     if not differences:
-        return Gain(0.0, 0.0)
+        return PairedGain(0.0, 0.0)
     rng = random.Random(0)  # noqa: S311 - the same resamples for every candidate
-    count = min(_MOST_RESAMPLES, max(_RESAMPLES, int(_BELOW_THE_QUANTILE / level)))
+    count = min(_MAX_RESAMPLES, max(_RESAMPLES, int(_MIN_BELOW_QUANTILE / level)))
     size = len(differences)
     means = sorted(sum(rng.choices(differences, k=size)) / size for _ in range(count))
     lower = means[int(level * count)]
-    return Gain(fmean(differences), lower if flip_test(differences) <= level else min(lower, 0.0))
+    return PairedGain(fmean(differences), lower if sign_flip_test(differences) <= level else min(lower, 0.0))
 
 
 def kendall_tau(xs: Sequence[float], ys: Sequence[float]) -> float:

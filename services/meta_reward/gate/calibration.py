@@ -20,7 +20,7 @@ _FEWEST = 4
 _SCORED_SHARE = 0.75
 
 
-class Calibrated(NamedTuple):
+class CalibrationResult(NamedTuple):
     """A candidate with its offset, and what that rests on. `refused` says why there is none."""
 
     rubric: Rubric
@@ -39,15 +39,17 @@ class Calibration:
         self._batch = batch
         self._before: list[ItemResult] | None = None
 
-    async def of(self, candidate: Rubric, active: Rubric) -> Calibrated:
+    async def of(self, candidate: Rubric, active: Rubric) -> CalibrationResult:
         """The candidate, calibrated. Raises `ServiceUnavailableError` when the judge stays away."""
         if self._before is None:
             self._before = await self._scored(active)
-        plain = uncalibrated(candidate)
+        plain = without_offset(candidate)
         both = zip(self._before, await self._scored(plain), strict=True)
         known = [(a, b) for a, b in both if a.reward is not None and b.reward is not None and b.raw is not None]
         if len(known) < max(_FEWEST, _SCORED_SHARE * len(self._items)):
-            return Calibrated(plain, "", f"not calibrated: {len(known)} of {len(self._items)} trusted originals scored")
+            return CalibrationResult(
+                plain, "", f"not calibrated: {len(known)} of {len(self._items)} trusted originals scored"
+            )
         target = fmean(before.reward or 0.0 for before, _ in known)
         raws = [(after.raw or 0.0, Flag.VETOED in after.flags) for _, after in known]
         offset = offset_for(target, raws)
@@ -55,7 +57,7 @@ class Calibration:
             f"offset {offset:+.3f}: trusted originals ({len(known)}) are paid {target:.3f} by the active rubric, "
             f"{mean_reward(raws, 0.0):.3f} by this one without an offset, {mean_reward(raws, offset):.3f} with it"
         )
-        return Calibrated(plain.model_copy(update={"offset": offset}), told)
+        return CalibrationResult(plain.model_copy(update={"offset": offset}), told)
 
     async def _scored(self, rubric: Rubric) -> list[ItemResult]:
         results: list[ItemResult] = []
@@ -67,7 +69,7 @@ class Calibration:
         return results
 
 
-def uncalibrated(rubric: Rubric) -> Rubric:
+def without_offset(rubric: Rubric) -> Rubric:
     """The same criteria without an offset: by it one knows again what was rolled back."""
     return rubric.model_copy(update={"offset": 0.0}) if rubric.offset else rubric
 

@@ -14,23 +14,23 @@ from regrade.contracts import Trace, as_text
 from regrade.tasks.anchors import TRANSFORMS, AnchorSet, is_for_the_gate, is_really_changed
 from regrade.tasks.pack import Original
 from services.kit.text.features import ends_properly, words
-from services.meta_reward.gate.alpha_spending import fewest_originals, spent
+from services.meta_reward.gate.alpha_spending import decision_alpha, min_originals
 
-_ROOM = 1.5
+_MARGIN_FACTOR = 1.5
 """So many times as many originals as are needed at all: with the fewest only one better on every single one passes."""
 _WAYS_TO_GAIN = 2
 _MAX_CHARS = 20_000
 _MUST_CHANGE = ("first_line", "cut_off", "repeated")
-_COPY = 0.9
+_COPY_RATIO = 0.9
 
 
 def missing_originals(anchors: AnchorSet, alpha: float, decision: int, candidates: int) -> int:
     """How many more originals the `decision`-th decision, on so many candidates, would do well to have."""
-    needed = fewest_originals(spent(alpha, decision) / (_WAYS_TO_GAIN * candidates))
-    return max(0, int(_ROOM * needed + 0.5) - len(anchors.originals))
+    needed = min_originals(decision_alpha(alpha, decision) / (_WAYS_TO_GAIN * candidates))
+    return max(0, int(_MARGIN_FACTOR * needed + 0.5) - len(anchors.originals))
 
 
-def trusted_early(traces: Sequence[Trace], anchors: AnchorSet, count: int) -> dict[str, Original]:
+def select_early(traces: Sequence[Trace], anchors: AnchorSet, count: int) -> dict[str, Original]:
     """At most `count` of a run's first traces as originals, by trace id: one for a prompt, in an order by lot."""
     known = {case.prompt for case in anchors.originals} | {original.prompt for original in anchors.visible}
     found: dict[str, Original] = {}
@@ -41,7 +41,7 @@ def trusted_early(traces: Sequence[Trace], anchors: AnchorSet, count: int) -> di
         if prompt in known or not is_for_the_gate(trace.trace_id):
             continue
         original = _trusted(trace)
-        if original is not None and not any(_copies(original, other) for other in found.values()):
+        if original is not None and not any(_is_copy(original, other) for other in found.values()):
             found[trace.trace_id] = original
             known.add(prompt)
     return found
@@ -59,6 +59,6 @@ def _trusted(trace: Trace) -> Original | None:
     return original if all(is_really_changed(text, twin) for twin in twins) else None
 
 
-def _copies(one: Original, other: Original) -> bool:
+def _is_copy(one: Original, other: Original) -> bool:
     """Whether two answers are one text: then the policy answers nothing."""
-    return SequenceMatcher(None, words(one.completion), words(other.completion), autojunk=False).ratio() > _COPY
+    return SequenceMatcher(None, words(one.completion), words(other.completion), autojunk=False).ratio() > _COPY_RATIO

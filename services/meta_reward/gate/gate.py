@@ -9,21 +9,21 @@ from typing import NamedTuple
 
 from regrade.contracts import GateReport, LineageEvent, Mode, Rubric, RubricFigures, ScoreItem, Trace
 from regrade.tasks.anchors import AnchorSet
-from services.meta_reward.gate.alpha_spending import detectable_gain, fewest_originals, spent
-from services.meta_reward.gate.anchor_statistics import Table, gain, kendall_tau, tabulate
-from services.meta_reward.gate.interim import look_order
+from services.meta_reward.gate.alpha_spending import decision_alpha, detectable_gain, min_originals
+from services.meta_reward.gate.anchor_statistics import AnchorScores, kendall_tau, paired_gain, score_anchors
+from services.meta_reward.gate.interim import interim_order
 
-_SAME = 1e-6
+_EPSILON = 1e-6
 _MIN_ORIGINALS = 8
 _WAYS_TO_GAIN = 2
 """In anchor order or in attacks resisted: chance gets a try at each, so each bound is drawn for two."""
 _MAX_UNSCORED = 0.05
-_PREFERS = 0.5
-_SURE = 0.05
-_LOOKS = (("a third", 1 / 3), ("two thirds", 2 / 3))
+_MAX_INVERTED = 0.5
+_FUTILITY_LEVEL = 0.05
+INTERIM_FRACTIONS = (("a third", 1 / 3), ("two thirds", 2 / 3))
 
 Rewards = list[float | None]
-Tell = Callable[[str], Awaitable[None]]
+OnProgress = Callable[[str], Awaitable[None]]
 """Is told what is being measured."""
 Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[Rewards]]
 """Task, rubric, items; answers a reward, or None, for each item."""
@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
     proposer: str
 
 
-class Limits(NamedTuple):
+class GateLimits(NamedTuple):
     """What a candidate has to show, and what measuring may cost.
 
     `alpha` is the error level that the decisions that count share, `decision` the how manieth this is of
@@ -55,14 +55,14 @@ class Limits(NamedTuple):
     mode: Mode = Mode.EXPECTED
 
 
-class Decision(NamedTuple):
+class GateDecision(NamedTuple):
     """A report on each candidate that was measured, and why the others were not."""
 
     reports: list[GateReport]
     unmeasured: list[tuple[Candidate, str]]
 
 
-class _Measured(NamedTuple):
+class Measurement(NamedTuple):
     """A rubric's rewards on all anchor cases (None: not scored), its spread on trusted groups, and items asked."""
 
     rubric: Rubric
@@ -79,12 +79,12 @@ class Gate:
         score: Scorer,
         task: str,
         anchors: AnchorSet,
-        limits: Limits,
+        limits: GateLimits,
         early: Sequence[Sequence[Trace]],
-        tell: Tell | None = None,
+        tell: OnProgress | None = None,
     ) -> None:
         """`early` are groups of trusted early completions; on them a rubric must keep its spread."""
-        self._tell = tell or _silent
+        self._tell = tell or _no_progress
         self._score = score
         self._task = task
         self._anchors = anchors
@@ -99,52 +99,52 @@ class Gate:
 
     async def decide(
         self, cycle: str, candidates: Sequence[Candidate], active: Rubric, best_earlier: Rubric | None
-    ) -> Decision:
+    ) -> GateDecision:
         """Measure the candidates in order, while the budget lasts.
 
         Raises `GateError` when too few originals could be scored to show any gain at the level that is left.
         """
         await self._tell(f"the active rubric on {len(self._items)} anchors")
         standing = [await self._measure(rubric) for rubric in (active, best_earlier) if rubric is not None]
-        level = spent(self._limits.alpha, self._limits.decision) / (_WAYS_TO_GAIN * len(candidates))
-        self._fewest = max(_MIN_ORIGINALS, fewest_originals(level))
+        level = decision_alpha(self._limits.alpha, self._limits.decision) / (_WAYS_TO_GAIN * len(candidates))
+        self._fewest = max(_MIN_ORIGINALS, min_originals(level))
         scored = sum(reward is not None for reward in standing[0].rewards[: len(self._anchors.originals)])
         if scored < self._fewest:
             raise GateError(
                 f"{scored} originals scored under the active rubric are too few: decision {self._limits.decision} "
                 f"against it, on {len(candidates)} candidates, takes {self._fewest}; import anchors of your own"
             )
-        decision = Decision([], [])
+        decision = GateDecision([], [])
         left = self._limits.calls
         for number, candidate in enumerate(candidates, 1):
             await self._tell(f"candidate {number} of {len(candidates)} on {len(self._items)} anchors")
-            each = calls_an_item(candidate.rubric, self._limits.mode)
+            each = calls_per_item(candidate.rubric, self._limits.mode)
             cost = each * (len(self._items) + len(self._early))
             if left is not None and cost > left:
                 reason = f"budget: up to {cost} judge calls to measure it, {left} are left of {self._limits.calls}"
                 decision.unmeasured.append((candidate, reason))
                 continue
-            measured, reasons = await self._try(candidate.rubric, standing[0])
+            measured, reasons = await self._evaluate(candidate.rubric, standing[0])
             if left is not None:
                 left -= measured.asked * each
             about = (cycle, candidate, measured, standing, level, reasons)
             decision.reports.append(await asyncio.to_thread(self._report, *about))
         return decision
 
-    async def _try(self, rubric: Rubric, active: _Measured) -> tuple[_Measured, list[str]]:
+    async def _evaluate(self, rubric: Rubric, active: Measurement) -> tuple[Measurement, list[str]]:
         """Score a candidate on a third of the originals, on two, on all; a clear loser is dropped on the way."""
         rewards: Rewards = [None] * len(self._items)
         seen = [False] * len(self._items)
-        order = look_order(self._anchors)
-        for name, share in _LOOKS:
+        order = interim_order(self._anchors)
+        for name, share in INTERIM_FRACTIONS:
             looked_at = set(order[: max(_MIN_ORIGINALS // 2, int(share * len(order)))])
             new = [i for i, case in enumerate(self._anchors.cases) if case.original in looked_at and not seen[i]]
             answers = await self._score(self._task, rubric, [self._items[i] for i in new])
             for index, reward in zip(new, answers, strict=True):
                 rewards[index], seen[index] = reward, True
-            loser = self._loses(rewards, seen, active, name)
+            loser = self._futility(rewards, seen, active, name)
             if loser:
-                return _Measured(rubric, rewards, active.spread, sum(seen)), [loser]
+                return Measurement(rubric, rewards, active.spread, sum(seen)), [loser]
         rest = await self._score(
             self._task, rubric, [i for i, done in zip(self._items, seen, strict=True) if not done] + self._early
         )
@@ -152,36 +152,36 @@ class Gate:
         rewards = [reward if done else next(answers_left) for reward, done in zip(rewards, seen, strict=True)]
         return self._measured(rubric, rewards, list(answers_left)), []
 
-    def _loses(self, rewards: Rewards, seen: Sequence[bool], active: _Measured, name: str) -> str | None:
+    def _futility(self, rewards: Rewards, seen: Sequence[bool], active: Measurement, name: str) -> str | None:
         """Why a candidate that has been scored in part has no prospect, or None."""
         scored = [index for index, reward in enumerate(active.rewards) if reward is not None]
         missed = sum(seen[index] and rewards[index] is None for index in scored)
         if missed > _MAX_UNSCORED * len(scored):
             return f"could not score {missed} of {len(scored)} anchors"
-        own, other = self._tables(rewards, active.rewards)
+        own, other = self._anchor_scores(rewards, active.rewards)
         if own.mean_net <= other.mean_net and own.mean_resisted <= other.mean_resisted:
             return f"dropped early: no gain on {name} of the originals"
-        if -gain(other.net, own.net, _SURE).lower < -self._limits.margin:
+        if -paired_gain(other.net, own.net, _FUTILITY_LEVEL).lower < -self._limits.margin:
             return f"dropped early: on {name} of the originals it is surely worse by more than the margin"
         return None
 
-    async def _measure(self, rubric: Rubric) -> _Measured:
+    async def _measure(self, rubric: Rubric) -> Measurement:
         rewards = await self._score(self._task, rubric, [*self._items, *self._early])
         return self._measured(rubric, rewards[: len(self._items)], rewards[len(self._items) :])
 
-    def _measured(self, rubric: Rubric, rewards: Rewards, early: Rewards) -> _Measured:
+    def _measured(self, rubric: Rubric, rewards: Rewards, early: Rewards) -> Measurement:
         rest = iter(early)
         groups = [[next(rest) for _ in group] for group in self._groups]
         groups.append(rewards[: len(self._anchors.originals)])
-        return _Measured(rubric, rewards, _spread(groups), len(rewards) + len(early))
+        return Measurement(rubric, rewards, _spread(groups), len(rewards) + len(early))
 
-    def _tables(self, own: Rewards, *others: Rewards) -> list[Table]:
+    def _anchor_scores(self, own: Rewards, *others: Rewards) -> list[AnchorScores]:
         """Tables on the cases that were scored under every one of these rubrics."""
         together = [own, *others]
         counts = [all(reward is not None for reward in rewards) for rewards in zip(*together, strict=True)]
-        return [tabulate(self._anchors, rewards, counts) for rewards in together]
+        return [score_anchors(self._anchors, rewards, counts) for rewards in together]
 
-    def _unscored(self, measured: _Measured, standing: Sequence[_Measured]) -> list[str]:
+    def _unscored(self, measured: Measurement, standing: Sequence[Measurement]) -> list[str]:
         """Which rubrics left out too much of what the active one scored: what they left out compares with nothing."""
         active, *earlier = standing
         rows = zip(measured.rewards, *(s.rewards for s in standing), strict=True)
@@ -198,21 +198,21 @@ class Gate:
         self,
         cycle: str,
         candidate: Candidate,
-        measured: _Measured,
-        standing: Sequence[_Measured],
+        measured: Measurement,
+        standing: Sequence[Measurement],
         level: float,
         reasons: Sequence[str],
     ) -> GateReport:
-        own, *others = self._tables(measured.rewards, *(s.rewards for s in standing))
-        order = gain(own.net, others[0].net, level)
-        attack = gain(own.resisted, others[0].resisted, level)
+        own, *others = self._anchor_scores(measured.rewards, *(s.rewards for s in standing))
+        order = paired_gain(own.net, others[0].net, level)
+        attack = paired_gain(own.resisted, others[0].resisted, level)
         found = [*reasons] or self._unscored(measured, standing)
         for name, other in zip(("active", "best earlier"), others, strict=False):
-            if gain(own.net, other.net, level).lower < -self._limits.margin:
+            if paired_gain(own.net, other.net, level).lower < -self._limits.margin:
                 found.append(f"anchor order may be worse than the {name} rubric's by more than the margin")
-            if own.mean_resisted < other.mean_resisted - _SAME:
+            if own.mean_resisted < other.mean_resisted - _EPSILON:
                 found.append(f"lets more attacks through than the {name} rubric")
-        if measured.spread < standing[0].spread - _SAME:
+        if measured.spread < standing[0].spread - _EPSILON:
             found.append("takes the spread out of trusted groups")
         found.extend(self._inversions(own, others[0]))
         if max(order.lower, attack.lower) <= 0.0:
@@ -240,17 +240,17 @@ class Gate:
             detectable_gain=_detectable(own, others[0], level),
         )
 
-    def _inversions(self, own: Table, active: Table) -> list[str]:
+    def _inversions(self, own: AnchorScores, active: AnchorScores) -> list[str]:
         """Kinds of damage that the candidate likes: it puts most such twins above what they were made from."""
         return [
             f"prefers damaged text: {share:.0%} of {kind!r} twins score above their originals, "
             f"{active.inverted[kind]:.0%} under the active rubric"
             for kind, share in own.inverted.items()
-            if share > _PREFERS and share > active.inverted[kind] + self._limits.margin
+            if share > _MAX_INVERTED and share > active.inverted[kind] + self._limits.margin
         ]
 
 
-def calls_an_item(rubric: Rubric, mode: Mode) -> int:
+def calls_per_item(rubric: Rubric, mode: Mode) -> int:
     """Judge calls an item takes at most: a level a criterion; a rationale before each; or a plan, carried out once."""
     criteria = len(rubric.llm_criteria)
     if mode is Mode.EXPECTED or criteria == 0:
@@ -258,11 +258,11 @@ def calls_an_item(rubric: Rubric, mode: Mode) -> int:
     return 2 * criteria if mode is Mode.REASONED else criteria + 2
 
 
-async def _silent(_: str) -> None:
+async def _no_progress(_: str) -> None:
     """Nobody listens."""
 
 
-def best_measured(reports: Sequence[GateReport], digests: Set[str]) -> str | None:
+def best_measured_digest(reports: Sequence[GateReport], digests: Set[str]) -> str | None:
     """The digest that orders anchors best, by each one's fullest (then latest) figures; None if none was measured.
 
     Figures of a first look, or of few common anchors, do not compare with those of a whole measurement.
@@ -283,11 +283,11 @@ def _spread(groups: Sequence[Rewards]) -> float:
     """Share of groups whose rewards differ."""
     scored = [[reward for reward in group if reward is not None] for group in groups]
     compared = [group for group in scored if len(group) > 1]
-    alive = sum(max(group) - min(group) > _SAME for group in compared)
+    alive = sum(max(group) - min(group) > _EPSILON for group in compared)
     return alive / len(compared) if compared else 0.0
 
 
-def _figures(measured: _Measured, table: Table) -> RubricFigures:
+def _figures(measured: Measurement, table: AnchorScores) -> RubricFigures:
     return RubricFigures(
         digest=measured.rubric.digest,
         order=table.mean_order,
@@ -301,7 +301,7 @@ def _figures(measured: _Measured, table: Table) -> RubricFigures:
     )
 
 
-def decisions_on(history: Sequence[LineageEvent], base: str, active: str, originals: int) -> int:
+def count_decisions(history: Sequence[LineageEvent], base: str, active: str, originals: int) -> int:
     """How many cycles have decided so far against that active rubric, as far as they count on anchors of that base.
 
     A decision on another base counts until there are twice as many originals as it was made on; where a report does not
@@ -317,6 +317,6 @@ def _counts(gate: GateReport, base: str, originals: int) -> bool:
     return originals < 2 * gate.base_originals
 
 
-def _detectable(own: Table, active: Table, level: float) -> float | None:
+def _detectable(own: AnchorScores, active: AnchorScores, level: float) -> float | None:
     differences = [own.net[original] - active.net[original] for original in own.net]
     return detectable_gain(differences, level) if differences else None

@@ -13,7 +13,7 @@ from regrade.tasks.anchors import LABELLED, AnchorSet
 T = TypeVar("T")
 
 
-def look_order(anchors: AnchorSet) -> list[int]:
+def interim_order(anchors: AnchorSet) -> list[int]:
     """The indices of all originals: the pack's, the labelled and the early ones, evenly mixed; the same every time.
 
     The pack's are mixed by the families of the attacks made from them.

@@ -19,7 +19,7 @@ MAX_SHARE = 0.6
 """Of the award weight, for one new criterion: the first of a rubric's criteria that a policy finds a hole in."""
 _LEAK_NGRAM = 7
 _OVERLAP = 0.8
-_FEWEST_LEVEL_WORDS = 2
+_MIN_LEVEL_WORDS = 2
 _NEGATION_REACH = 4
 _STEM = 5
 
@@ -65,11 +65,11 @@ def lint(
     if len(canonical_json(candidate.model_dump(mode="json"))) > MAX_BYTES:
         reasons.append(f"size: more than {MAX_BYTES} bytes")
     reasons.extend(_duplicates(candidate))
-    reasons.extend(_about_weights(candidate, active))
+    reasons.extend(_weights(candidate, active))
     known = {c.id: _text_of(c) for c in active.llm_criteria}
     new = [c for c in candidate.llm_criteria if known.get(c.id) != _text_of(c)]
     for criterion in new:
-        reasons.extend(_about_levels(criterion))
+        reasons.extend(_levels(criterion))
     texts = [_text_of(criterion) for criterion in new] + [candidate.preamble] * (candidate.preamble != active.preamble)
     reasons.extend(_instructions(texts))
     reasons.extend(_leaks(texts, sampled))
@@ -92,26 +92,26 @@ def _duplicates(candidate: Rubric) -> list[str]:
     for one, other in combinations(candidate.llm_criteria, 2):
         if words(one.name) == words(other.name):
             reasons.append(f"duplicate: {one.id!r} and {other.id!r} have one name, and the judge is asked by name")
-        elif _alike(one.description, other.description):
+        elif _is_overlap(one.description, other.description):
             reasons.append(f"overlap: {one.id!r} and {other.id!r} say the same")
     return reasons
 
 
-def _alike(one: str, other: str) -> bool:
+def _is_overlap(one: str, other: str) -> bool:
     a, b = set(words(one)), set(words(other))
     return bool(a and b) and len(a & b) / len(a | b) >= _OVERLAP
 
 
-def _about_weights(candidate: Rubric, active: Rubric) -> list[str]:
+def _weights(candidate: Rubric, active: Rubric) -> list[str]:
     known = {criterion.id for criterion in active.criteria}
     most = MAX_SHARE * candidate.total_weight(Role.AWARD)
     heavy = [c.id for c in candidate.criteria if c.id not in known and c.role is Role.AWARD and c.weight > most]
     return [f"weights: {name!r} alone has more than {MAX_SHARE:.0%} of what can be won" for name in heavy]
 
 
-def _about_levels(criterion: LlmCriterion) -> list[str]:
+def _levels(criterion: LlmCriterion) -> list[str]:
     levels = [" ".join(words(level)) for level in criterion.levels]
-    if any(len(words(_NUMERAL.sub("", level))) < _FEWEST_LEVEL_WORDS for level in levels) and all(
+    if any(len(words(_NUMERAL.sub("", level))) < _MIN_LEVEL_WORDS for level in levels) and all(
         _NUMERAL.search(level) for level in levels
     ):
         return [f"levels: those of {criterion.id!r} are numbers and say nothing of a response"]

@@ -36,7 +36,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
 """How a reason begins, and its kind. Of several reasons the first counts."""
 
 
-def verdicts(events: Sequence[LineageEvent], cycle: str) -> Counter[tuple[str, str]]:
+def count_outcomes(events: Sequence[LineageEvent], cycle: str) -> Counter[tuple[str, str]]:
     """How often a cycle came to which outcome for which kind of reason."""
     own = [event for event in events if event.cycle == cycle]
     told: Counter[tuple[str, str]] = Counter()
@@ -46,10 +46,10 @@ def verdicts(events: Sequence[LineageEvent], cycle: str) -> Counter[tuple[str, s
         elif event.kind is EventKind.FAILED:
             told["failed", OTHER] += 1
         elif event.kind is EventKind.REJECTED:
-            told["rejected", "activation" if event.by == "activation" else kind_of(event.reason)] += 1
+            told["rejected", "activation" if event.by == "activation" else reason_code(event.reason)] += 1
     return told
 
 
-def kind_of(reason: str) -> str:
+def reason_code(reason: str) -> str:
     """The kind of a refusal."""
     return next((kind for beginning, kind in _KINDS if reason.startswith(beginning)), OTHER)

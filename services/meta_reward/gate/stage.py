@@ -11,13 +11,20 @@ from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore, gate_event, verdict_event
 from services.meta_reward.clients.shadow import shadow_scorer
 from services.meta_reward.evidence.window import by_group
-from services.meta_reward.gate.calibration import Calibration, uncalibrated
-from services.meta_reward.gate.gate import Gate, GateError, Limits, Tell, best_measured, decisions_on
+from services.meta_reward.gate.calibration import Calibration, without_offset
+from services.meta_reward.gate.gate import (
+    Gate,
+    GateError,
+    GateLimits,
+    OnProgress,
+    best_measured_digest,
+    count_decisions,
+)
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.checkpoints import Proposed
 
 
-class Gated(NamedTuple):
+class GateOutcome(NamedTuple):
     """Reports on what was measured, the verdicts to be put on record, and notes for the cycle's report."""
 
     reports: tuple[GateReport, ...] = ()
@@ -25,7 +32,7 @@ class Gated(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Gating:
+class GateStage:
     """The gate of one cycle of one line, against one active rubric."""
 
     def __init__(
@@ -38,7 +45,7 @@ class Gating:
         cycle: str,
         active: Rubric,
         anchors: AnchorSet,
-        tell: Tell,
+        tell: OnProgress,
     ) -> None:
         """`tell` is told what is being measured."""
         self._tell = tell
@@ -51,7 +58,7 @@ class Gating:
         self._anchors = anchors
         self._events: list[LineageEvent] = []
 
-    async def decide(self, candidates: Sequence[Proposed], first: Sequence[Trace]) -> Gated:
+    async def decide(self, candidates: Sequence[Proposed], first: Sequence[Trace]) -> GateOutcome:
         """A verdict on each candidate. `first` are the traces of a run's first steps.
 
         Raises `ServiceUnavailableError` when the judge stays away: then nothing is decided.
@@ -60,14 +67,14 @@ class Gating:
         if self._lineage.task in self._settings.calibrate:
             affordable = await self._calibrated(affordable)
         if not affordable:
-            return Gated(events=tuple(self._events))
+            return GateOutcome(events=tuple(self._events))
         settings = self._settings
         early = by_group([t for t in first if not t.flags and is_more_than_a_line(as_text(t.completion))])
         history = await self._store.history(self._lineage)
         anchors = self._anchors
-        decision = 1 + decisions_on(history, anchors.base, self._active.digest, anchors.base_originals)
+        decision = 1 + count_decisions(history, anchors.base, self._active.digest, anchors.base_originals)
         mode = judge_mode(self._lineage.task)
-        limits = Limits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls, mode)
+        limits = GateLimits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls, mode)
         score = shadow_scorer(self._client, settings.gate_batch)
         gate = Gate(score, self._lineage.task, self._anchors, limits, early, self._tell)
         earlier = await self._best_earlier(history)
@@ -76,10 +83,10 @@ class Gating:
         except GateError as error:
             for candidate in affordable:
                 self._refuse(candidate.rubric, f"not measured: {error}")
-            return Gated(events=tuple(self._events), notes=(f"gate: {error}",))
+            return GateOutcome(events=tuple(self._events), notes=(f"gate: {error}",))
         for left_out, why in found.unmeasured:
             self._refuse(left_out.rubric, why)
-        return Gated(tuple(found.reports), (*self._events, *map(gate_event, found.reports)))
+        return GateOutcome(tuple(found.reports), (*self._events, *map(gate_event, found.reports)))
 
     def _is_affordable(self, candidate: Proposed) -> bool:
         """Whether it costs no more judge calls an item than allowed; known before anything is scored."""
@@ -109,7 +116,7 @@ class Gating:
         """Of the rubrics active before, the one that ordered anchors best."""
         earlier = set((await self._store.versions(self._lineage)).values()) - {self._active.digest}
         gates = [event.gate for event in history if event.gate is not None]
-        best = best_measured(gates, earlier)
+        best = best_measured_digest(gates, earlier)
         return None if best is None else await self._store.labelled(self._lineage, best)
 
     def _refuse(self, rubric: Rubric, reason: str) -> None:
@@ -119,7 +126,7 @@ class Gating:
         self._events.append(verdict_event(kind, rubric.digest, by=by, reason=reason, cycle=self._cycle))
 
 
-async def rolled_back_contents(store: RubricStore, lineage: LineageKey) -> dict[str, str]:
+async def rolled_back_reasons(store: RubricStore, lineage: LineageKey) -> dict[str, str]:
     """Why it was rolled back, by the digest it has without an offset: another offset makes no other rubric."""
     found = await store.rolled_back(lineage)
-    return {uncalibrated(await store.get(lineage.task, digest)).digest: reason for digest, reason in found.items()}
+    return {without_offset(await store.get(lineage.task, digest)).digest: reason for digest, reason in found.items()}

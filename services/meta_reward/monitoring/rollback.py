@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from regrade.contracts import Trace
-from services.meta_reward.evidence.audit import Change
-from services.meta_reward.evidence.window import by_group, is_level
+from services.meta_reward.evidence.audit import AuditChange
+from services.meta_reward.evidence.window import by_group, has_equal_rewards
 
 _COLLAPSED = 0.8
 _MUCH_WORSE = 0.4
@@ -35,7 +35,7 @@ def reason_to_roll_back(
     return None
 
 
-def audit_reason(change: Change) -> str | None:
+def audit_reason(change: AuditChange) -> str | None:
     """Why the new rubric should go by the audit, or None: the reward climbed for sure, and the audit fell for sure."""
     if change.contradiction <= _CONTRADICTED:
         return None
@@ -51,7 +51,7 @@ def _flat_share(traces: Sequence[Trace], trusted_mean: float | None) -> float | 
     groups = [group for group in by_group(traces) if not all(_explained(trace, trusted_mean) for trace in group)]
     if sum(map(len, groups)) < max(_FEWEST, _SHARE * len(traces)):
         return None
-    return sum(map(is_level, groups)) / len(groups)
+    return sum(map(has_equal_rewards, groups)) / len(groups)
 
 
 def _explained(trace: Trace, trusted_mean: float | None) -> bool:

@@ -18,7 +18,7 @@ _ROUNDING = 1.0 - 1e-9
 Progress = Callable[[Stage, str], Awaitable[None]]
 
 
-class Brief(NamedTuple):
+class ProposalContext(NamedTuple):
     """What a proposer knows. `visible` are (prompt, completion) of the trusted originals it may see.
 
     `sample` is what the meta-judge may be shown of the window; `pairs` are those of it drawn in twos, the better first.
@@ -56,27 +56,27 @@ class Proposer(Protocol):
 
     name: str
 
-    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+    async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
         """Candidates for this brief, none if there is nothing to propose."""
         ...
 
 
-async def proposed_by(proposer: Proposer, brief: Brief, progress: Progress) -> Proposal:
+async def run_proposer(proposer: Proposer, context: ProposalContext, progress: Progress) -> Proposal:
     """What a proposer answers; where it breaks, that, for the window that broke it would break every cycle.
 
     Raises `RedisError`: that is no fault of the proposer's, and the stage is tried again.
     """
     try:
-        return await proposer.propose(brief, progress)
+        return await proposer.propose(context, progress)
     except RedisError:
         raise
     except Exception as error:
-        log.exception("a proposer broke", extra={"cycle": brief.cycle, "proposer": proposer.name})
+        log.exception("a proposer broke", extra={"cycle": context.cycle, "proposer": proposer.name})
         return Proposal((), (), failed=f"{proposer.name}: broke with {type(error).__name__}; the log has it")
 
 
-def composed(
-    brief: Brief,
+def build_candidate(
+    context: ProposalContext,
     added: Sequence[Criterion] = (),
     *,
     by: str,
@@ -92,18 +92,18 @@ def composed(
     The core and all guards (checks and vetoes) persist. Of the other LLM criteria at most so many stay that the
     judge's budget holds: those that spread the most (RLER, arXiv 2511.19399).
     """
-    active = brief.active
+    active = context.active
     kept = [changed.get(criterion.id, criterion) for criterion in active.criteria if criterion.id not in without]
-    too_many = sum(isinstance(c, LlmCriterion) for c in (*kept, *added)) - brief.max_llm_criteria
-    movable = [c for c in kept if isinstance(c, LlmCriterion) and c.role is not Role.VETO and c.id not in brief.core]
-    least = sorted(movable, key=lambda criterion: _spread(brief.evidence, criterion.id))[: max(0, too_many)]
+    too_many = sum(isinstance(c, LlmCriterion) for c in (*kept, *added)) - context.max_llm_criteria
+    movable = [c for c in kept if isinstance(c, LlmCriterion) and c.role is not Role.VETO and c.id not in context.core]
+    least = sorted(movable, key=lambda criterion: _spread(context.evidence, criterion.id))[: max(0, too_many)]
     gone = {criterion.id for criterion in least}
     return Rubric(
         lineage=active.lineage,
         scope=active.scope,
         parent=active.digest,
         preamble=active.preamble if preamble is None else preamble,
-        criteria=_floored([*(c for c in kept if c.id not in gone), *added]),
+        criteria=enforce_deduct_floor([*(c for c in kept if c.id not in gone), *added]),
         created_by=by,
         rationale=rationale,
     )
@@ -114,7 +114,7 @@ def _spread(evidence: Evidence, name: str) -> float:
     return evidence.criteria[name].std if name in evidence.criteria else float("inf")
 
 
-def _floored(criteria: Sequence[Criterion]) -> tuple[Criterion, ...]:
+def enforce_deduct_floor(criteria: Sequence[Criterion]) -> tuple[Criterion, ...]:
     """No fault weighs less than a share of what can be won: what is added does not wash it out.
 
     Presence criteria multiply and absence criteria are what a policy is held by (arXiv 2605.12474).

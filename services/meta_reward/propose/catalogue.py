@@ -13,7 +13,7 @@ from regrade.contracts import checks as c
 from services.kit.text import features as surface
 from services.meta_reward.evidence.text_features import UNKNOWN_LANGUAGE, language_of
 from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
+from services.meta_reward.propose.base import Progress, Proposal, ProposalContext, build_candidate
 
 _NEEDED_SHARE = 0.02
 _FEWEST_MISSES = 3
@@ -26,13 +26,13 @@ _TAKEN_UP = 0.25
 """Share of a prompt's content words that tells an answer from an answer to another prompt."""
 
 
-class Need(NamedTuple):
+class CheckProposal(NamedTuple):
     """A check the traces call for: the share of completions that miss it."""
 
     criterion: CheckCriterion
     missing: float
 
-    def under_a_free_id(self, taken: Set[str]) -> "Need":
+    def under_a_free_id(self, taken: Set[str]) -> "CheckProposal":
         """The same, where a criterion of another kind has its id already: `language` may be one for the judge."""
         name = self.criterion.id
         ids = (name, *(f"{name}_check{number}" for number in ("", *range(2, len(taken) + 2))))
@@ -44,28 +44,32 @@ class CatalogueProposer:
 
     name = "catalogue"
 
-    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+    async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
         """Candidates that add award checks to the active rubric, the strongest need first."""
-        present = {criterion.check.check for criterion in brief.active.check_criteria}
-        taken = {criterion.id for criterion in brief.active.criteria}
-        found = find_needs(brief.window, brief.visible)
-        needs = [need.under_a_free_id(taken) for need in found if need.criterion.check.check not in present]
-        needs.sort(key=lambda need: need.missing, reverse=True)
-        if not needs:
+        present = {criterion.check.check for criterion in context.active.check_criteria}
+        taken = {criterion.id for criterion in context.active.criteria}
+        found = find_missing_checks(context.window, context.visible)
+        proposals = [
+            proposal.under_a_free_id(taken) for proposal in found if proposal.criterion.check.check not in present
+        ]
+        proposals.sort(key=lambda proposal: proposal.missing, reverse=True)
+        if not proposals:
             return Proposal((), ("catalogue: the traces call for no further check",))
-        bundles = [needs, *([need] for need in needs[:_ALONE])] if len(needs) > 1 else [needs]
-        return Proposal(tuple(self._candidate(brief, bundle) for bundle in bundles), ())
+        bundles = [proposals, *([proposal] for proposal in proposals[:_ALONE])] if len(proposals) > 1 else [proposals]
+        return Proposal(tuple(self._candidate(context, bundle) for bundle in bundles), ())
 
-    def _candidate(self, brief: Brief, needs: Sequence[Need]) -> Candidate:
-        why = "; ".join(f"{need.missing:.0%} of completions miss {need.criterion.check.check}" for need in needs)
-        added = [need.criterion for need in needs]
-        return Candidate(composed(brief, added, by=self.name, rationale=why), self.name)
+    def _candidate(self, context: ProposalContext, proposals: Sequence[CheckProposal]) -> Candidate:
+        why = "; ".join(
+            f"{proposal.missing:.0%} of completions miss {proposal.criterion.check.check}" for proposal in proposals
+        )
+        added = [proposal.criterion for proposal in proposals]
+        return Candidate(build_candidate(context, added, by=self.name, rationale=why), self.name)
 
 
-def find_needs(window: Sequence[Trace], visible: Sequence[tuple[str, str]]) -> list[Need]:
+def find_missing_checks(window: Sequence[Trace], visible: Sequence[tuple[str, str]]) -> list[CheckProposal]:
     """Checks that one completion in fifty misses, and three at least; `visible` (prompt, completion) pairs set them."""
     produced = [(as_text(trace.prompt), as_text(trace.completion)) for trace in window]
-    needs = []
+    proposals = []
     for name, title, build in _RULES:
         found = build(produced, visible)
         if found is not None:
@@ -74,8 +78,8 @@ def find_needs(window: Sequence[Trace], visible: Sequence[tuple[str, str]]) -> l
                 criterion = CheckCriterion(
                     kind="check", id=name, name=title, role=Role.AWARD, weight=_WEIGHT, check=check
                 )
-                needs.append(Need(criterion, missing))
-    return needs
+                proposals.append(CheckProposal(criterion, missing))
+    return proposals
 
 
 Pairs = Sequence[tuple[str, str]]

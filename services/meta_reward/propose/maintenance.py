@@ -9,8 +9,14 @@ from pydantic import ValidationError
 from regrade.contracts import Criterion, CriterionFigures, LlmCriterion, Role, Stage
 from services.kit.http.client import UpstreamError
 from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
-from services.meta_reward.propose.meta_judge_session import Asking, AskingProposer, Levels, Reply, first_line_of
+from services.meta_reward.propose.base import Progress, Proposal, ProposalContext, build_candidate
+from services.meta_reward.propose.meta_judge_session import (
+    Levels,
+    MetaJudgeProposer,
+    MetaJudgeSession,
+    Reply,
+    first_line_of,
+)
 
 FEWEST_TRACES = 32
 _FLAT_GROUPS = 0.95
@@ -30,50 +36,52 @@ class PruningProposer:
 
     name = "pruning"
 
-    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+    async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
         """At most one candidate, without the criteria that told nothing apart."""
         flat = [
-            c for c in brief.active.criteria if _may_change(brief, c) and _is_flat(brief.evidence.criteria.get(c.id))
+            c
+            for c in context.active.criteria
+            if _may_change(context, c) and _gives_no_spread(context.evidence.criteria.get(c.id))
         ]
         if not flat:
             return Proposal((), ())
         why = "; ".join(f"{c.id} gave no spread" for c in flat)
         try:
-            rubric = composed(brief, by=self.name, rationale=why, without=frozenset(c.id for c in flat))
+            rubric = build_candidate(context, by=self.name, rationale=why, without=frozenset(c.id for c in flat))
         except ValidationError as error:
             return Proposal((), (f"pruning: left nothing that awards ({first_line_of(error)})",))
         return Proposal((Candidate(rubric, self.name),), ())
 
 
-class TighteningProposer(AskingProposer):
+class TighteningProposer(MetaJudgeProposer):
     """Has the meta-judge rewrite the levels of the criterion that most responses top; one candidate at most."""
 
     name = "tightening"
 
-    async def _ask(self, asking: Asking, brief: Brief, progress: Progress) -> Proposal:
-        figures = brief.evidence.criteria
-        topped = [c for c in brief.active.llm_criteria if c.role is Role.AWARD and _is_topped(figures.get(c.id))]
+    async def _propose(self, session: MetaJudgeSession, context: ProposalContext, progress: Progress) -> Proposal:
+        figures = context.evidence.criteria
+        topped = [c for c in context.active.llm_criteria if c.role is Role.AWARD and _is_topped(figures.get(c.id))]
         if not topped:
             return Proposal((), ())
         chosen = max(topped, key=lambda criterion: figures[criterion.id].mean)
         await progress(Stage.REFINE, f"tightens {chosen.id}")
         levels = "\n".join(f"{n}: {text}" for n, text in enumerate(chosen.levels))
-        shown = asking.fence("CRITERION", f"{chosen.name}\n{chosen.description}\n{levels}")
+        shown = session.fence("CRITERION", f"{chosen.name}\n{chosen.description}\n{levels}")
         try:
-            found = await asking.ask("tighten", Tightened, criterion=shown)
+            found = await session.ask("tighten", Tightened, criterion=shown)
             harder = LlmCriterion.model_validate(chosen.model_dump() | {"levels": tuple(found.levels)})
             why = f"most responses topped {chosen.id}"
-            rubric = composed(brief, by=self.name, rationale=why, changed={chosen.id: harder})
+            rubric = build_candidate(context, by=self.name, rationale=why, changed={chosen.id: harder})
         except (UpstreamError, ValidationError) as error:
-            return asking.failed(f"dropped ({first_line_of(error)})")
+            return session.failed(f"dropped ({first_line_of(error)})")
         return Proposal((Candidate(rubric, self.name),), ())
 
 
-def _may_change(brief: Brief, criterion: Criterion) -> bool:
-    return isinstance(criterion, LlmCriterion) and criterion.role is not Role.VETO and criterion.id not in brief.core
+def _may_change(context: ProposalContext, criterion: Criterion) -> bool:
+    return isinstance(criterion, LlmCriterion) and criterion.role is not Role.VETO and criterion.id not in context.core
 
 
-def _is_flat(found: CriterionFigures | None) -> bool:
+def _gives_no_spread(found: CriterionFigures | None) -> bool:
     if found is None or found.traces < FEWEST_TRACES:
         return False
     return found.flat_groups >= _FLAT_GROUPS and found.std <= _FLAT_STD

@@ -12,7 +12,7 @@ from services.kit.http.client import UpstreamError
 from services.kit.text.fence import fence
 from services.meta_reward.clients.meta_judge import MetaJudge
 from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
+from services.meta_reward.propose.base import Progress, Proposal, ProposalContext, build_candidate
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -20,7 +20,7 @@ T = TypeVar("T")
 Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=200)]
 LevelText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=100)]
 Levels = Annotated[list[LevelText], Field(min_length=6, max_length=6)]
-_MAX_SHOWN_CHARS = 4_000
+_MAX_FENCED_CHARS = 4_000
 
 
 class Reply(BaseModel):
@@ -47,7 +47,7 @@ class Refinement(Reply):
 R = TypeVar("R", bound=Reply)
 
 
-class AskingProposer(ABC):
+class MetaJudgeProposer(ABC):
     """A proposer that asks a meta-judge: its questions of one cycle share what they are about, and the notes."""
 
     name: str
@@ -55,29 +55,29 @@ class AskingProposer(ABC):
     def __init__(self, meta_judge: MetaJudge) -> None:
         self._meta_judge = meta_judge
 
-    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+    async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
         """Candidates for this brief; a failure costs them, nothing else."""
-        return await self._ask(Asking(self._meta_judge, brief, self.name), brief, progress)
+        return await self._propose(MetaJudgeSession(self._meta_judge, context, self.name), context, progress)
 
     @abstractmethod
-    async def _ask(self, asking: "Asking", brief: Brief, progress: Progress) -> Proposal:
+    async def _propose(self, session: "MetaJudgeSession", context: ProposalContext, progress: Progress) -> Proposal:
         """Ask, and make candidates of what is answered."""
 
 
-class Asking:
+class MetaJudgeSession:
     """One proposer's questions in one cycle. A question that fails costs its own answer and leaves a note."""
 
-    def __init__(self, meta_judge: MetaJudge, brief: Brief, name: str) -> None:
+    def __init__(self, meta_judge: MetaJudge, context: ProposalContext, name: str) -> None:
         self._meta_judge = meta_judge
-        self._brief = brief
+        self._context = context
         self._name = name
         self.notes: list[str] = []
 
     def ask(self, question: str, answer: type[R], **shown: str) -> Awaitable[R]:
         """One question of this cycle, in the task's role."""
-        return self._meta_judge.ask(question, answer, cycle=self._brief.cycle, role=self._brief.meta_role, **shown)
+        return self._meta_judge.ask(question, answer, cycle=self._context.cycle, role=self._context.meta_role, **shown)
 
-    async def each(self, question: str, inputs: Iterable[S], step: Callable[[S], Awaitable[T]]) -> list[T | None]:
+    async def gather(self, question: str, inputs: Iterable[S], step: Callable[[S], Awaitable[T]]) -> list[T | None]:
         """One step for each input, concurrently; None for each that failed."""
 
         async def one(value: S) -> T | None:
@@ -89,16 +89,16 @@ class Asking:
 
         return list(await asyncio.gather(*(one(value) for value in inputs)))
 
-    async def merged(self, refinements: Sequence[Refinement], rationale: str) -> Proposal:
+    async def merge(self, refinements: Sequence[Refinement], rationale: str) -> Proposal:
         """One candidate: the active rubric, and what is left of the refinements when they are merged."""
         if not refinements:
             return self.failed("no refinement came through")
         listed = [f"{c.name}: {c.description}" for refinement in refinements for c in refinement.criteria]
         proposals = self.fence("PROPOSALS", "\n".join(dict.fromkeys(listed)))
         try:
-            found = await self.ask("merge", Refinement, rubric=outline(self._brief.active), proposals=proposals)
-            added = new_criteria(found, self._brief.active)
-            rubric = composed(self._brief, added, by=self._name, rationale=rationale)
+            found = await self.ask("merge", Refinement, rubric=outline(self._context.active), proposals=proposals)
+            added = to_criteria(found, self._context.active)
+            rubric = build_candidate(self._context, added, by=self._name, rationale=rationale)
         except (UpstreamError, ValidationError) as error:
             return self.failed(f"merge dropped ({first_line_of(error)})")
         return Proposal((Candidate(rubric, self._name),), tuple(self.notes))
@@ -110,12 +110,12 @@ class Asking:
 
     def fence(self, label: str, text: str) -> str:
         """A text that nobody vouches for, as it is shown."""
-        return fence(label, text[:_MAX_SHOWN_CHARS], self._meta_judge.fence_key)
+        return fence(label, text[:_MAX_FENCED_CHARS], self._meta_judge.fence_key)
 
     def case(self, prompt: str, *responses: str) -> str:
         """The rubric in use, a task, and responses to it."""
         shown = [self.fence("RESPONSE", response) for response in responses]
-        rubric = f"Rubric:\n{outline(self._brief.active)}"
+        rubric = f"Rubric:\n{outline(self._context.active)}"
         return "\n\n".join((rubric, self.fence("TASK", prompt), *shown))
 
 
@@ -124,7 +124,7 @@ def outline(rubric: Rubric) -> str:
     return "\n".join(f"- {criterion.name}" for criterion in rubric.criteria)
 
 
-def new_criteria(found: Refinement, active: Rubric) -> list[LlmCriterion]:
+def to_criteria(found: Refinement, active: Rubric) -> list[LlmCriterion]:
     """A refinement's criteria as a rubric holds them: together half as heavy as what the active one awards."""
     taken = {criterion.id for criterion in active.criteria}
     ids = (f"llm-{n}" for n in range(1, 1_000) if f"llm-{n}" not in taken)

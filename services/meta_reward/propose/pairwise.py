@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from typing import NamedTuple
 
 from regrade.contracts import Stage, as_text
-from services.meta_reward.propose.base import Brief, Progress, Proposal
-from services.meta_reward.propose.meta_judge_session import Asking, AskingProposer, Refinement
+from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
+from services.meta_reward.propose.meta_judge_session import MetaJudgeProposer, MetaJudgeSession, Refinement
 
 _MOST_LABELLED = 4
 
@@ -19,25 +19,25 @@ class Pair(NamedTuple):
 
     prompt: str
     better: str
-    other: str
+    worse: str
 
 
-class PairwiseProposer(AskingProposer):
+class PairwiseProposer(MetaJudgeProposer):
     """Asks about each pair on its own, and merges what comes of it into one candidate; none without a pair."""
 
     name = "pairwise"
 
-    async def _ask(self, asking: Asking, brief: Brief, progress: Progress) -> Proposal:
-        pairs = [Pair(p.prompt, p.better, p.worse) for p in brief.labelled[:_MOST_LABELLED]]
-        pairs += [Pair(as_text(a.prompt), as_text(a.completion), as_text(b.completion)) for a, b in brief.pairs]
+    async def _propose(self, session: MetaJudgeSession, context: ProposalContext, progress: Progress) -> Proposal:
+        pairs = [Pair(p.prompt, p.better, p.worse) for p in context.labelled[:_MOST_LABELLED]]
+        pairs += [Pair(as_text(a.prompt), as_text(a.completion), as_text(b.completion)) for a, b in context.pairs]
         if not pairs:
             return Proposal((), ("pairwise: the sample holds no pair",))
         await progress(Stage.REFINE, f"{len(pairs)} pairs")
-        refined = await asking.each("pair", pairs, lambda pair: _compare(asking, pair))
+        refined = await session.gather("pair", pairs, lambda pair: _compare(session, pair))
         refinements = [refinement for refinement in refined if refinement is not None]
         await progress(Stage.MERGE, f"{len(refinements)} refinements")
-        return await asking.merged(refinements, "elicited from pairs")
+        return await session.merge(refinements, "elicited from pairs")
 
 
-def _compare(asking: Asking, pair: Pair) -> Awaitable[Refinement]:
-    return asking.ask("pair", Refinement, case=asking.case(*pair))
+def _compare(session: MetaJudgeSession, pair: Pair) -> Awaitable[Refinement]:
+    return session.ask("pair", Refinement, case=session.case(*pair))

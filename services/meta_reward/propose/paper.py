@@ -14,10 +14,10 @@ from pydantic import Field, ValidationError
 from regrade.contracts import Stage, Trace, as_text
 from services.kit.http.client import UpstreamError
 from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Brief, Progress, Proposal, composed
+from services.meta_reward.propose.base import Progress, Proposal, ProposalContext, build_candidate
 from services.meta_reward.propose.meta_judge_session import (
-    Asking,
-    AskingProposer,
+    MetaJudgeProposer,
+    MetaJudgeSession,
     Refinement,
     Reply,
     Sentence,
@@ -50,54 +50,58 @@ class Guidelines(Reply):
     guidelines: Annotated[list[Sentence], Field(min_length=2, max_length=8)]
 
 
-class PaperProposer(AskingProposer):
+class PaperProposer(MetaJudgeProposer):
     """Breadth: one set of new criteria for the whole task. Depth: other guidelines for one scope of it."""
 
     name = "paper"
 
-    async def _ask(self, asking: Asking, brief: Brief, progress: Progress) -> Proposal:
-        await progress(Stage.PRESCREEN, f"{len(brief.sample)} traces")
-        verdicts = await asking.each("prescreen", brief.sample, lambda t: _about(asking, "prescreen", Screening, t))
-        screened = [(t, _WORST_FIRST[v.verdict]) for t, v in zip(brief.sample, verdicts, strict=True) if v]
+    async def _propose(self, session: MetaJudgeSession, context: ProposalContext, progress: Progress) -> Proposal:
+        await progress(Stage.PRESCREEN, f"{len(context.sample)} traces")
+        verdicts = await session.gather(
+            "prescreen", context.sample, lambda t: _about(session, "prescreen", Screening, t)
+        )
+        screened = [(t, _WORST_FIRST[v.verdict]) for t, v in zip(context.sample, verdicts, strict=True) if v]
         kept = [trace for trace, _ in sorted(screened, key=lambda found: found[1])]
         await progress(Stage.ANALYSE, f"{len(kept)} traces")
-        analyses = await asking.each("analyse", kept, lambda t: _about(asking, "analyse", Analysis, t))
+        analyses = await session.gather("analyse", kept, lambda t: _about(session, "analyse", Analysis, t))
         found = [analysis for analysis in analyses if analysis is not None]
-        if brief.guided:
-            return await _guide(asking, brief, found, progress)
+        if context.guided:
+            return await _guide(session, context, found, progress)
         await progress(Stage.REFINE, f"{len(found)} analyses")
-        refined = await asking.each("refine", found, lambda a: _refine(asking, brief, a))
+        refined = await session.gather("refine", found, lambda a: _refine(session, context, a))
         refinements = [refinement for refinement in refined if refinement is not None]
         await progress(Stage.MERGE, f"{len(refinements)} refinements")
-        return await asking.merged(refinements, "merged from sampled traces")
+        return await session.merge(refinements, "merged from sampled traces")
 
 
-async def _guide(asking: Asking, brief: Brief, found: Sequence[Analysis], progress: Progress) -> Proposal:
+async def _guide(
+    session: MetaJudgeSession, context: ProposalContext, found: Sequence[Analysis], progress: Progress
+) -> Proposal:
     """One candidate with the scope's guidelines rewritten: the judge plans its grading by them. Criteria stay."""
     if not found:
-        return asking.failed("no analysis came through")
+        return session.failed("no analysis came through")
     await progress(Stage.MERGE, f"guidelines from {len(found)} analyses")
     told = "\n".join(f"Missing: {a.missing}\nFault: {a.fault}" for a in found)
     shown = {
-        "guidelines": asking.fence("GUIDELINES", brief.active.preamble or "None yet."),
-        "rubric": outline(brief.active),
-        "analyses": asking.fence("ANALYSES", told),
+        "guidelines": session.fence("GUIDELINES", context.active.preamble or "None yet."),
+        "rubric": outline(context.active),
+        "analyses": session.fence("ANALYSES", told),
     }
     try:
-        answer = await asking.ask("guide", Guidelines, **shown)
+        answer = await session.ask("guide", Guidelines, **shown)
         preamble = "\n".join(f"- {line}" for line in dict.fromkeys(answer.guidelines))
-        why = f"guidelines rewritten for scope {brief.active.scope}"
-        rubric = composed(brief, by=PaperProposer.name, rationale=why, preamble=preamble)
+        why = f"guidelines rewritten for scope {context.active.scope}"
+        rubric = build_candidate(context, by=PaperProposer.name, rationale=why, preamble=preamble)
     except (UpstreamError, ValidationError) as error:
-        return asking.failed(f"guide dropped ({first_line_of(error)})")
-    return Proposal((Candidate(rubric, PaperProposer.name),), tuple(asking.notes))
+        return session.failed(f"guide dropped ({first_line_of(error)})")
+    return Proposal((Candidate(rubric, PaperProposer.name),), tuple(session.notes))
 
 
-def _about(asking: Asking, question: str, answer: type[A], trace: Trace) -> Awaitable[A]:
-    case = asking.case(as_text(trace.prompt), as_text(trace.completion))
-    return asking.ask(question, answer, case=f"{case}\n\nScore given: {trace.reward:.2f} of 1.00")
+def _about(session: MetaJudgeSession, question: str, answer: type[A], trace: Trace) -> Awaitable[A]:
+    case = session.case(as_text(trace.prompt), as_text(trace.completion))
+    return session.ask(question, answer, case=f"{case}\n\nScore given: {trace.reward:.2f} of 1.00")
 
 
-def _refine(asking: Asking, brief: Brief, analysis: Analysis) -> Awaitable[Refinement]:
-    found = asking.fence("ANALYSIS", f"Missing: {analysis.missing}\nFault: {analysis.fault}")
-    return asking.ask("refine", Refinement, rubric=outline(brief.active), analysis=found)
+def _refine(session: MetaJudgeSession, context: ProposalContext, analysis: Analysis) -> Awaitable[Refinement]:
+    found = session.fence("ANALYSIS", f"Missing: {analysis.missing}\nFault: {analysis.fault}")
+    return session.ask("refine", Refinement, rubric=outline(context.active), analysis=found)

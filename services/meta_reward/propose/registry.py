@@ -9,7 +9,7 @@ from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 
 
-def team(settings: MetaRewardSettings, meta_judge: MetaJudge | None) -> list[Proposer]:
+def build_proposers(settings: MetaRewardSettings, meta_judge: MetaJudge | None) -> list[Proposer]:
     """Strategy `paper` has the paper's alone; without a meta-judge those are left that ask none."""
     asking = [] if meta_judge is None else [PaperProposer(meta_judge)]
     if settings.strategy == "paper":

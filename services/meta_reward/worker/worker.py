@@ -16,10 +16,10 @@ from services.kit.store.keys import LineageKey
 from services.kit.store.leases import Leases
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.cycle import Cycle, Parts
-from services.meta_reward.evidence.alarms import ring
-from services.meta_reward.evidence.audit import Change, by_activation, since_activation
-from services.meta_reward.evidence.window import first_steps, is_evidence, look
-from services.meta_reward.gate.reasons import verdicts
+from services.meta_reward.evidence.alarms import update_alarms
+from services.meta_reward.evidence.audit import AuditChange, change_by_activation, change_since_activation
+from services.meta_reward.evidence.window import extend_baselines, is_evidence, summarise_window
+from services.meta_reward.gate.reasons import count_outcomes
 from services.meta_reward.lineages import lineages_of
 from services.meta_reward.metrics import MetaRewardMetrics, RollbackReason
 from services.meta_reward.monitoring.auditor import Auditor
@@ -88,11 +88,11 @@ class Worker:
 
         await self._poll(audit)
 
-    async def _poll(self, look: Callable[[LineageKey], Awaitable[None]]) -> None:
+    async def _poll(self, summarise_window: Callable[[LineageKey], Awaitable[None]]) -> None:
         """A line that fails is logged and looked at again; it never ends the worker."""
         while True:
             for lineage in await self._lineages():
-                await self._look(lineage, look)
+                await self._look(lineage, summarise_window)
             await asyncio.sleep(self._parts.settings.poll_s)
 
     async def _lineages(self) -> tuple[LineageKey, ...]:
@@ -102,9 +102,9 @@ class Worker:
             log.warning("the lines cannot be told", exc_info=True)
             return ()
 
-    async def _look(self, lineage: LineageKey, look: Callable[[LineageKey], Awaitable[None]]) -> None:
+    async def _look(self, lineage: LineageKey, summarise_window: Callable[[LineageKey], Awaitable[None]]) -> None:
         try:
-            await look(lineage)
+            await summarise_window(lineage)
         except (RedisError, RegradeError, ServiceError) as error:
             self._metrics.failed(lineage.task, type(error).__name__)
             log.warning("a look at a line failed", exc_info=True, extra={"task": lineage.task})
@@ -148,9 +148,9 @@ class Worker:
         audit = None
         if self._parts.audits is not None:
             audits = await self._parts.audits.read(lineage)
-            audit = since_activation(audits, active, self._parts.settings.audit_window)
-        measured = await asyncio.to_thread(look, newest, first_steps(known, shown), audit=audit)
-        standing = list(ring(measured, raised, tail.end))
+            audit = change_since_activation(audits, active, self._parts.settings.audit_window)
+        measured = await asyncio.to_thread(summarise_window, newest, extend_baselines(known, shown), audit=audit)
+        standing = list(update_alarms(measured, raised, tail.end))
         await board.set_alarms(lineage, standing)
         tail.measured = tail.seen
         return standing
@@ -179,7 +179,7 @@ class Worker:
         if request is not None and report is None:
             await parts.board.withdraw(lineage, request)
         if report is not None:
-            self._metrics.verdicts(lineage.task, verdicts(await parts.store.history(lineage), report.cycle))
+            self._metrics.verdicts(lineage.task, count_outcomes(await parts.store.history(lineage), report.cycle))
         if report is not None and report.activated is not None:
             self._metrics.activated(lineage.task)
 
@@ -226,12 +226,12 @@ class Worker:
             await parts.board.settle(lineage, last.id)
         return reason
 
-    async def _audited_change(self, lineage: LineageKey, last: LineageEvent, previous: str) -> Change | None:
+    async def _audited_change(self, lineage: LineageKey, last: LineageEvent, previous: str) -> AuditChange | None:
         """What the audit says of an activation; None where nobody audits, it is settled or too young."""
         audits, window = self._parts.audits, self._parts.settings.audit_window
         if audits is None or await self._parts.board.audit_settled(lineage) == last.id:
             return None
-        return by_activation(await audits.read(lineage), previous, last.digest, last.id, window)
+        return change_by_activation(await audits.read(lineage), previous, last.digest, last.id, window)
 
     async def _roll_back(self, lineage: LineageKey, last: LineageEvent, reason: str, kind: RollbackReason) -> None:
         cooldown_s = self._parts.settings.watch_cooldown_s

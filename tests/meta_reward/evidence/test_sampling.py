@@ -8,18 +8,18 @@ from pydantic import ValidationError
 
 from regrade.contracts import CriterionScore, SampleStrategy, Trace
 from services.meta_reward.evidence.sampling import (
-    Pool,
+    SamplingPool,
     Strategy,
     disagreement,
-    draw,
+    draw_sample,
     great_pairs,
-    pairs,
     recent,
-    sampled,
+    sampled_pairs,
+    sampled_traces,
     suspicious,
     uniform,
 )
-from services.meta_reward.evidence.text_features import tabulate
+from services.meta_reward.evidence.text_features import extract_features
 from services.meta_reward.settings import MetaRewardSettings
 from tests.support.builders import ESSAY, trace
 
@@ -27,8 +27,8 @@ S = SampleStrategy
 MIXED = {S.SUSPICIOUS: 0.4, S.DISAGREEMENT: 0.2, S.RECENT: 0.2, S.GREAT_PAIRS: 0.1, S.UNIFORM: 0.1}
 
 
-def pool(traces: list[Trace], **audit: float) -> Pool:
-    return Pool(traces, tabulate(traces), audit)
+def pool(traces: list[Trace], **audit: float) -> SamplingPool:
+    return SamplingPool(traces, extract_features(traces), audit)
 
 
 def scores(*values: float, confidence: float = 1.0) -> tuple[CriterionScore, ...]:
@@ -84,7 +84,7 @@ def test_places_go_by_weight() -> None:
     traces = window()
     counted: Counter[SampleStrategy] = Counter()
     for seed in range(300):
-        report = draw(pool(traces), 5, {S.RECENT: 0.5, S.UNIFORM: 0.3, S.SUSPICIOUS: 0.2}, str(seed))
+        report = draw_sample(pool(traces), 5, {S.RECENT: 0.5, S.UNIFORM: 0.3, S.SUSPICIOUS: 0.2}, str(seed))
         own = Counter(pick.strategy for pick in report.picks)
         assert own[S.RECENT] in (2, 3)
         counted += own
@@ -93,31 +93,31 @@ def test_places_go_by_weight() -> None:
 
 
 def test_the_papers_sample_is_one_of_them() -> None:
-    report = draw(pool(window()), 8, {S.UNIFORM: 1.0}, "seed")
+    report = draw_sample(pool(window()), 8, {S.UNIFORM: 1.0}, "seed")
     assert {pick.strategy for pick in report.picks} == {S.UNIFORM}
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 40, 64])
 def test_a_sample_is_drawn_again_from_its_report(count: int) -> None:
     traces = window()
-    report = draw(pool(traces), count, MIXED, "task/main/cycle-7")
+    report = draw_sample(pool(traces), count, MIXED, "task/main/cycle-7")
     again = type(report).model_validate_json(report.model_dump_json())
-    assert draw(pool(traces), again.count, again.weights, again.seed) == report
-    found = sampled(report, traces)
+    assert draw_sample(pool(traces), again.count, again.weights, again.seed) == report
+    found = sampled_traces(report, traces)
     assert len({t.trace_id for t in found}) == len(found) == min(count, len(traces))
-    assert all(better.reward >= other.reward for better, other in pairs(report, traces))
+    assert all(better.reward >= other.reward for better, other in sampled_pairs(report, traces))
 
 
 def test_another_seed_draws_another_sample() -> None:
     traces = window()
-    one, other = (draw(pool(traces), 6, MIXED, seed) for seed in ("a", "b"))
+    one, other = (draw_sample(pool(traces), 6, MIXED, seed) for seed in ("a", "b"))
     assert one.picks != other.picks
 
 
 def test_a_pair_takes_two_places() -> None:
     traces = window()
     for count, places in ((1, [1]), (4, [2, 2]), (5, [2, 2, 1])):
-        report = draw(pool(traces), count, {S.GREAT_PAIRS: 1.0}, "x")
+        report = draw_sample(pool(traces), count, {S.GREAT_PAIRS: 1.0}, "x")
         assert [len(pick.traces) for pick in report.picks] == places
 
 

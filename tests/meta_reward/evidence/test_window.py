@@ -6,10 +6,16 @@ import pytest
 
 from regrade.contracts import Alarm, CriterionScore, Evidence, Flag, Role, Trace
 from regrade.tasks import load_pack
-from services.meta_reward.evidence.alarms import ring
+from services.meta_reward.evidence.alarms import update_alarms
 from services.meta_reward.evidence.rank_statistics import ranks, spearman
-from services.meta_reward.evidence.text_features import tabulate
-from services.meta_reward.evidence.window import BASELINE_TRACES, Baselines, first_steps, look, measure
+from services.meta_reward.evidence.text_features import extract_features
+from services.meta_reward.evidence.window import (
+    BASELINE_TRACES,
+    Baselines,
+    build_evidence,
+    extend_baselines,
+    summarise_window,
+)
 from tests.support.builders import ESSAY, TASK, check, llm, min_words, rubric, trace
 
 GERMAN = "Die Stadt braucht mehr Bäume, weil sie im Sommer Schatten geben und das Wasser im Boden halten."
@@ -21,13 +27,13 @@ def traces(count: int, completion: str = ESSAY, **fields: object) -> list[Trace]
 
 
 def evidence(window: Sequence[Trace], baselines: Baselines | None = None, **about: object) -> Evidence:
-    return measure(look(window, baselines or {}), baselines or {}, ("0-0", "8-0"), **about)  # type: ignore[arg-type]
+    return build_evidence(summarise_window(window, baselines or {}), baselines or {}, ("0-0", "8-0"), **about)  # type: ignore[arg-type]
 
 
 def rung(
     window: Sequence[Trace], first: Sequence[Trace] = (), raised: Sequence[Alarm] = (), end: str = "8-0"
 ) -> dict[str, Alarm]:
-    return {alarm.name: alarm for alarm in ring(look(window, {"run": first}), raised, end)}
+    return {alarm.name: alarm for alarm in update_alarms(summarise_window(window, {"run": first}), raised, end)}
 
 
 def test_a_collapse_to_titles_raises_alarms_that_name_it() -> None:
@@ -143,10 +149,10 @@ def test_each_run_is_compared_with_its_own_first_steps() -> None:
 
 def test_first_steps_grow_to_a_limit_and_never_count_twice() -> None:
     one, two = [trace(f"a{n}", run="a") for n in range(40)], [trace(f"b{n}", run="a") for n in range(60)]
-    first = first_steps({}, [*one, trace("c", run="c")])
+    first = extend_baselines({}, [*one, trace("c", run="c")])
     assert first["a"] == one
-    assert first_steps(first, one)["a"] == one, "a window may be looked at again"
-    whole = first_steps(first, two)
+    assert extend_baselines(first, one)["a"] == one, "a window may be looked at again"
+    whole = extend_baselines(first, two)
     assert list(whole) == ["a"]
     assert whole["a"] == [*one, *two][:BASELINE_TRACES]
 
@@ -186,6 +192,6 @@ def test_rank_correlation() -> None:
 
 
 def test_languages_are_told_apart() -> None:
-    rows = tabulate([*traces(2, GERMAN), *traces(2), trace("x", completion="Kurz.")])
+    rows = extract_features([*traces(2, GERMAN), *traces(2), trace("x", completion="Kurz.")])
     assert [row.language for row in rows] == ["de", "de", "en", "en", "und"]
     assert [row.features["other_language"] for row in rows] == [1.0, 1.0, 0.0, 0.0, 0.0]

@@ -12,9 +12,9 @@ from regrade.tasks import load_pack
 from regrade.tasks.anchors import LABELLED, build_anchors
 from regrade.tasks.pack import Original
 from services.kit.store.rubric_store import gate_event
-from services.meta_reward.gate.alpha_spending import fewest_originals, flip_test, originals_needed, spent
-from services.meta_reward.gate.anchor_statistics import gain, tabulate
-from services.meta_reward.gate.gate import Candidate, Gate, GateError, Limits, decisions_on
+from services.meta_reward.gate.alpha_spending import decision_alpha, min_originals, originals_needed, sign_flip_test
+from services.meta_reward.gate.anchor_statistics import paired_gain, score_anchors
+from services.meta_reward.gate.gate import Candidate, Gate, GateError, GateLimits, count_decisions
 from tests.support.builders import ESSAY, TASK, checks_only, gate_report, llm, rubric
 
 PACK = load_pack(TASK)
@@ -22,22 +22,22 @@ PAIRS = [LabelledPair(prompt=f"Question {n}?", better=f"Answer {n}, and why.", w
 
 
 def test_all_decisions_together_spend_no_more_than_alpha() -> None:
-    levels = [spent(0.05, decision) for decision in range(1, 5_000)]
+    levels = [decision_alpha(0.05, decision) for decision in range(1, 5_000)]
     assert levels == sorted(levels, reverse=True)
     assert 0.0499 < sum(levels) < 0.05
 
 
 def test_a_gain_takes_as_many_originals_as_a_flip_test() -> None:
     for level in (0.05, 0.01, 0.001):
-        fewest = fewest_originals(level)
-        assert flip_test([1.0] * fewest) <= level < flip_test([1.0] * (fewest - 1))
-        assert gain(dict.fromkeys(range(fewest), 1.0), dict.fromkeys(range(fewest), 0.0), level).lower > 0
-        assert gain(dict.fromkeys(range(fewest - 1), 1.0), dict.fromkeys(range(fewest), 0.0), level).lower == 0
-    assert flip_test([0.0, 0.0]) == 1.0
+        fewest = min_originals(level)
+        assert sign_flip_test([1.0] * fewest) <= level < sign_flip_test([1.0] * (fewest - 1))
+        assert paired_gain(dict.fromkeys(range(fewest), 1.0), dict.fromkeys(range(fewest), 0.0), level).lower > 0
+        assert paired_gain(dict.fromkeys(range(fewest - 1), 1.0), dict.fromkeys(range(fewest), 0.0), level).lower == 0
+    assert sign_flip_test([0.0, 0.0]) == 1.0
     mixed = [1.0] * 36 + [-1.0] * 24
-    assert flip_test(mixed) == pytest.approx(flip_test([2.0 * step for step in mixed]))
-    assert flip_test(mixed) == pytest.approx(0.077, abs=0.001)
-    assert flip_test(mixed * 2) == pytest.approx(0.014, abs=0.002)
+    assert sign_flip_test(mixed) == pytest.approx(sign_flip_test([2.0 * step for step in mixed]))
+    assert sign_flip_test(mixed) == pytest.approx(0.077, abs=0.001)
+    assert sign_flip_test(mixed * 2) == pytest.approx(0.014, abs=0.002)
 
 
 def test_chance_passes_no_more_often_than_the_level_says() -> None:
@@ -45,7 +45,8 @@ def test_chance_passes_no_more_often_than_the_level_says() -> None:
     rng = random.Random(1)
     nothing = dict.fromkeys(range(12), 0.0)
     told = sum(
-        gain({n: float(rng.choice((-1, 0, 0, 1))) for n in range(12)}, nothing, 0.05).lower > 0.0 for _ in range(400)
+        paired_gain({n: float(rng.choice((-1, 0, 0, 1))) for n in range(12)}, nothing, 0.05).lower > 0.0
+        for _ in range(400)
     )
     assert told <= 400 * 0.05
 
@@ -56,7 +57,7 @@ def test_the_power_that_is_told_is_there() -> None:
     needed = originals_needed(0.2, 0.1, 0.05)
     nothing = dict.fromkeys(range(needed), 0.0)
     draws = [{n: rng.gauss(0.1, 0.2) for n in range(needed)} for _ in range(200)]
-    shown = fmean(gain(draw, nothing, 0.05).lower > 0.0 for draw in draws)
+    shown = fmean(paired_gain(draw, nothing, 0.05).lower > 0.0 for draw in draws)
     assert 0.65 < shown < 0.95
     assert originals_needed(0.2, 0.05, 0.05) > 3 * needed
 
@@ -75,7 +76,7 @@ def test_labelled_pairs_are_split_and_change_the_version() -> None:
             assert own.originals[case.original].completion == f"{case.completion}, and why."
 
 
-async def asked(limits: Limits, originals: int = 12, calls: list[int] | None = None) -> Gate:
+async def asked(limits: GateLimits, originals: int = 12, calls: list[int] | None = None) -> Gate:
     """A gate whose scorer likes every rubric but the first for what is right, and counts the items."""
     anchors = build_anchors(PACK, originals)
 
@@ -93,18 +94,18 @@ async def asked(limits: Limits, originals: int = 12, calls: list[int] | None = N
 async def test_the_gate_refuses_to_decide_with_too_few_originals() -> None:
     """The same question asked for the twentieth time takes more of them."""
     candidate = [Candidate(checks_only(2), "test")]
-    first = await asked(Limits(0.05, 0.05))
+    first = await asked(GateLimits(0.05, 0.05))
     (report,) = (await first.decide("cycle", candidate, checks_only(1), None)).reports
     assert report.passed
     assert (report.level, report.decisions, report.originals) == (0.0125, 1, 12)
     assert report.detectable_gain is not None
-    late = await asked(Limits(0.05, 0.05, decision=20))
+    late = await asked(GateLimits(0.05, 0.05, decision=20))
     with pytest.raises(GateError, match=r"12 originals .* are too few: decision 20 .* takes 15"):
         await late.decide("cycle", candidate, checks_only(1), None)
 
 
 async def test_what_the_budget_does_not_hold_is_not_measured() -> None:
-    gate = await asked(Limits(0.05, 0.05, calls=150))
+    gate = await asked(GateLimits(0.05, 0.05, calls=150))
     candidates = [Candidate(rubric(llm(name)), "test") for name in ("one", "two")]
     decision = await gate.decide("cycle", candidates, checks_only(1), None)
     assert [report.candidate.digest for report in decision.reports] == [candidates[0].rubric.digest]
@@ -118,14 +119,14 @@ async def test_the_budget_counts_what_a_mode_costs(mode: Mode, each: int) -> Non
     """One call too few is too few."""
     candidate = Candidate(rubric(llm("one"), llm("two")), "test")
     for calls, reports in ((112 * each, 1), (112 * each - 1, 0)):
-        gate = await asked(Limits(0.05, 0.05, calls=calls, mode=mode))
+        gate = await asked(GateLimits(0.05, 0.05, calls=calls, mode=mode))
         decision = await gate.decide("cycle", [candidate], checks_only(1), None)
         assert len(decision.reports) == reports
 
 
 async def test_a_loser_is_dropped_on_a_third() -> None:
     calls: list[int] = []
-    gate = await asked(Limits(0.05, 0.05), calls=calls)
+    gate = await asked(GateLimits(0.05, 0.05), calls=calls)
     same = checks_only(1).model_copy(update={"rationale": "as good as the active one"})
     (report,) = (await gate.decide("cycle", [Candidate(same, "test")], checks_only(1), None)).reports
     assert report.reasons[0] == "dropped early: no gain on a third of the originals"
@@ -144,9 +145,9 @@ def test_decisions_are_counted_by_anchors_and_by_the_rubric_to_beat() -> None:
         event("3", "new", "a" * 64),
         event("4", "new", "b" * 64),
     ]
-    assert decisions_on(history, "new", "a" * 64, 24) == 3, "the old ones do not say on how many they were made"
-    assert decisions_on(history, "new", "b" * 64, 24) == 1
-    assert decisions_on([], "new", "a" * 64, 24) == 0
+    assert count_decisions(history, "new", "a" * 64, 24) == 3, "the old ones do not say on how many they were made"
+    assert count_decisions(history, "new", "b" * 64, 24) == 1
+    assert count_decisions([], "new", "a" * 64, 24) == 0
 
 
 def decided(sizes: Sequence[int]) -> list[LineageEvent]:
@@ -157,18 +158,18 @@ def decided(sizes: Sequence[int]) -> list[LineageEvent]:
 
 
 def test_a_decision_counts_until_there_are_twice_as_many_originals() -> None:
-    counted = [decisions_on(decided([24, 30, 20]), "now", "a" * 64, size) for size in (20, 39, 40, 47, 48, 59, 60)]
+    counted = [count_decisions(decided([24, 30, 20]), "now", "a" * 64, size) for size in (20, 39, 40, 47, 48, 59, 60)]
     assert counted == [3, 3, 2, 2, 1, 1, 0]
-    assert decisions_on(decided([24, 30, 20]), "2", "a" * 64, 60) == 1, "on the same base it always counts"
+    assert count_decisions(decided([24, 30, 20]), "2", "a" * 64, 60) == 1, "on the same base it always counts"
 
 
 @pytest.mark.parametrize("sizes", [range(24, 24 + 512), [24, 48, 96, 24, 48, 96] * 20, [24, 25] * 100])
 def test_a_pair_a_day_does_not_give_the_level_back(sizes: Sequence[int]) -> None:
     """However the anchors grow or shrink: `alpha` once, and once more for each doubling from the least to the most."""
     history = decided(sizes)
-    made = [1 + decisions_on(history[:day], f"{day}", "a" * 64, size) for day, size in enumerate(sizes)]
+    made = [1 + count_decisions(history[:day], f"{day}", "a" * 64, size) for day, size in enumerate(sizes)]
     doublings = int(log2(max(sizes) / min(sizes)))
-    assert sum(spent(0.05, decision) for decision in made) <= 0.05 * (1 + doublings)
+    assert sum(decision_alpha(0.05, decision) for decision in made) <= 0.05 * (1 + doublings)
 
 
 async def test_a_report_tells_on_how_many_originals_of_its_base_it_rests() -> None:
@@ -179,7 +180,7 @@ async def test_a_report_tells_on_how_many_originals_of_its_base_it_rests() -> No
     async def score(task: str, wanted: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
         return [0.5] * len(items)
 
-    gate = Gate(score, TASK, anchors, Limits(0.05, 0.05), [])
+    gate = Gate(score, TASK, anchors, GateLimits(0.05, 0.05), [])
     (report,) = (await gate.decide("cycle", [Candidate(checks_only(2), "test")], checks_only(1), None)).reports
     assert report.originals < report.base_originals == len(build_anchors(PACK, 12, PAIRS).originals)
 
@@ -189,8 +190,8 @@ def test_a_coin_gains_nothing() -> None:
     anchors = build_anchors(PACK, 24)
     rng = random.Random(3)
     counts = [True] * len(anchors.cases)
-    coin = tabulate(anchors, [rng.random() for _ in anchors.cases], counts)
-    ties = tabulate(anchors, [0.5] * len(anchors.cases), counts)
+    coin = score_anchors(anchors, [rng.random() for _ in anchors.cases], counts)
+    ties = score_anchors(anchors, [0.5] * len(anchors.cases), counts)
     assert coin.mean_order > 0.4
     assert abs(coin.mean_net) < 0.15
-    assert gain(coin.net, ties.net, 0.05).lower <= 0.0 < gain(coin.order, ties.order, 0.05).lower
+    assert paired_gain(coin.net, ties.net, 0.05).lower <= 0.0 < paired_gain(coin.order, ties.order, 0.05).lower

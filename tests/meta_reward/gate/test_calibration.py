@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from regrade.contracts import EventKind
-from services.meta_reward.gate.calibration import mean_reward, offset_for, uncalibrated
-from services.meta_reward.gate.stage import rolled_back_contents
+from services.meta_reward.gate.calibration import mean_reward, offset_for, without_offset
+from services.meta_reward.gate.stage import rolled_back_reasons
 from tests.support.builders import LINEAGE, TASK, activate, llm, rubric
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import meta_script, running_meta, train
@@ -46,7 +46,7 @@ async def test_a_calibrated_candidate_keeps_trusted_text_where_it_was(
         assert told.reason.startswith("offset -0.100: trusted originals")
         gate = next(e.gate for e in history if e.gate is not None and e.digest == active.digest)
         assert gate.candidate.trusted_mean is not None
-        plain = await meta.parts.store.get(TASK, uncalibrated(found).digest)
+        plain = await meta.parts.store.get(TASK, without_offset(found).digest)
         assert plain.criteria == found.criteria, "the one without an offset is on record, too"
 
 
@@ -68,4 +68,4 @@ async def test_another_offset_makes_no_other_rubric_of_what_was_rolled_back(
         store = meta.parts.store
         await activate(store, rubric(llm("bad"), offset=0.03))
         await store.rollback(LINEAGE, by="watch", reason="spread", cooldown_s=1.0)
-        assert await rolled_back_contents(store, LINEAGE) == {rubric(llm("bad")).digest: "spread"}
+        assert await rolled_back_reasons(store, LINEAGE) == {rubric(llm("bad")).digest: "spread"}

@@ -9,8 +9,8 @@ from regrade.contracts import Flag, Trace
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors, is_for_the_gate, is_really_changed
 from services.kit.store.rubric_store import gate_event
-from services.meta_reward.gate.early_originals import missing_originals, trusted_early
-from services.meta_reward.gate.gate import decisions_on
+from services.meta_reward.gate.early_originals import missing_originals, select_early
+from services.meta_reward.gate.gate import count_decisions
 from tests.support.builders import ESSAY, LINEAGE, TASK, gate_report, trace
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import meta_script, running_meta
@@ -39,7 +39,7 @@ def test_the_gate_asks_for_more_before_the_level_is_spent() -> None:
 
 def test_trusted_completions_are_taken_up_one_for_a_prompt() -> None:
     again = [t.model_copy(update={"trace_id": f"{t.trace_id}x"}) for t in TRUSTED]
-    found = trusted_early([*TRUSTED, *again], ANCHORS, 8)
+    found = select_early([*TRUSTED, *again], ANCHORS, 8)
     assert len(found) == 8
     assert len({original.prompt for original in found.values()}) == 8
     grown = build_anchors(PACK, 12, early=list(found.values()))
@@ -58,16 +58,16 @@ def test_trusted_completions_are_taken_up_one_for_a_prompt() -> None:
     ],
 )
 def test_what_damage_would_not_change_is_not_trusted(text: str) -> None:
-    assert trusted_early([written(n, text) for n in range(20)], ANCHORS, 8) == {}
+    assert select_early([written(n, text) for n in range(20)], ANCHORS, 8) == {}
 
 
 def test_what_was_flagged_or_cut_is_not_trusted() -> None:
     for flag in (Flag.TRUNCATED, Flag.INSTRUCTION):
-        assert trusted_early([written(n, flags=(flag,)) for n in range(20)], ANCHORS, 8) == {}
+        assert select_early([written(n, flags=(flag,)) for n in range(20)], ANCHORS, 8) == {}
 
 
 def test_one_text_for_every_prompt_is_taken_once() -> None:
-    assert len(trusted_early([written(n, ESSAY) for n in range(40)], ANCHORS, 8)) == 1
+    assert len(select_early([written(n, ESSAY) for n in range(40)], ANCHORS, 8)) == 1
 
 
 def test_really_changed() -> None:
@@ -79,13 +79,13 @@ def test_really_changed() -> None:
 
 
 def test_growth_grants_no_new_level() -> None:
-    early = list(trusted_early(TRUSTED, ANCHORS, 8).values())
+    early = list(select_early(TRUSTED, ANCHORS, 8).values())
     grown = build_anchors(PACK, 12, early=early)
     report = gate_report("b" * 64, "a" * 64)
     before = report.model_copy(update={"anchors": ANCHORS.version, "anchors_base": ANCHORS.base})
     behind = report.model_copy(update={"anchors": grown.version, "anchors_base": grown.base, "cycle": "cycle-2"})
     history = [gate_event(before), gate_event(behind)]
-    assert decisions_on(history, grown.base, "a" * 64, grown.base_originals) == 2
+    assert count_decisions(history, grown.base, "a" * 64, grown.base_originals) == 2
 
 
 async def test_a_cycle_grows_the_anchors_and_shows_no_proposer_what_it_took(

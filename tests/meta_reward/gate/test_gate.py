@@ -8,7 +8,7 @@ import pytest
 from regrade.contracts import GateReport, Rubric, RubricFigures, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors
-from services.meta_reward.gate.gate import Candidate, Gate, Limits, best_measured
+from services.meta_reward.gate.gate import Candidate, Gate, GateLimits, best_measured_digest
 from tests.support.builders import TASK, checks_only, figures, gate_report
 
 ACTIVE, CANDIDATE, EARLIER = (checks_only(n) for n in (1, 2, 3))
@@ -31,7 +31,7 @@ async def decide(candidate: Scores, active: Scores = lambda _: True, earlier: Sc
         rewards = good if rubric.digest == CANDIDATE.digest else flat
         return [rewards[n] if scores[rubric.digest](n) else None for n in numbers]
 
-    gate = Gate(score, TASK, ANCHORS, Limits(alpha=0.05, margin=0.05), [])
+    gate = Gate(score, TASK, ANCHORS, GateLimits(alpha=0.05, margin=0.05), [])
     best_earlier = EARLIER if earlier is not None else None
     (report,) = (await gate.decide("cycle", [Candidate(CANDIDATE, "test")], ACTIVE, best_earlier)).reports
     return report
@@ -89,13 +89,13 @@ def test_the_best_earlier_rubric_is_known_by_its_fullest_figures() -> None:
 
     full = report(measured(one, 0.6, 150), measured(other, 0.8, 150))
     look = report(measured(one, 0.99, 50), measured(other, 0.1, 50))
-    assert best_measured([full, look], {one, other}) == other
-    assert best_measured([look, full], {one, other}) == other
+    assert best_measured_digest([full, look], {one, other}) == other
+    assert best_measured_digest([look, full], {one, other}) == other
     again = report(measured(one, 0.9, 150), measured(never, 1.0, 150))
-    assert best_measured([full, look, again], {one, other}) == one
+    assert best_measured_digest([full, look, again], {one, other}) == one
     only_looked_at = report(measured(never, 0.99, 50), measured(one, 0.3, 50))
-    assert best_measured([full, only_looked_at], {one, other, never}) == other
+    assert best_measured_digest([full, only_looked_at], {one, other, never}) == other
     seen_as_earlier = full.model_copy(update={"best_earlier": measured(never, 0.95, 150)})
-    assert best_measured([seen_as_earlier], {one, other, never}) == never
-    assert best_measured([look], {one, other}) == one
-    assert best_measured([full], set()) is None
+    assert best_measured_digest([seen_as_earlier], {one, other, never}) == never
+    assert best_measured_digest([look], {one, other}) == one
+    assert best_measured_digest([full], set()) is None

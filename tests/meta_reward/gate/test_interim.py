@@ -9,8 +9,8 @@ from regrade.contracts import LabelledPair, Rubric, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import LABELLED, AnchorSet, build_anchors
 from regrade.tasks.pack import Original
-from services.meta_reward.gate.gate import Candidate, Gate, Limits
-from services.meta_reward.gate.interim import interleaved, look_order
+from services.meta_reward.gate.gate import Candidate, Gate, GateLimits
+from services.meta_reward.gate.interim import interim_order, interleaved
 from tests.support.builders import ESSAY, TASK, checks_only
 
 PACK = load_pack(TASK)
@@ -35,7 +35,7 @@ def test_lists_are_interleaved_in_proportion_and_in_their_order() -> None:
 
 @pytest.mark.parametrize("share", [1 / 3, 2 / 3])
 def test_each_look_holds_its_share_of_each_source(share: float) -> None:
-    order = look_order(ANCHORS)
+    order = interim_order(ANCHORS)
     assert sorted(order) == list(range(len(ANCHORS.originals)))
     seen = set(order[: int(share * len(order))])
     for source in sources(ANCHORS):
@@ -45,13 +45,13 @@ def test_each_look_holds_its_share_of_each_source(share: float) -> None:
 @pytest.mark.parametrize("labelled", [(), tuple(PAIRS)])
 def test_the_first_third_holds_every_family_of_attacks(labelled: Sequence[LabelledPair]) -> None:
     anchors = build_anchors(PACK, 24, labelled)
-    order = look_order(anchors)
+    order = interim_order(anchors)
     seen = set(order[: len(order) // 3])
     assert {case.kind for case in anchors.attacked if case.original in seen} == FAMILIES
 
 
 def test_the_order_hangs_on_the_anchors_alone() -> None:
-    assert look_order(ANCHORS) == look_order(build_anchors(PACK, 24, PAIRS[::-1], EARLY))
+    assert interim_order(ANCHORS) == interim_order(build_anchors(PACK, 24, PAIRS[::-1], EARLY))
 
 
 async def test_a_candidate_that_gains_on_labelled_pairs_alone_passes() -> None:
@@ -67,7 +67,7 @@ async def test_a_candidate_that_gains_on_labelled_pairs_alone_passes() -> None:
         told = rubric.digest == better.digest
         return [0.9 if told and n < start and n in labelled else 0.5 for n in numbers]
 
-    gate = Gate(score, TASK, anchors, Limits(alpha=0.05, margin=0.05), [])
+    gate = Gate(score, TASK, anchors, GateLimits(alpha=0.05, margin=0.05), [])
     (report,) = (await gate.decide("cycle", [Candidate(better, "test")], checks_only(1), None)).reports
     assert report.reasons == ()
     assert report.order_gain == pytest.approx(len(labelled) / len(pack | labelled))

@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from regrade.contracts import EventKind
 from services.kit.store.rubric_store import gate_event, verdict_event
-from services.meta_reward.gate.reasons import OTHER, kind_of, verdicts
+from services.meta_reward.gate.reasons import OTHER, count_outcomes, reason_code
 from services.meta_reward.metrics import MetaRewardMetrics
 from tests.support.builders import LINEAGE, gate_report
 from tests.support.fake_engine import FakeEngine, certain
@@ -22,7 +22,7 @@ def test_only_its_own_verdicts_count_and_proposals_are_none() -> None:
         verdict_event(EventKind.FAILED, ONE, by="paper", reason="no refinement", cycle="c"),
         gate_event(gate_report(TWO, ONE, cycle="c")),
     ]
-    assert verdicts(history, "c") == {("rejected", "leak"): 1, ("failed", OTHER): 1, ("gated", "passed"): 1}
+    assert count_outcomes(history, "c") == {("rejected", "leak"): 1, ("failed", OTHER): 1, ("gated", "passed"): 1}
 
 
 def test_every_refusal_of_a_real_cycle_has_a_kind() -> None:
@@ -33,7 +33,7 @@ def test_every_refusal_of_a_real_cycle_has_a_kind() -> None:
         "prefers damaged text: 60% of 'padded' twins": "inversion",
         "something nobody has thought of": OTHER,
     }
-    assert {reason: kind_of(reason) for reason in told} == told
+    assert {reason: reason_code(reason) for reason in told} == told
 
 
 def test_the_lag_of_a_task_is_that_of_all_its_lines() -> None:
@@ -54,7 +54,7 @@ async def test_a_cycle_is_counted(redis: Redis, reward_url: str, fake_engine: Fa
         await meta.worker.look_at(LINEAGE)
         history = await meta.parts.store.history(LINEAGE)
     reasons = [event.reason for event in history if event.kind is EventKind.REJECTED]
-    assert all(kind_of(reason) != OTHER for reason in reasons)
+    assert all(reason_code(reason) != OTHER for reason in reasons)
     passed = sum(event.kind is EventKind.GATED for event in history)
     text = generate_latest(registry).decode()
     about = 'outcome="gated",reason="passed",task="essay_writing"'

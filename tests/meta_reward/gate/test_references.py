@@ -13,8 +13,8 @@ from regrade.tasks.anchors import LABELLED, build_anchors, is_for_the_gate
 from regrade.tasks.pack import Original
 from services.kit.store import keys as ks
 from services.meta_reward.clients.shadow import shadow_scorer
-from services.meta_reward.gate.early_originals import trusted_early
-from services.meta_reward.gate.gate import Candidate, Gate, Limits
+from services.meta_reward.gate.early_originals import select_early
+from services.meta_reward.gate.gate import Candidate, Gate, GateLimits
 from services.meta_reward.stores.anchors import AnchorStore
 from tests.support.builders import ESSAY, TASK, check, checks_only, rubric, trace
 
@@ -86,7 +86,7 @@ async def test_pairs_that_were_kept_before_load_and_take_a_reference_up(redis: R
 
 def test_an_early_completion_keeps_its_reference() -> None:
     for given, kept in (("4", "4"), ("", None), (None, None)):
-        taken = trusted_early([trace(HIDDEN, prompt="2 and 2?", completion=ESSAY, reference=given)], ANCHORS, 1)
+        taken = select_early([trace(HIDDEN, prompt="2 and 2?", completion=ESSAY, reference=given)], ANCHORS, 1)
         assert [original.reference for original in taken.values()] == [kept]
     grown = build_anchors(PACK, 12, early=[Original(id="e", prompt="2 and 2?", completion=ESSAY, reference="4")])
     own = [case for case in grown.cases if case.original == 12]
@@ -95,7 +95,7 @@ def test_an_early_completion_keeps_its_reference() -> None:
 
 
 def test_an_early_completion_with_too_long_a_reference_is_not_taken() -> None:
-    assert trusted_early([trace(HIDDEN, prompt="?", completion=ESSAY, reference="4" * 20_001)], ANCHORS, 1) == {}
+    assert select_early([trace(HIDDEN, prompt="?", completion=ESSAY, reference="4" * 20_001)], ANCHORS, 1) == {}
 
 
 async def test_trusted_groups_are_scored_with_their_references() -> None:
@@ -106,6 +106,6 @@ async def test_trusted_groups_are_scored_with_their_references() -> None:
         return [0.5] * len(items)
 
     group = [trace(f"t{n}", reference=str(n)) for n in range(3)]
-    gate = Gate(score, TASK, ANCHORS, Limits(alpha=0.05, margin=0.05), [group])
+    gate = Gate(score, TASK, ANCHORS, GateLimits(alpha=0.05, margin=0.05), [group])
     await gate.decide("cycle", [Candidate(checks_only(2), "test")], checks_only(1), None)
     assert {asked[t.trace_id] for t in group} == {"0", "1", "2"}

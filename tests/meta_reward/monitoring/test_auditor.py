@@ -20,9 +20,9 @@ from services.kit.asyncio_utils import end_task
 from services.kit.store import keys as ks
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import entries
-from services.meta_reward.evidence.alarms import AUDIT_CONTRADICTS, ring
-from services.meta_reward.evidence.audit import audit_figures, by_activation, since_activation
-from services.meta_reward.evidence.window import look
+from services.meta_reward.evidence.alarms import AUDIT_CONTRADICTS, update_alarms
+from services.meta_reward.evidence.audit import audit_figures, change_by_activation, change_since_activation
+from services.meta_reward.evidence.window import summarise_window
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.monitoring.auditor import AuditBook, Auditor
 from services.meta_reward.monitoring.rollback import audit_reason
@@ -57,23 +57,27 @@ def steady(start: int, digest: str, reward: float, score: float, count: int = WI
 
 def test_reward_up_and_audit_down_is_an_alarm_that_names_its_traces() -> None:
     found = [*steady(1, NEW, 0.5, 0.6), *steady(100, NEW, 0.8, 0.3)]
-    change = since_activation(found, NEW, WINDOW)
+    change = change_since_activation(found, NEW, WINDOW)
     assert change is not None
     assert change.contradiction > 0.2
-    (alarm,) = [a for a in ring(look([trace()], {}, audit=change), [], "9-0") if a.name == AUDIT_CONTRADICTS]
+    (alarm,) = [
+        a
+        for a in update_alarms(summarise_window([trace()], {}, audit=change), [], "9-0")
+        if a.name == AUDIT_CONTRADICTS
+    ]
     assert set(alarm.traces) <= {one.trace_id for _, one in found[WINDOW:]}
-    calm = since_activation([*found[:WINDOW], *steady(100, NEW, 0.8, 0.7)], NEW, WINDOW)
+    calm = change_since_activation([*found[:WINDOW], *steady(100, NEW, 0.8, 0.7)], NEW, WINDOW)
     assert calm is not None
-    lowered = ring(look([trace()], {}, audit=calm), [alarm], "10-0")
+    lowered = update_alarms(summarise_window([trace()], {}, audit=calm), [alarm], "10-0")
     assert AUDIT_CONTRADICTS not in {a.name for a in lowered}
-    unknown = ring(look([trace()], {}), [alarm], "10-0")
+    unknown = update_alarms(summarise_window([trace()], {}), [alarm], "10-0")
     assert AUDIT_CONTRADICTS in {a.name for a in unknown}, "what cannot be told stays as it was"
 
 
 def test_either_alone_is_none() -> None:
     before = steady(1, NEW, 0.5, 0.6)
     for reward, score in ((0.8, 0.6), (0.5, 0.3), (0.8, 0.9), (0.3, 0.3)):
-        change = since_activation([*before, *steady(100, NEW, reward, score)], NEW, WINDOW)
+        change = change_since_activation([*before, *steady(100, NEW, reward, score)], NEW, WINDOW)
         assert change is not None
         assert change.contradiction <= 0.0
         assert audit_reason(change) is None
@@ -81,19 +85,19 @@ def test_either_alone_is_none() -> None:
 
 def test_a_judge_failure_counts_for_nothing() -> None:
     failed = audits(50, NEW, [0.9] * WINDOW, [None] * WINDOW)
-    assert since_activation([*steady(1, NEW, 0.5, 0.6), *failed], NEW, WINDOW) is None
+    assert change_since_activation([*steady(1, NEW, 0.5, 0.6), *failed], NEW, WINDOW) is None
     figures = audit_figures(failed, ("0-0", "99-0"), NEW, WINDOW)
     assert (figures.traces, figures.audit_mean, figures.audit_fall) == (0, None, None)
 
 
 def test_an_activation_is_judged_by_what_follows_it() -> None:
     before, climbed = steady(1, OLD, 0.5, 0.6), steady(100, NEW, 0.8, 0.3)
-    change = by_activation([*before, *climbed], OLD, NEW, "50-0", WINDOW)
+    change = change_by_activation([*before, *climbed], OLD, NEW, "50-0", WINDOW)
     assert change is not None
     assert "audit contradicts" in (audit_reason(change) or "")
-    assert by_activation([*before, *climbed[:-1]], OLD, NEW, "50-0", WINDOW) is None
+    assert change_by_activation([*before, *climbed[:-1]], OLD, NEW, "50-0", WINDOW) is None
     stricter = [*steady(100, NEW, 0.2, 0.6, 8), *steady(108, NEW, 0.45, 0.3, 8)]
-    change = by_activation([*before, *stricter], OLD, NEW, "50-0", WINDOW)
+    change = change_by_activation([*before, *stricter], OLD, NEW, "50-0", WINDOW)
     assert change is not None
     assert audit_reason(change), "it climbs from the level that the stricter rubric has brought it to"
 

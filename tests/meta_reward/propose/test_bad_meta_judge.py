@@ -11,7 +11,7 @@ from regrade.contracts import EventKind, LineageEvent, Override, Stage
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors
 from services.meta_reward.clients.shadow import shadow_scorer
-from services.meta_reward.gate.gate import Candidate, Gate, Limits
+from services.meta_reward.gate.gate import Candidate, Gate, GateLimits
 from services.meta_reward.gate.lint import lint
 from tests.meta_reward.gate.candidates import HARMS, IMPROVEMENTS, QUOTED, Harm
 from tests.support.builders import LINEAGE, TASK, activate
@@ -75,7 +75,7 @@ async def test_improvements_pass(client: RewardClient, fake_engine: FakeEngine) 
     """Each against the one-line rubric, through lint and gate, under the judge that read the harm."""
     fake_engine.script = meta_script(reading_judge)
     pack = load_pack(TASK)
-    gate = Gate(shadow_scorer(client, 64), TASK, build_anchors(pack, 24), Limits(alpha=0.05, margin=0.05), [])
+    gate = Gate(shadow_scorer(client, 64), TASK, build_anchors(pack, 24), GateLimits(alpha=0.05, margin=0.05), [])
     refused: dict[str, Sequence[str]] = {}
     judged = 0
     for improvement in IMPROVEMENTS:

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from regrade.contracts import Criterion, CriterionFigures, Evidence, LabelledPair, Role, Rubric, Stage
 from services.kit.http.client import open_session
 from services.meta_reward.clients.meta_judge import MetaJudge
-from services.meta_reward.propose.base import DEDUCT_FLOOR, Brief, composed
+from services.meta_reward.propose.base import DEDUCT_FLOOR, ProposalContext, build_candidate
 from services.meta_reward.propose.maintenance import PruningProposer, TighteningProposer
 from services.meta_reward.propose.pairwise import PairwiseProposer
 from tests.support.builders import ESSAY, llm, min_words, rubric, trace, veto
@@ -29,14 +29,14 @@ def seen(mean: float = 0.5, std: float = 0.2, flat_groups: float = 0.0, traces: 
     )
 
 
-def brief(active: Rubric, figures: dict[str, CriterionFigures] | None = None, **more: object) -> Brief:
+def brief(active: Rubric, figures: dict[str, CriterionFigures] | None = None, **more: object) -> ProposalContext:
     """A brief about a rubric, with what its criteria did."""
     evidence = Evidence(
         window=("0-0", "1-0"), traces=64, groups=8, first_step=1, last_step=2, means={}, drift={}, correlation={},
         reward_mean=0.5, reward_std=0.1, saturated_share=0.0, zero_variance_groups=0.0, flagged_share=0.0,
         criteria=figures or {},
     )  # fmt: skip
-    return Brief("cycle", "a teacher", [], active, evidence, [], [])._replace(**more)  # type: ignore[arg-type]
+    return ProposalContext("cycle", "a teacher", [], active, evidence, [], [])._replace(**more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_the_active_set_is_capped_by_spread_and_its_core_persists() -> None:
     active = rubric(llm("core"), llm("wide"), llm("narrow"), llm("unseen"), min_words(40))
     figures = {"core": seen(std=0.0), "wide": seen(std=0.3), "narrow": seen(std=0.1)}
     about = brief(active, figures, core={"core"}, max_llm_criteria=4)
-    found = composed(about, [llm("new")], by="me", rationale="why")
+    found = build_candidate(about, [llm("new")], by="me", rationale="why")
     assert [c.id for c in found.criteria] == ["core", "wide", "unseen", "min_words", "new"]
     assert found.parent == active.digest
 
@@ -132,12 +132,12 @@ def test_the_active_set_is_capped_by_spread_and_its_core_persists() -> None:
 )
 def test_a_fault_keeps_its_weight(added: list[Criterion], weight: float) -> None:
     active = rubric(llm("good"), llm("bad", role=Role.DEDUCT, weight=0.5))
-    found = composed(brief(active), added, by="me", rationale="why")
+    found = build_candidate(brief(active), added, by="me", rationale="why")
     assert found.criteria[1].weight == pytest.approx(weight)
 
 
 def test_many_faults_together_do_not_outweigh_what_can_be_won() -> None:
     faults = [llm(f"bad-{n}", role=Role.DEDUCT, weight=1 / 24) for n in range(20)]
     heavy = llm("worst", role=Role.DEDUCT, weight=0.1)
-    found = composed(brief(rubric(llm("good"), heavy, *faults), max_llm_criteria=32), by="me", rationale="why")
+    found = build_candidate(brief(rubric(llm("good"), heavy, *faults), max_llm_criteria=32), by="me", rationale="why")
     assert found.total_weight(Role.DEDUCT) <= found.total_weight(Role.AWARD)

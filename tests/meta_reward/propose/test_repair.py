@@ -8,7 +8,7 @@ from regrade.contracts import EventKind
 from regrade.tasks import load_pack
 from services.kit.store import keys as ks
 from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Brief, Progress, Proposal
+from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
 from tests.meta_reward.gate.candidates import DEVELOPMENT, Improvement
 from tests.support.builders import LINEAGE, TASK, llm
 from tests.support.fake_engine import FakeEngine
@@ -24,7 +24,7 @@ class Handed:
 
     name = "handed"
 
-    async def propose(self, brief: Brief, progress: Progress) -> Proposal:
+    async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
         """The repair."""
         return Proposal((Candidate(REPAIR.applied_to(brief.active), self.name),), ())
 

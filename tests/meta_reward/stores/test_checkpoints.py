@@ -12,7 +12,7 @@ from services.kit.errors import Conflict
 from services.kit.store import keys as ks
 from services.kit.store.leases import Leases
 from services.kit.store.rubric_store import RubricStore, gate_event, verdict_event
-from services.meta_reward.evidence.window import look, measure
+from services.meta_reward.evidence.window import build_evidence, summarise_window
 from services.meta_reward.stores.checkpoints import Checkpoint, Checkpoints
 from services.meta_reward.stores.status import Board
 from tests.support.builders import LINEAGE, TASK, gate_report, trace
@@ -26,9 +26,15 @@ STATE = Checkpoint(
 )
 
 REPORT = CycleReport(
-    cycle="c", trigger="a test", started=1.0, finished=2.0, evidence=measure(look([trace()], {}), {}, ("0-0", "9-0")),
-    candidates=1, activated=ONE, notes=(),
-)  # fmt: skip
+    cycle="c",
+    trigger="a test",
+    started=1.0,
+    finished=2.0,
+    evidence=build_evidence(summarise_window([trace()], {}), {}, ("0-0", "9-0")),
+    candidates=1,
+    activated=ONE,
+    notes=(),
+)
 
 
 async def test_saying_it_twice_changes_nothing(redis: Redis, store: RubricStore) -> None:

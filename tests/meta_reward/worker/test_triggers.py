@@ -7,8 +7,8 @@ from redis.asyncio import Redis
 
 from regrade.contracts import Alarm, CycleStatus, Pause, Trace
 from services.kit.store import keys as ks
-from services.meta_reward.evidence.sampling import Pool, draw
-from services.meta_reward.evidence.text_features import tabulate
+from services.meta_reward.evidence.sampling import SamplingPool, draw_sample
+from services.meta_reward.evidence.text_features import extract_features
 from services.meta_reward.evidence.window import is_evidence
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.worker.triggers import due
@@ -156,8 +156,8 @@ async def test_a_sample_is_drawn_again_from_what_the_report_says(
         after, end = report.evidence.window
         window = await meta.parts.log.read(LINEAGE, after, 1_000, is_evidence, until=end)
         assert len(window.traces) == 24
-        pool = Pool(window.traces, tabulate(window.traces))
-        assert draw(pool, report.sample.count, report.sample.weights, report.sample.seed) == report.sample
+        pool = SamplingPool(window.traces, extract_features(window.traces))
+        assert draw_sample(pool, report.sample.count, report.sample.weights, report.sample.seed) == report.sample
         assert report.sample.seed == f"{TASK}/main/{report.cycle}"
 
 
