@@ -21,13 +21,13 @@ from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.clients.meta_judge import MetaJudge
-from services.meta_reward.cycle import Parts
+from services.meta_reward.cycle import CycleDeps
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.registry import build_proposers
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
-from services.meta_reward.stores.checkpoints import Checkpoints
-from services.meta_reward.stores.status import Board
+from services.meta_reward.stores.checkpoints import CheckpointStore
+from services.meta_reward.stores.status import StatusStore
 from services.meta_reward.worker.worker import Worker
 
 
@@ -80,28 +80,28 @@ class BilledEndpoint(JsonEndpoint):
 class Evolution:
     """One line's cycles. `look` is what the service's two loops do at every poll."""
 
-    def __init__(self, worker: Worker, parts: Parts, lineage: LineageKey) -> None:
+    def __init__(self, worker: Worker, deps: CycleDeps, lineage: LineageKey) -> None:
         self._worker = worker
-        self._parts = parts
+        self._deps = deps
         self._lineage = lineage
 
     async def look(self) -> None:
         """Watch the last activation, and run a cycle if one is due."""
         await self._worker.watch(self._lineage)
-        await self._worker.look_at(self._lineage)
+        await self._worker.run_due_cycle(self._lineage)
 
     async def doing(self) -> str:
         """The stage of the cycle that runs, or an empty text."""
-        status = await self._parts.board.status(self._lineage)
+        status = await self._deps.status_store.status(self._lineage)
         return f"{status.stage.value}: {status.detail}" if status.stage is not None else ""
 
     async def reports(self) -> list[CycleReport]:
         """Every cycle that has ended."""
-        return await self._parts.board.reports(self._lineage)
+        return await self._deps.status_store.reports(self._lineage)
 
     async def history(self) -> list[LineageEvent]:
         """Everything that happened to the line's rubrics."""
-        return await self._parts.store.history(self._lineage)
+        return await self._deps.store.history(self._lineage)
 
 
 @asynccontextmanager
@@ -129,15 +129,15 @@ async def evolving(
             in_flight=settings.meta_judge_in_flight,
             fence_key=await shared_fence_key(redis),
         )
-        parts = Parts(
+        deps = CycleDeps(
             store=RubricStore(redis),
             log=TraceLog(redis),
-            board=Board(redis),
-            checkpoints=Checkpoints(redis),
+            status_store=StatusStore(redis),
+            checkpoints=CheckpointStore(redis),
             anchors=AnchorStore(redis, settings.gate_originals),
             client=client,
             proposers=build_proposers(settings, judge),
             settings=settings,
         )
-        worker = Worker(parts, Leases(redis, ttl_ms=60_000), MetaRewardMetrics(CollectorRegistry()))
-        yield Evolution(worker, parts, lineage)
+        worker = Worker(deps, Leases(redis, ttl_ms=60_000), MetaRewardMetrics(CollectorRegistry()))
+        yield Evolution(worker, deps, lineage)

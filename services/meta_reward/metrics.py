@@ -67,7 +67,7 @@ class MetaRewardMetrics:
             ("task",),
             registry=registry,
         )
-        self._audit_looks: defaultdict[str, Counts[str]] = defaultdict(Counts)
+        self._audit_counts: defaultdict[str, Counts[str]] = defaultdict(Counts)
 
     def archived(self, task: str, traces: int) -> None:
         """Count archived traces."""
@@ -104,11 +104,11 @@ class MetaRewardMetrics:
         self._lags[lineage.task][lineage] = traces
         self._lag.labels(lineage.task).set(sum(self._lags[lineage.task].values()))
 
-    def audited(self, task: str, *, seen: int, scored: int, null: int) -> None:
+    def audited(self, task: str, *, considered: int, scored: int, null: int) -> None:
         """Count a look of the audit: the traces it saw, and those of them that it put to the judge."""
         self._audited.labels(task, "scored").inc(scored)
         self._audited.labels(task, "null").inc(null)
-        looks = self._audit_looks[task]
-        looks.update(seen=seen, audited=scored + null)
-        if looks["seen"]:
-            self._audit_share.labels(task).set(looks["audited"] / looks["seen"])
+        counts = self._audit_counts[task]
+        counts.update(considered=considered, audited=scored + null)
+        if counts["considered"]:
+            self._audit_share.labels(task).set(counts["audited"] / counts["considered"])

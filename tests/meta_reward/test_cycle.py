@@ -21,15 +21,15 @@ async def test_a_cycle_replaces_the_rubric(redis: Redis, reward_url: str, fake_e
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
 
-        active = await meta.parts.store.active(LINEAGE)
+        active = await meta.deps.store.active(LINEAGE)
         assert active is not None
         assert active.version == 2
-        found = await meta.parts.store.get(TASK, active.digest)
+        found = await meta.deps.store.get(TASK, active.digest)
         assert {c.check.check for c in found.check_criteria} >= {"min_words", "ends_properly", "not_repetitive"}
 
-        history = await meta.parts.store.history(LINEAGE)
+        history = await meta.deps.store.history(LINEAGE)
         kinds = [event.kind for event in history]
         assert kinds[0] is EventKind.ACTIVATED
         assert kinds[-1] is EventKind.ACTIVATED
@@ -41,10 +41,10 @@ async def test_a_cycle_replaces_the_rubric(redis: Redis, reward_url: str, fake_e
         assert all(event.reason for event in history if event.kind is EventKind.REJECTED)
         assert {event.by for event in history if event.kind is EventKind.PROPOSED} == {"catalogue", "paper"}
 
-        reports = await meta.parts.board.reports(LINEAGE)
+        reports = await meta.deps.status_store.reports(LINEAGE)
         assert [report.activated for report in reports] == [active.digest]
         assert reports[0].evidence.traces == 8
-        assert (await meta.parts.board.status(LINEAGE)).stage is Stage.IDLE
+        assert (await meta.deps.status_store.status(LINEAGE)).stage is Stage.IDLE
 
         pinned = await meta.client.score(TASK, [item(0, id="late")], run="r", step=1)
         following = await meta.client.score(TASK, [item(0, id="next")], run="r", step=2)
@@ -60,8 +60,8 @@ async def test_good_completions_call_for_nothing(redis: Redis, reward_url: str, 
             for n, original in enumerate(load_pack(TASK).originals)
         ]
         await meta.client.score(TASK, items, run="r", step=1)
-        await meta.worker.look_at(LINEAGE)
-        report = (await meta.parts.board.reports(LINEAGE))[0]
+        await meta.worker.run_due_cycle(LINEAGE)
+        report = (await meta.deps.status_store.reports(LINEAGE))[0]
         assert report.candidates == 0
         assert report.activated is None
         assert any("no further check" in note for note in report.notes)
@@ -73,18 +73,18 @@ async def test_i6_a_candidate_without_a_certain_gain_stays_out(
     """The meta-judge's criterion is scored by a coin: it reaches the gate and is refused there."""
     fake_engine.script = meta_script(by_text)
     async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
-        paper_only = meta.parts._replace(proposers=[p for p in meta.parts.proposers if p.name == "paper"])
+        paper_only = meta.deps._replace(proposers=[p for p in meta.deps.proposers if p.name == "paper"])
         await train(meta.client)
         async with meta.leases.hold(LINEAGE) as token:
             assert token
             report = await Cycle(paper_only, LINEAGE, load_pack(TASK), token, "test").run()
         assert report is not None
         assert (report.candidates, report.activated) == (1, None)
-        history = await meta.parts.store.history(LINEAGE)
+        history = await meta.deps.store.history(LINEAGE)
         assert history[-1].kind is EventKind.REJECTED
         assert history[-1].gate is not None
         assert history[-1].gate.reasons
-        active = await meta.parts.store.active(LINEAGE)
+        active = await meta.deps.store.active(LINEAGE)
         assert active is not None
         assert active.version == 1
 
@@ -92,7 +92,7 @@ async def test_i6_a_candidate_without_a_certain_gain_stays_out(
 async def test_i6_nothing_is_activated_without_gate_or_override(redis: Redis, reward_url: str) -> None:
     """Not on a worker's word, not by training with it, not on a report against another rubric."""
     async with running_meta(redis, reward_url, FakeEngine.__new__(FakeEngine)) as meta:
-        store = meta.parts.store
+        store = meta.deps.store
         active = await store.active(LINEAGE)
         assert active is not None
         candidate = checks_only(33)
@@ -119,14 +119,14 @@ async def test_i6_a_cycle_that_lost_its_lease_changes_nothing(
         await train(meta.client)
         async with meta.leases.hold(LINEAGE) as token:
             assert token
-            cycle = Cycle(meta.parts, LINEAGE, load_pack(TASK), token, "test")
+            cycle = Cycle(meta.deps, LINEAGE, load_pack(TASK), token, "test")
             await redis.set(ks.lease_key(LINEAGE), "another worker's token")
             with pytest.raises(Conflict, match="lost its lease"):
                 await cycle.run()
-        active = await meta.parts.store.active(LINEAGE)
+        active = await meta.deps.store.active(LINEAGE)
         assert active is not None
         assert active.version == 1
-        assert await meta.parts.log.cursor(LINEAGE) == "0-0"
+        assert await meta.deps.log.cursor(LINEAGE) == "0-0"
 
 
 async def test_i7_training_never_waits_for_a_cycle(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
@@ -144,17 +144,17 @@ async def test_i7_training_never_waits_for_a_cycle(redis: Redis, reward_url: str
     fake_engine.script = script
     async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
         await train(meta.client)
-        cycle = asyncio.create_task(meta.worker.look_at(LINEAGE))
+        cycle = asyncio.create_task(meta.worker.run_due_cycle(LINEAGE))
         await asyncio.wait_for(held.wait(), 20.0)
         for step in range(2, 12):
             await train(meta.client, step=step)
         assert not cycle.done(), "the cycle was to be under way all the time"
-        assert (await meta.parts.board.status(LINEAGE)).stage is Stage.PRESCREEN
+        assert (await meta.deps.status_store.status(LINEAGE)).stage is Stage.PRESCREEN
         fake_engine.script = judge
         fake_engine.stop()
         fake_engine.start()
         await asyncio.wait_for(cycle, 60.0)
-        assert len(await meta.parts.board.reports(LINEAGE)) == 1
+        assert len(await meta.deps.status_store.reports(LINEAGE)) == 1
 
 
 async def test_i4_traces_are_fenced_and_never_quoted(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
@@ -173,24 +173,22 @@ async def test_i4_traces_are_fenced_and_never_quoted(redis: Redis, reward_url: s
     fake_engine.script = meta_script(lambda _: certain(3), replies)
     async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
         await train(meta.client, injection)
-        await meta.worker.look_at(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
         assert all("<|im_end|>" not in prompt for prompt in seen)
         assert any("[BEGIN RESPONSE " in prompt for prompt in seen)
-        refused = [
-            e for e in await meta.parts.store.history(LINEAGE) if e.kind is EventKind.REJECTED and e.by == "lint"
-        ]
+        refused = [e for e in await meta.deps.store.history(LINEAGE) if e.kind is EventKind.REJECTED and e.by == "lint"]
         assert any("leak" in event.reason for event in refused)
-        active = await meta.parts.store.active(LINEAGE)
+        active = await meta.deps.store.active(LINEAGE)
         assert active is not None
-        assert "cement" not in (await meta.parts.store.get(TASK, active.digest)).model_dump_json()
+        assert "cement" not in (await meta.deps.store.get(TASK, active.digest)).model_dump_json()
 
 
 async def test_budget_refuses_what_costs_too_much(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, llm=True, max_llm_criteria=1) as meta:
         await train(meta.client)
-        await meta.worker.look_at(LINEAGE)
-        reasons = [event.reason for event in await meta.parts.store.history(LINEAGE) if event.by == "gate"]
+        await meta.worker.run_due_cycle(LINEAGE)
+        reasons = [event.reason for event in await meta.deps.store.history(LINEAGE) if event.by == "gate"]
         assert any(reason.startswith("budget: 2 judge calls") for reason in reasons)
 
 
@@ -198,15 +196,15 @@ async def test_i6_a_cycle_respects_a_rollback(redis: Redis, reward_url: str, fak
     """The next cycle sees the same need and proposes the same rubric; it stays out until an operator wants it."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        store = meta.parts.store
+        store = meta.deps.store
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
         first = await store.active(LINEAGE)
         assert first is not None
         assert first.version == 2
         await store.rollback(LINEAGE, by="me", reason="too strict")
         await train(meta.client, step=2)
-        await meta.worker.look_at(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
         now = await store.active(LINEAGE)
         assert now is not None
         assert now.digest != first.digest
@@ -223,11 +221,11 @@ async def test_best_earlier_rubric_is_compared_with(redis: Redis, reward_url: st
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINEAGE)
-        await activate(meta.parts.store, rubric(llm("plain")))
+        await meta.worker.run_due_cycle(LINEAGE)
+        await activate(meta.deps.store, rubric(llm("plain")))
         await train(meta.client, step=2)
-        await meta.worker.look_at(LINEAGE)
-        gates = [event.gate for event in await meta.parts.store.history(LINEAGE) if event.gate is not None]
+        await meta.worker.run_due_cycle(LINEAGE)
+        gates = [event.gate for event in await meta.deps.store.history(LINEAGE) if event.gate is not None]
         assert gates[0].best_earlier is None
         assert gates[-1].best_earlier is not None
         assert gates[-1].best_earlier.order > gates[-1].active.order

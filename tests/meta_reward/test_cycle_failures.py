@@ -25,10 +25,10 @@ async def test_a_worker_outlives_a_failing_cycle(redis: Redis, reward_url: str, 
         fake_engine.stop()
 
         async def is_at_gate() -> bool:
-            return (await meta.parts.board.status(LINEAGE)).stage is Stage.GATE
+            return (await meta.deps.status_store.status(LINEAGE)).stage is Stage.GATE
 
         async def activated() -> bool:
-            active = await meta.parts.store.active(LINEAGE)
+            active = await meta.deps.store.active(LINEAGE)
             return active is not None and active.version == 2
 
         async with working(meta.worker):
@@ -50,23 +50,23 @@ async def test_a_wrong_reward_key_costs_nothing_and_is_told(
         await train(trainer.client)
         before = len(fake_engine.calls)
         with pytest.raises(AccessError):
-            await meta.worker.look_at(LINEAGE)
-        status = await meta.parts.board.status(LINEAGE)
+            await meta.worker.run_due_cycle(LINEAGE)
+        status = await meta.deps.status_store.status(LINEAGE)
         assert status.stage is Stage.IDLE
         assert "unauthorized" in (status.error or "")
-        await meta.worker.look_at(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
         assert len(fake_engine.calls) == before
-        assert [event.kind for event in await meta.parts.store.history(LINEAGE)] == [EventKind.ACTIVATED]
+        assert [event.kind for event in await meta.deps.store.history(LINEAGE)] == [EventKind.ACTIVATED]
         fake_engine.hold()
         fake_engine.forget()
-        next_try = asyncio.create_task(trainer.worker.look_at(LINEAGE))
+        next_try = asyncio.create_task(trainer.worker.run_due_cycle(LINEAGE))
         await asyncio.to_thread(fake_engine.wait_for_calls, 1)
-        during = await meta.parts.board.status(LINEAGE)
+        during = await meta.deps.status_store.status(LINEAGE)
         assert during.stage is not Stage.IDLE
         assert during.error == status.error
         fake_engine.release()
         await next_try
-        assert (await meta.parts.board.status(LINEAGE)).error is None
+        assert (await meta.deps.status_store.status(LINEAGE)).error is None
 
 
 class Broken:
@@ -84,12 +84,12 @@ async def test_a_proposer_that_breaks_costs_its_proposal_alone(
     """It would break at every try, and each cycle would have the same window: the line would stand still for good."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        parts = meta.parts._replace(proposers=[Broken(), *meta.parts.proposers])
+        deps = meta.deps._replace(proposers=[Broken(), *meta.deps.proposers])
         await train(meta.client)
-        await type(meta.worker)(parts, meta.leases, meta.worker._metrics).look_at(LINEAGE)
-        (report,) = await meta.parts.board.reports(LINEAGE)
+        await type(meta.worker)(deps, meta.leases, meta.worker._metrics).run_due_cycle(LINEAGE)
+        (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.candidates > 0
-        (failed,) = [e for e in await meta.parts.store.history(LINEAGE) if e.kind is EventKind.FAILED]
+        (failed,) = [e for e in await meta.deps.store.history(LINEAGE) if e.kind is EventKind.FAILED]
         assert (failed.by, failed.reason) == ("broken", "broken: broke with KeyError; the log has it")
 
 
@@ -101,9 +101,9 @@ async def test_a_check_is_proposed_beside_a_criterion_of_its_name(
     await activate(store, rubric(llm("min_words"), llm("min_words_check")))
     async with running_meta(redis, reward_url, fake_engine) as meta:
         await train(meta.client, "A title")
-        await meta.worker.look_at(LINEAGE)
-        proposed = [e for e in await meta.parts.store.history(LINEAGE) if e.kind is EventKind.PROPOSED]
-        found = [await meta.parts.store.get(TASK, event.digest) for event in proposed]
+        await meta.worker.run_due_cycle(LINEAGE)
+        proposed = [e for e in await meta.deps.store.history(LINEAGE) if e.kind is EventKind.PROPOSED]
+        found = [await meta.deps.store.get(TASK, event.digest) for event in proposed]
         names = {c.id for candidate in found for c in candidate.check_criteria if c.check.check == "min_words"}
         assert names == {"min_words_check2"}
 
@@ -115,15 +115,15 @@ async def test_a_failing_cycle_is_tried_again_later(redis: Redis, reward_url: st
         await train(meta.client)
         fake_engine.stop()
         with pytest.raises(ServiceUnavailableError):
-            await meta.worker.look_at(LINEAGE)
-        proposed = len(await meta.parts.store.history(LINEAGE))
+            await meta.worker.run_due_cycle(LINEAGE)
+        proposed = len(await meta.deps.store.history(LINEAGE))
         for _ in range(3):
-            await meta.worker.look_at(LINEAGE)
-        assert len(await meta.parts.store.history(LINEAGE)) == proposed
+            await meta.worker.run_due_cycle(LINEAGE)
+        assert len(await meta.deps.store.history(LINEAGE)) == proposed
         fake_engine.start()
 
         async def is_done() -> bool:
-            return len(await meta.parts.board.reports(LINEAGE)) == 1
+            return len(await meta.deps.status_store.reports(LINEAGE)) == 1
 
         async with working(meta.worker):
             await until(is_done, "another try", timeout_s=60.0)
@@ -140,11 +140,11 @@ async def test_a_gate_that_loses_its_judge_decides_nothing(
     async with running_meta(redis, reward_url, fake_engine) as meta:
         await train(meta.client, count=trained)
         with pytest.raises(ServiceUnavailableError, match="judge_unavailable"):
-            await meta.worker.look_at(LINEAGE)
+            await meta.worker.run_due_cycle(LINEAGE)
         assert len(fake_engine.calls) > trained + 5, "the judge was to go in the middle of it"
-        assert await meta.parts.log.cursor(LINEAGE) == "0-0"
-        assert await meta.parts.board.reports(LINEAGE) == []
-        assert all(event.kind is not EventKind.REJECTED for event in await meta.parts.store.history(LINEAGE))
+        assert await meta.deps.log.cursor(LINEAGE) == "0-0"
+        assert await meta.deps.status_store.reports(LINEAGE) == []
+        assert all(event.kind is not EventKind.REJECTED for event in await meta.deps.store.history(LINEAGE))
 
 
 @pytest.mark.parametrize("step", ['"verdict"', '"inflated"', "Write one to three", "Merge the proposals"])
@@ -159,8 +159,8 @@ async def test_a_meta_judge_that_fails_costs_its_proposal_alone(
     fake_engine.script = meta_script(lambda _: certain(3), lambda prompt: reply if step in prompt else None)
     async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
         await train(meta.client)
-        await meta.worker.look_at(LINEAGE)
-        report = (await meta.parts.board.reports(LINEAGE))[0]
+        await meta.worker.run_due_cycle(LINEAGE)
+        report = (await meta.deps.status_store.reports(LINEAGE))[0]
         assert report.activated is not None, "the catalogue's candidate is none the worse"
         assert any(note.startswith("paper:") for note in report.notes)
 
@@ -172,21 +172,21 @@ async def test_a_new_request_is_tried_at_once_after_a_failure(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, every_traces=100) as meta:
         await train(meta.client)
-        await meta.parts.board.request(LINEAGE, "me", "now")
+        await meta.deps.status_store.request(LINEAGE, "me", "now")
         fake_engine.stop()
         for _ in range(6):
             meta.worker._backoff[LINEAGE].failed(time.monotonic())
         with pytest.raises(ServiceUnavailableError):
-            await meta.worker.look_at(LINEAGE)
-        await meta.worker.look_at(LINEAGE)
+            await meta.worker.run_due_cycle(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
         fake_engine.start()
-        await meta.worker.look_at(LINEAGE)
-        assert await meta.parts.board.reports(LINEAGE) == []
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert await meta.deps.status_store.reports(LINEAGE) == []
 
         async def is_back() -> bool:
             return (await meta.client.readiness())["judge"]
 
         await until(is_back, "the judge to be back in service")
-        await meta.parts.board.request(LINEAGE, "me", "now")
-        await meta.worker.look_at(LINEAGE)
-        assert len(await meta.parts.board.reports(LINEAGE)) == 1
+        await meta.deps.status_store.request(LINEAGE, "me", "now")
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert len(await meta.deps.status_store.reports(LINEAGE)) == 1

@@ -19,12 +19,12 @@ async def test_a_window_is_consumed_once(redis: Redis, reward_url: str, fake_eng
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINEAGE)
-        await meta.worker.look_at(LINEAGE)
-        assert len(await meta.parts.board.reports(LINEAGE)) == 1
+        await meta.worker.run_due_cycle(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert len(await meta.deps.status_store.reports(LINEAGE)) == 1
         await train(meta.client, step=2)
-        await meta.worker.look_at(LINEAGE)
-        windows = [report.evidence.window for report in await meta.parts.board.reports(LINEAGE)]
+        await meta.worker.run_due_cycle(LINEAGE)
+        windows = [report.evidence.window for report in await meta.deps.status_store.reports(LINEAGE)]
         assert len(windows) == 2
         assert windows[0][1] == windows[1][0]
 
@@ -32,17 +32,17 @@ async def test_a_window_is_consumed_once(redis: Redis, reward_url: str, fake_eng
 async def test_no_cycle_before_its_time_but_on_request(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, every_traces=100) as meta:
-        await meta.parts.board.request(LINEAGE, "me", "nothing to see yet")
-        await meta.worker.look_at(LINEAGE)
-        assert await meta.parts.board.reports(LINEAGE) == []
-        assert await meta.parts.board.requested(LINEAGE) is None, "a request without traces must not stay for ever"
+        await meta.deps.status_store.request(LINEAGE, "me", "nothing to see yet")
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert await meta.deps.status_store.reports(LINEAGE) == []
+        assert await meta.deps.status_store.requested(LINEAGE) is None, "a request without traces must be withdrawn"
         await train(meta.client)
-        await meta.worker.look_at(LINEAGE)
-        assert await meta.parts.board.reports(LINEAGE) == []
-        assert (await meta.parts.board.status(LINEAGE)).lag == 8
-        await meta.parts.board.request(LINEAGE, "me", "now")
-        await meta.worker.look_at(LINEAGE)
-        assert [report.trigger for report in await meta.parts.board.reports(LINEAGE)] == ["requested by me: now"]
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert await meta.deps.status_store.reports(LINEAGE) == []
+        assert (await meta.deps.status_store.status(LINEAGE)).lag == 8
+        await meta.deps.status_store.request(LINEAGE, "me", "now")
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert [report.trigger for report in await meta.deps.status_store.reports(LINEAGE)] == ["requested by me: now"]
 
 
 async def test_evaluation_never_stands_in_the_way(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
@@ -53,14 +53,14 @@ async def test_evaluation_never_stands_in_the_way(redis: Redis, reward_url: str,
         await meta.client.score(TASK, evals, run="r", step=0, purpose="eval")
         await train(meta.client)
         await meta.client.score(TASK, evals[:3], run="r", step=2, purpose="eval")
-        await meta.worker.look_at(LINEAGE)
-        (report,) = await meta.parts.board.reports(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.evidence.traces == 8
         assert report.evidence.first_step == 1
         await train(meta.client, step=3, count=7)
-        await meta.worker.look_at(LINEAGE)
-        assert (await meta.parts.board.status(LINEAGE)).lag == 7, "what a cycle consumed does not wait"
-        assert len(await meta.parts.board.reports(LINEAGE)) == 1
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert (await meta.deps.status_store.status(LINEAGE)).lag == 7, "what a cycle consumed does not wait"
+        assert len(await meta.deps.status_store.reports(LINEAGE)) == 1
 
 
 async def test_a_request_made_during_a_cycle_gets_one_of_its_own(
@@ -68,7 +68,7 @@ async def test_a_request_made_during_a_cycle_gets_one_of_its_own(
 ) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, every_traces=100) as meta:
-        board = meta.parts.board
+        status_store = meta.deps.status_store
 
         class Asks:
             """A proposer while which an operator asks once more, in the same words."""
@@ -76,19 +76,19 @@ async def test_a_request_made_during_a_cycle_gets_one_of_its_own(
             name = "asks"
 
             async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
-                await board.request(LINEAGE, "me", "now")
+                await status_store.request(LINEAGE, "me", "now")
                 return Proposal((), ())
 
-        worker = Worker(meta.parts._replace(proposers=[Asks()]), meta.leases, MetaRewardMetrics(CollectorRegistry()))
+        worker = Worker(meta.deps._replace(proposers=[Asks()]), meta.leases, MetaRewardMetrics(CollectorRegistry()))
         await train(meta.client)
-        await board.request(LINEAGE, "me", "now")
-        await worker.look_at(LINEAGE)
-        assert len(await board.reports(LINEAGE)) == 1
-        assert await board.requested(LINEAGE) is not None, "the second request was not served"
+        await status_store.request(LINEAGE, "me", "now")
+        await worker.run_due_cycle(LINEAGE)
+        assert len(await status_store.reports(LINEAGE)) == 1
+        assert await status_store.requested(LINEAGE) is not None, "the second request was not served"
         await train(meta.client, step=2)
-        await meta.worker.look_at(LINEAGE)
-        assert [report.trigger for report in await board.reports(LINEAGE)] == ["requested by me: now"] * 2
-        assert await board.requested(LINEAGE) is None
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert [report.trigger for report in await status_store.reports(LINEAGE)] == ["requested by me: now"] * 2
+        assert await status_store.requested(LINEAGE) is None
 
 
 async def test_two_workers_run_one_cycle(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
@@ -98,9 +98,9 @@ async def test_two_workers_run_one_cycle(redis: Redis, reward_url: str, fake_eng
         running_meta(redis, reward_url, fake_engine) as other,
     ):
         await train(one.client)
-        await asyncio.gather(one.worker.look_at(LINEAGE), other.worker.look_at(LINEAGE))
-        assert len(await one.parts.board.reports(LINEAGE)) == 1
-        versions = await one.parts.store.versions(LINEAGE)
+        await asyncio.gather(one.worker.run_due_cycle(LINEAGE), other.worker.run_due_cycle(LINEAGE))
+        assert len(await one.deps.status_store.reports(LINEAGE)) == 1
+        versions = await one.deps.store.versions(LINEAGE)
         assert list(versions) == [1, 2]
 
 
@@ -113,10 +113,10 @@ async def test_a_run_is_measured_against_its_own_first_steps(
         await train(meta.client, "Trees.", run="one", step=1, count=64)
         await train(meta.client, ESSAY, run="two", step=1)
         await train(meta.client, "Trees.", run="one", step=2)
-        await meta.worker.look_at(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
         await train(meta.client, POOR, run="two", step=2)
-        await meta.worker.look_at(LINEAGE)
-        evidence = (await meta.parts.board.reports(LINEAGE))[-1].evidence
+        await meta.worker.run_due_cycle(LINEAGE)
+        evidence = (await meta.deps.status_store.reports(LINEAGE))[-1].evidence
         assert evidence.traces == 8
         early = 0.5 * (len(words(POOR)) + len(words(ESSAY)))
         assert evidence.drift["words"] == pytest.approx(len(words(POOR)) - early)

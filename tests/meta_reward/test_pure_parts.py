@@ -9,7 +9,7 @@ from services.kit.text.features import ends_properly, sentence_count, words
 from services.meta_reward.api.rubric_diff import diff_rubrics
 from services.meta_reward.gate.anchor_statistics import kendall_tau, paired_gain, score_anchors
 from services.meta_reward.gate.lint import lint
-from services.meta_reward.monitoring.rollback import reason_to_roll_back
+from services.meta_reward.monitoring.rollback import spread_collapse_reason
 from services.meta_reward.propose.catalogue import find_missing_checks
 from services.meta_reward.worker.backoff import Backoff
 from tests.support.builders import ESSAY, TASK, check, llm, min_words, rubric, trace
@@ -186,13 +186,13 @@ def test_watch() -> None:
     spread = [trace(str(n), reward=n / 10, group=f"g{n // 2}") for n in range(8)]
     flat = [trace(str(n), reward=0.5, group=f"g{n // 2}") for n in range(8)]
     flagged = [trace(str(n), reward=0.0, group=f"g{n // 2}", flags=("empty",)) for n in range(8)]
-    assert reason_to_roll_back(spread, spread) is None
-    assert "spread collapsed" in (reason_to_roll_back(spread, flat) or "")
-    assert reason_to_roll_back(spread, flagged) is None
-    assert reason_to_roll_back(flat, flat) is None
+    assert spread_collapse_reason(spread, spread) is None
+    assert "spread collapsed" in (spread_collapse_reason(spread, flat) or "")
+    assert spread_collapse_reason(spread, flagged) is None
+    assert spread_collapse_reason(flat, flat) is None
     alone = [trace(str(n), reward=n / 10, group=f"g{n}") for n in range(8)]
-    assert reason_to_roll_back([], flat) is None, "an unknown past is not a better one"
-    assert reason_to_roll_back(alone, flat) is None, "without groups its spread is unknown"
+    assert spread_collapse_reason([], flat) is None, "an unknown past is not a better one"
+    assert spread_collapse_reason(alone, flat) is None, "without groups its spread is unknown"
 
 
 def test_what_a_check_takes_out_of_a_group_is_spread() -> None:
@@ -201,15 +201,15 @@ def test_what_a_check_takes_out_of_a_group_is_spread() -> None:
         trace(str(n), reward=0.3 if n % 2 else 0.9, group=f"g{n // 8}", flags=("empty",) if n % 2 else ())
         for n in range(32)
     ]
-    assert reason_to_roll_back(split, split) is None
+    assert spread_collapse_reason(split, split) is None
 
 
 def test_a_tied_pair_shows_nothing() -> None:
     spread = [trace(str(n), reward=n / 10, group=f"g{n // 2}") for n in range(8)]
     flagged = [trace(f"f{n}", reward=0.0, group=f"f{n // 2}", flags=("empty",)) for n in range(62)]
     tied = [trace(f"t{n}", reward=0.5, group="t") for n in range(2)]
-    assert reason_to_roll_back(spread, [*flagged, *tied]) is None
-    assert reason_to_roll_back(spread[:2], tied * 4) is None
+    assert spread_collapse_reason(spread, [*flagged, *tied]) is None
+    assert spread_collapse_reason(spread[:2], tied * 4) is None
 
 
 def test_backoff_doubles_to_five_minutes_and_starts_again_after_a_success() -> None:

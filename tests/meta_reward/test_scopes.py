@@ -89,7 +89,7 @@ async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
 ) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        await activate(meta.parts.store, rubric(llm("scoped")), lineage=SCOPED)
+        await activate(meta.deps.store, rubric(llm("scoped")), lineage=SCOPED)
         prompts = load_pack(TASK).prompts
         items = [
             {"id": f"{scope}{n}", "scope": scope, "prompt": prompts[n].prompt, "completion": "Trees are nice and"}
@@ -97,16 +97,16 @@ async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
             for n in range(6)
         ]
         await meta.client.score(TASK, items, run="r", step=1)
-        for lineage in await lineages_of(meta.parts.store, meta.parts.settings):
-            await meta.worker.look_at(lineage)
-        (scoped,) = await meta.parts.board.reports(SCOPED)
+        for lineage in await lineages_of(meta.deps.store, meta.deps.settings):
+            await meta.worker.run_due_cycle(lineage)
+        (scoped,) = await meta.deps.status_store.reports(SCOPED)
         assert scoped.evidence.traces == 12, "a narrower scope without a rubric falls back to it"
-        assert await meta.parts.board.reports(LINEAGE) == [], "six are too few"
+        assert await meta.deps.status_store.reports(LINEAGE) == [], "six are too few"
         await train(meta.client, step=2)
-        await meta.worker.look_at(LINEAGE)
-        (whole,) = await meta.parts.board.reports(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        (whole,) = await meta.deps.status_store.reports(LINEAGE)
         assert whole.evidence.traces == 14
-        found = await meta.parts.store.active(SCOPED)
+        found = await meta.deps.store.active(SCOPED)
         assert found is not None
         assert found.scope == "algebra/3"
 
@@ -139,9 +139,9 @@ async def test_guidelines_are_for_the_scopes_of_depth_tasks(
     monkeypatch.setattr(worker, "load_pack", lambda _: pack)
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        meta.worker._parts = meta.parts._replace(proposers=[Looks()])
-        await activate(meta.parts.store, rubric(llm("scoped")), lineage=SCOPED)
+        meta.worker._deps = meta.deps._replace(proposers=[Looks()])
+        await activate(meta.deps.store, rubric(llm("scoped")), lineage=SCOPED)
         items = [item(n, id=f"i{n}", scope=lineage.scope) for n in range(8)]
         await meta.client.score(TASK, items, run="r", step=1)
-        await meta.worker.look_at(lineage)
+        await meta.worker.run_due_cycle(lineage)
     assert [brief.guided for brief in seen] == [guided]

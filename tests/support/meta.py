@@ -17,16 +17,16 @@ from services.kit.store.leases import Leases
 from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
-from services.meta_reward.clients.meta_judge import AnswerMemory, MetaJudge
-from services.meta_reward.cycle import Parts
+from services.meta_reward.clients.meta_judge import MetaJudge, MetaJudgeCache
+from services.meta_reward.cycle import CycleDeps
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
-from services.meta_reward.stores.checkpoints import Checkpoints
-from services.meta_reward.stores.status import Board
+from services.meta_reward.stores.checkpoints import CheckpointStore
+from services.meta_reward.stores.status import StatusStore
 from services.meta_reward.worker.worker import Worker
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine, Messages, Reply, Script, chat
@@ -73,7 +73,7 @@ class Meta(NamedTuple):
     """A worker and what it works with."""
 
     worker: Worker
-    parts: Parts
+    deps: CycleDeps
     client: RewardClient
     leases: Leases
 
@@ -89,7 +89,7 @@ async def running_meta(
     key: str = "",
     **settings: Any,
 ) -> AsyncIterator[Meta]:
-    """A worker that is not running by itself: tests call `look_at`."""
+    """A worker that is not running by itself: tests call `run_due_cycle`."""
     told = {"every_traces": 8, "samples": 2, "gate_originals": 12, "tasks": [TASK], "watch_traces": 8} | settings
     chosen = MetaRewardSettings.model_validate(told)
     proposers: list[Proposer] = [CatalogueProposer()] if catalogue else []
@@ -99,18 +99,18 @@ async def running_meta(
     ):
         if llm:
             proposers.append(PaperProposer(await meta_judge(session, engine, redis)))
-        parts = Parts(
+        deps = CycleDeps(
             store=RubricStore(redis),
             log=TraceLog(redis),
-            board=Board(redis),
-            checkpoints=Checkpoints(redis),
+            status_store=StatusStore(redis),
+            checkpoints=CheckpointStore(redis),
             anchors=AnchorStore(redis, chosen.gate_originals),
             client=client,
             proposers=proposers,
             settings=chosen,
         )
         leases = Leases(redis, ttl_ms=5_000)
-        yield Meta(Worker(parts, leases, MetaRewardMetrics(CollectorRegistry())), parts, client, leases)
+        yield Meta(Worker(deps, leases, MetaRewardMetrics(CollectorRegistry())), deps, client, leases)
 
 
 @asynccontextmanager
@@ -125,9 +125,9 @@ async def working(worker: Worker) -> AsyncIterator[None]:
 async def meta_judge(session: Any, engine: FakeEngine, redis: Redis) -> MetaJudge:
     """A meta-judge behind the scripted engine."""
     endpoint = JsonEndpoint(session, engine.url, retries=0)
-    memory = AnswerMemory(redis, ttl_s=60)
+    cache = MetaJudgeCache(redis, ttl_s=60)
     return MetaJudge(
-        endpoint, model="fake", max_tokens=256, in_flight=2, fence_key=await shared_fence_key(redis), memory=memory
+        endpoint, model="fake", max_tokens=256, in_flight=2, fence_key=await shared_fence_key(redis), cache=cache
     )
 
 

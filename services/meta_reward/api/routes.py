@@ -34,34 +34,34 @@ from services.kit.errors import Invalid, NotFound
 from services.kit.store.keys import LineageKey
 from services.kit.web.server import error_answers, require_key, require_operator
 from services.meta_reward.api.rubric_diff import diff_rubrics
-from services.meta_reward.api.trace_filter import REACH, TraceFilter
-from services.meta_reward.cycle import Parts
+from services.meta_reward.api.trace_filter import MAX_SCANNED, TraceFilter
+from services.meta_reward.cycle import CycleDeps
 from services.meta_reward.lineages import lineages_of
 
 log = logging.getLogger(__name__)
 
-MOST = 1_000
+MAX_PAGE = 1_000
 EVENT_ID = r"^[1-9][0-9]{0,18}-[0-9]{1,19}$"
 
-Limit = Annotated[int, Query(ge=1, le=MOST)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 TraceId = Annotated[str, Path(min_length=1, max_length=128)]
 
 
-class Deed(Contract):
+class OperatorAction(Contract):
     """Who asks for something, and why; it goes on record."""
 
     by: str = Field(min_length=1, max_length=128)
     reason: str = Field(min_length=1, max_length=2_000)
 
 
-class ActivateDeed(Deed):
+class ActivateAction(OperatorAction):
     """Activate a stored rubric without the gate; `expected` is the digest believed to be active."""
 
     digest: Digest
     expected: Digest | None = None
 
 
-class RollbackDeed(Deed):
+class RollbackAction(OperatorAction):
     """Go back to `version`, or to the one before; `expected` is the digest believed to be active."""
 
     expected: Digest | None = None
@@ -75,9 +75,9 @@ class Activated(Contract):
     version: int
 
 
-async def _parts(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
+async def _deps(request: Request) -> CycleDeps:
+    deps: CycleDeps = request.app.state.deps
+    return deps
 
 
 async def _lineage(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None = None) -> LineageKey:
@@ -102,7 +102,7 @@ async def _filter(
 
 
 FilterDep = Annotated[TraceFilter, Depends(_filter)]
-PartsDep = Annotated[Parts, Depends(_parts)]
+Deps = Annotated[CycleDeps, Depends(_deps)]
 LineageDep = Annotated[LineageKey, Depends(_lineage)]
 
 reading = APIRouter(dependencies=[Depends(require_key)], responses=error_answers(401, 404, 422, 503), tags=["read"])
@@ -112,96 +112,96 @@ operating = APIRouter(
 
 
 @reading.get("/status/{task}")
-async def get_status(lineage: LineageDep, parts: PartsDep) -> CycleStatus:
+async def get_status(lineage: LineageDep, deps: Deps) -> CycleStatus:
     """What the worker is doing for this line now."""
-    return await parts.board.status(lineage)
+    return await deps.status_store.status(lineage)
 
 
 @reading.get("/lineage/{task}")
 async def get_lineage(
     lineage: LineageDep,
-    parts: PartsDep,
-    limit: Limit = MOST,
+    deps: Deps,
+    limit: Limit = MAX_PAGE,
     before: Annotated[str | None, Query(pattern=EVENT_ID, description="an event's id: older ones than it")] = None,
 ) -> list[LineageEvent]:
     """What happened to the line's rubrics, with the gate's figures: the newest `limit` events, oldest first."""
-    return await parts.store.latest(lineage, limit, before=before)
+    return await deps.store.latest(lineage, limit, before=before)
 
 
 @reading.get("/cycles/{task}")
 async def get_cycles(
     lineage: LineageDep,
-    parts: PartsDep,
-    limit: Limit = MOST,
-    skip: Annotated[int, Query(ge=0, le=100 * MOST, description="leave out so many of the newest")] = 0,
+    deps: Deps,
+    limit: Limit = MAX_PAGE,
+    skip: Annotated[int, Query(ge=0, le=100 * MAX_PAGE, description="leave out so many of the newest")] = 0,
 ) -> list[CycleReport]:
     """The newest cycles that have ended, oldest first, with their evidence; an abandoned one says why."""
-    return await parts.board.reports(lineage, limit, skip=skip)
+    return await deps.status_store.reports(lineage, limit, skip=skip)
 
 
 @reading.get("/cycles/{task}/{cycle}")
-async def get_cycle(lineage: LineageDep, parts: PartsDep, cycle: str) -> CycleReport:
+async def get_cycle(lineage: LineageDep, deps: Deps, cycle: str) -> CycleReport:
     """One of the newest cycles that have ended."""
-    return await parts.board.report(lineage, cycle)
+    return await deps.status_store.report(lineage, cycle)
 
 
 @reading.get("/alarms/{task}")
-async def get_alarms(lineage: LineageDep, parts: PartsDep) -> list[Alarm]:
+async def get_alarms(lineage: LineageDep, deps: Deps) -> list[Alarm]:
     """The alarms that are raised, each with its figure, its thresholds and the traces that show it most."""
-    return await parts.board.alarms(lineage)
+    return await deps.status_store.alarms(lineage)
 
 
 @reading.get("/traces/{task}")
 async def get_traces(
     lineage: LineageDep,
-    parts: PartsDep,
+    deps: Deps,
     wanted: FilterDep,
     limit: Annotated[int, Query(ge=1, le=256)] = 50,
     before: Annotated[str | None, Query(pattern=EVENT_ID, description="`older` of the page before this one")] = None,
 ) -> TracePage:
     """The line's newest traces that fit, newest first; those that were archived and trimmed are not among them."""
     until = f"({before}" if before else "+"
-    found = await parts.log.browse(lineage.task, limit, until=until, wanted=wanted.on(lineage), reach=REACH)
+    found = await deps.log.browse(lineage.task, limit, until=until, wanted=wanted.on(lineage), reach=MAX_SCANNED)
     return TracePage(traces=tuple(found.traces), older=found.older)
 
 
 @reading.get("/traces/{task}/{trace_id}")
-async def get_trace(task: Name, parts: PartsDep, trace_id: TraceId) -> Trace:
+async def get_trace(task: Name, deps: Deps, trace_id: TraceId) -> Trace:
     """One of the task's last 16,384 traces."""
-    return await find_trace(parts, task, trace_id)
+    return await find_trace(deps, task, trace_id)
 
 
 @reading.get("/rubrics/{task}/diff")
 async def get_diff(
     lineage: LineageDep,
-    parts: PartsDep,
+    deps: Deps,
     before: Annotated[int | Digest, Query(description="a version or a digest")],
     after: Annotated[int | Digest, Query(description="a version or a digest")],
 ) -> RubricDiff:
     """What changed between two rubrics."""
-    return diff_rubrics(await find_rubric(parts, lineage, before), await find_rubric(parts, lineage, after))
+    return diff_rubrics(await find_rubric(deps, lineage, before), await find_rubric(deps, lineage, after))
 
 
 @reading.get("/anchors/{task}")
-async def get_anchors(task: Name, parts: PartsDep) -> AnchorsAnswer:
+async def get_anchors(task: Name, deps: Deps) -> AnchorsAnswer:
     """The cases that the gate measures this task's rubrics on, in figures."""
-    _known(task)
-    return await parts.anchors.told(task)
+    _require_pack(task)
+    return await deps.anchors.told(task)
 
 
 @operating.post("/anchors/{task}")
-async def post_anchors(body: ImportAnchors, task: Name, parts: PartsDep) -> AnchorsAnswer:
+async def post_anchors(body: ImportAnchors, task: Name, deps: Deps) -> AnchorsAnswer:
     """Add labelled pairs to the task's anchors; a pair already there is there once."""
-    _known(task)
-    await parts.anchors.add(task, body.pairs)
+    _require_pack(task)
+    await deps.anchors.add(task, body.pairs)
     log.info("anchors imported", extra={"task": task, "by": body.by, "reason": body.reason, "pairs": len(body.pairs)})
-    return await parts.anchors.told(task)
+    return await deps.anchors.told(task)
 
 
 @operating.post("/cycles/{task}", status_code=202)
-async def post_cycle(body: Deed, lineage: LineageDep, parts: PartsDep) -> CycleStatus:
+async def post_cycle(body: OperatorAction, lineage: LineageDep, deps: Deps) -> CycleStatus:
     """Ask for a cycle now; the worker takes it up at its next look."""
-    served = await lineages_of(parts.store, parts.settings)
+    served = await lineages_of(deps.store, deps.settings)
     if lineage not in served:
         tasks = ", ".join(dict.fromkeys(served_lineage.task for served_lineage in served))
         raise Invalid(
@@ -210,61 +210,59 @@ async def post_cycle(body: Deed, lineage: LineageDep, parts: PartsDep) -> CycleS
             "and of those of its scopes that have a rubric of their own",
             code="not_served",
         )
-    if await parts.store.active(lineage) is None:
+    if await deps.store.active(lineage) is None:
         raise NotFound(f"task {lineage.task!r} has no active rubric in {lineage.label!r}", code="unknown_task")
-    await parts.board.request(lineage, body.by, body.reason)
-    return await parts.board.status(lineage)
+    await deps.status_store.request(lineage, body.by, body.reason)
+    return await deps.status_store.status(lineage)
 
 
 @operating.post("/cycles/{task}/pause")
-async def post_pause(body: Deed, lineage: LineageDep, parts: PartsDep) -> CycleStatus:
+async def post_pause(body: OperatorAction, lineage: LineageDep, deps: Deps) -> CycleStatus:
     """Start no cycle but on request, until resumed; one under way goes on."""
-    await parts.board.pause(lineage, Pause(by=body.by, reason=body.reason, since=time.time()))
-    return await parts.board.status(lineage)
+    await deps.status_store.pause(lineage, Pause(by=body.by, reason=body.reason, since=time.time()))
+    return await deps.status_store.status(lineage)
 
 
 @operating.post("/cycles/{task}/resume")
-async def post_resume(body: Deed, lineage: LineageDep, parts: PartsDep) -> CycleStatus:
+async def post_resume(body: OperatorAction, lineage: LineageDep, deps: Deps) -> CycleStatus:
     """Start cycles again when they are due."""
-    await parts.board.pause(lineage, None)
+    await deps.status_store.pause(lineage, None)
     log.info("cycles resumed", extra={"task": lineage.task, "by": body.by, "reason": body.reason})
-    return await parts.board.status(lineage)
+    return await deps.status_store.status(lineage)
 
 
 @operating.post("/rubrics/{task}/activate")
-async def post_activate(body: ActivateDeed, lineage: LineageDep, parts: PartsDep) -> Activated:
+async def post_activate(body: ActivateAction, lineage: LineageDep, deps: Deps) -> Activated:
     """Activate a stored rubric on your own authority, recorded as an override."""
     expected = body.expected
     if expected is None:
-        current = await parts.store.active(lineage)
+        current = await deps.store.active(lineage)
         expected = current.digest if current else None
     authority = Override(by=body.by, reason=body.reason)
-    version = await parts.store.activate(lineage, body.digest, expected=expected, authority=authority)
+    version = await deps.store.activate(lineage, body.digest, expected=expected, authority=authority)
     return Activated(digest=body.digest, version=version)
 
 
 @operating.post("/rubrics/{task}/rollback")
-async def post_rollback(body: RollbackDeed, lineage: LineageDep, parts: PartsDep) -> Activated:
+async def post_rollback(body: RollbackAction, lineage: LineageDep, deps: Deps) -> Activated:
     """Go back to the version before, or to the one named."""
-    active = await parts.store.rollback(
-        lineage, by=body.by, reason=body.reason, expected=body.expected, to=body.version
-    )
+    active = await deps.store.rollback(lineage, by=body.by, reason=body.reason, expected=body.expected, to=body.version)
     return Activated(digest=active.digest, version=active.version or 0)
 
 
-def _known(task: str) -> None:
+def _require_pack(task: str) -> None:
     if task not in available_tasks():
         raise NotFound(f"no task pack {task!r}: anchors are made from a pack's originals", code="unknown_task")
 
 
-async def find_trace(parts: Parts, task: str, trace_id: str) -> Trace:
+async def find_trace(deps: CycleDeps, task: str, trace_id: str) -> Trace:
     """A trace by its id. Raises `NotFound`."""
-    found = await parts.log.named(task, {trace_id})
+    found = await deps.log.named(task, {trace_id})
     if trace_id not in found:
         raise NotFound(f"none of the last traces of {task!r} is {trace_id}: look in the archive", code="unknown_trace")
     return found[trace_id]
 
 
-async def find_rubric(parts: Parts, lineage: LineageKey, name: int | str) -> Rubric:
-    found = await parts.store.find(lineage, name)
-    return await parts.store.labelled(lineage._replace(scope=found.scope), found.digest)
+async def find_rubric(deps: CycleDeps, lineage: LineageKey, name: int | str) -> Rubric:
+    found = await deps.store.find(lineage, name)
+    return await deps.store.labelled(lineage._replace(scope=found.scope), found.digest)

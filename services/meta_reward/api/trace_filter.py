@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from regrade.contracts import Contract, Flag, Name, Purpose, Trace
 from services.kit.store.keys import LineageKey
 
-REACH = 4_096
+MAX_SCANNED = 4_096
 """Entries of the log that one question reads, at most."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -27,7 +27,7 @@ _PAGE = 256
 _FILES_A_LOOK = 64
 
 
-class Chunk(Outcome):
+class FileRange(Outcome):
     """A range of the stream that one file holds: behind `after`, up to and including `last`."""
 
     after: str
@@ -42,11 +42,11 @@ class ArchiveState(Outcome):
     """
 
     done: str = "0-0"
-    next: Chunk | None = None
-    kept: tuple[Chunk, ...] = ()
+    next: FileRange | None = None
+    kept: tuple[FileRange, ...] = ()
 
 
-class Limits(NamedTuple):
+class ArchiveLimits(NamedTuple):
     """Traces in a file at most, seconds after which a smaller one is written, traces that stay in Redis at least."""
 
     rows: int
@@ -54,7 +54,7 @@ class Limits(NamedTuple):
     keep: int
 
     @classmethod
-    def of(cls, settings: MetaRewardSettings) -> "Limits":
+    def of(cls, settings: MetaRewardSettings) -> "ArchiveLimits":
         """As set."""
         return cls(settings.archive_rows, settings.archive_every_s, settings.archive_keep)
 
@@ -63,7 +63,7 @@ class Archiver:
     """Archives and trims each task's traces. Any number of workers may run one: a task's lease admits one of them."""
 
     def __init__(
-        self, redis: Redis, store: ArchiveStore, leases: Leases, metrics: MetaRewardMetrics, limits: Limits
+        self, redis: Redis, store: ArchiveStore, leases: Leases, metrics: MetaRewardMetrics, limits: ArchiveLimits
     ) -> None:
         self._redis = redis
         self._log = TraceLog(redis)
@@ -78,7 +78,7 @@ class Archiver:
         while True:
             for task in tasks:
                 try:
-                    await self.look_at(task)
+                    await self.archive_due(task)
                 except (RedisError, ServiceError) as error:
                     self._metrics.failed(task, type(error).__name__)
                     log.warning("traces could not be archived", exc_info=True, extra={"task": task})
@@ -87,7 +87,7 @@ class Archiver:
                     log.exception("traces could not be archived", extra={"task": task})
             await asyncio.sleep(poll_s)
 
-    async def look_at(self, task: str) -> None:
+    async def archive_due(self, task: str) -> None:
         """Archive what is due and trim what may go, unless another worker is at it."""
         if not await self._due(task):
             return
@@ -110,17 +110,17 @@ class Archiver:
     async def _due(self, task: str) -> bool:
         """Whether there is a file to write or a range to trim; costs little when there is not."""
         state = await self.state(task)
-        if state.next is not None or await self._ripe(task, state):
+        if state.next is not None or await self._has_full_file(task, state):
             return True
         return bool(await self._removable(task, state))
 
-    async def _ripe(self, task: str, state: ArchiveState) -> bool:
+    async def _has_full_file(self, task: str, state: ArchiveState) -> bool:
         """Whether a file's worth of traces is there, or some that have waited long enough."""
         first = await entries(self._redis, ks.traces_key(task), after=state.done, count=1)
         if not first:
             return False
         # `kept` is what is archived and still in the stream: the rest of the stream is what is not.
-        waiting = int(await self._redis.xlen(ks.traces_key(task))) - sum(chunk.rows for chunk in state.kept)
+        waiting = int(await self._redis.xlen(ks.traces_key(task))) - sum(file_range.rows for file_range in state.kept)
         if waiting >= self._limits.rows:
             return True
         seconds, microseconds = await self._redis.time()
@@ -129,22 +129,22 @@ class Archiver:
 
     async def _archive(self, task: str, token: str, state: ArchiveState) -> tuple[ArchiveState, bool]:
         """Write the file announced, or else the next one if it is due."""
-        if state.next is None and not await self._ripe(task, state):
+        if state.next is None and not await self._has_full_file(task, state):
             return state, False
         with self._store.new_file(task) as written:
             await self._fill(task, written, state)
             if not written.rows:
                 return await self._save(task, token, state.model_copy(update={"next": None})), False
-            chunk = Chunk(after=state.done, last=written.last, rows=written.rows)
-            if state.next not in (None, chunk):
+            file_range = FileRange(after=state.done, last=written.last, rows=written.rows)
+            if state.next not in (None, file_range):
                 # Under this lease nobody else trims: an announced range that has changed was changed by hand.
                 log.warning("an announced range is not what it was", extra={"task": task})
-            state = await self._save(task, token, state.model_copy(update={"next": chunk}))
+            state = await self._save(task, token, state.model_copy(update={"next": file_range}))
             path = await asyncio.to_thread(self._store.publish, task, written)
-        done = {"done": chunk.last, "next": None, "kept": (*state.kept, chunk)}
+        done = {"done": file_range.last, "next": None, "kept": (*state.kept, file_range)}
         state = await self._save(task, token, state.model_copy(update=done))
-        self._metrics.archived(task, chunk.rows)
-        log.info("traces archived", extra={"task": task, "file": path, "rows": chunk.rows})
+        self._metrics.archived(task, file_range.rows)
+        log.info("traces archived", extra={"task": task, "file": path, "rows": file_range.rows})
         return state, True
 
     async def _fill(self, task: str, written: TraceFile, state: ArchiveState) -> None:
@@ -159,16 +159,16 @@ class Archiver:
             after = page[-1][0]
         await asyncio.to_thread(written.close)
 
-    async def _removable(self, task: str, state: ArchiveState) -> list[Chunk]:
+    async def _removable(self, task: str, state: ArchiveState) -> list[FileRange]:
         """Archived ranges that every line has consumed, beyond the number of traces that stay."""
         consumed = min((position(cursor) for cursor in await self._log.cursors(task)), default=(0, 0))
         length = int(await self._redis.xlen(ks.traces_key(task)))
         found = []
-        for chunk in state.kept:
-            length -= chunk.rows
-            if position(chunk.last) > consumed or length < self._limits.keep:
+        for file_range in state.kept:
+            length -= file_range.rows
+            if position(file_range.last) > consumed or length < self._limits.keep:
                 break
-            found.append(chunk)
+            found.append(file_range)
         return found
 
     async def _trim(self, task: str, token: str, state: ArchiveState) -> ArchiveState:

@@ -17,10 +17,10 @@ from services.kit.templates import fill, load_template
 
 _SAMPLING = {"temperature": 0.7, "top_p": 0.95}
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
-class AnswerMemory:
+class MetaJudgeCache:
     """Answers by cycle and question, kept in Redis for `ttl_s`."""
 
     def __init__(self, redis: Redis, *, ttl_s: int) -> None:
@@ -51,16 +51,16 @@ class MetaJudge:
         max_tokens: int,
         in_flight: int,
         fence_key: bytes,
-        memory: AnswerMemory | None = None,
+        cache: MetaJudgeCache | None = None,
     ) -> None:
-        self._memory = memory
+        self._cache = cache
         self._endpoint = endpoint
         self._model = model
         self._max_tokens = max_tokens
         self._slots = asyncio.Semaphore(in_flight)
         self.fence_key = fence_key
 
-    async def ask(self, question: str, answer: type[Answer], *, cycle: str, **values: str) -> Answer:
+    async def ask(self, question: str, answer: type[Schema], *, cycle: str, **values: str) -> Schema:
         """Fill the prompt file `question` and parse the reply as `answer`; a cycle asks the same thing once.
 
         Raises `UpstreamMalformed` for a reply that does not fit the schema, `UpstreamError` for none.
@@ -77,7 +77,7 @@ class MetaJudge:
             **_SAMPLING,
         }
         identity = sha256_of(payload)
-        known = await self._memory.get(cycle, identity) if self._memory else None
+        known = await self._cache.get(cycle, identity) if self._cache else None
         if known is not None:
             return answer.model_validate_json(known)
         async with self._slots:
@@ -86,6 +86,6 @@ class MetaJudge:
             found = answer.model_validate_json(reply["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError, ValidationError) as error:
             raise UpstreamMalformed(f"{question}: the reply does not fit its schema") from error
-        if self._memory:
-            await self._memory.put(cycle, identity, found.model_dump_json())
+        if self._cache:
+            await self._cache.put(cycle, identity, found.model_dump_json())
         return found

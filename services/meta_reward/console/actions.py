@@ -13,19 +13,33 @@ from regrade.contracts import Digest
 from services.kit.errors import Forbidden, Invalid, Unauthorized
 from services.kit.store.keys import LineageKey
 from services.meta_reward.api import routes as api
-from services.meta_reward.api.routes import ActivateDeed, Deed, LineageDep, PartsDep, RollbackDeed, find_rubric
-from services.meta_reward.console.pages import ViewerDep, frame
-from services.meta_reward.console.render import ConsoleRoute, Place, page, redirect
+from services.meta_reward.api.routes import (
+    ActivateAction,
+    Deps,
+    LineageDep,
+    OperatorAction,
+    RollbackAction,
+    find_rubric,
+)
+from services.meta_reward.console.pages import ViewerDep, page_context
+from services.meta_reward.console.render import ConsoleRoute, PageLinks, page, redirect
 from services.meta_reward.console.rubric_compare import side_by_side
-from services.meta_reward.console.session import COOKIE, PATH, Viewer, issue, keep, require_own_page
-from services.meta_reward.cycle import Parts
+from services.meta_reward.console.session import (
+    COOKIE,
+    PATH,
+    Viewer,
+    issue_token,
+    require_same_origin,
+    set_session_cookie,
+)
+from services.meta_reward.cycle import CycleDeps
 
 log = logging.getLogger(__name__)
 
-DeedName = Literal["cycle", "pause", "resume", "rollback", "activate"]
+ActionName = Literal["cycle", "pause", "resume", "rollback", "activate"]
 _MOST_FIELDS = 16
 
-Doer = Callable[[Mapping[str, str], LineageKey, Parts], Awaitable[object]]
+ActionHandler = Callable[[Mapping[str, str], LineageKey, CycleDeps], Awaitable[object]]
 
 
 class _Form(NamedTuple):
@@ -34,31 +48,31 @@ class _Form(NamedTuple):
     title: str
     button: str
     about: str
-    is_grave: bool
-    do: Doer
+    is_critical: bool
+    handler: ActionHandler
 
 
-async def _cycle(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
-    return await api.post_cycle(Deed.model_validate(_why(given)), lineage, parts)
+async def _cycle(given: Mapping[str, str], lineage: LineageKey, deps: CycleDeps) -> object:
+    return await api.post_cycle(OperatorAction.model_validate(_why(given)), lineage, deps)
 
 
-async def _pause(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
-    return await api.post_pause(Deed.model_validate(_why(given)), lineage, parts)
+async def _pause(given: Mapping[str, str], lineage: LineageKey, deps: CycleDeps) -> object:
+    return await api.post_pause(OperatorAction.model_validate(_why(given)), lineage, deps)
 
 
-async def _resume(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
-    return await api.post_resume(Deed.model_validate(_why(given)), lineage, parts)
+async def _resume(given: Mapping[str, str], lineage: LineageKey, deps: CycleDeps) -> object:
+    return await api.post_resume(OperatorAction.model_validate(_why(given)), lineage, deps)
 
 
-async def _rollback(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
-    target = await find_rubric(parts, lineage, given.get("digest", ""))
+async def _rollback(given: Mapping[str, str], lineage: LineageKey, deps: CycleDeps) -> object:
+    target = await find_rubric(deps, lineage, given.get("digest", ""))
     about = {"expected": given.get("expected"), "version": target.version}
-    return await api.post_rollback(RollbackDeed.model_validate(_why(given) | about), lineage, parts)
+    return await api.post_rollback(RollbackAction.model_validate(_why(given) | about), lineage, deps)
 
 
-async def _activate(given: Mapping[str, str], lineage: LineageKey, parts: Parts) -> object:
+async def _activate(given: Mapping[str, str], lineage: LineageKey, deps: CycleDeps) -> object:
     about = {"expected": given.get("expected"), "digest": given.get("digest", "")}
-    return await api.post_activate(ActivateDeed.model_validate(_why(given) | about), lineage, parts)
+    return await api.post_activate(ActivateAction.model_validate(_why(given) | about), lineage, deps)
 
 
 _FORMS: Mapping[str, _Form] = {
@@ -96,8 +110,8 @@ _FORMS: Mapping[str, _Form] = {
 }
 
 
-async def _own_page(request: Request) -> None:
-    require_own_page(request)
+async def _same_origin(request: Request) -> None:
+    require_same_origin(request)
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -118,30 +132,30 @@ async def _operator(viewer: ViewerDep) -> Viewer:
 FormDep = Annotated[dict[str, str], Depends(_form)]
 OperatorDep = Annotated[Viewer, Depends(_operator)]
 
-deeds = APIRouter(prefix=PATH, route_class=ConsoleRoute, include_in_schema=False)
+action_routes = APIRouter(prefix=PATH, route_class=ConsoleRoute, include_in_schema=False)
 
 
-@deeds.get("/login")
+@action_routes.get("/login")
 async def get_login(next: str = "") -> Response:
     """The form that takes a key."""
     return page("login.html", {"title": "Sign in", "next": next, "refused": False})
 
 
-@deeds.post("/login", dependencies=[Depends(_own_page)])
+@action_routes.post("/login", dependencies=[Depends(_same_origin)])
 async def post_login(request: Request, given: FormDep) -> Response:
     """A cookie for a key."""
     there = given.get("next", "")
     try:
-        token = issue(request.app.state.settings, given.get("key", ""), time.time())
+        token = issue_token(request.app.state.settings, given.get("key", ""), time.time())
     except Unauthorized:
         log.warning("a sign-in to the console was refused")
         return page("login.html", {"title": "Sign in", "next": there, "refused": True}, status=401)
     answer = redirect(there if there == PATH or there.startswith(f"{PATH}/") else PATH)
-    keep(answer, token, encrypted=request.headers.get("origin", "").startswith("https:"))
+    set_session_cookie(answer, token, encrypted=request.headers.get("origin", "").startswith("https:"))
     return answer
 
 
-@deeds.post("/logout", dependencies=[Depends(_own_page)])
+@action_routes.post("/logout", dependencies=[Depends(_same_origin)])
 async def post_logout() -> Response:
     """The cookie is taken back."""
     answer = redirect(f"{PATH}/login")
@@ -149,32 +163,32 @@ async def post_logout() -> Response:
     return answer
 
 
-@deeds.get("/{task}/do/{deed}")
-async def get_deed(
-    lineage: LineageDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, digest: Digest | None = None
+@action_routes.get("/{task}/do/{action}")
+async def get_action(
+    lineage: LineageDep, deps: Deps, viewer: OperatorDep, action: ActionName, digest: Digest | None = None
 ) -> Response:
     """What a deed would do, and the form that asks why."""
-    form = _FORMS[deed]
-    shown: dict[str, Any] = await frame(lineage, parts, viewer, "", form.title)
-    shown |= {"form": form, "deed": deed, "target": None, "current": None, "blocks": ()}
-    if form.is_grave:
-        active = shown["active"]
+    form = _FORMS[action]
+    context: dict[str, Any] = await page_context(lineage, deps, viewer, "", form.title)
+    context |= {"form": form, "action": action, "target": None, "current": None, "blocks": ()}
+    if form.is_critical:
+        active = context["active"]
         if active is None:
             raise Invalid(f"{lineage.task!r} has no active rubric in {lineage.label!r}")
-        wanted = digest or await parts.store.before(lineage, active.digest)
-        shown["target"] = await find_rubric(parts, lineage, wanted)
-        shown["current"] = await parts.store.labelled(lineage, active.digest)
-        shown["blocks"] = side_by_side(shown["current"], shown["target"])
-    return page("deed.html", shown)
+        wanted = digest or await deps.store.before(lineage, active.digest)
+        context["target"] = await find_rubric(deps, lineage, wanted)
+        context["current"] = await deps.store.labelled(lineage, active.digest)
+        context["blocks"] = side_by_side(context["current"], context["target"])
+    return page("action.html", context)
 
 
-@deeds.post("/{task}/do/{deed}", dependencies=[Depends(_own_page)])
-async def post_deed(
-    lineage: LineageDep, parts: PartsDep, viewer: OperatorDep, deed: DeedName, given: FormDep
+@action_routes.post("/{task}/do/{action}", dependencies=[Depends(_same_origin)])
+async def post_action(
+    lineage: LineageDep, deps: Deps, viewer: OperatorDep, action: ActionName, given: FormDep
 ) -> Response:
     """Do it, on record, and show where it led."""
-    await _FORMS[deed].do(given, lineage, parts)
-    return redirect(Place(lineage)())
+    await _FORMS[action].handler(given, lineage, deps)
+    return redirect(PageLinks(lineage)())
 
 
 def _why(given: Mapping[str, str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ class RunSeries(NamedTuple):
 
 class _Step(NamedTuple):
     x: float
-    era: str
+    version: str
     label: str
     traces: Sequence[Trace]
 
@@ -58,7 +58,7 @@ def run_series(traces: Sequence[Trace], run: str | None) -> RunSeries:
         by_step=by_step,
         reward=plot(rewards, Size(), (0.0, 1.0)),
         mean=rewards[-1].y if rewards else None,
-        figures=tuple(_figure(steps, rule) for rule in _RULES) if steps else (),
+        figures=tuple(_figure(steps, rule) for rule in _FIGURES) if steps else (),
         criteria=_criteria(steps),
     )
 
@@ -76,7 +76,7 @@ def _words(traces: Sequence[Trace]) -> float:
     return fmean(len(as_text(trace.completion).split()) for trace in traces)
 
 
-class _Rule(NamedTuple):
+class _FigureSpec(NamedTuple):
     """How a figure of a step is measured, and what it is called."""
 
     title: str
@@ -85,25 +85,25 @@ class _Rule(NamedTuple):
     is_share: bool = True
 
 
-_RULES = (
-    _Rule(
+_FIGURES = (
+    _FigureSpec(
         "Spread within groups", "mean deviation of rewards in a group: what advantages are made of", _group_std, False
     ),
-    _Rule(
+    _FigureSpec(
         "Groups without spread", "share of groups whose rewards are all equal: they teach nothing", zero_variance_share
     ),
-    _Rule("Saturated", "share of rewards of 0.95 or more", _share(lambda t: t.reward >= SATURATED)),
-    _Rule("Flagged", "share of completions with a flag", _share(lambda t: bool(t.flags))),
-    _Rule("Words", "mean words of a completion", _words, False),
+    _FigureSpec("Saturated", "share of rewards of 0.95 or more", _share(lambda t: t.reward >= SATURATED)),
+    _FigureSpec("Flagged", "share of completions with a flag", _share(lambda t: bool(t.flags))),
+    _FigureSpec("Words", "mean words of a completion", _words, False),
 )
 
 
-def _figure(steps: Sequence[_Step], rule: _Rule) -> Figure:
+def _figure(steps: Sequence[_Step], rule: _FigureSpec) -> Figure:
     points = []
     for step in steps:
         value = rule.measure(step.traces)
         told = f"{value:.0%}" if rule.is_share else f"{value:.3g}"
-        points.append(Point(step.x, value, value, value, step.era, f"{step.label}: {told}"))
+        points.append(Point(step.x, value, value, value, step.version, f"{step.label}: {told}"))
     drawn = plot(points, SMALL, (-0.03, 1.03) if rule.is_share else None)
     return Figure(rule.title, rule.about, points[-1].y, points[0].y, rule.is_share, drawn)
 
@@ -130,8 +130,8 @@ def _point(step: _Step, values: Sequence[float], *, spread: bool = False) -> Poi
     mean = fmean(values)
     std = pstdev(values) if spread else 0.0
     more = f" ± {std:.3f}" if spread else ""
-    note = f"{step.label}, {step.era}: {mean:.3f}{more}, {len(values)} traces"
-    return Point(step.x, mean, max(0.0, mean - std), min(1.0, mean + std), step.era, note)
+    note = f"{step.label}, {step.version}: {mean:.3f}{more}, {len(values)} traces"
+    return Point(step.x, mean, max(0.0, mean - std), min(1.0, mean + std), step.version, note)
 
 
 def _by_step(traces: Sequence[Trace]) -> list[_Step]:
@@ -146,7 +146,7 @@ def _by_step(traces: Sequence[Trace]) -> list[_Step]:
         named = order[start : start + width]
         inside = [trace for step in named for trace in found[step]]
         label = f"step {named[0]}" if len(named) == 1 else f"steps {named[0]} to {named[-1]}"
-        steps.append(_Step(float(named[-1]), _era(inside), label, inside))
+        steps.append(_Step(float(named[-1]), _main_version(inside), label, inside))
     return steps
 
 
@@ -154,10 +154,13 @@ def _in_bins(traces: Sequence[Trace]) -> list[_Step]:
     """Where nobody counts steps: as many traces a point as make the most points."""
     width = max(8, -(-len(traces) // _MOST_POINTS))
     bins = [traces[start : start + width] for start in range(0, len(traces), width)]
-    return [_Step(float(n * width + len(b)), _era(b), f"traces to {n * width + len(b)}", b) for n, b in enumerate(bins)]
+    return [
+        _Step(float(n * width + len(b)), _main_version(b), f"traces to {n * width + len(b)}", b)
+        for n, b in enumerate(bins)
+    ]
 
 
-def _era(traces: Iterable[Trace]) -> str:
+def _main_version(traces: Iterable[Trace]) -> str:
     """The rubric that gave most of these rewards."""
     return Counter(f"v{t.version}" if t.version else t.digest[:8] for t in traces).most_common(1)[0][0]
 

@@ -17,7 +17,7 @@ class Point(NamedTuple):
     y: float
     low: float
     high: float
-    era: str
+    version: str
     note: str
 
 
@@ -46,14 +46,14 @@ class Dot(NamedTuple):
     tip: str
 
 
-class Era(NamedTuple):
+class VersionSpan(NamedTuple):
     """A stretch under one rubric version: where it begins and ends, and its name."""
 
     left: str
     width: str
     middle: str
     label: str
-    is_back: bool
+    is_return: bool
 
 
 class Tick(NamedTuple):
@@ -70,7 +70,7 @@ class Plot(NamedTuple):
     lines: tuple[str, ...]
     bands: tuple[str, ...]
     dots: tuple[Dot, ...]
-    eras: tuple[Era, ...]
+    version_spans: tuple[VersionSpan, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
 
@@ -90,21 +90,21 @@ def plot(points: Sequence[Point], size: Size, domain: tuple[float, float] | None
     def y_of(y: float) -> float:
         return size.top + inner_height * (1.0 - (min(max(y, low), high) - low) / (high - low))
 
-    stretches = _stretches(points)
-    places = [x_of(point.x) for point in points]
+    segments = _segments(points)
+    xs = [x_of(point.x) for point in points]
     return Plot(
         size=size,
-        lines=tuple(_path([(x_of(p.x), y_of(p.y)) for p in stretch]) for stretch in stretches),
+        lines=tuple(_path([(x_of(p.x), y_of(p.y)) for p in segment]) for segment in segments),
         bands=tuple(
             _path([(x_of(p.x), y_of(p.high)) for p in s] + [(x_of(p.x), y_of(p.low)) for p in reversed(s)]) + "Z"
-            for s in stretches
+            for s in segments
             if any(p.high > p.low for p in s)
         ),
         dots=tuple(
             Dot(_n(x), _n(y_of(p.y)), _n(left), _n(right - left), p.note, _n(min(max(x, 90.0), size.width - 90.0)))
-            for x, p, (left, right) in zip(places, points, _columns(places, size), strict=True)
+            for x, p, (left, right) in zip(xs, points, _columns(xs, size), strict=True)
         ),
-        eras=_eras(stretches, [x_of(s[0].x) for s in stretches], size),
+        version_spans=_version_spans(segments, [x_of(s[0].x) for s in segments], size),
         x_ticks=tuple(Tick(_n(x_of(v)), f"{v:g}") for v in _ticks(first, last, 8) if first <= v <= last),
         y_ticks=tuple(Tick(_n(y_of(v)), f"{v:g}") for v in _ticks(low, high, 4) if low <= v <= high),
     )
@@ -121,30 +121,30 @@ def _domain(points: Sequence[Point]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _stretches(points: Sequence[Point]) -> list[list[Point]]:
+def _segments(points: Sequence[Point]) -> list[list[Point]]:
     found: list[list[Point]] = []
     for point in points:
-        if found and found[-1][-1].era == point.era:
+        if found and found[-1][-1].version == point.version:
             found[-1].append(point)
         else:
             found.append([point])
     return found
 
 
-def _eras(stretches: Sequence[Sequence[Point]], starts: Sequence[float], size: Size) -> tuple[Era, ...]:
+def _version_spans(segments: Sequence[Sequence[Point]], starts: Sequence[float], size: Size) -> tuple[VersionSpan, ...]:
     edges = [size.left, *(start for start in starts[1:]), size.width - size.right]
     seen: set[str] = set()
-    eras = []
-    for stretch, left, right in zip(stretches, edges, edges[1:], strict=False):
-        label = stretch[0].era
-        eras.append(Era(_n(left), _n(right - left), _n((left + right) / 2), label, label in seen))
+    version_spans = []
+    for segment, left, right in zip(segments, edges, edges[1:], strict=False):
+        label = segment[0].version
+        version_spans.append(VersionSpan(_n(left), _n(right - left), _n((left + right) / 2), label, label in seen))
         seen.add(label)
-    return tuple(eras)
+    return tuple(version_spans)
 
 
-def _columns(places: Sequence[float], size: Size) -> list[tuple[float, float]]:
+def _columns(xs: Sequence[float], size: Size) -> list[tuple[float, float]]:
     """Around each place the stretch that is nearer to it than to its neighbours."""
-    edges = [size.left, *((a + b) / 2 for a, b in pairwise(places)), size.width - size.right]
+    edges = [size.left, *((a + b) / 2 for a, b in pairwise(xs)), size.width - size.right]
     return list(pairwise(edges))
 
 
@@ -164,8 +164,8 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
     return [round(start + n * step, 10) for n in range(count)]
 
 
-def _path(places: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in places)
+def _path(xs: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in xs)
 
 
 def _n(value: float) -> str:

@@ -32,7 +32,7 @@ _HEADERS = {
 }
 
 
-class Place(NamedTuple):
+class PageLinks(NamedTuple):
     """Where the links of a page about one line lead."""
 
     lineage: LineageKey

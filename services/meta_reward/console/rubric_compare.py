@@ -10,36 +10,42 @@ from regrade.contracts import Criterion, LlmCriterion, Rubric
 Change = Literal["same", "added", "removed", "changed"]
 
 
-class Part(NamedTuple):
+class TextSpan(NamedTuple):
     """A stretch of a text, and whether it is on one side only."""
 
     text: str
     is_new: bool
 
 
-class Row(NamedTuple):
+class FieldDiff(NamedTuple):
     """One field on both sides; a side that has none is empty."""
 
     label: str
-    left: tuple[Part, ...]
-    right: tuple[Part, ...]
+    left: tuple[TextSpan, ...]
+    right: tuple[TextSpan, ...]
     is_same: bool
 
 
-class Block(NamedTuple):
+class CriterionDiff(NamedTuple):
     """One criterion (or the head of a rubric) on both sides."""
 
     title: str
     change: Change
-    rows: tuple[Row, ...]
+    rows: tuple[FieldDiff, ...]
 
 
-def side_by_side(before: Rubric, after: Rubric) -> tuple[Block, ...]:
+def side_by_side(before: Rubric, after: Rubric) -> tuple[CriterionDiff, ...]:
     """Blocks in the order of `after`; what was removed stands behind what it stood behind."""
     old = {criterion.id: criterion for criterion in before.criteria}
     new = {criterion.id: criterion for criterion in after.criteria}
-    head = _block("rubric", _head(before), _head(after))
-    return (head, *(_block(name, _fields(old.get(name)), _fields(new.get(name))) for name in _order(old, new)))
+    head = _criterion_diff("rubric", _rubric_fields(before), _rubric_fields(after))
+    return (
+        head,
+        *(
+            _criterion_diff(name, _criterion_fields(old.get(name)), _criterion_fields(new.get(name)))
+            for name in _order(old, new)
+        ),
+    )
 
 
 def _order(old: dict[str, Criterion], new: dict[str, Criterion]) -> list[str]:
@@ -51,43 +57,43 @@ def _order(old: dict[str, Criterion], new: dict[str, Criterion]) -> list[str]:
     return order
 
 
-def _block(title: str, left: dict[str, str], right: dict[str, str]) -> Block:
+def _criterion_diff(title: str, left: dict[str, str], right: dict[str, str]) -> CriterionDiff:
     labels = [*right, *(label for label in left if label not in right)] if right else list(left)
-    rows = tuple(_row(label, left.get(label, ""), right.get(label, "")) for label in labels)
+    rows = tuple(_field_diff(label, left.get(label, ""), right.get(label, "")) for label in labels)
     if not left or not right:
         change: Change = "removed" if left else "added"
     else:
         change = "same" if all(row.is_same for row in rows) else "changed"
-    return Block(title, change, rows)
+    return CriterionDiff(title, change, rows)
 
 
-def _row(label: str, left: str, right: str) -> Row:
+def _field_diff(label: str, left: str, right: str) -> FieldDiff:
     if not left or not right or left == right:
         alone = left != right
-        return Row(label, _whole(left, alone), _whole(right, alone), left == right)
+        return FieldDiff(label, _whole_span(left, alone), _whole_span(right, alone), left == right)
     mine, theirs = left.split(" "), right.split(" ")
     matcher = difflib.SequenceMatcher(None, mine, theirs, autojunk=False)
-    gone: list[Part] = []
-    come: list[Part] = []
+    removed: list[TextSpan] = []
+    added: list[TextSpan] = []
     for kind, a0, a1, b0, b1 in matcher.get_opcodes():
-        gone.extend(_part(mine[a0:a1], kind != "equal"))
-        come.extend(_part(theirs[b0:b1], kind != "equal"))
-    return Row(label, tuple(gone), tuple(come), False)
+        removed.extend(_spans(mine[a0:a1], kind != "equal"))
+        added.extend(_spans(theirs[b0:b1], kind != "equal"))
+    return FieldDiff(label, tuple(removed), tuple(added), False)
 
 
-def _part(words: Sequence[str], is_new: bool) -> tuple[Part, ...]:
-    return (Part(" ".join(words), is_new),) if words else ()
+def _spans(words: Sequence[str], is_new: bool) -> tuple[TextSpan, ...]:
+    return (TextSpan(" ".join(words), is_new),) if words else ()
 
 
-def _whole(text: str, is_new: bool) -> tuple[Part, ...]:
-    return (Part(text, is_new),) if text else ()
+def _whole_span(text: str, is_new: bool) -> tuple[TextSpan, ...]:
+    return (TextSpan(text, is_new),) if text else ()
 
 
-def _head(rubric: Rubric) -> dict[str, str]:
+def _rubric_fields(rubric: Rubric) -> dict[str, str]:
     return {"preamble": rubric.preamble, "offset": f"{rubric.offset:+.3f}"}
 
 
-def _fields(criterion: Criterion | None) -> dict[str, str]:
+def _criterion_fields(criterion: Criterion | None) -> dict[str, str]:
     if criterion is None:
         return {}
     fields = {"name": criterion.name, "role": criterion.role.value, "weight": f"{criterion.weight:g}"}

@@ -41,21 +41,21 @@ def viewer_of(settings: ServiceSettings, token: str, now: float) -> Viewer:
     return Viewer(may_operate=is_operator, signed_in=True)
 
 
-def issue(settings: ServiceSettings, key: str, now: float) -> str:
+def issue_token(settings: ServiceSettings, key: str, now: float) -> str:
     """A cookie's value for a known key. Raises `Unauthorized`."""
     if not holds(settings.caller_keys, key):
         raise Unauthorized("this service does not know that key")
     return _signed(key, str(int(now) + LIFETIME_S))
 
 
-def keep(response: Response, token: str, *, encrypted: bool) -> None:
+def set_session_cookie(response: Response, token: str, *, encrypted: bool) -> None:
     """Give a browser the cookie: no script reads it, no other site's page sends it."""
     response.set_cookie(
         COOKIE, token, max_age=LIFETIME_S, path=PATH, httponly=True, samesite="strict", secure=encrypted
     )
 
 
-def require_own_page(request: Request) -> None:
+def require_same_origin(request: Request) -> None:
     """Refuse what another site's page has a browser send. Browsers always say where a form comes from."""
     site = request.headers.get("sec-fetch-site")
     origin = urlsplit(request.headers.get("origin", ""))

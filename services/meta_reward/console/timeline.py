@@ -8,7 +8,7 @@ from regrade.contracts import EventKind, GateReport, LineageEvent
 CHANGES = (EventKind.ACTIVATED, EventKind.ROLLED_BACK)
 
 
-class Chapter(NamedTuple):
+class CycleGroup(NamedTuple):
     """What one cycle did to the lineage, or one event without a cycle; events newest first."""
 
     cycle: str | None
@@ -26,7 +26,7 @@ class Chapter(NamedTuple):
         return sum(event.kind is EventKind.REJECTED for event in self.events)
 
 
-def chapters(events: Sequence[LineageEvent]) -> list[Chapter]:
+def cycle_groups(events: Sequence[LineageEvent]) -> list[CycleGroup]:
     """Events (oldest first) as chapters, newest first."""
     found: list[list[LineageEvent]] = []
     for event in reversed(events):
@@ -34,30 +34,30 @@ def chapters(events: Sequence[LineageEvent]) -> list[Chapter]:
             found[-1].append(event)
         else:
             found.append([event])
-    return [Chapter(group[0].cycle, group[0].time, tuple(group)) for group in found]
+    return [CycleGroup(group[0].cycle, group[0].time, tuple(group)) for group in found]
 
 
-class Standing(NamedTuple):
+class RubricStatus(NamedTuple):
     """A rubric somebody may want to look at: its digest, what to call it, and what became of it."""
 
     digest: str
     label: str
-    fate: str
+    status: str
 
 
-def standings(events: Sequence[LineageEvent], active: str | None) -> list[Standing]:
+def rubric_statuses(events: Sequence[LineageEvent], active: str | None) -> list[RubricStatus]:
     """Every rubric of these events, newest first, by what happened to it last."""
-    found: dict[str, Standing] = {}
+    found: dict[str, RubricStatus] = {}
     for event in reversed(events):
         if event.kind is EventKind.FAILED or event.digest in found:
             continue
         version = next((e.version for e in events if e.digest == event.digest and e.version), None)
         label = f"v{version}" if version else event.digest[:8]
-        found[event.digest] = Standing(event.digest, label, fate_of(event, version, event.digest == active))
+        found[event.digest] = RubricStatus(event.digest, label, status_of(event, version, event.digest == active))
     return list(found.values())
 
 
-def fate_of(last: LineageEvent, version: int | None, is_active: bool) -> str:
+def status_of(last: LineageEvent, version: int | None, is_active: bool) -> str:
     """One word for where a rubric stands."""
     if is_active:
         return "active"
@@ -66,7 +66,7 @@ def fate_of(last: LineageEvent, version: int | None, is_active: bool) -> str:
     return "earlier" if version else last.kind.value
 
 
-class Knot(NamedTuple):
+class TimelineMark(NamedTuple):
     """One mark on the strip of a lineage: its column, and whether it is on the line of versions or beside it."""
 
     x: int
@@ -78,19 +78,19 @@ class Knot(NamedTuple):
     """Column of the version that a rollback goes back to."""
 
 
-def strip(events: Sequence[LineageEvent], most: int = 44) -> tuple[Knot, ...]:
+def timeline(events: Sequence[LineageEvent], most: int = 44) -> tuple[TimelineMark, ...]:
     """The newest verdicts and changes in a row, oldest first."""
     shown = [event for event in events if event.kind in (*CHANGES, EventKind.REJECTED)][-most:]
     columns: dict[str, int] = {}
-    knots = []
+    marks = []
     for x, event in enumerate(shown):
         back = columns.get(event.digest) if event.kind is EventKind.ROLLED_BACK else None
         if event.kind in CHANGES:
             columns[event.digest] = x
         label = f"v{event.version}" if event.version else ""
         note = f"{event.kind.value.replace('_', ' ')} {label or event.digest[:8]} by {event.by}: {event.reason}"
-        knots.append(Knot(x, event.kind, event.digest, label, note[:300], back))
-    return tuple(knots)
+        marks.append(TimelineMark(x, event.kind, event.digest, label, note[:300], back))
+    return tuple(marks)
 
 
 def gates_of(events: Sequence[LineageEvent], digest: str) -> list[GateReport]:

@@ -29,7 +29,7 @@ _PAGE = 512
 _PAGES = 4
 
 
-class AuditBook:
+class AuditStore:
     """The audited traces of every line, newest 4,096 or so, and how far the trace log has been looked through."""
 
     def __init__(self, redis: Redis) -> None:
@@ -60,7 +60,7 @@ class _Look(NamedTuple):
     """Traces chosen, by id, how many of the line's were seen, and up to where."""
 
     chosen: list[tuple[str, Trace]]
-    seen: int
+    considered: int
     end: str
 
 
@@ -70,7 +70,7 @@ class Auditor:
     def __init__(
         self,
         *,
-        book: AuditBook,
+        book: AuditStore,
         store: RubricStore,
         log: TraceLog,
         client: RewardClient,
@@ -87,7 +87,7 @@ class Auditor:
         self._settings = settings
         self._metrics = metrics
 
-    async def look_at(self, lineage: LineageKey) -> None:
+    async def audit_new_traces(self, lineage: LineageKey) -> None:
         """Audit what is new in a line. When the judge is away nothing is entered, and the next look asks again."""
         async with self._leases.hold_audit(lineage) as token:
             if token is None:
@@ -99,20 +99,20 @@ class Auditor:
             found = await self._asked(lineage, look.chosen)
             await self._book.add(lineage, found, look.end)
         null = sum(one.audit is None for _, one in found)
-        self._metrics.audited(lineage.task, seen=look.seen, scored=len(found) - null, null=null)
+        self._metrics.audited(lineage.task, considered=look.considered, scored=len(found) - null, null=null)
 
     async def _look(self, lineage: LineageKey, after: str) -> _Look:
         chosen: list[tuple[str, Trace]] = []
-        seen = 0
+        considered = 0
         for _ in range(_PAGES):
             page = await self._log.page(lineage.task, after, _PAGE)
             own = [(i, t) for i, t in page if is_evidence(t) and (t.lineage, t.scope) == (lineage.name, lineage.scope)]
             chosen += [(i, t) for i, t in own if _lot(lineage, t) < self._settings.audit_share]
-            seen += len(own)
+            considered += len(own)
             after = page[-1][0] if page else after
             if len(page) < _PAGE:
                 break
-        return _Look(chosen[-self._settings.audit_batch :], seen, after)
+        return _Look(chosen[-self._settings.audit_batch :], considered, after)
 
     async def _asked(self, lineage: LineageKey, chosen: Sequence[tuple[str, Trace]]) -> list[tuple[str, Audited]]:
         if not chosen:

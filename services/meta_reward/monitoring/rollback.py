@@ -16,7 +16,7 @@ _CONTRADICTED = 0.02
 _NAMED = 4
 
 
-def reason_to_roll_back(
+def spread_collapse_reason(
     before: Sequence[Trace], after: Sequence[Trace], trusted_mean: float | None = None
 ) -> str | None:
     """Why the new rubric should go, or None: its groups lost their spread where no check explains it.
@@ -35,7 +35,7 @@ def reason_to_roll_back(
     return None
 
 
-def audit_reason(change: AuditChange) -> str | None:
+def audit_contradiction_reason(change: AuditChange) -> str | None:
     """Why the new rubric should go by the audit, or None: the reward climbed for sure, and the audit fell for sure."""
     if change.contradiction <= _CONTRADICTED:
         return None

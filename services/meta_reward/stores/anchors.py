@@ -22,9 +22,9 @@ class AnchorStore:
 
     async def of(self, task: str) -> AnchorSet:
         """The anchor set of the task's own line. Raises `UnknownTaskError` without a pack."""
-        return await self.of_lineage(LineageKey(task, MAIN_LINEAGE))
+        return await self.read(LineageKey(task, MAIN_LINEAGE))
 
-    async def of_lineage(self, lineage: LineageKey) -> AnchorSet:
+    async def read(self, lineage: LineageKey) -> AnchorSet:
         """A line's anchor set: the task's, and the line's own early completions. Raises `UnknownTaskError`."""
         found = await self._redis.hvals(ks.anchors_key(lineage.task))
         labelled = [LabelledPair.model_validate_json(text) for text in found]
@@ -36,14 +36,14 @@ class AnchorStore:
         """Ids of the traces whose completions the line's gate measures on: no proposer sees them."""
         return {str(trace_id) for trace_id in await self._redis.hkeys(ks.early_key(lineage))}
 
-    async def grow(self, lineage: LineageKey, early: Mapping[str, Original]) -> AnchorSet:
+    async def add_early(self, lineage: LineageKey, early: Mapping[str, Original]) -> AnchorSet:
         """Keep early completions, by trace id, for good; the line's anchor set with them."""
         if early:
             async with self._redis.pipeline(transaction=True) as pipe:
                 for trace_id, original in early.items():
                     pipe.hset(ks.early_key(lineage), trace_id, original.model_dump_json())
                 await pipe.execute()
-        return await self.of_lineage(lineage)
+        return await self.read(lineage)
 
     async def add(self, task: str, pairs: Sequence[LabelledPair]) -> None:
         """Keep pairs for good; one that is there may be given a reference, and none is forgotten.

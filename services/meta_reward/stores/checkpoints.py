@@ -19,7 +19,7 @@ from services.kit.store.redis import LuaFunction
 from services.kit.store.rubric_store import event_json
 from services.meta_reward.gate.gate import Candidate
 from services.meta_reward.propose.base import Proposal
-from services.meta_reward.stores.status import KEPT_S, Request
+from services.meta_reward.stores.status import RETENTION_S, CycleRequest
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Checkpoint(Outcome):
 
     cycle: str
     trigger: str
-    request: Request | None
+    request: CycleRequest | None
     started: float
     window: tuple[str, str]
     traces: int
@@ -86,7 +86,7 @@ class Checkpoint(Outcome):
         return [candidate for answer in self.proposals.values() for candidate in answer.candidates]
 
 
-class Checkpoints:
+class CheckpointStore:
     """The checkpoint of every line's cycle."""
 
     def __init__(self, redis: Redis) -> None:
@@ -114,11 +114,11 @@ class Checkpoints:
         token: str,
         checkpoint: Checkpoint,
         events: Sequence[LineageEvent] = (),
-        beside: Mapping[str, str] | None = None,
+        values: Mapping[str, str] | None = None,
     ) -> None:
         """Write a checkpoint, the events and the values (by key) that belong to it. Raises `Conflict` when fenced."""
-        beside = beside or {}
-        args: list[str | int] = [token, checkpoint.model_dump_json(), KEPT_S, len(events)]
+        values = values or {}
+        args: list[str | int] = [token, checkpoint.model_dump_json(), RETENTION_S, len(events)]
         for event in events:
             passed = event.gate if event.gate is not None and event.gate.passed else None
             args += [event_json(event), event.digest if passed else "", passed.active.digest if passed else ""]
@@ -127,7 +127,7 @@ class Checkpoints:
             ks.checkpoint_key(lineage),
             ks.lineage_events_key(lineage),
             ks.passed_key(lineage),
-            *beside,
+            *values,
         ]
-        if not await self._save(keys, [*args, *beside.values()]):
+        if not await self._save(keys, [*args, *values.values()]):
             raise Conflict("the cycle lost its lease; what it found was refused", code="fenced")

@@ -13,10 +13,10 @@ from services.kit.store import keys as ks
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction, newest
 
-KEPT_S = 30 * 86_400
+RETENTION_S = 30 * 86_400
 """How long baselines and alarms outlive their last measurement."""
 
-MOST_REPORTS = 1_000
+MAX_REPORTS = 1_000
 """Reports that are read at once, at most."""
 
 _REQUEST_TTL_S = 3_600
@@ -34,7 +34,7 @@ def baseline_json(traces: Sequence[Trace]) -> str:
     return _TRACES.dump_json(list(traces)).decode()
 
 
-class Request(Contract):
+class CycleRequest(Contract):
     """An operator's wish for a cycle."""
 
     id: str
@@ -42,7 +42,7 @@ class Request(Contract):
     reason: str
 
 
-class Board:
+class StatusStore:
     """Status, requests and reports of every line."""
 
     def __init__(self, redis: Redis) -> None:
@@ -101,15 +101,15 @@ class Board:
 
     async def request(self, lineage: LineageKey, by: str, reason: str) -> None:
         """Ask for a cycle as soon as the worker looks. Each request is one of its own, also when it says the same."""
-        request = Request(id=uuid.uuid4().hex, by=by, reason=reason)
+        request = CycleRequest(id=uuid.uuid4().hex, by=by, reason=reason)
         await self._redis.set(ks.request_key(lineage), request.model_dump_json(), ex=_REQUEST_TTL_S)
 
-    async def requested(self, lineage: LineageKey) -> Request | None:
+    async def requested(self, lineage: LineageKey) -> CycleRequest | None:
         """The pending request."""
         text = await self._redis.get(ks.request_key(lineage))
-        return Request.model_validate_json(text) if text else None
+        return CycleRequest.model_validate_json(text) if text else None
 
-    async def withdraw(self, lineage: LineageKey, request: Request) -> None:
+    async def withdraw(self, lineage: LineageKey, request: CycleRequest) -> None:
         """Forget a request: it was served, or there was nothing to serve it with. One that came later stays."""
         await self._withdraw([ks.request_key(lineage)], [request.model_dump_json()])
 
@@ -120,7 +120,7 @@ class Board:
 
     async def set_alarms(self, lineage: LineageKey, alarms: Sequence[Alarm]) -> None:
         """Note what is raised."""
-        await self._redis.set(ks.alarms_key(lineage), alarms_json(alarms), ex=KEPT_S)
+        await self._redis.set(ks.alarms_key(lineage), alarms_json(alarms), ex=RETENTION_S)
 
     async def baselines(self, lineage: LineageKey, runs: Set[str | None]) -> dict[str | None, list[Trace]]:
         """The first traces of those of `runs` that a cycle has seen before."""
@@ -136,7 +136,7 @@ class Board:
             await self._redis.set(ks.paused_key(lineage), pause.model_dump_json())
 
     async def finish(
-        self, lineage: LineageKey, token: str, last_trace: str, report: CycleReport, request: Request | None
+        self, lineage: LineageKey, token: str, last_trace: str, report: CycleReport, request: CycleRequest | None
     ) -> None:
         """Record a cycle's end, move the cursor, forget its checkpoint and the request it served: all at once.
 
@@ -150,7 +150,7 @@ class Board:
         if not await self._finish(keys, [token, lineage.label, cursor, report.model_dump_json(), ended, served]):
             raise Conflict("the cycle lost its lease; its report was refused", code="fenced")
 
-    async def reports(self, lineage: LineageKey, count: int = MOST_REPORTS, *, skip: int = 0) -> list[CycleReport]:
+    async def reports(self, lineage: LineageKey, count: int = MAX_REPORTS, *, skip: int = 0) -> list[CycleReport]:
         """The newest `count` reports of ended cycles behind the `skip` newest, oldest first."""
         found = await newest(self._redis, ks.reports_key(lineage), count=skip + count)
         return [CycleReport.model_validate_json(fields["report"]) for _, fields in reversed(found[skip:])]

@@ -2,7 +2,7 @@
 
 import random
 
-from services.meta_reward.stores.status import Request
+from services.meta_reward.stores.status import CycleRequest
 
 _FIRST_S = 1.0
 _LONGEST_S = 300.0
@@ -14,9 +14,9 @@ class Backoff:
     def __init__(self) -> None:
         self._failures = 0
         self._until = 0.0
-        self._request: Request | None = None
+        self._request: CycleRequest | None = None
 
-    def failed(self, now: float, request: Request | None = None) -> None:
+    def failed(self, now: float, request: CycleRequest | None = None) -> None:
         """Wait a second from `now`, twice as long each time, five minutes at most; a jitter halves it at most.
 
         `request` is what the failed try was to serve.
@@ -31,6 +31,6 @@ class Backoff:
         self._failures = 0
         self._until = 0.0
 
-    def is_over(self, now: float, request: Request | None = None) -> bool:
+    def is_over(self, now: float, request: CycleRequest | None = None) -> bool:
         """Whether the next try is due: in time, or by a request that no try has failed to serve."""
         return now >= self._until or request not in (None, self._request)

@@ -15,7 +15,7 @@ from tests.support.meta import POOR, meta_script
 from tests.support.servers import ServerThread
 from tests.support.waiting import wait_until
 
-DEED = {"by": "me", "reason": "why"}
+ACTION = {"by": "me", "reason": "why"}
 
 
 class StartMeta:
@@ -71,11 +71,11 @@ def test_a_cycle_as_an_operator_sees_it(start_meta: StartMeta, reward_url: str) 
     assert "min_words" in diff["added"]
     assert diff["before"]["version"] == 1
 
-    back = meta.post(f"/rubrics/{TASK}/rollback", json=DEED).json()
+    back = meta.post(f"/rubrics/{TASK}/rollback", json=ACTION).json()
     assert back["version"] == 1
-    first = meta.post(f"/rubrics/{TASK}/rollback", json=DEED)
+    first = meta.post(f"/rubrics/{TASK}/rollback", json=ACTION)
     assert (first.status_code, first.json()["error"]) == (409, "first_version")
-    forward = meta.post(f"/rubrics/{TASK}/activate", json=DEED | {"digest": report["activated"]}).json()
+    forward = meta.post(f"/rubrics/{TASK}/activate", json=ACTION | {"digest": report["activated"]}).json()
     assert forward == {"digest": report["activated"], "version": 2}
     last = meta.get(f"/lineage/{TASK}").json()[-1]
     assert last["authority"] == {"kind": "override", "by": "me", "reason": "why", "bootstrap": False, "cycle": None}
@@ -86,22 +86,22 @@ def test_a_cycle_as_an_operator_sees_it(start_meta: StartMeta, reward_url: str) 
 def test_a_cycle_on_request(start_meta: StartMeta, reward_url: str) -> None:
     meta = start_meta(every_traces=1_000)
     _train(reward_url)
-    assert meta.post(f"/cycles/{TASK}", json=DEED).status_code == 202
+    assert meta.post(f"/cycles/{TASK}", json=ACTION).status_code == 202
     wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle", timeout_s=60.0)
     assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
 
 
 def test_a_paused_line_runs_no_cycle_but_on_request(start_meta: StartMeta, reward_url: str) -> None:
     meta = start_meta(alarm_traces=8)
-    paused = meta.post(f"/cycles/{TASK}/pause", json=DEED).json()["paused"]
+    paused = meta.post(f"/cycles/{TASK}/pause", json=ACTION).json()["paused"]
     assert (paused["by"], paused["reason"]) == ("me", "why")
     _train(reward_url, 16)
     wait_until(lambda: meta.get(f"/status/{TASK}").json()["lag"] == 16, "the worker to look")
     assert meta.get(f"/cycles/{TASK}").json() == []
-    meta.post(f"/cycles/{TASK}", json=DEED)
+    meta.post(f"/cycles/{TASK}", json=ACTION)
     wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle", timeout_s=60.0)
     assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
-    assert meta.post(f"/cycles/{TASK}/resume", json=DEED).json()["paused"] is None
+    assert meta.post(f"/cycles/{TASK}/resume", json=ACTION).json()["paused"] is None
 
 
 def test_raised_alarms_are_told(start_meta: StartMeta, reward_url: str) -> None:
@@ -128,7 +128,7 @@ def test_a_repeated_rollback_goes_back_once(start_meta: StartMeta, reward_url: s
     for number in (1, 2):
         put = {"rubric": checks_only(number).model_dump(mode="json"), "by": "me", "reason": "a test"}
         digests.append(httpx.put(f"{reward_url}/rubrics/{TASK}", json=put).json()["digest"])
-    body = DEED | {"expected": digests[2]}
+    body = ACTION | {"expected": digests[2]}
     assert meta.post(f"/rubrics/{TASK}/rollback", json=body).json()["digest"] == digests[1]
     again = meta.post(f"/rubrics/{TASK}/rollback", json=body)
     assert (again.status_code, again.json()["error"]) == (409, "conflict")
@@ -137,23 +137,23 @@ def test_a_repeated_rollback_goes_back_once(start_meta: StartMeta, reward_url: s
 
 def test_a_request_for_a_task_without_a_rubric(start_meta: StartMeta) -> None:
     meta = start_meta(tasks=[TASK, "no_rubric_yet"])
-    answer = meta.post("/cycles/no_rubric_yet", json=DEED)
+    answer = meta.post("/cycles/no_rubric_yet", json=ACTION)
     assert (answer.status_code, answer.json()["error"]) == (404, "unknown_task")
 
 
 def test_errors(start_meta: StartMeta) -> None:
     meta = start_meta()
     cases = [
-        (meta.post("/cycles/no_such_task", json=DEED), 422, "not_served"),
-        (meta.post(f"/cycles/{TASK}", json=DEED, params={"lineage": "other"}), 422, "not_served"),
-        (meta.post(f"/cycles/{TASK}", json=DEED, params={"scope": "algebra"}), 422, "not_served"),
-        (meta.post("/rubrics/no_such_task/rollback", json=DEED), 404, "unknown_task"),
-        (meta.post(f"/rubrics/{TASK}/rollback", json=DEED | {"version": 9}), 404, "unknown_rubric"),
-        (meta.post(f"/rubrics/{TASK}/activate", json=DEED | {"digest": "0" * 64}), 404, "unknown_rubric"),
+        (meta.post("/cycles/no_such_task", json=ACTION), 422, "not_served"),
+        (meta.post(f"/cycles/{TASK}", json=ACTION, params={"lineage": "other"}), 422, "not_served"),
+        (meta.post(f"/cycles/{TASK}", json=ACTION, params={"scope": "algebra"}), 422, "not_served"),
+        (meta.post("/rubrics/no_such_task/rollback", json=ACTION), 404, "unknown_task"),
+        (meta.post(f"/rubrics/{TASK}/rollback", json=ACTION | {"version": 9}), 404, "unknown_rubric"),
+        (meta.post(f"/rubrics/{TASK}/activate", json=ACTION | {"digest": "0" * 64}), 404, "unknown_rubric"),
         (meta.post(f"/rubrics/{TASK}/rollback", json={"by": "me"}), 422, "invalid"),
         (meta.get(f"/rubrics/{TASK}/diff", params={"before": "x", "after": "1"}), 422, "invalid"),
         (
-            meta.post(f"/rubrics/{TASK}/activate", json=DEED | {"digest": "0" * 64, "expected": "1" * 64}),
+            meta.post(f"/rubrics/{TASK}/activate", json=ACTION | {"digest": "0" * 64, "expected": "1" * 64}),
             409,
             "conflict",
         ),
@@ -169,6 +169,6 @@ def test_keys(start_meta: StartMeta) -> None:
     assert meta.get(f"/status/{TASK}").status_code == 401
     assert meta.get(f"/status/{TASK}", headers={"Authorization": "Bearer k"}).status_code == 200
     for path in (f"/cycles/{TASK}", f"/rubrics/{TASK}/rollback", f"/cycles/{TASK}/pause", f"/cycles/{TASK}/resume"):
-        assert meta.post(path, json=DEED).status_code == 401
-        assert meta.post(path, json=DEED, headers={"Authorization": "Bearer k"}).status_code == 403
-    assert meta.post(f"/cycles/{TASK}", json=DEED, headers={"Authorization": "Bearer o"}).status_code == 202
+        assert meta.post(path, json=ACTION).status_code == 401
+        assert meta.post(path, json=ACTION, headers={"Authorization": "Bearer k"}).status_code == 403
+    assert meta.post(f"/cycles/{TASK}", json=ACTION, headers={"Authorization": "Bearer o"}).status_code == 202

@@ -18,7 +18,7 @@ from services.kit.store.keys import LineageKey
 from services.kit.store.leases import Leases
 from services.kit.store.redis import entries
 from services.kit.store.trace_log import TraceLog
-from services.meta_reward.archive.archiver import Archiver, Limits
+from services.meta_reward.archive.archiver import ArchiveLimits, Archiver
 from services.meta_reward.archive.parquet import SCHEMA, ArchiveStore, TraceFile, trace_of
 from services.meta_reward.metrics import MetaRewardMetrics
 from tests.support.builders import ESSAY, LINEAGE, TASK, activate, checks_only, record
@@ -29,11 +29,11 @@ from tests.support.servers import Process, spawn_service
 from tests.support.valkey import Valkey
 from tests.support.waiting import until
 
-EAGER = Limits(rows=10, every_s=1e9, keep=0)
+EAGER = ArchiveLimits(rows=10, every_s=1e9, keep=0)
 OTHER = LineageKey(TASK, "other")
 
 
-def archiver(redis: Redis, folder: Path | str, limits: Limits = EAGER) -> Archiver:
+def archiver(redis: Redis, folder: Path | str, limits: ArchiveLimits = EAGER) -> Archiver:
     metrics = MetaRewardMetrics(CollectorRegistry())
     return Archiver(redis, ArchiveStore(str(folder)), Leases(redis, ttl_ms=2_000), metrics, limits)
 
@@ -77,7 +77,7 @@ async def test_what_is_read_back_is_what_was_written(redis: Redis, tmp_path: Pat
     wanted = await scored(redis, 0, 4, criteria=criteria, flags=("truncated", "flood"), reference="42", scope="algebra")
     wanted += await scored(redis, 4, 3, prompt=told[:1], completion=told[1:], run=None, step=None, version=None)
     wanted += await scored(redis, 7, 3, completion="", purpose="eval")
-    await archiver(redis, tmp_path).look_at(TASK)
+    await archiver(redis, tmp_path).archive_due(TASK)
     assert read_back(tmp_path) == wanted
     table = pq.read_table(tmp_path / TASK)
     assert table.column("id").to_pylist() == await ids(redis)
@@ -91,16 +91,16 @@ async def test_only_what_is_archived_and_consumed_by_every_line_is_trimmed(redis
     await consumed(redis)
     await consumed(redis, OTHER, all_ids[18])
     worker = archiver(redis, tmp_path)
-    await worker.look_at(TASK)
+    await worker.archive_due(TASK)
     assert names(tmp_path) == [f"{all_ids[n]}_{all_ids[n + 9]}.parquet" for n in (0, 10, 20)]
     assert await ids(redis) == all_ids[10:], "the other line has not consumed the second file's traces"
     await consumed(redis, OTHER)
-    await worker.look_at(TASK)
+    await worker.archive_due(TASK)
     assert await ids(redis) == all_ids[30:]
     wanted += await scored(redis, 35, 5)
     for lineage in (LINEAGE, OTHER):
         await consumed(redis, lineage)
-    await worker.look_at(TASK)
+    await worker.archive_due(TASK)
     assert read_back(tmp_path) == wanted
     assert await ids(redis) == []
     state = await worker.state(TASK)
@@ -113,19 +113,19 @@ async def test_a_line_without_traffic_holds_nothing_back(
     """A scope that nobody trains has a cursor as any line has; the worker moves it along, and never backwards."""
     idle = LINEAGE._replace(scope="algebra")
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        await activate(meta.parts.store, checks_only(), lineage=idle)
-        await meta.worker.look_at(idle)
+        await activate(meta.deps.store, checks_only(), lineage=idle)
+        await meta.worker.run_due_cycle(idle)
         await train(meta.client, ESSAY, step=1)
-        await meta.worker.look_at(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
         worker = archiver(redis, tmp_path, EAGER._replace(rows=8))
         (*_, last) = await ids(redis)
-        await worker.look_at(TASK)
+        await worker.archive_due(TASK)
         assert len(await ids(redis)) == 8, "the idle line has not been looked at yet"
-        await meta.worker.look_at(idle)
-        assert await meta.parts.log.cursor(idle) == last
-        await meta.parts.log.pass_over(idle, "1-1")
-        assert await meta.parts.log.cursor(idle) == last
-        await worker.look_at(TASK)
+        await meta.worker.run_due_cycle(idle)
+        assert await meta.deps.log.cursor(idle) == last
+        await meta.deps.log.pass_over(idle, "1-1")
+        assert await meta.deps.log.cursor(idle) == last
+        await worker.archive_due(TASK)
         assert await ids(redis) == []
         assert len(read_back(tmp_path)) == 8
 
@@ -149,33 +149,33 @@ async def test_evidence_outlives_the_trimmed_stream(
     """A run's first steps are gone from Redis, and its later ones are still measured against them."""
     async with running_meta(redis, reward_url, fake_engine) as meta:
         await train(meta.client, ESSAY, step=1)
-        await meta.worker.look_at(LINEAGE)
-        await archiver(redis, tmp_path, EAGER._replace(rows=8)).look_at(TASK)
+        await meta.worker.run_due_cycle(LINEAGE)
+        await archiver(redis, tmp_path, EAGER._replace(rows=8)).archive_due(TASK)
         assert await ids(redis) == []
         await train(meta.client, "A title", step=2)
-        await meta.worker.look_at(LINEAGE)
-        evidence = (await meta.parts.board.reports(LINEAGE))[-1].evidence
+        await meta.worker.run_due_cycle(LINEAGE)
+        evidence = (await meta.deps.status_store.reports(LINEAGE))[-1].evidence
         assert evidence.drift["words"] < -20
         assert "words_fell" in {alarm.name for alarm in evidence.alarms}
-        await archiver(redis, tmp_path, EAGER._replace(rows=8)).look_at(TASK)
+        await archiver(redis, tmp_path, EAGER._replace(rows=8)).archive_due(TASK)
         assert len(read_back(tmp_path)) == 16
 
 
 async def test_without_a_cursor_nothing_is_trimmed_and_the_newest_stay(redis: Redis, tmp_path: Path) -> None:
     await scored(redis, 0, 30)
-    await archiver(redis, tmp_path).look_at(TASK)
+    await archiver(redis, tmp_path).archive_due(TASK)
     assert len(names(tmp_path)) == 3
     assert len(await ids(redis)) == 30
     await consumed(redis)
-    await archiver(redis, tmp_path, EAGER._replace(keep=15)).look_at(TASK)
+    await archiver(redis, tmp_path, EAGER._replace(keep=15)).archive_due(TASK)
     assert len(await ids(redis)) == 20, "fifteen are to stay, and a file's range goes whole"
 
 
 async def test_few_traces_wait_for_company_but_not_for_ever(redis: Redis, tmp_path: Path) -> None:
     await scored(redis, 0, 3)
-    await archiver(redis, tmp_path).look_at(TASK)
+    await archiver(redis, tmp_path).archive_due(TASK)
     assert not (tmp_path / TASK).exists()
-    await archiver(redis, tmp_path, EAGER._replace(every_s=0.0)).look_at(TASK)
+    await archiver(redis, tmp_path, EAGER._replace(every_s=0.0)).archive_due(TASK)
     assert len(read_back(tmp_path)) == 3
 
 
@@ -189,7 +189,7 @@ async def test_a_page_is_all_that_is_in_memory(redis: Redis, tmp_path: Path, mon
 
     monkeypatch.setattr(TraceFile, "add", noted)
     await scored(redis, 0, 600)
-    await archiver(redis, tmp_path, EAGER._replace(rows=600)).look_at(TASK)
+    await archiver(redis, tmp_path, EAGER._replace(rows=600)).archive_due(TASK)
     assert sizes == [256, 256, 88]
     assert len(read_back(tmp_path)) == 600
 
@@ -198,8 +198,8 @@ async def test_two_workers_archive_each_trace_once(redis: Redis, tmp_path: Path)
     wanted = await scored(redis, 0, 60)
     await consumed(redis)
     one, other = archiver(redis, tmp_path), archiver(redis, tmp_path)
-    await asyncio.gather(one.look_at(TASK), other.look_at(TASK))
-    await one.look_at(TASK)
+    await asyncio.gather(one.archive_due(TASK), other.archive_due(TASK))
+    await one.archive_due(TASK)
     assert read_back(tmp_path) == wanted
     assert await ids(redis) == []
 
@@ -229,11 +229,11 @@ async def test_a_death_at_the_store_loses_and_doubles_nothing(redis: Redis, tmp_
     dying = archiver(redis, tmp_path, EAGER._replace(every_s=0.0))
     dying._store = Dying(str(tmp_path), behind)
     with pytest.raises(Dies):
-        await dying.look_at(TASK)
+        await dying.archive_due(TASK)
     assert len(await ids(redis)) == 7, "nothing is trimmed that may not be in the archive"
     wanted += await scored(redis, 7, 8)
     await consumed(redis)
-    await archiver(redis, tmp_path, EAGER._replace(rows=5, every_s=0.0)).look_at(TASK)
+    await archiver(redis, tmp_path, EAGER._replace(rows=5, every_s=0.0)).archive_due(TASK)
     assert read_back(tmp_path) == wanted
     assert len(names(tmp_path)) == 3
     assert await ids(redis) == []
@@ -262,18 +262,18 @@ async def test_a_worker_that_lost_its_lease_neither_trims_nor_moves_on(redis: Re
 
     worker._step = late  # type: ignore[assignment]
     with pytest.raises(Conflict, match="lease was lost"):
-        await worker.look_at(TASK)
+        await worker.archive_due(TASK)
     assert len(await ids(redis)) == 10
     assert (await worker.state(TASK)).done == "0-0"
     await redis.delete(ks.archive_lease_key(TASK))
-    await archiver(redis, tmp_path).look_at(TASK)
+    await archiver(redis, tmp_path).archive_due(TASK)
     assert len(read_back(tmp_path)) == 10
     assert await ids(redis) == []
 
 
 async def test_an_object_store_by_url(redis: Redis) -> None:
     wanted = await scored(redis, 0, 10)
-    await archiver(redis, "memory://bucket/traces").look_at(TASK)
+    await archiver(redis, "memory://bucket/traces").archive_due(TASK)
     (path,) = fsspec.filesystem("memory").ls(f"/bucket/traces/{TASK}", detail=False)
     with fsspec.open(f"memory://{path}") as file:
         rows = pq.read_table(file).to_pylist()

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from services.kit.errors import Unauthorized
-from services.meta_reward.console.session import COOKIE, LIFETIME_S, issue, viewer_of
+from services.meta_reward.console.session import COOKIE, LIFETIME_S, issue_token, viewer_of
 from services.meta_reward.settings import MetaRewardSettings
 from tests.support import story
 from tests.support.builders import TASK
@@ -80,9 +80,9 @@ def test_another_sites_form_does_nothing(meta: httpx.Client, headers: dict[str, 
 def test_a_session_ends_with_its_time_and_with_its_key() -> None:
     settings = MetaRewardSettings.model_validate(KEYS)
     now = time.time()
-    token = issue(settings, "operator-key", now)
+    token = issue_token(settings, "operator-key", now)
     assert viewer_of(settings, token, now).may_operate
-    assert not viewer_of(settings, issue(settings, "reader-key", now), now).may_operate
+    assert not viewer_of(settings, issue_token(settings, "reader-key", now), now).may_operate
     longer = token.replace(token.partition(".")[0], str(int(now) + 99 * LIFETIME_S))
     other = MetaRewardSettings.model_validate({"operator_keys": ["another"]})
     for told, given, at in ((settings, token, now + LIFETIME_S + 1), (settings, longer, now), (other, token, now)):

@@ -43,7 +43,7 @@ def meta(redis_url: str, reward_url: str, fake_engine: FakeEngine) -> Iterator[h
 
 
 def _put(reward_url: str, words: int, **why: str) -> str:
-    body = {"rubric": checks_only(words).model_dump(mode="json"), **(story.DEED | why)}
+    body = {"rubric": checks_only(words).model_dump(mode="json"), **(story.ACTION | why)}
     return str(httpx.put(f"{reward_url}/rubrics/{TASK}", json=body).raise_for_status().json()["digest"])
 
 

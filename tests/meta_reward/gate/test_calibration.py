@@ -34,38 +34,38 @@ async def test_a_calibrated_candidate_keeps_trusted_text_where_it_was(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, calibrate=[TASK]) as meta:
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINEAGE)
-        active = await meta.parts.store.active(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        active = await meta.deps.store.active(LINEAGE)
         assert active is not None
         assert active.version == 2
-        found = await meta.parts.store.get(TASK, active.digest)
+        found = await meta.deps.store.get(TASK, active.digest)
         assert found.offset == -0.1
-        history = await meta.parts.store.history(LINEAGE)
+        history = await meta.deps.store.history(LINEAGE)
         told = next(e for e in history if e.digest == active.digest and e.kind is EventKind.PROPOSED)
         assert told.by == "calibration"
         assert told.reason.startswith("offset -0.100: trusted originals")
         gate = next(e.gate for e in history if e.gate is not None and e.digest == active.digest)
         assert gate.candidate.trusted_mean is not None
-        plain = await meta.parts.store.get(TASK, without_offset(found).digest)
+        plain = await meta.deps.store.get(TASK, without_offset(found).digest)
         assert plain.criteria == found.criteria, "the one without an offset is on record, too"
 
 
 async def test_without_calibration_there_is_no_offset(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        await activate(meta.parts.store, rubric(llm("own"), offset=0.05))
+        await activate(meta.deps.store, rubric(llm("own"), offset=0.05))
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINEAGE)
-        proposed = [e for e in await meta.parts.store.history(LINEAGE) if e.kind is EventKind.PROPOSED]
+        await meta.worker.run_due_cycle(LINEAGE)
+        proposed = [e for e in await meta.deps.store.history(LINEAGE) if e.kind is EventKind.PROPOSED]
         assert proposed
-        assert {(await meta.parts.store.get(TASK, e.digest)).offset for e in proposed} == {0.0}
+        assert {(await meta.deps.store.get(TASK, e.digest)).offset for e in proposed} == {0.0}
 
 
 async def test_another_offset_makes_no_other_rubric_of_what_was_rolled_back(
     redis: Redis, reward_url: str, fake_engine: FakeEngine
 ) -> None:
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        store = meta.parts.store
+        store = meta.deps.store
         await activate(store, rubric(llm("bad"), offset=0.03))
         await store.rollback(LINEAGE, by="watch", reason="spread", cooldown_s=1.0)
         assert await rolled_back_reasons(store, LINEAGE) == {rubric(llm("bad")).digest: "spread"}

@@ -95,15 +95,15 @@ async def test_a_cycle_grows_the_anchors_and_shows_no_proposer_what_it_took(
     async with running_meta(redis, reward_url, fake_engine, every_traces=16, samples=16) as meta:
         items = [{"id": str(n), "prompt": t.prompt, "completion": t.completion} for n, t in enumerate(TRUSTED[:16])]
         await meta.client.score(TASK, items, run="r", step=1)
-        await meta.worker.look_at(LINEAGE)
-        taken = await meta.parts.anchors.early_ids(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        taken = await meta.deps.anchors.early_ids(LINEAGE)
         assert 0 < len(taken) <= 4
-        told = await meta.parts.anchors.told(TASK)
+        told = await meta.deps.anchors.told(TASK)
         assert (told.early, told.originals) == (len(taken), 12 + len(taken))
-        (report,) = await meta.parts.board.reports(LINEAGE)
+        (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.sample is not None
         shown = {trace_id for pick in report.sample.picks for trace_id in pick.traces}
         assert len(shown) == 16 - len(taken)
         assert not shown & taken
-        gates = [e.gate for e in await meta.parts.store.history(LINEAGE) if e.gate is not None]
+        gates = [e.gate for e in await meta.deps.store.history(LINEAGE) if e.gate is not None]
         assert {gate.anchors_base for gate in gates} in (set(), {ANCHORS.base})

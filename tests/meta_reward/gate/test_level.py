@@ -27,12 +27,12 @@ async def test_a_pair_more_is_no_new_level_and_twice_as_many_originals_are(
     pairs = [pair for pair in written if is_for_the_gate(pair.identity)]
     async with running_meta(redis, reward_url, fake_engine, llm=True, catalogue=False, longest_wait=1) as meta:
         first = await decided(meta, 1)
-        await meta.parts.anchors.add(TASK, pairs[:1])
+        await meta.deps.anchors.add(TASK, pairs[:1])
         second = await decided(meta, 2)
         assert first.anchors_base != second.anchors_base
         assert 0 < first.base_originals == second.base_originals - 1
         assert (first.decisions, second.decisions) == (1, 2)
-        await meta.parts.anchors.add(TASK, pairs)
+        await meta.deps.anchors.add(TASK, pairs)
         third = await decided(meta, 3)
         assert third.base_originals >= 2 * second.base_originals
         assert third.decisions == 1

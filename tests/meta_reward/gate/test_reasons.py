@@ -51,8 +51,8 @@ async def test_a_cycle_is_counted(redis: Redis, reward_url: str, fake_engine: Fa
     async with running_meta(redis, reward_url, fake_engine) as meta:
         meta.worker._metrics = MetaRewardMetrics(registry)
         await train(meta.client, step=1)
-        await meta.worker.look_at(LINEAGE)
-        history = await meta.parts.store.history(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        history = await meta.deps.store.history(LINEAGE)
     reasons = [event.reason for event in history if event.kind is EventKind.REJECTED]
     assert all(reason_code(reason) != OTHER for reason in reasons)
     passed = sum(event.kind is EventKind.GATED for event in history)

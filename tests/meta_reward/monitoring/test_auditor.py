@@ -24,8 +24,8 @@ from services.meta_reward.evidence.alarms import AUDIT_CONTRADICTS, update_alarm
 from services.meta_reward.evidence.audit import audit_figures, change_by_activation, change_since_activation
 from services.meta_reward.evidence.window import summarise_window
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.monitoring.auditor import AuditBook, Auditor
-from services.meta_reward.monitoring.rollback import audit_reason
+from services.meta_reward.monitoring.auditor import Auditor, AuditStore
+from services.meta_reward.monitoring.rollback import audit_contradiction_reason
 from tests.conftest import StartReward
 from tests.support.builders import ESSAY, LINEAGE, TASK, gate_report, llm, rubric, trace
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
@@ -80,7 +80,7 @@ def test_either_alone_is_none() -> None:
         change = change_since_activation([*before, *steady(100, NEW, reward, score)], NEW, WINDOW)
         assert change is not None
         assert change.contradiction <= 0.0
-        assert audit_reason(change) is None
+        assert audit_contradiction_reason(change) is None
 
 
 def test_a_judge_failure_counts_for_nothing() -> None:
@@ -94,12 +94,12 @@ def test_an_activation_is_judged_by_what_follows_it() -> None:
     before, climbed = steady(1, OLD, 0.5, 0.6), steady(100, NEW, 0.8, 0.3)
     change = change_by_activation([*before, *climbed], OLD, NEW, "50-0", WINDOW)
     assert change is not None
-    assert "audit contradicts" in (audit_reason(change) or "")
+    assert "audit contradicts" in (audit_contradiction_reason(change) or "")
     assert change_by_activation([*before, *climbed[:-1]], OLD, NEW, "50-0", WINDOW) is None
     stricter = [*steady(100, NEW, 0.2, 0.6, 8), *steady(108, NEW, 0.45, 0.3, 8)]
     change = change_by_activation([*before, *stricter], OLD, NEW, "50-0", WINDOW)
     assert change is not None
-    assert audit_reason(change), "it climbs from the level that the stricter rubric has brought it to"
+    assert audit_contradiction_reason(change), "it climbs from the level that the stricter rubric has brought it to"
 
 
 def contradicting(messages: Messages) -> Reply:
@@ -112,8 +112,8 @@ def contradicting(messages: Messages) -> Reply:
 def auditor_of(meta: Meta, redis: Redis, registry: CollectorRegistry | None = None) -> Auditor:
     metrics = MetaRewardMetrics(registry or CollectorRegistry())
     return Auditor(
-        book=AuditBook(redis), store=meta.parts.store, log=meta.parts.log, client=meta.client, leases=meta.leases,
-        settings=meta.parts.settings, metrics=metrics,
+        book=AuditStore(redis), store=meta.deps.store, log=meta.deps.log, client=meta.client, leases=meta.leases,
+        settings=meta.deps.settings, metrics=metrics,
     )  # fmt: skip
 
 
@@ -126,23 +126,23 @@ async def test_the_watch_rolls_back_what_the_audit_contradicts(
     told["audit_rubrics"] = {TASK: fixed.digest}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         worker = meta.worker
-        worker._parts = meta.parts._replace(audits=AuditBook(redis))
-        await meta.parts.store.put(TASK, fixed)
+        worker._deps = meta.deps._replace(audits=AuditStore(redis))
+        await meta.deps.store.put(TASK, fixed)
         auditor = auditor_of(meta, redis)
         await train(meta.client, "A first try at the essay. ", step=1)
-        await auditor.look_at(LINEAGE)
-        before = await meta.parts.store.active(LINEAGE)
+        await auditor.audit_new_traces(LINEAGE)
+        before = await meta.deps.store.active(LINEAGE)
         assert before is not None
-        await meta.parts.store.put(TASK, wanted)
-        await meta.parts.store.record_gate(LINEAGE, gate_report(wanted.digest, before.digest))
-        await meta.parts.store.activate(LINEAGE, wanted.digest, expected=before.digest, authority=GatePass(cycle="c"))
+        await meta.deps.store.put(TASK, wanted)
+        await meta.deps.store.record_gate(LINEAGE, gate_report(wanted.digest, before.digest))
+        await meta.deps.store.activate(LINEAGE, wanted.digest, expected=before.digest, authority=GatePass(cycle="c"))
         await train(meta.client, "A second try at the essay. ", step=2)
         await worker.watch(LINEAGE)
-        assert (await meta.parts.store.active(LINEAGE)) != before, "the audit has not spoken yet"
-        await auditor.look_at(LINEAGE)
+        assert (await meta.deps.store.active(LINEAGE)) != before, "the audit has not spoken yet"
+        await auditor.audit_new_traces(LINEAGE)
         await worker.watch(LINEAGE)
-        assert (await meta.parts.store.active(LINEAGE)) == before
-        last = (await meta.parts.store.history(LINEAGE))[-1]
+        assert (await meta.deps.store.active(LINEAGE)) == before
+        last = (await meta.deps.store.history(LINEAGE))[-1]
         assert (last.kind, last.by) == (EventKind.ROLLED_BACK, "watch")
         assert last.reason.startswith("audit contradicts")
         assert await redis.exists(ks.rollback_cooldown_key(LINEAGE))
@@ -157,14 +157,14 @@ async def test_i8_each_trace_is_audited_once_whoever_audits(
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         for step in range(4):
             await train(meta.client, step=step)
-        await auditor_of(meta, redis, registry).look_at(LINEAGE)
-        first = await AuditBook(redis).read(LINEAGE)
+        await auditor_of(meta, redis, registry).audit_new_traces(LINEAGE)
+        first = await AuditStore(redis).read(LINEAGE)
         assert 6 <= len(first) <= 26
-        await auditor_of(meta, redis).look_at(LINEAGE)
-        assert await AuditBook(redis).read(LINEAGE) == first
+        await auditor_of(meta, redis).audit_new_traces(LINEAGE)
+        assert await AuditStore(redis).read(LINEAGE) == first
         await redis.delete(ks.audit_cursor_key(LINEAGE))
-        await auditor_of(meta, redis).look_at(LINEAGE)
-        assert await AuditBook(redis).read(LINEAGE) == first, "the same lots, and none entered twice"
+        await auditor_of(meta, redis).audit_new_traces(LINEAGE)
+        assert await AuditStore(redis).read(LINEAGE) == first, "the same lots, and none entered twice"
         assert len(await entries(redis, ks.traces_key(TASK))) == 32, "an audit leaves no trace"
         text = generate_latest(registry).decode()
         assert f'regrade_meta_audited_traces_total{{outcome="scored",task="essay_writing"}} {len(first)}.0' in text
@@ -176,8 +176,8 @@ async def test_a_look_costs_no_more_than_its_batch(redis: Redis, reward_url: str
     told: dict[str, Any] = {"audit_share": 1.0, "audit_batch": 4, "every_traces": PATIENT}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         await train(meta.client, count=8)
-        await auditor_of(meta, redis).look_at(LINEAGE)
-        found = await AuditBook(redis).read(LINEAGE)
+        await auditor_of(meta, redis).audit_new_traces(LINEAGE)
+        found = await AuditStore(redis).read(LINEAGE)
         assert len(found) == 4
         newest = [entry_id for entry_id, _ in await entries(redis, ks.traces_key(TASK))][-4:]
         assert [entry_id for entry_id, _ in found] == newest
@@ -190,12 +190,12 @@ async def test_a_cycles_evidence_and_sample_know_the_audit(
     fixed = rubric(llm("audit"))
     told: dict[str, Any] = {"audit_share": 1.0, "audit_rubrics": {TASK: fixed.digest}}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
-        meta.worker._parts = meta.parts._replace(audits=AuditBook(redis))
-        await meta.parts.store.put(TASK, fixed)
+        meta.worker._deps = meta.deps._replace(audits=AuditStore(redis))
+        await meta.deps.store.put(TASK, fixed)
         await train(meta.client, "A second try at the essay. ", step=1)
-        await auditor_of(meta, redis).look_at(LINEAGE)
-        await meta.worker.look_at(LINEAGE)
-        (report,) = await meta.parts.board.reports(LINEAGE)
+        await auditor_of(meta, redis).audit_new_traces(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.evidence.audit is not None
         assert report.evidence.audit.traces == 8
         assert report.evidence.audit.reward_mean == 1.0
@@ -246,7 +246,7 @@ async def test_an_audit_that_fails_waits_ever_longer(
             tries.append(time.monotonic())
             raise RequestError("unknown_task", "nobody knows it")
 
-        monkeypatch.setattr(auditor, "look_at", fail)
+        monkeypatch.setattr(auditor, "audit_new_traces", fail)
         auditing = asyncio.create_task(meta.worker.keep_auditing(auditor))
         await asyncio.sleep(2.2)
         await end_task(auditing)

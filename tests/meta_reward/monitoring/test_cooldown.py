@@ -30,7 +30,7 @@ async def pass_the_gate(store: RubricStore, wanted: Rubric) -> str:
 
 
 async def active(meta: Meta) -> str:
-    found = await meta.parts.store.active(LINEAGE)
+    found = await meta.deps.store.active(LINEAGE)
     assert found is not None
     return found.digest
 
@@ -41,12 +41,12 @@ async def test_no_second_rollback_while_the_first_cools_down(
     fake_engine.script = meta_script(judge)
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
         await train(meta.client, "A first try at the essay. ", step=1)
-        first = await pass_the_gate(meta.parts.store, FLAT)
+        first = await pass_the_gate(meta.deps.store, FLAT)
         await train(meta.client, "A second try at the essay. ", step=2)
         await meta.worker.watch(LINEAGE)
         assert await active(meta) == first
         assert 1_700 < await redis.ttl(ks.rollback_cooldown_key(LINEAGE)) <= 1_800
-        await pass_the_gate(meta.parts.store, FLATTER)
+        await pass_the_gate(meta.deps.store, FLATTER)
         await train(meta.client, "A third try at the essay. ", step=3)
         await meta.worker.watch(LINEAGE)
         assert await active(meta) == FLATTER.digest

@@ -35,7 +35,7 @@ async def pass_the_gate(store: RubricStore) -> Active:
 
 
 async def active_digest(meta: Meta) -> str:
-    active = await meta.parts.store.active(LINEAGE)
+    active = await meta.deps.store.active(LINEAGE)
     assert active is not None
     return active.digest
 
@@ -44,14 +44,14 @@ async def test_watch_rolls_back_once_spread_is_gone(redis: Redis, reward_url: st
     fake_engine.script = meta_script(judge)
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
         await train(meta.client, "A first try at the essay. ", step=1)
-        await activate(meta.parts.store, load_pack(TASK).starting_rubric, lineage=OTHER)
+        await activate(meta.deps.store, load_pack(TASK).starting_rubric, lineage=OTHER)
         alike = [item(0, id=f"a{n}", group=f"g{n // 2}") for n in range(24)]
         await meta.client.score(TASK, alike, run="r", step=1, lineage=OTHER.name)
-        before = await pass_the_gate(meta.parts.store)
+        before = await pass_the_gate(meta.deps.store)
         await train(meta.client, "A second try at the essay. ", step=2, count=7)
         await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == FLAT.digest, "seven traces are too few to judge by"
-        await activate(meta.parts.store, FLAT, lineage=OTHER)
+        await activate(meta.deps.store, FLAT, lineage=OTHER)
         await meta.client.score(TASK, [item(n, id=f"e{n}") for n in range(9)], run="r", step=3, purpose="eval")
         await meta.client.score(TASK, [item(n, id=f"x{n}") for n in range(9)], run="r", step=4, lineage=OTHER.name)
         await meta.worker.watch(LINEAGE)
@@ -59,7 +59,7 @@ async def test_watch_rolls_back_once_spread_is_gone(redis: Redis, reward_url: st
         await train(meta.client, "A third try at the essay. ", step=5, count=4)
         await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == before.digest
-        last = (await meta.parts.store.history(LINEAGE))[-1]
+        last = (await meta.deps.store.history(LINEAGE))[-1]
         assert (last.kind, last.by) == (EventKind.ROLLED_BACK, "watch")
         assert "spread collapsed" in last.reason
 
@@ -71,7 +71,7 @@ async def test_watch_looks_past_what_other_lines_and_evaluations_left(
     fake_engine.script = meta_script(judge)
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
         await train(meta.client, "A first try at the essay. ", step=1)
-        before = await pass_the_gate(meta.parts.store)
+        before = await pass_the_gate(meta.deps.store)
         await train(meta.client, "A second try at the essay. ", step=2)
         evals = [item(n, id=f"e{n}") for n in range(40)]
         await meta.client.score(TASK, evals, run="r", step=3, purpose="eval")
@@ -84,13 +84,13 @@ async def test_i8_a_verdict_outlives_the_worker(redis: Redis, reward_url: str, f
     fake_engine.script = meta_script(by_text)
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
         await train(meta.client, "A first try at the essay. ", step=1)
-        await pass_the_gate(meta.parts.store)
+        await pass_the_gate(meta.deps.store)
         await train(meta.client, "A second try at the essay. ", step=2)
         await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == FLAT.digest
-        assert await redis.get(ks.settled_key(LINEAGE)) == (await meta.parts.store.history(LINEAGE))[-1].id
+        assert await redis.get(ks.settled_key(LINEAGE)) == (await meta.deps.store.history(LINEAGE))[-1].id
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
-        judged = await entries(redis, ks.traces_key(TASK), after=(await meta.parts.store.history(LINEAGE))[-1].id)
+        judged = await entries(redis, ks.traces_key(TASK), after=(await meta.deps.store.history(LINEAGE))[-1].id)
         assert await redis.xdel(ks.traces_key(TASK), *(entry_id for entry_id, _ in judged)) == 8
         fake_engine.script = meta_script(judge)
         await train(meta.client, "A third try at the essay. ", step=3)
@@ -103,16 +103,16 @@ async def test_watch_leaves_alone_what_it_did_not_judge(redis: Redis, reward_url
     fake_engine.script = meta_script(judge)
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
         await train(meta.client, "A first try at the essay. ", step=1)
-        await pass_the_gate(meta.parts.store)
+        await pass_the_gate(meta.deps.store)
         await train(meta.client, "A second try at the essay. ", step=2)
         own = rubric(llm("own"))
-        read = meta.parts.log.latest
+        read = meta.deps.log.latest
 
         async def while_an_operator_acts(*about: object, **more: object) -> object:
-            await activate(meta.parts.store, own)
+            await activate(meta.deps.store, own)
             return await read(*about, **more)  # type: ignore[arg-type]
 
-        meta.parts.log.latest = while_an_operator_acts  # type: ignore[assignment, method-assign]
+        meta.deps.log.latest = while_an_operator_acts  # type: ignore[assignment, method-assign]
         await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == own.digest
 
@@ -132,12 +132,12 @@ async def test_watch_works_while_a_cycle_runs(redis: Redis, reward_url: str, fak
     async with running_meta(redis, reward_url, fake_engine, llm=True, poll_s=0.05) as meta, working(meta.worker):
         await train(meta.client, "A first try at the essay. ", step=1)
         await asyncio.wait_for(held.wait(), 20.0)
-        before = await pass_the_gate(meta.parts.store)
+        before = await pass_the_gate(meta.deps.store)
         await train(meta.client, "A second try at the essay. ", step=2)
 
         async def is_back() -> bool:
             return await active_digest(meta) == before.digest
 
         await until(is_back, "the watch to roll back", timeout_s=10.0)
-        assert await meta.parts.board.reports(LINEAGE) == []
+        assert await meta.deps.status_store.reports(LINEAGE) == []
         fake_engine.stop()

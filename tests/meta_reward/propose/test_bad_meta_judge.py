@@ -30,10 +30,10 @@ def meta_judge_of(reply: Reply) -> Any:
 async def one_cycle(meta: Meta, step: int = 1) -> list[LineageEvent]:
     """Train a step, run the cycle that is due, and give the line's history."""
     await train(meta.client, SEEN, step=step)
-    await meta.worker.look_at(LINEAGE)
-    status = await meta.parts.board.status(LINEAGE)
+    await meta.worker.run_due_cycle(LINEAGE)
+    status = await meta.deps.status_store.status(LINEAGE)
     assert (status.stage, status.error, status.completed) == (Stage.IDLE, None, step), "the worker goes on"
-    return await meta.parts.store.history(LINEAGE)
+    return await meta.deps.store.history(LINEAGE)
 
 
 def test_the_table_holds_forty_kinds() -> None:
@@ -47,7 +47,7 @@ async def test_no_harm_becomes_active(redis: Redis, reward_url: str, fake_engine
     fake_engine.script = meta_judge_of(harm.reply)
     async with running_meta(redis, reward_url, fake_engine, llm=True, catalogue=False, gate_originals=24) as meta:
         *_, last = await one_cycle(meta)
-        active = await meta.parts.store.active(LINEAGE)
+        active = await meta.deps.store.active(LINEAGE)
         assert active is not None
         assert active.version == 1
         at_the_gate = last.gate is not None
@@ -60,13 +60,13 @@ async def test_the_worker_outlives_all_of_them(redis: Redis, reward_url: str, fa
     """One worker meets every reply that is none, cycle after cycle, and then adopts what is good."""
     broken = [harm for harm in HARMS if harm.stopped == "paper"]
     async with running_meta(redis, reward_url, fake_engine, llm=True, gate_originals=24, longest_wait=1) as meta:
-        proposers = meta.parts.proposers
-        alone = meta.parts._replace(proposers=[p for p in proposers if p.name == "paper"])
-        meta.worker._parts = alone
+        proposers = meta.deps.proposers
+        alone = meta.deps._replace(proposers=[p for p in proposers if p.name == "paper"])
+        meta.worker._deps = alone
         for step, harm in enumerate(broken, 1):
             fake_engine.script = meta_judge_of(harm.reply)
             assert (await one_cycle(meta, step))[-1].kind is EventKind.FAILED
-        meta.worker._parts = meta.parts
+        meta.worker._deps = meta.deps
         history = await one_cycle(meta, len(broken) + 1)
         assert history[-1].kind is EventKind.ACTIVATED
 
@@ -98,9 +98,9 @@ async def test_under_strategy_paper_harm_becomes_active(redis: Redis, reward_url
     async with running_meta(
         redis, reward_url, fake_engine, llm=True, catalogue=False, strategy="paper", longest_wait=1
     ) as meta:
-        start = await meta.parts.store.active(LINEAGE)
+        start = await meta.deps.store.active(LINEAGE)
         assert start is not None
-        one_line = await meta.parts.store.get(TASK, start.digest)
+        one_line = await meta.deps.store.get(TASK, start.digest)
         for step, harm in enumerate(HARMS, 1):
             fake_engine.script = meta_judge_of(harm.reply)
             *_, last = await one_cycle(meta, step)
@@ -109,5 +109,5 @@ async def test_under_strategy_paper_harm_becomes_active(redis: Redis, reward_url
                 assert last.authority.cycle == last.cycle
                 assert "paper" in last.reason
                 adopted.append(harm.name)
-                await activate(meta.parts.store, one_line)
+                await activate(meta.deps.store, one_line)
     assert adopted == [harm.name for harm in HARMS if harm.stopped != "paper"]

@@ -46,13 +46,13 @@ async def test_a_repair_is_adopted_and_kept(redis: Redis, reward_url: str, fake_
     """Titles differ under the old rubric and are equally bad under the new one: no reason to go back."""
     fake_engine.script = meta_script(reading_judge)
     async with running_meta(redis, reward_url, fake_engine, gate_originals=24) as meta:
-        meta.worker._parts = meta.parts._replace(proposers=[Handed()])
+        meta.worker._deps = meta.deps._replace(proposers=[Handed()])
         before = await write_titles(meta.client, step=1)
         assert sum(one != other for one, other in zip(before[::2], before[1::2], strict=True)) >= 6, (
             "it tells titles apart"
         )
-        await meta.worker.look_at(LINEAGE)
-        repaired = await meta.parts.store.active(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        repaired = await meta.deps.store.active(LINEAGE)
         assert repaired is not None
         assert repaired.version == 2
 
@@ -60,7 +60,7 @@ async def test_a_repair_is_adopted_and_kept(redis: Redis, reward_url: str, fake_
         assert after[::2] == pytest.approx(after[1::2]), "no spread is left in a group"
         assert max(after) < min(before)
         await meta.worker.watch(LINEAGE)
-        history = await meta.parts.store.history(LINEAGE)
+        history = await meta.deps.store.history(LINEAGE)
         assert history[-1].kind is EventKind.ACTIVATED
-        assert await meta.parts.store.active(LINEAGE) == repaired
+        assert await meta.deps.store.active(LINEAGE) == repaired
         assert await redis.get(ks.settled_key(LINEAGE)) == history[-1].id, "it was judged, and let stand"

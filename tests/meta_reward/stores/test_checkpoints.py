@@ -13,8 +13,8 @@ from services.kit.store import keys as ks
 from services.kit.store.leases import Leases
 from services.kit.store.rubric_store import RubricStore, gate_event, verdict_event
 from services.meta_reward.evidence.window import build_evidence, summarise_window
-from services.meta_reward.stores.checkpoints import Checkpoint, Checkpoints
-from services.meta_reward.stores.status import Board
+from services.meta_reward.stores.checkpoints import Checkpoint, CheckpointStore
+from services.meta_reward.stores.status import StatusStore
 from tests.support.builders import LINEAGE, TASK, gate_report, trace
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import Meta, meta_script, running_meta, train
@@ -47,7 +47,7 @@ async def test_saying_it_twice_changes_nothing(redis: Redis, store: RubricStore)
     async with Leases(redis).hold(LINEAGE) as token:
         assert token
         for _ in range(2):
-            await Checkpoints(redis).save(LINEAGE, token, STATE, events, {ks.alarms_key(LINEAGE): "[]"})
+            await CheckpointStore(redis).save(LINEAGE, token, STATE, events, {ks.alarms_key(LINEAGE): "[]"})
     history = await store.history(LINEAGE)
     assert [(event.kind, event.digest) for event in history] == [
         (EventKind.PROPOSED, ONE),
@@ -56,21 +56,21 @@ async def test_saying_it_twice_changes_nothing(redis: Redis, store: RubricStore)
     ]
     assert await redis.hgetall(ks.passed_key(LINEAGE)) == {ONE: TWO}
     assert await redis.get(ks.alarms_key(LINEAGE)) == "[]"
-    assert await Checkpoints(redis).load(LINEAGE) == STATE
+    assert await CheckpointStore(redis).load(LINEAGE) == STATE
 
 
 async def test_i6_without_the_lease_nothing_is_written(redis: Redis) -> None:
     await redis.set(ks.lease_key(LINEAGE), "another's")
     event = verdict_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c")
     with pytest.raises(Conflict, match="lost its lease"):
-        await Checkpoints(redis).save(LINEAGE, "mine", STATE, [event], {ks.alarms_key(LINEAGE): "[]"})
+        await CheckpointStore(redis).save(LINEAGE, "mine", STATE, [event], {ks.alarms_key(LINEAGE): "[]"})
     assert await redis.keys("*") == [ks.lease_key(LINEAGE)]
 
 
 async def test_a_checkpoint_of_another_release_counts_as_none(redis: Redis) -> None:
     await redis.set(ks.checkpoint_key(LINEAGE), json.dumps({"cycle": "c", "unknown": True}))
-    assert await Checkpoints(redis).exists(LINEAGE)
-    assert await Checkpoints(redis).load(LINEAGE) is None
+    assert await CheckpointStore(redis).exists(LINEAGE)
+    assert await CheckpointStore(redis).load(LINEAGE) is None
 
 
 async def _fails_at_the_gate(meta: Meta, engine: FakeEngine) -> None:
@@ -79,7 +79,7 @@ async def _fails_at_the_gate(meta: Meta, engine: FakeEngine) -> None:
     engine.stop()
     for _ in range(2):
         with pytest.raises(ServiceUnavailableError):
-            await meta.worker.look_at(LINEAGE)
+            await meta.worker.run_due_cycle(LINEAGE)
         meta.worker._backoff[LINEAGE].succeeded()
     engine.start()
 
@@ -100,15 +100,15 @@ async def test_a_stage_that_fails_again_and_again_is_given_up(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, stage_tries=2) as meta:
         await _fails_at_the_gate(meta, fake_engine)
-        assert await meta.parts.board.reports(LINEAGE) == []
+        assert await meta.deps.status_store.reports(LINEAGE) == []
         await _served_again(meta)
-        await meta.worker.look_at(LINEAGE)
-        abandoned, finished = await meta.parts.board.reports(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        abandoned, finished = await meta.deps.status_store.reports(LINEAGE)
         assert abandoned.abandoned == "2 tries at the stage behind lint have failed"
         assert (abandoned.activated, finished.abandoned) == (None, None)
         assert finished.activated is not None
         assert finished.evidence.window == abandoned.evidence.window
-        assert (await meta.parts.board.status(LINEAGE)).fruitless == 0
+        assert (await meta.deps.status_store.status(LINEAGE)).fruitless == 0
 
 
 async def test_a_cycle_that_lies_about_too_long_is_given_up(
@@ -117,30 +117,30 @@ async def test_a_cycle_that_lies_about_too_long_is_given_up(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, resume_within_s=60.0) as meta:
         await _fails_at_the_gate(meta, fake_engine)
-        state = await meta.parts.checkpoints.load(LINEAGE)
+        state = await meta.deps.checkpoints.load(LINEAGE)
         assert state is not None
         old = state.model_copy(update={"started": state.started - 61.0})
         await redis.set(ks.checkpoint_key(LINEAGE), old.model_dump_json())
         await _served_again(meta)
-        await meta.worker.look_at(LINEAGE)
-        abandoned, finished = await meta.parts.board.reports(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        abandoned, finished = await meta.deps.status_store.reports(LINEAGE)
         assert abandoned.abandoned == "it began more than 60 s ago"
         assert finished.cycle != abandoned.cycle
 
 
 async def test_a_report_is_written_once(redis: Redis) -> None:
-    board = Board(redis)
+    status_store = StatusStore(redis)
     await redis.xadd(ks.traces_key(TASK), {"trace": "{}"}, id="5-0")
     await redis.xgroup_create(ks.traces_key(TASK), LINEAGE.label, id="0-0")
     async with Leases(redis).hold(LINEAGE) as token:
         assert token
-        await Checkpoints(redis).save(LINEAGE, token, STATE)
+        await CheckpointStore(redis).save(LINEAGE, token, STATE)
         for _ in range(2):
-            await board.finish(LINEAGE, token, "5-0", REPORT, None)
-    assert len(await board.reports(LINEAGE)) == 1
-    assert (await board.status(LINEAGE)).fruitless == 0
+            await status_store.finish(LINEAGE, token, "5-0", REPORT, None)
+    assert len(await status_store.reports(LINEAGE)) == 1
+    assert (await status_store.status(LINEAGE)).fruitless == 0
     with pytest.raises(Conflict, match="lost its lease"):
-        await board.finish(LINEAGE, "an old token", "5-0", REPORT, None)
+        await status_store.finish(LINEAGE, "an old token", "5-0", REPORT, None)
 
 
 async def test_an_activation_whose_answer_was_lost_is_told_as_one(
@@ -149,18 +149,18 @@ async def test_an_activation_whose_answer_was_lost_is_told_as_one(
     """The client asks again, as it does after a lost connection, and is told that another rubric is active: its own."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        activate = meta.parts.store.activate
+        activate = meta.deps.store.activate
 
         async def asked_twice(*what: Any, **how: Any) -> int:
             await activate(*what, **how)
             return await activate(*what, **how)
 
-        meta.parts.store.activate = asked_twice  # type: ignore[method-assign]
+        meta.deps.store.activate = asked_twice  # type: ignore[method-assign]
         await train(meta.client)
-        await meta.worker.look_at(LINEAGE)
-        (report,) = await meta.parts.board.reports(LINEAGE)
-        active = await meta.parts.store.active(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        (report,) = await meta.deps.status_store.reports(LINEAGE)
+        active = await meta.deps.store.active(LINEAGE)
         assert active is not None
         assert report.activated == active.digest
-        history = await meta.parts.store.history(LINEAGE)
+        history = await meta.deps.store.history(LINEAGE)
         assert history[-1].kind is EventKind.ACTIVATED

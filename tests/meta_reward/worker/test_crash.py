@@ -72,31 +72,31 @@ async def taken_over(meta: Meta) -> CycleReport:
     """The report of the first cycle that a second worker brings to its end, once the first one's lease is over."""
 
     async def ended() -> bool:
-        await meta.worker.look_at(LINEAGE)
-        return bool(await meta.parts.board.reports(LINEAGE))
+        await meta.worker.run_due_cycle(LINEAGE)
+        return bool(await meta.deps.status_store.reports(LINEAGE))
 
     await until(ended, "the second worker to end the cycle", timeout_s=60.0)
-    return (await meta.parts.board.reports(LINEAGE))[0]
+    return (await meta.deps.status_store.reports(LINEAGE))[0]
 
 
 async def consistent(meta: Meta, redis: Redis, traces: int) -> None:
     """No lost or doubly counted trace, no double activation, each event once, nothing left under way."""
-    reports = await meta.parts.board.reports(LINEAGE)
+    reports = await meta.deps.status_store.reports(LINEAGE)
     finished = [report for report in reports if report.abandoned is None]
     position = "0-0"
     for report in finished:
         assert report.evidence.window[0] == position
         position = report.evidence.window[1]
     assert sum(report.evidence.traces for report in finished) == traces
-    assert len((await meta.parts.log.read(LINEAGE, "0-0", 1_000, is_evidence)).traces) == traces
-    assert await meta.parts.log.cursor(LINEAGE) == position
+    assert len((await meta.deps.log.read(LINEAGE, "0-0", 1_000, is_evidence)).traces) == traces
+    assert await meta.deps.log.cursor(LINEAGE) == position
     assert len({report.cycle for report in reports}) == len(reports)
-    history = await meta.parts.store.history(LINEAGE)
+    history = await meta.deps.store.history(LINEAGE)
     gated = [e for e in history if e.kind is EventKind.ACTIVATED and isinstance(e.authority, GatePass)]
     assert [event.cycle for event in gated] == [report.cycle for report in finished if report.activated]
     verdicts = Counter((e.cycle, e.kind, e.digest) for e in history if e.cycle is not None)
     assert set(verdicts.values()) <= {1}, "every verdict is on record once"
-    versions = await meta.parts.store.versions(LINEAGE)
+    versions = await meta.deps.store.versions(LINEAGE)
     assert list(versions) == list(range(1, len(versions) + 1))
     assert await redis.exists(ks.checkpoint_key(LINEAGE)) == 0
 
@@ -130,11 +130,11 @@ async def test_a_worker_killed_at_a_checkpoint(
         if began is not None and json.loads(began)["done"] not in (None, "evidence"):
             assert _questions(fake_engine) == asked, "what the meta-judge has answered is not asked again"
         await train(meta.client, POOR, step=2, count=8)
-        await meta.parts.board.request(LINEAGE, "me", "once more")
+        await meta.deps.status_store.request(LINEAGE, "me", "once more")
 
         async def once_more() -> bool:
-            await meta.worker.look_at(LINEAGE)
-            return await meta.parts.board.requested(LINEAGE) is None
+            await meta.worker.run_due_cycle(LINEAGE)
+            return await meta.deps.status_store.requested(LINEAGE) is None
 
         await until(once_more, "another cycle")
         await consistent(meta, redis, 24)
@@ -219,7 +219,7 @@ async def test_i6_a_worker_that_wakes_up_behind_its_lease_changes_nothing(
         await train(meta.client, step=1, count=16)
         with halting(valkey.port, '"kind":"activated"', "before") as proxy:
             spawn_meta(redis_url=proxy.url, every_traces=10_000, max_window=16)
-            await meta.parts.board.request(LINEAGE, "me", "now")
+            await meta.deps.status_store.request(LINEAGE, "me", "now")
             proxy.wait()
             await redis.delete(ks.lease_key(LINEAGE))
             report = await taken_over(meta)
@@ -227,8 +227,8 @@ async def test_i6_a_worker_that_wakes_up_behind_its_lease_changes_nothing(
             proxy.release()
 
             async def noticed() -> bool:
-                return "fenced" in ((await meta.parts.board.status(LINEAGE)).error or "") or "lease" in (
-                    (await meta.parts.board.status(LINEAGE)).error or ""
+                return "fenced" in ((await meta.deps.status_store.status(LINEAGE)).error or "") or "lease" in (
+                    (await meta.deps.status_store.status(LINEAGE)).error or ""
                 )
 
             await until(noticed, "the first worker to be refused")
@@ -243,19 +243,19 @@ async def test_i6_an_operators_choice_is_not_taken_back_by_the_cycle_before_it(
     """The worker dies just behind its activation, an operator goes back by override: the next worker only reports."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, **NARROW) as meta:
-        old = await meta.parts.store.active(LINEAGE)
+        old = await meta.deps.store.active(LINEAGE)
         assert old is not None
         await train(meta.client, step=1, count=16)
         with halting(valkey.port, '"kind":"activated"', "behind") as proxy:
             first = spawn_meta(redis_url=proxy.url, llm_proposer=False)
             proxy.wait()
             first.kill()
-        found = await meta.parts.store.active(LINEAGE)
-        await activate(meta.parts.store, await meta.parts.store.get(LINEAGE.task, old.digest))
+        found = await meta.deps.store.active(LINEAGE)
+        await activate(meta.deps.store, await meta.deps.store.get(LINEAGE.task, old.digest))
         report = await taken_over(meta)
         assert found is not None
         assert (report.abandoned, report.activated) == (None, found.digest)
-        assert await meta.parts.store.active(LINEAGE) == old
+        assert await meta.deps.store.active(LINEAGE) == old
         await consistent(meta, redis, 16)
 
 
@@ -270,10 +270,10 @@ async def test_a_cycle_about_another_rubric_is_abandoned(
             first = spawn_meta(redis_url=proxy.url, llm_proposer=False)
             proxy.wait()
             first.kill()
-        await activate(meta.parts.store, rubric(llm("own")))
+        await activate(meta.deps.store, rubric(llm("own")))
         report = await taken_over(meta)
         assert (report.abandoned, report.activated) == ("another rubric is active by now", None)
-        reports = await meta.parts.board.reports(LINEAGE)
+        reports = await meta.deps.status_store.reports(LINEAGE)
         assert [r.abandoned is None for r in reports] == [False, True]
         assert reports[1].trigger == reports[0].trigger == "16 new traces"
         assert reports[1].evidence.window == reports[0].evidence.window, "its traces are the next one's"

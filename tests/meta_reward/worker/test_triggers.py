@@ -11,7 +11,7 @@ from services.meta_reward.evidence.sampling import SamplingPool, draw_sample
 from services.meta_reward.evidence.text_features import extract_features
 from services.meta_reward.evidence.window import is_evidence
 from services.meta_reward.settings import MetaRewardSettings
-from services.meta_reward.worker.triggers import due
+from services.meta_reward.worker.triggers import due_trigger
 from tests.support.builders import ESSAY, LINEAGE, TASK, trace
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import POOR, meta_script, running_meta, train
@@ -42,38 +42,42 @@ def waiting(count: int, steps: int = 1) -> list[Trace]:
 def test_counts_grow_with_cycles_that_bring_nothing(
     traces: int, steps: int, fruitless: int, trigger: str | None
 ) -> None:
-    assert due(SETTINGS, CycleStatus(fruitless=fruitless), waiting(traces, steps), [], "0-0", 0.0) == trigger
+    assert due_trigger(SETTINGS, CycleStatus(fruitless=fruitless), waiting(traces, steps), [], "0-0", 0.0) == trigger
 
 
 def test_a_full_window_is_never_waited_beyond() -> None:
     narrow = SETTINGS.model_copy(update={"max_window": 150})
-    assert due(narrow, CycleStatus(fruitless=9), waiting(150), [], "0-0", 0.0) == "150 new traces"
+    assert due_trigger(narrow, CycleStatus(fruitless=9), waiting(150), [], "0-0", 0.0) == "150 new traces"
 
 
 def test_steps_of_two_runs_are_two() -> None:
     both = [trace(str(n), step=n // 2, run=f"run-{n % 2}") for n in range(10)]
-    assert due(SETTINGS, CycleStatus(), both, [], "0-0", 0.0) == "10 new steps"
-    assert due(SETTINGS.model_copy(update={"every_steps": 0}), CycleStatus(), both, [], "0-0", 0.0) is None
+    assert due_trigger(SETTINGS, CycleStatus(), both, [], "0-0", 0.0) == "10 new steps"
+    assert due_trigger(SETTINGS.model_copy(update={"every_steps": 0}), CycleStatus(), both, [], "0-0", 0.0) is None
 
 
 def test_an_alarm_calls_once() -> None:
     status = CycleStatus()
-    assert due(SETTINGS, status, waiting(1), [ALARM], "10-1", 0.0) == "alarm: words_fell (0.40, raised above 0.30)"
-    assert due(SETTINGS, status, waiting(1), [ALARM], "9-99", 0.0) is not None, "ids are numbers, not text"
-    assert due(SETTINGS, status, waiting(1), [ALARM], "10-2", 0.0) is None, "a cycle has consumed what raised it"
-    assert due(SETTINGS, status, [], [ALARM], "10-1", 0.0) is None
+    assert (
+        due_trigger(SETTINGS, status, waiting(1), [ALARM], "10-1", 0.0) == "alarm: words_fell (0.40, raised above 0.30)"
+    )
+    assert due_trigger(SETTINGS, status, waiting(1), [ALARM], "9-99", 0.0) is not None, "ids are numbers, not text"
+    assert due_trigger(SETTINGS, status, waiting(1), [ALARM], "10-2", 0.0) is None, (
+        "a cycle has consumed what raised it"
+    )
+    assert due_trigger(SETTINGS, status, [], [ALARM], "10-1", 0.0) is None
 
 
 def test_an_alarm_calls_less_often_behind_cycles_that_bring_nothing() -> None:
     rare = SETTINGS.model_copy(update={"every_traces": 1_000, "every_steps": 0, "alarm_traces": 8})
     for fruitless, traces in ((1, 8), (2, 16), (3, 32), (9, 32)):
         status = CycleStatus(fruitless=fruitless)
-        assert due(rare, status, waiting(traces - 1), [ALARM], "10-1", 0.0) is None
-        assert due(rare, status, waiting(traces), [ALARM], "10-1", 0.0) is not None
+        assert due_trigger(rare, status, waiting(traces - 1), [ALARM], "10-1", 0.0) is None
+        assert due_trigger(rare, status, waiting(traces), [ALARM], "10-1", 0.0) is not None
 
 
 def test_a_pause_holds_all_of_it_back() -> None:
-    assert due(SETTINGS, CycleStatus(paused=PAUSED), waiting(500, 50), [ALARM], "0-0", 0.0) is None
+    assert due_trigger(SETTINGS, CycleStatus(paused=PAUSED), waiting(500, 50), [ALARM], "0-0", 0.0) is None
 
 
 async def test_i8_an_alarm_is_raised_between_cycles_and_outlives_the_worker(
@@ -85,20 +89,20 @@ async def test_i8_an_alarm_is_raised_between_cycles_and_outlives_the_worker(
     async with running_meta(redis, reward_url, fake_engine, **patient) as meta:
         await train(meta.client, step=1, count=8)
         meta.worker._backoff[LINEAGE].failed(1e12)
-        await meta.worker.look_at(LINEAGE)
-        raised = {alarm.name for alarm in await meta.parts.board.alarms(LINEAGE)}
+        await meta.worker.run_due_cycle(LINEAGE)
+        raised = {alarm.name for alarm in await meta.deps.status_store.alarms(LINEAGE)}
         assert "groups_without_spread" in raised
-        assert await meta.parts.board.reports(LINEAGE) == []
+        assert await meta.deps.status_store.reports(LINEAGE) == []
     async with running_meta(redis, reward_url, fake_engine, **patient) as meta:
-        await meta.worker.look_at(LINEAGE)
-        (report,) = await meta.parts.board.reports(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
+        (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.trigger.startswith("alarm: groups_without_spread")
         assert {alarm.name for alarm in report.evidence.alarms} >= {"groups_without_spread"}
         for step in (2, 3):
             await train(meta.client, step=step)
-            await meta.worker.look_at(LINEAGE)
-        assert "groups_without_spread" in {alarm.name for alarm in await meta.parts.board.alarms(LINEAGE)}
-        assert len(await meta.parts.board.reports(LINEAGE)) == 1
+            await meta.worker.run_due_cycle(LINEAGE)
+        assert "groups_without_spread" in {alarm.name for alarm in await meta.deps.status_store.alarms(LINEAGE)}
+        assert len(await meta.deps.status_store.reports(LINEAGE)) == 1
 
 
 async def test_alarms_see_the_newest_traces_however_many_wait(
@@ -107,19 +111,19 @@ async def test_alarms_see_the_newest_traces_however_many_wait(
     """A paused line: far more waits than a window holds, and what the policy does now is still seen."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, max_window=16, alarm_traces=8) as meta:
-        await meta.parts.board.pause(LINEAGE, PAUSED)
+        await meta.deps.status_store.pause(LINEAGE, PAUSED)
         for step in (1, 2):
             await train(meta.client, ESSAY, step=step)
-        await meta.worker.look_at(LINEAGE)
-        assert "words_fell" not in {alarm.name for alarm in await meta.parts.board.alarms(LINEAGE)}
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert "words_fell" not in {alarm.name for alarm in await meta.deps.status_store.alarms(LINEAGE)}
         for step in (3, 4, 5):
             await train(meta.client, "A title", step=step)
-            await meta.worker.look_at(LINEAGE)
-        assert "words_fell" in {alarm.name for alarm in await meta.parts.board.alarms(LINEAGE)}
-        assert (await meta.parts.board.status(LINEAGE)).lag == 40
-        await meta.parts.board.pause(LINEAGE, None)
-        await meta.worker.look_at(LINEAGE)
-        (report,) = await meta.parts.board.reports(LINEAGE)
+            await meta.worker.run_due_cycle(LINEAGE)
+        assert "words_fell" in {alarm.name for alarm in await meta.deps.status_store.alarms(LINEAGE)}
+        assert (await meta.deps.status_store.status(LINEAGE)).lag == 40
+        await meta.deps.status_store.pause(LINEAGE, None)
+        await meta.worker.run_due_cycle(LINEAGE)
+        (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.evidence.traces == 16, "a cycle takes the oldest first, so none is left out"
 
 
@@ -128,16 +132,16 @@ async def test_fruitless_cycles_are_counted_until_one_bears_fruit(
 ) -> None:
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
-        idle = meta.parts._replace(proposers=[])
+        idle = meta.deps._replace(proposers=[])
         with_none = type(meta.worker)(idle, meta.leases, meta.worker._metrics)
         for step, fruitless in ((1, 1), (2, 2), (3, 2), (4, 3)):
             await train(meta.client, step=step)
-            await with_none.look_at(LINEAGE)
-            assert (await meta.parts.board.status(LINEAGE)).fruitless == fruitless
-        await meta.parts.board.request(LINEAGE, "me", "now")
+            await with_none.run_due_cycle(LINEAGE)
+            assert (await meta.deps.status_store.status(LINEAGE)).fruitless == fruitless
+        await meta.deps.status_store.request(LINEAGE, "me", "now")
         await train(meta.client, POOR, step=5)
-        await meta.worker.look_at(LINEAGE)
-        assert (await meta.parts.board.status(LINEAGE)).fruitless == 0
+        await meta.worker.run_due_cycle(LINEAGE)
+        assert (await meta.deps.status_store.status(LINEAGE)).fruitless == 0
         assert await redis.exists(ks.checkpoint_key(LINEAGE)) == 0
 
 
@@ -148,13 +152,13 @@ async def test_a_sample_is_drawn_again_from_what_the_report_says(
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, samples=5) as meta:
         await train(meta.client, step=1, count=24)
-        await meta.worker.look_at(LINEAGE)
+        await meta.worker.run_due_cycle(LINEAGE)
         await train(meta.client, step=2, count=24)
-        (report,) = await meta.parts.board.reports(LINEAGE)
+        (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.sample is not None
         assert len({name for pick in report.sample.picks for name in pick.traces}) == 5
         after, end = report.evidence.window
-        window = await meta.parts.log.read(LINEAGE, after, 1_000, is_evidence, until=end)
+        window = await meta.deps.log.read(LINEAGE, after, 1_000, is_evidence, until=end)
         assert len(window.traces) == 24
         pool = SamplingPool(window.traces, extract_features(window.traces))
         assert draw_sample(pool, report.sample.count, report.sample.weights, report.sample.seed) == report.sample
@@ -165,17 +169,17 @@ def test_a_task_packs_schedule_counts_where_it_is_asked_for() -> None:
     """The essay's pack says ten steps; an interval of the service's own goes over it."""
     settings = MetaRewardSettings(every_traces=1_000, alarm_traces=0)
     nine, ten = ([trace(str(n), step=n) for n in range(count)] for count in (9, 10))
-    assert due(settings, CycleStatus(), ten, [], "0-0", 0.0) is None
+    assert due_trigger(settings, CycleStatus(), ten, [], "0-0", 0.0) is None
     asked = settings.model_copy(update={"pack_schedule": True})
-    assert due(asked, CycleStatus(), nine, [], "0-0", 0.0) is None
-    assert due(asked, CycleStatus(), ten, [], "0-0", 0.0) == "10 new steps"
-    assert due(asked.model_copy(update={"every_steps": 20}), CycleStatus(), ten, [], "0-0", 0.0) is None
+    assert due_trigger(asked, CycleStatus(), nine, [], "0-0", 0.0) is None
+    assert due_trigger(asked, CycleStatus(), ten, [], "0-0", 0.0) == "10 new steps"
+    assert due_trigger(asked.model_copy(update={"every_steps": 20}), CycleStatus(), ten, [], "0-0", 0.0) is None
 
 
 def test_a_few_traces_do_not_wait_for_good() -> None:
     """A run ends with fewer than start a cycle: they hold back what the archive may trim until one takes them up."""
     few = [trace("a", time=1_000.0), trace("b", time=80_000.0)]
-    assert due(SETTINGS, CycleStatus(fruitless=9), few, [], "0-0", 87_399.0) is None
-    assert due(SETTINGS, CycleStatus(fruitless=9), few, [], "0-0", 87_400.0) == "a trace has waited for 24 h"
-    assert due(SETTINGS.model_copy(update={"every_s": 0.0}), CycleStatus(), few, [], "0-0", 1e9) is None
-    assert due(SETTINGS, CycleStatus(paused=PAUSED), few, [], "0-0", 1e9) is None
+    assert due_trigger(SETTINGS, CycleStatus(fruitless=9), few, [], "0-0", 87_399.0) is None
+    assert due_trigger(SETTINGS, CycleStatus(fruitless=9), few, [], "0-0", 87_400.0) == "a trace has waited for 24 h"
+    assert due_trigger(SETTINGS.model_copy(update={"every_s": 0.0}), CycleStatus(), few, [], "0-0", 1e9) is None
+    assert due_trigger(SETTINGS, CycleStatus(paused=PAUSED), few, [], "0-0", 1e9) is None

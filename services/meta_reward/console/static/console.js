@@ -29,7 +29,7 @@ async function refresh() {
 
 if (document.querySelector("[data-live]")) setInterval(refresh, EVERY_MS);
 
-document.querySelectorAll(".scroll").forEach((box) => { if (box.querySelector(".strip")) box.scrollLeft = box.scrollWidth; });
+document.querySelectorAll(".scroll").forEach((box) => { if (box.querySelector(".timeline")) box.scrollLeft = box.scrollWidth; });
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, textarea, select");
