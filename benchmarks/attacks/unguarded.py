@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from regrade.contracts import Mode, Purpose, Rubric
 from regrade.tasks import TaskPack
 from services.kit.results import ItemError
-from services.kit.store.circuit_breaker import Circuit
+from services.kit.store.circuit_breaker import CircuitBreaker
 from services.kit.store.redis import connect
 from services.reward.app import judge_limits
 from services.reward.items.text import look
@@ -57,7 +57,7 @@ class Unguarded:
 async def unguarded(engine: Engine, redis_url: str, pack: TaskPack) -> AsyncIterator[Unguarded]:
     """One with the service's usual limits, its judgements stored in that Redis."""
     settings = RewardSettings()
-    redis, circuit = connect(SecretStr(redis_url)), Circuit()
+    redis, circuit = connect(SecretStr(redis_url)), CircuitBreaker()
     room = Admission(capacity=settings.judge_in_flight, shadow_capacity=settings.judge_in_flight, queue=1)
     calls = EngineCalls(JudgementStore(redis, circuit), room, RewardMetrics(CollectorRegistry()))
     try:

@@ -17,7 +17,7 @@ from benchmarks.hacking.strategies import STRATEGIES, Kind, texts, topics
 from regrade import RewardClient
 from regrade.contracts import CheckCriterion, Flag, Override, Rubric, ScoreItem
 from regrade.tasks import load_pack
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.meta_reward.settings import MetaRewardSettings
@@ -141,7 +141,7 @@ class Training:
             self.run.masses.append(self._policy.mass)
             if evolution is not None:
                 await self._note_cycles(evolution)
-        await self._places.redis.delete(ks.traces_key(TASK))
+        await self._places.redis.delete(keys.traces_key(TASK))
         return self.run
 
     async def _look(self, evolution: Evolution, step: int, tell: Tell) -> None:

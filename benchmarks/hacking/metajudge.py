@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from services.kit.text import features as surface
+from services.kit.text import features
 
 _FENCED = re.compile(r"\[BEGIN (\w+) \w+\]\n(.*?)\n\[END \1 \w+\]", re.DOTALL)
 _WELL_PAID = re.compile(r"Score given: (?:0\.[4-9]|1)")
@@ -99,14 +99,14 @@ _HARDER = ("Absent.", "A trace of it.", "There in places.", "There in most place
 
 def faults(task: str, response: str) -> list[str]:
     """The aspects a response falls short in, the gravest first."""
-    tokens, asked = surface.words(response), surface.words(task)
+    tokens, asked = features.words(response), features.words(task)
     found = {
         "length": len(tokens) < _SHORT,
-        "own_words": surface.copied_share(tokens, asked) > 0.3,
-        "variety": surface.distinct_share(tokens, 4) < 0.8,
-        "prose": surface.sentence_count(response) < 3 or response.count(",") > 0.4 * len(tokens),
-        "relevance": surface.topic_overlap(tokens, asked) < 0.3,
-        "ending": not surface.ends_properly(response),
+        "own_words": features.copied_share(tokens, asked) > 0.3,
+        "variety": features.distinct_share(tokens, 4) < 0.8,
+        "prose": features.sentence_count(response) < 3 or response.count(",") > 0.4 * len(tokens),
+        "relevance": features.topic_overlap(tokens, asked) < 0.3,
+        "ending": not features.ends_properly(response),
         "plea": len(_PLEA.findall(response)) >= 2,
         "performance": len(_SELF.findall(response)) >= 2,
         "substance": len(_STOCK.findall(response)) >= 2,

@@ -20,7 +20,7 @@ from benchmarks.soak.parts import PartFailed, Parts, running
 from benchmarks.soak.traffic import MAX_BODY_BYTES, Traffic
 from benchmarks.soak.verdict import compare, flatness, judge_flatness
 from benchmarks.soak.watch import SAMPLE_S, TraceReader, Watch, drained
-from services.kit.asyncio_utils import end_task
+from services.kit.asyncio_utils import cancel_and_wait
 
 OUT = Path(__file__).parents[1] / "out"
 _QUICK_MINUTES = 1.5
@@ -84,14 +84,14 @@ async def _soak(parts: Parts, args: argparse.Namespace, settings: dict[str, str]
         await asyncio.gather(callers, killing)
         took = time.monotonic() - began
         for task in (*behind, reading):
-            await end_task(task)
+            await cancel_and_wait(task)
         console.print("the load is over; waiting for the spools")
         if not await drained(parts, reader):
             book.violations.note("the spools are replayed", "still not after the wait")
         kept = compare(book, reader.traces, await reader.outcomes())
     finally:
         for task in (*behind, reading, callers, killing):
-            await end_task(task)
+            await cancel_and_wait(task)
         await reader.aclose()
     flat = {part.name: flatness(watch.samples, n) for n, part in enumerate(parts.replicas)}
     pools = _JUDGE_IN_FLIGHT + _REDIS_CONNECTIONS + _OTHER_DESCRIPTORS

@@ -149,7 +149,7 @@ class SampleStrategy(StrEnum):
     RECENT = "recent"
     """The newest."""
     SUSPICIOUS = "suspicious"
-    """Well rewarded, with an odd surface."""
+    """Well rewarded, with an odd features."""
     DISAGREEMENT = "disagreement"
     """The judge was unsure, criteria contradict each other, or an audit judge contradicts the reward."""
     GREAT_PAIRS = "great_pairs"

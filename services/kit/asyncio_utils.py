@@ -7,7 +7,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-async def end_task(task: asyncio.Task[Any]) -> None:
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait until it has ended, asking again each second.
 
     Once is not enough: a Redis command under way can swallow the cancellation and carry on.

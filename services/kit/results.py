@@ -11,7 +11,7 @@ import msgspec
 from regrade.contracts import Conversation, ErrorCode, Purpose
 
 
-class Written(msgspec.Struct, frozen=True, gc=False):
+class JsonStruct(msgspec.Struct, frozen=True, gc=False):
     """Base: a value, written as JSON."""
 
     def to_json(self) -> bytes:
@@ -19,7 +19,7 @@ class Written(msgspec.Struct, frozen=True, gc=False):
         return _ENCODER.encode(self)
 
 
-class RubricRef(Written, frozen=True, gc=False):
+class RubricRef(JsonStruct, frozen=True, gc=False):
     """See `regrade.contracts.RubricRef`."""
 
     lineage: str
@@ -28,7 +28,7 @@ class RubricRef(Written, frozen=True, gc=False):
     digest: str
 
 
-class CriterionScore(Written, frozen=True, gc=False):
+class CriterionScore(JsonStruct, frozen=True, gc=False):
     """See `regrade.contracts.CriterionScore`."""
 
     id: str
@@ -37,7 +37,7 @@ class CriterionScore(Written, frozen=True, gc=False):
     rationale: str | None = None
 
 
-class ItemError(Written, frozen=True, gc=False):
+class ItemError(JsonStruct, frozen=True, gc=False):
     """See `regrade.contracts.ItemError`."""
 
     code: ErrorCode
@@ -45,7 +45,7 @@ class ItemError(Written, frozen=True, gc=False):
     retryable: bool
 
 
-class Usage(Written, frozen=True, gc=False):
+class Usage(JsonStruct, frozen=True, gc=False):
     """See `regrade.contracts.Usage`."""
 
     judge_calls: int = 0
@@ -54,7 +54,7 @@ class Usage(Written, frozen=True, gc=False):
     completion_tokens: int = 0
 
 
-class ItemResult(Written, frozen=True, gc=False):
+class ItemResult(JsonStruct, frozen=True, gc=False):
     """See `regrade.contracts.ItemResult`."""
 
     id: str
@@ -68,7 +68,7 @@ class ItemResult(Written, frozen=True, gc=False):
     cached: bool
 
 
-class ScoreResponse(Written, frozen=True, gc=False):
+class ScoreResponse(JsonStruct, frozen=True, gc=False):
     """See `regrade.contracts.ScoreResponse`."""
 
     results: tuple[ItemResult, ...]
@@ -76,7 +76,7 @@ class ScoreResponse(Written, frozen=True, gc=False):
     degraded: bool
 
 
-class Trace(Written, frozen=True, gc=False):
+class Trace(JsonStruct, frozen=True, gc=False):
     """See `regrade.contracts.Trace`."""
 
     trace_id: str
@@ -114,7 +114,7 @@ def total(usages: Iterable[Usage]) -> Usage:
     return Usage(calls, prompt, cached, completion)
 
 
-def read_result(text: str | bytes) -> ItemResult:
+def parse_result(text: str | bytes) -> ItemResult:
     """A result that was written. Raises `ValueError`."""
     return _RESULT.decode(text)
 

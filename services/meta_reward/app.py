@@ -12,13 +12,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from regrade import RewardClient
-from services.kit.asyncio_utils import end_task
+from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonEndpoint, open_session
 from services.kit.store.leases import Leases
 from services.kit.store.redis import connect, shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
-from services.kit.web.server import Readiness, assemble
+from services.kit.web.server import Readiness, install_common_routes
 from services.meta_reward.api.routes import operating, reading
 from services.meta_reward.clients.meta_judge import MetaJudge, MetaJudgeCache
 from services.meta_reward.console.actions import action_routes
@@ -59,7 +59,7 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
                 archiver = _open_archive(settings, redis, leases, metrics)
                 background.append(archiver.run(settings.tasks, settings.poll_s))
             for coroutine in background:
-                stack.push_async_callback(end_task, asyncio.create_task(coroutine))
+                stack.push_async_callback(cancel_and_wait, asyncio.create_task(coroutine))
             yield
 
     app = FastAPI(
@@ -72,7 +72,7 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
     app.include_router(operating)
     app.include_router(action_routes)
     app.include_router(pages)
-    return assemble(app, settings, registry, _ready)
+    return install_common_routes(app, settings, registry, _ready)
 
 
 async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExitStack) -> CycleDeps:

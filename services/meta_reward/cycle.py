@@ -29,9 +29,9 @@ from regrade.contracts import (
 from regrade.tasks import TaskPack
 from regrade.tasks.anchors import AnchorSet
 from services.kit.errors import ServiceError
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.rubric_store import Active, RubricStore, verdict_event
+from services.kit.store.rubric_store import RubricPointer, RubricStore, candidate_event
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.evidence.alarms import update_alarms
 from services.meta_reward.evidence.audit import AuditEntries, audit_figures, change_since_activation, with_score
@@ -140,7 +140,7 @@ class Cycle:
                 self.stage_seconds[stage] = time.monotonic() - began
         return await self._end()
 
-    async def _begin(self, pointer: Active) -> bool:
+    async def _begin(self, pointer: RubricPointer) -> bool:
         """Take a window of new traces; false when there are none."""
         deps, lineage = self._deps, self._lineage
         after = await deps.log.cursor(lineage)
@@ -160,7 +160,7 @@ class Cycle:
         await self._save()
         return True
 
-    async def _resume(self, pointer: Active) -> bool:
+    async def _resume(self, pointer: RubricPointer) -> bool:
         """Take up the cycle that has begun and not ended; false when there is none, or it had to be abandoned."""
         state = await self._deps.checkpoints.load(self._lineage)
         if state is None:
@@ -181,7 +181,7 @@ class Cycle:
             await self._end(abandoned=reason)
         return False
 
-    async def _abandon_reason(self, pointer: Active) -> str | None:
+    async def _abandon_reason(self, pointer: RubricPointer) -> str | None:
         """Why the cycle that has begun can't be gone on with, or None."""
         state, settings = self._state, self._deps.settings
         if await self._deps.store.activated_by(self._lineage, state.cycle) is not None:
@@ -233,8 +233,8 @@ class Cycle:
         self._note(evidence=found)
         if self._is_gated:
             await self._grow_anchors(baselines)
-        kept = {ks.baseline_key(lineage, run): baseline_json(first) for run, first in baselines.items()}
-        return StageOutput(values={ks.alarms_key(lineage): alarms_json(alarms)} | kept)
+        kept = {keys.baseline_key(lineage, run): baseline_json(first) for run, first in baselines.items()}
+        return StageOutput(values={keys.alarms_key(lineage): alarms_json(alarms)} | kept)
 
     async def _grow_anchors(self, baselines: Baselines) -> None:
         """Take up early completions as originals where the next decision would have too few; never most of a window."""
@@ -325,7 +325,7 @@ class Cycle:
         return StageOutput(events)
 
     def _event(self, kind: EventKind, digest: str, by: str, reason: str) -> LineageEvent:
-        return verdict_event(kind, digest, by=by, reason=reason, cycle=self.name)
+        return candidate_event(kind, digest, by=by, reason=reason, cycle=self.name)
 
     async def _gate(self) -> StageOutput:
         """Measure what is affordable; every verdict is on record. Strategy `paper` has no gate."""

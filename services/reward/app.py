@@ -14,15 +14,15 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.kit.asyncio_utils import end_task
+from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonEndpoint, open_session
-from services.kit.store.circuit_breaker import Circuit
-from services.kit.store.multiplexed import Pipe
+from services.kit.store.circuit_breaker import CircuitBreaker
+from services.kit.store.multiplexed import MultiplexedConnection
 from services.kit.store.redis import connect, shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.kit.text.math_equal import MathEqualPool
-from services.kit.web.server import Readiness, assemble
+from services.kit.web.server import Readiness, install_common_routes
 from services.reward.api.micro_batching import Together
 from services.reward.api.publishing import bootstrap, lineages_of
 from services.reward.api.quotas import Quotas
@@ -35,9 +35,9 @@ from services.reward.judge.engine_client import EngineCalls
 from services.reward.judge.judge import Judge, JudgeLimits
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.judgement_cache import JudgementStore
-from services.reward.persistence.outcome_store import Ledger
+from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.persistence.recovery import Recovery
-from services.reward.persistence.replica_cache import ActiveRubrics, KnownPins
+from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
 from services.reward.persistence.spool import open_spool
 from services.reward.scoring.pins import Pins
 from services.reward.scoring.pipeline import ScoreService
@@ -61,7 +61,7 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings.redis_url)
-        pipe = Pipe(redis, timeout_s=settings.redis_timeout_s)
+        pipe = MultiplexedConnection(redis, timeout_s=settings.redis_timeout_s)
         math_pool = MathEqualPool()
         async with open_session(
             connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s, traced=traced
@@ -73,7 +73,7 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
                 yield
             finally:
                 for task in background:
-                    await end_task(task)
+                    await cancel_and_wait(task)
                 await state.together.aclose()
                 await state.service.aclose()
                 if state.spool is not None:
@@ -95,7 +95,7 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
     app.include_router(scoring)
     app.include_router(router)
     app.include_router(wires)
-    assemble(app, settings, registry, _ready)
+    install_common_routes(app, settings, registry, _ready)
     if tracing is not None:
         from services.kit.web.tracing import TracedRequests
 
@@ -149,17 +149,17 @@ async def _nothing_to_close() -> None:
 async def _open_state(
     settings: RewardSettings,
     redis: Redis,
-    pipe: Pipe,
+    pipe: MultiplexedConnection,
     engine: EngineHandle,
     metrics: RewardMetrics,
     math_pool: MathEqualPool,
 ) -> RewardState:
-    circuit = Circuit(timeout_s=settings.redis_timeout_s)
+    circuit = CircuitBreaker(timeout_s=settings.redis_timeout_s)
     store = RubricStore(redis)
     trace_log = TraceLog(redis, pipe, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
-    pins, actives = KnownPins(), ActiveRubrics(store, circuit, metrics)
+    pins, actives = PinCache(), ActiveRubricCache(store, circuit, metrics)
     spool = open_spool(settings)
-    ledger = Ledger(trace_log, circuit, pins, actives, spool)
+    ledger = OutcomeStore(trace_log, circuit, pins, actives, spool)
     admission = Admission(
         capacity=settings.judge_in_flight,
         shadow_capacity=settings.shadow_in_flight or max(1, settings.judge_in_flight // 8),
@@ -195,7 +195,7 @@ async def _open_state(
     await recovery.start()
     metrics.watch_admission(lambda: admission.waiting, settings.judge_in_flight)
     metrics.watch_outages(
-        lambda: circuit.away,
+        lambda: circuit.is_open,
         lambda: spool.bytes if spool else 0,
         lambda: spool.entries if spool else 0,
         settings.spool_max_bytes if spool else 0,
@@ -217,7 +217,7 @@ def judge_limits(settings: RewardSettings) -> JudgeLimits:
 
 
 async def _prepare(
-    settings: RewardSettings, redis: Redis, store: RubricStore, actives: ActiveRubrics, service: ScoreService
+    settings: RewardSettings, redis: Redis, store: RubricStore, actives: ActiveRubricCache, service: ScoreService
 ) -> None:
     """What is needed of Redis once, at start or when it first answers: starting rubrics, and the shared fence key."""
     await bootstrap(store, settings.bootstrap_tasks)
@@ -237,5 +237,5 @@ async def _ready(request: Request) -> Readiness:
     parts = {"redis": redis_answers, "judge": await state.engine.ready()}
     if state.spool is not None:
         parts["spool"] = not state.spool.full
-    goes_on = parts.get("spool", False) and state.actives.any
-    return Readiness(parts, parts["judge"] and (redis_answers or goes_on))
+    serves_degraded = parts.get("spool", False) and state.actives.any
+    return Readiness(parts, parts["judge"] and (redis_answers or serves_degraded))

@@ -178,7 +178,7 @@ class RewardMetrics:
         """Count spooled items that Redis has taken."""
         self._replayed.inc(records)
 
-    def replicas_resting(self, count: int) -> None:
+    def replicas_ejected(self, count: int) -> None:
         """Note how many engine endpoints are left out."""
         self._resting.set(count)
 

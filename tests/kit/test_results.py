@@ -8,10 +8,10 @@ import pytest
 from pydantic import BaseModel
 
 from regrade import contracts
-from services.kit import results as wire
+from services.kit import results
 
 _PAIRS = [
-    (getattr(contracts, name), getattr(wire, name))
+    (getattr(contracts, name), getattr(results, name))
     for name in ("RubricRef", "CriterionScore", "ItemError", "Usage", "ItemResult", "ScoreResponse", "Trace")
 ]
 _TEXT = 'It\u2019s "quoted", <b>tagged</b>, \\ escaped,\n\t\u2028 \U0001f600 and \x07.'
@@ -50,8 +50,8 @@ def _trace(of: Any) -> Any:
 
 
 def _answer(of: Any) -> Any:
-    results = (_result(of), _result(of, reward=None, raw=None, error=of.ItemError(**_ERROR)))
-    return of.ScoreResponse(results=results, usage=of.Usage(), degraded=True)
+    outcomes = (_result(of), _result(of, reward=None, raw=None, error=of.ItemError(**_ERROR)))
+    return of.ScoreResponse(results=outcomes, usage=of.Usage(), degraded=True)
 
 
 @pytest.mark.parametrize(("contract", "written"), _PAIRS, ids=lambda pair: pair.__name__)
@@ -64,18 +64,18 @@ def test_the_fields_are_those_of_the_contract(contract: type[BaseModel], written
 @pytest.mark.parametrize("make", [_result, _trace, _answer])
 def test_the_json_is_that_of_the_contract(make: Any) -> None:
     contract = make(contracts)
-    assert json.loads(make(wire).to_json()) == json.loads(contract.model_dump_json())
-    assert type(contract).model_validate_json(make(wire).to_json()) == contract
+    assert json.loads(make(results).to_json()) == json.loads(contract.model_dump_json())
+    assert type(contract).model_validate_json(make(results).to_json()) == contract
 
 
 def test_a_result_reads_back() -> None:
-    result = _result(wire, error=wire.ItemError(**_ERROR))
-    assert wire.read_result(result.to_json()) == result
+    result = _result(results, error=results.ItemError(**_ERROR))
+    assert results.parse_result(result.to_json()) == result
     with pytest.raises(ValueError, match="reward"):
-        wire.read_result(result.to_json().replace(b'"reward"', b'"rewards"'))
+        results.parse_result(result.to_json().replace(b'"reward"', b'"rewards"'))
 
 
 def test_bills_add_up() -> None:
-    bills = [wire.Usage(judge_calls=1, prompt_tokens=10, cached_tokens=4, completion_tokens=1)] * 2
-    assert wire.total(bills) == wire.Usage(judge_calls=2, prompt_tokens=20, cached_tokens=8, completion_tokens=2)
-    assert wire.total([]) == wire.Usage()
+    bills = [results.Usage(judge_calls=1, prompt_tokens=10, cached_tokens=4, completion_tokens=1)] * 2
+    assert results.total(bills) == results.Usage(judge_calls=2, prompt_tokens=20, cached_tokens=8, completion_tokens=2)
+    assert results.total([]) == results.Usage()

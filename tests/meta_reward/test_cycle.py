@@ -9,7 +9,7 @@ from regrade import RequestError
 from regrade.contracts import EventKind, GatePass, Stage
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.meta_reward.cycle import Cycle
 from tests.support.builders import LINEAGE, TASK, activate, checks_only, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, by_text, certain, chat
@@ -120,7 +120,7 @@ async def test_i6_a_cycle_that_lost_its_lease_changes_nothing(
         async with meta.leases.hold(LINEAGE) as token:
             assert token
             cycle = Cycle(meta.deps, LINEAGE, load_pack(TASK), token, "test")
-            await redis.set(ks.lease_key(LINEAGE), "another worker's token")
+            await redis.set(keys.lease_key(LINEAGE), "another worker's token")
             with pytest.raises(Conflict, match="lost its lease"):
                 await cycle.run()
         active = await meta.deps.store.active(LINEAGE)

@@ -19,10 +19,10 @@ from regrade.contracts import (
     Trace,
     Usage,
 )
-from services.kit import results as wire
+from services.kit import results
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
-from services.kit.store.trace_log import Record
+from services.kit.store.trace_log import OutcomeRecord
 
 TASK = "essay_writing"
 LINEAGE = LineageKey(TASK, "main")
@@ -112,12 +112,12 @@ def trace(item_id: str = "a", **fields: Any) -> Trace:
     return Trace.model_validate(about | fields)
 
 
-def record(identity: str, *, reward: float = 0.5, **fields: Any) -> Record:
+def record(identity: str, *, reward: float = 0.5, **fields: Any) -> OutcomeRecord:
     """An outcome and its trace, to be appended."""
     about = trace(identity, reward=reward, **fields)
-    written = wire.Trace(**{name: getattr(about, name) for name in Trace.model_fields})
-    outcome = wire.read_result(result("0" * 64, item_id=identity, reward=reward).model_dump_json())
-    return Record(identity, outcome, written)
+    written = results.Trace(**{name: getattr(about, name) for name in Trace.model_fields})
+    outcome = results.parse_result(result("0" * 64, item_id=identity, reward=reward).model_dump_json())
+    return OutcomeRecord(identity, outcome, written)
 
 
 def figures(digest: str) -> RubricFigures:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from regrade import RewardClient
 from regrade.tasks import load_pack
-from services.kit.asyncio_utils import end_task
+from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonEndpoint, open_session
 from services.kit.store.leases import Leases
 from services.kit.store.redis import shared_fence_key
@@ -118,7 +118,7 @@ async def working(worker: Worker) -> AsyncIterator[None]:
     """The worker runs by itself for the length of a `with` block, and has ended behind it whatever happened there."""
     async with AsyncExitStack() as stack:
         for endless in (worker.run(), worker.keep_watch()):
-            stack.push_async_callback(end_task, asyncio.create_task(endless))
+            stack.push_async_callback(cancel_and_wait, asyncio.create_task(endless))
         yield
 
 

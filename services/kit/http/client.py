@@ -53,7 +53,7 @@ class UpstreamMalformed(UpstreamError):
 class Watch(Protocol):
     """What is told of replicas and retries; for metrics."""
 
-    def replicas_resting(self, count: int) -> None:
+    def replicas_ejected(self, count: int) -> None:
         """How many replicas are out of service now."""
         ...
 
@@ -128,12 +128,12 @@ class JsonEndpoint:
     async def _with_retries(
         self, method: str, path: str, body: bytes | None, weight: int, read: Callable[[bytes], Any]
     ) -> Any:
-        self._budget.earn()
+        self._budget.record_request()
         tried: set[Replica] = set()
         for attempt in range(self._retries + 1):
             replica = await self._choose(tried)
             try:
-                return await self._asked(replica, method, path, body, weight, read)
+                return await self._send_to(replica, method, path, body, weight, read)
             except UpstreamUnavailable:
                 if attempt == self._retries or not self._affords_retry():
                     raise
@@ -143,32 +143,32 @@ class JsonEndpoint:
         raise AssertionError("unreachable")
 
     async def _choose(self, tried: set[Replica]) -> Replica:
-        due = self._replicas.due(time.monotonic())
-        if due is not None:
-            await self._probe(due)
+        candidate = self._replicas.ready_for_probe(time.monotonic())
+        if candidate is not None:
+            await self._probe(candidate)
         replica = self._replicas.least_loaded(tried)
         if replica is None:
             raise UpstreamUnavailable(f"out of service after repeated failures (all {len(self._replicas.all)})")
         return replica
 
-    async def _asked(
+    async def _send_to(
         self, replica: Replica, method: str, path: str, body: bytes | None, weight: int, read: Callable[[bytes], Any]
     ) -> Any:
         try:
             with replica.load(weight):
-                answer = await self._once(replica, method, path, body, read)
+                answer = await self._send(replica, method, path, body, read)
         except UpstreamBusy:
             raise
         except UpstreamUnavailable as error:
-            if replica.failed(time.monotonic()):
+            if replica.record_failure(time.monotonic()):
                 log.warning("replica out of service", extra={"replica": replica.address.name, "detail": str(error)})
-                self._tell_resting()
+                self._report_ejected()
             raise
         except UpstreamRefused:
-            replica.answered()
+            replica.record_success()
             raise
         if method == "POST":  # a server whose model is stuck may still tell what it serves
-            replica.answered()
+            replica.record_success()
         return answer
 
     async def _probe(self, replica: Replica) -> Any:
@@ -179,25 +179,25 @@ class JsonEndpoint:
             self.accept(answer)
         except UpstreamError as error:
             log.warning("replica failed its probe", extra={"replica": replica.address.name, "detail": str(error)})
-            replica.rest(time.monotonic())
+            replica.eject(time.monotonic())
             return error
         else:
-            replica.returned()
+            replica.reinstate()
             return answer
         finally:
             replica.probed = False
-            self._tell_resting()
+            self._report_ejected()
 
     async def _answer_to_probe(self, replica: Replica) -> Any:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                return await self._once(replica, "GET", self._probe_path, None, from_json)
+                return await self._send(replica, "GET", self._probe_path, None, from_json)
         except (UpstreamRefused, UpstreamMalformed):
             return None
         except TimeoutError as error:
             raise UpstreamUnavailable(f"no answer in {_PROBE_TIMEOUT_S} s at {self._probe_path}") from error
 
-    async def _once(
+    async def _send(
         self, replica: Replica, method: str, path: str, body: bytes | None, read: Callable[[bytes], Any]
     ) -> Any:
         address = replica.address
@@ -222,14 +222,14 @@ class JsonEndpoint:
             raise UpstreamMalformed(f"no usable answer at {path} ({type(error).__name__})") from error
 
     def _affords_retry(self) -> bool:
-        afforded = self._budget.spend()
+        afforded = self._budget.try_spend()
         if self._watch is not None:
             self._watch.retry(afforded=afforded)
         return afforded
 
-    def _tell_resting(self) -> None:
+    def _report_ejected(self) -> None:
         if self._watch is not None:
-            self._watch.replicas_resting(self._replicas.resting)
+            self._watch.replicas_ejected(self._replicas.ejected)
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:

@@ -68,17 +68,17 @@ class Replica:
         self.in_flight = 0
         self.probed = False
         self._failures = 0
-        self._rests = 0
-        self._rests_until: float | None = None
+        self._ejections = 0
+        self._ejected_until: float | None = None
 
     @property
     def in_service(self) -> bool:
         """Whether it may be asked."""
-        return self._rests_until is None
+        return self._ejected_until is None
 
-    def due(self, now: float) -> bool:
+    def ready_for_probe(self, now: float) -> bool:
         """Whether it has rested, and nobody probes it yet."""
-        return self._rests_until is not None and self._rests_until <= now and not self.probed
+        return self._ejected_until is not None and self._ejected_until <= now and not self.probed
 
     @contextmanager
     def load(self, weight: int) -> Iterator[None]:
@@ -89,31 +89,31 @@ class Replica:
         finally:
             self.in_flight -= weight
 
-    def answered(self) -> None:
+    def record_success(self) -> None:
         """A request succeeded: past failures are forgotten, unless it has been taken out since."""
         if self.in_service:
-            self._failures = self._rests = 0
+            self._failures = self._ejections = 0
 
-    def returned(self) -> None:
+    def reinstate(self) -> None:
         """A probe succeeded: back in service, and out again at the first failure."""
-        self._rests_until = None
+        self._ejected_until = None
 
-    def failed(self, now: float) -> bool:
+    def record_failure(self, now: float) -> bool:
         """A request failed; true if that takes it out of service. Stragglers of an earlier failure change nothing."""
         if not self.in_service:
             return False
         self._failures += 1
         if self._failures < _FAILURES:
             return False
-        self.rest(now)
+        self.eject(now)
         return True
 
-    def rest(self, now: float) -> None:
+    def eject(self, now: float) -> None:
         """Out of service, each time longer than the last."""
         self._failures = _FAILURES
-        longest = min(_LONGEST_REST_S, _FIRST_REST_S * 2**self._rests)
-        self._rests_until = now + longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-        self._rests = min(self._rests + 1, 16)
+        longest = min(_LONGEST_REST_S, _FIRST_REST_S * 2**self._ejections)
+        self._ejected_until = now + longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        self._ejections = min(self._ejections + 1, 16)
 
 
 class Replicas:
@@ -123,13 +123,13 @@ class Replicas:
         self.all = tuple(Replica(address) for address in addresses)
 
     @property
-    def resting(self) -> int:
+    def ejected(self) -> int:
         """How many are out of service."""
         return sum(not replica.in_service for replica in self.all)
 
-    def due(self, now: float) -> Replica | None:
+    def ready_for_probe(self, now: float) -> Replica | None:
         """One to be probed now, if any is."""
-        return next((replica for replica in self.all if replica.due(now)), None)
+        return next((replica for replica in self.all if replica.ready_for_probe(now)), None)
 
     def least_loaded(self, tried: Collection[Replica] = ()) -> Replica | None:
         """The one in service with the fewest conversations under way, rather one not yet tried; a draw by lot."""
@@ -143,19 +143,19 @@ class RetryBudget:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._left = _RETRIES_AT_ONCE
-        self._since = clock()
+        self._tokens = _RETRIES_AT_ONCE
+        self._updated_at = clock()
 
-    def earn(self) -> None:
+    def record_request(self) -> None:
         """A request was made."""
         now = self._clock()
-        self._left += _RETRIES_A_REQUEST + _RETRIES_A_SECOND * (now - self._since)
-        self._left = min(self._left, _RETRIES_AT_ONCE)
-        self._since = now
+        self._tokens += _RETRIES_A_REQUEST + _RETRIES_A_SECOND * (now - self._updated_at)
+        self._tokens = min(self._tokens, _RETRIES_AT_ONCE)
+        self._updated_at = now
 
-    def spend(self) -> bool:
+    def try_spend(self) -> bool:
         """Whether a retry is affordable; it is paid for."""
-        if self._left < 1.0:
+        if self._tokens < 1.0:
             return False
-        self._left -= 1.0
+        self._tokens -= 1.0
         return True

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from redis import exceptions as redis_errors
 
-from services.kit.asyncio_utils import end_task
+from services.kit.asyncio_utils import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ _AWAY = (
 _AWAY_REPLIES = ("MISCONF", "NOREPLICAS", "BUSY ")
 
 
-class RedisAway(redis_errors.ConnectionError):
+class RedisUnavailable(redis_errors.ConnectionError):
     """Redis did not answer, cannot be written to, or is known not to have answered a moment ago."""
 
 
-class Circuit:
+class CircuitBreaker:
     """Closed while Redis answers. A call that fails, or takes longer than `timeout_s`, opens it; `close` closes it."""
 
     def __init__(self, *, timeout_s: float = 3.0) -> None:
@@ -45,20 +45,20 @@ class Circuit:
         self._opened = asyncio.Event()
 
     @property
-    def away(self) -> bool:
+    def is_open(self) -> bool:
         """Whether Redis is taken to be away."""
         return self._opened.is_set()
 
     async def call(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """What `ask` answers. Raises `RedisAway`, at once while the circuit is open; other errors pass."""
+        """What `ask` answers. Raises `RedisUnavailable`, at once while the circuit is open; other errors pass."""
         self._check()
         async with self._slots:
-            with self.watched():
+            with self.guard():
                 return await self._bounded(ask)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """`call` for what bounds its own time, as a `Pipe` does: a block that is not entered while Redis is away."""
+    def guard(self) -> Iterator[None]:
+        """Like `call`, for a block with a timeout of its own; not entered while the circuit is open."""
         self._check()
         try:
             yield
@@ -69,20 +69,20 @@ class Circuit:
         except _AWAY as error:
             raise self.open(error) from error
 
-    def open(self, error: Exception) -> RedisAway:
+    def open(self, error: Exception) -> RedisUnavailable:
         """Take Redis to be away from now on."""
-        if not self.away:
+        if not self.is_open:
             log.warning("Redis is away", extra={"detail": f"{type(error).__name__}: {error}"})
         self._opened.set()
-        return RedisAway(f"Redis is away: {error}")
+        return RedisUnavailable(f"Redis is away: {error}")
 
     def close(self) -> None:
         """Redis has been seen to answer."""
-        if self.away:
+        if self.is_open:
             log.warning("Redis is back")
         self._opened.clear()
 
-    async def wait_until_away(self, timeout_s: float) -> None:
+    async def wait_until_open(self, timeout_s: float) -> None:
         """Return when the circuit is open, or after `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -93,11 +93,11 @@ class Circuit:
     async def aclose(self) -> None:
         """Drop the calls nobody waits for any more."""
         for task in list(self._abandoned):
-            await end_task(task)
+            await cancel_and_wait(task)
 
     def _check(self) -> None:
-        if self.away:
-            raise RedisAway("Redis was away a moment ago")
+        if self.is_open:
+            raise RedisUnavailable("Redis was away a moment ago")
 
     async def _bounded(self, ask: Callable[[], Awaitable[T]]) -> T:
         """A command can swallow its cancellation, so it runs in a task of its own that is left behind when late."""

@@ -54,7 +54,7 @@ def versions_key(lineage: LineageKey) -> str:
     return _key(lineage.task, "versions", lineage.label)
 
 
-def passed_key(lineage: LineageKey) -> str:
+def gate_passes_key(lineage: LineageKey) -> str:
     """Hash of digest to the digest it passed the gate against."""
     return _key(lineage.task, "passed", lineage.label)
 
@@ -140,7 +140,7 @@ def checkpoint_key(lineage: LineageKey) -> str:
     return _key(lineage.task, "checkpoint", lineage.label)
 
 
-def answers_key(cycle: str) -> str:
+def meta_judge_answers_key(cycle: str) -> str:
     """Hash of question to what the meta-judge answered to a cycle. It stands alone, so it needs no hash tag."""
     return f"rg:answers:{cycle}"
 
@@ -170,7 +170,7 @@ def archive_fence_counter_key(task: str) -> str:
     return _key(task, "archive_fence")
 
 
-def request_key(lineage: LineageKey) -> str:
+def cycle_request_key(lineage: LineageKey) -> str:
     """An operator's pending request for a cycle."""
     return _key(lineage.task, "request", lineage.label)
 
@@ -180,17 +180,17 @@ def anchors_key(task: str) -> str:
     return _key(task, "anchors")
 
 
-def early_key(lineage: LineageKey) -> str:
+def early_completions_key(lineage: LineageKey) -> str:
     """Hash of trace id to JSON of an early completion that the line's gate measures on."""
     return _key(lineage.task, "early", lineage.label)
 
 
-def settled_key(lineage: LineageKey) -> str:
+def watched_activation_key(lineage: LineageKey) -> str:
     """Id of the activation that the watch has judged and let stand."""
     return _key(lineage.task, "settled", lineage.label)
 
 
-def audit_settled_key(lineage: LineageKey) -> str:
+def audited_activation_key(lineage: LineageKey) -> str:
     """Id of the activation that the watch has judged by the audit."""
     return _key(lineage.task, "audit_settled", lineage.label)
 

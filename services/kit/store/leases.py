@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction
 
@@ -25,15 +25,15 @@ class Leases:
 
     def hold(self, lineage: LineageKey) -> AbstractAsyncContextManager[str | None]:
         """The fencing token of a line's cycle while the lease is held and renewed, or None when another has it."""
-        return self._held(ks.lease_key(lineage), ks.fence_counter_key(lineage))
+        return self._held(keys.lease_key(lineage), keys.fence_counter_key(lineage))
 
     def hold_archive(self, task: str) -> AbstractAsyncContextManager[str | None]:
         """The same for the archive of a task's traces."""
-        return self._held(ks.archive_lease_key(task), ks.archive_fence_counter_key(task))
+        return self._held(keys.archive_lease_key(task), keys.archive_fence_counter_key(task))
 
     def hold_audit(self, lineage: LineageKey) -> AbstractAsyncContextManager[str | None]:
         """The same for the audit of a line's traces."""
-        return self._held(ks.audit_lease_key(lineage), ks.audit_fence_counter_key(lineage))
+        return self._held(keys.audit_lease_key(lineage), keys.audit_fence_counter_key(lineage))
 
     @asynccontextmanager
     async def _held(self, key: str, counter: str) -> AsyncIterator[str | None]:

@@ -27,7 +27,7 @@ _ERRORS: dict[str, type[redis_errors.RedisError]] = {
 }
 
 
-class Pipe:
+class MultiplexedConnection:
     """Commands to the Redis that `redis` is a client of. `timeout_s` bounds the wait for an answer.
 
     Commands must bear to be repeated: one whose connection is lost is sent again over a new one, once.
@@ -36,17 +36,17 @@ class Pipe:
     def __init__(self, redis: Redis, *, timeout_s: float = 5.0) -> None:
         self._address: Connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._timeout_s = timeout_s
-        self._wire: _Wire | None = None
+        self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
 
     async def execute_command(self, *command: Any) -> Any:
         """The answer to one command, as text. Raises what the general client raises."""
         packed = _packed(*command)
-        wire = self._wire
-        if wire is not None and wire.alive:
+        connection = self._connection
+        if connection is not None and connection.alive:
             try:
-                return await wire.send(packed)
-            except _Lost:
+                return await connection.send(packed)
+            except _ConnectionLost:
                 pass
         try:
             return await (await self._connected()).send(packed)
@@ -55,34 +55,34 @@ class Pipe:
 
     async def aclose(self) -> None:
         """Hang up; who still waits is told."""
-        if self._wire is not None:
-            self._wire.hang_up(redis_errors.ConnectionError("closed"))
+        if self._connection is not None:
+            self._connection.close(redis_errors.ConnectionError("closed"))
 
-    async def _connected(self) -> "_Wire":
+    async def _connected(self) -> "_Connection":
         async with self._connecting:
-            if self._wire is None or not self._wire.alive:
-                self._wire = await self._connect()
-            return self._wire
+            if self._connection is None or not self._connection.alive:
+                self._connection = await self._connect()
+            return self._connection
 
-    async def _connect(self) -> "_Wire":
+    async def _connect(self) -> "_Connection":
         loop = asyncio.get_running_loop()
         address = self._address
         try:
             async with asyncio.timeout(_CONNECT_S):
-                _, wire = await loop.create_connection(
-                    lambda: _Wire(self._timeout_s), address.host, address.port, ssl=_tls(address)
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self._timeout_s), address.host, address.port, ssl=_tls(address)
                 )
         except TimeoutError as error:
             raise redis_errors.TimeoutError("no connection to Redis in time") from error
         try:
             if address.password:
-                await wire.send(_packed("AUTH", address.username or "default", address.password))
+                await connection.send(_packed("AUTH", address.username or "default", address.password))
             if address.db:
-                await wire.send(_packed("SELECT", address.db))
+                await connection.send(_packed("SELECT", address.db))
         except BaseException:
-            wire.hang_up(redis_errors.ConnectionError("closed"))
+            connection.close(redis_errors.ConnectionError("closed"))
             raise
-        return wire
+        return connection
 
 
 def _packed(*command: Any) -> bytes:
@@ -94,11 +94,11 @@ def _tls(address: Connection) -> ssl.SSLContext | None:
     return address.ssl_context.get() if isinstance(address, SSLConnection) else None
 
 
-class _Lost(redis_errors.ConnectionError):
+class _ConnectionLost(redis_errors.ConnectionError):
     """The connection ended before the answer; nobody knows whether the command was carried out."""
 
 
-class _Wire(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """One connection: commands out, answers in, in the same order."""
 
     def __init__(self, timeout_s: float) -> None:
@@ -117,15 +117,15 @@ class _Wire(asyncio.Protocol):
         """Send a command; the future is its answer."""
         answer: asyncio.Future[Any] = self._loop.create_future()
         if self._transport is None or self._transport.is_closing():
-            answer.set_exception(_Lost("the connection was lost"))
+            answer.set_exception(_ConnectionLost("the connection was lost"))
             return answer
         self._waiting.append((self._loop.time() + self._timeout_s, answer))
         if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout_s, self._look)
+            self._timer = self._loop.call_later(self._timeout_s, self._check_timeout)
         self._transport.write(packed)
         return answer
 
-    def hang_up(self, error: redis_errors.RedisError) -> None:
+    def close(self, error: redis_errors.RedisError) -> None:
         """End the connection and tell everybody who waits."""
         if self._transport is not None:
             self._transport.abort()
@@ -146,10 +146,10 @@ class _Wire(asyncio.Protocol):
                 else:
                     answer.set_result(reply)
         except (hiredis.HiredisError, UnicodeDecodeError, IndexError) as error:
-            self.hang_up(redis_errors.ConnectionError(f"Redis answered out of turn: {error!r}"))
+            self.close(redis_errors.ConnectionError(f"Redis answered out of turn: {error!r}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(_Lost(f"Redis closed the connection{f': {exc}' if exc else ''}"))
+        self._end(_ConnectionLost(f"Redis closed the connection{f': {exc}' if exc else ''}"))
 
     def _end(self, error: redis_errors.RedisError) -> None:
         self._transport = None
@@ -161,16 +161,16 @@ class _Wire(asyncio.Protocol):
             if not answer.done():
                 answer.set_exception(error)
 
-    def _look(self) -> None:
+    def _check_timeout(self) -> None:
         """Whether the oldest command is overdue: then nothing on this connection can be trusted to come."""
         self._timer = None
         if not self._waiting:
             return
         until = self._waiting[0][0]
         if until <= self._loop.time():
-            self.hang_up(redis_errors.TimeoutError(f"no answer within {self._timeout_s:g} s"))
+            self.close(redis_errors.TimeoutError(f"no answer within {self._timeout_s:g} s"))
         else:
-            self._timer = self._loop.call_at(until, self._look)
+            self._timer = self._loop.call_at(until, self._check_timeout)
 
 
 def _error(text: str) -> redis_errors.RedisError:

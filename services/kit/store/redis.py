@@ -54,7 +54,7 @@ class _SSLConnection(_Ours, SSLConnection):
     pass
 
 
-async def can_write(redis: Redis) -> None:
+async def check_writable(redis: Redis) -> None:
     """Write one short-lived key: a Redis that only answers pings is of no use. Raises what the client raises."""
     await redis.set(PROBE_KEY, "1", ex=60)
 
@@ -80,7 +80,7 @@ async def newest(redis: Redis, stream: str, *, until: str = "+", count: int) -> 
 
 
 class Commands(Protocol):
-    """What takes a command to Redis: the client, or a `Pipe`."""
+    """What takes a command to Redis: the client, or a `MultiplexedConnection`."""
 
     def execute_command(self, *args: Any) -> Awaitable[Any]:
         """The answer to a command."""

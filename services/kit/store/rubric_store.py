@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from regrade.contracts import Authority, EventKind, GatePass, GateReport, LineageEvent, Override, Rollback, Rubric
 from services.kit.errors import Conflict, NotFound
 from services.kit.results import RubricRef
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction, entries, newest
 from services.kit.templates import fill
@@ -20,7 +20,7 @@ _CACHED_RUBRICS = 512
 _EVENTS_PAGE = 16
 
 
-class Active(NamedTuple):
+class RubricPointer(NamedTuple):
     """An active pointer or a pin: which rubric, its label in its line, and the line's scope."""
 
     digest: str
@@ -28,7 +28,7 @@ class Active(NamedTuple):
     scope: str | None
 
     @classmethod
-    def parse(cls, value: str) -> "Active":
+    def parse(cls, value: str) -> "RubricPointer":
         digest, version, scope = value.split(" ", 2)
         return cls(digest, int(version) or None, scope or None)
 
@@ -59,7 +59,7 @@ class RubricStore:
 
     async def put(self, task: str, rubric: Rubric) -> str:
         """Store a rubric under its digest and return the digest; a digest already there is left as it is."""
-        await self._redis.set(ks.rubric_key(task, rubric.digest), rubric.model_dump_json(), nx=True)
+        await self._redis.set(keys.rubric_key(task, rubric.digest), rubric.model_dump_json(), nx=True)
         return rubric.digest
 
     async def get(self, task: str, digest: str) -> Rubric:
@@ -67,7 +67,7 @@ class RubricStore:
         cached = self.cached(task, digest)
         if cached is not None:
             return cached
-        text = await self._redis.get(ks.rubric_key(task, digest))
+        text = await self._redis.get(keys.rubric_key(task, digest))
         if text is None:
             raise NotFound(f"task {task!r} has no rubric {digest}", code="unknown_rubric")
         rubric = Rubric.model_validate_json(text)
@@ -92,21 +92,21 @@ class RubricStore:
     async def labelled(self, lineage: LineageKey, digest: str) -> Rubric:
         """The rubric of that digest as it stands in `line`: with the line's names and its version there."""
         rubric = await self.get(lineage.task, digest)
-        version = await self._redis.hget(ks.versions_key(lineage), digest)
+        version = await self._redis.hget(keys.versions_key(lineage), digest)
         place = {"lineage": lineage.name, "scope": lineage.scope, "version": int(version) if version else None}
         return rubric.model_copy(update=place)
 
-    async def active(self, lineage: LineageKey) -> Active | None:
+    async def active(self, lineage: LineageKey) -> RubricPointer | None:
         """The active pointer of exactly this line."""
-        value = await self._redis.get(ks.active_key(lineage))
-        return Active.parse(str(value)) if value else None
+        value = await self._redis.get(keys.active_key(lineage))
+        return RubricPointer.parse(str(value)) if value else None
 
-    async def active_of(self, task: str, lineages: Sequence[LineageKey]) -> list[Active | None]:
+    async def active_many(self, task: str, lineages: Sequence[LineageKey]) -> list[RubricPointer | None]:
         """The active pointers of exactly these lines of one task, in one round trip."""
-        values = await self._redis.mget([ks.active_key(lineage) for lineage in lineages])
-        return [Active.parse(str(value)) if value else None for value in values]
+        values = await self._redis.mget([keys.active_key(lineage) for lineage in lineages])
+        return [RubricPointer.parse(str(value)) if value else None for value in values]
 
-    async def active_with_fallback(self, lineage: LineageKey) -> Active:
+    async def active_with_fallback(self, lineage: LineageKey) -> RubricPointer:
         """The active pointer of the narrowest line that has one. Raises `NotFound`."""
         for candidate in lineage.fallbacks():
             active = await self.active(candidate)
@@ -119,38 +119,40 @@ class RubricStore:
 
     async def versions(self, lineage: LineageKey) -> dict[int, str]:
         """Digest by version, of every rubric that was ever active in this line, in ascending order."""
-        found = await self._redis.hgetall(ks.versions_key(lineage))
+        found = await self._redis.hgetall(keys.versions_key(lineage))
         return dict(sorted((int(version), str(digest)) for digest, version in found.items()))
 
     async def rolled_back(self, lineage: LineageKey) -> dict[str, str]:
         """Reason by digest, of every rubric that the gate may not make active again."""
-        found = await self._redis.hgetall(ks.rolled_back_key(lineage))
+        found = await self._redis.hgetall(keys.rolled_back_key(lineage))
         return {str(digest): str(reason) for digest, reason in found.items()}
 
-    async def is_cooling(self, lineage: LineageKey) -> bool:
+    async def in_rollback_cooldown(self, lineage: LineageKey) -> bool:
         """Whether an automatic rollback is so recent that there may be no other."""
-        return bool(await self._redis.exists(ks.rollback_cooldown_key(lineage)))
+        return bool(await self._redis.exists(keys.rollback_cooldown_key(lineage)))
 
     async def lineages(self, task: str) -> list[LineageKey]:
         """Every line of a task that ever had an active rubric, in the order of their labels."""
-        return [LineageKey.of(task, str(label)) for label in sorted(await self._redis.smembers(ks.lineages_key(task)))]
+        return [
+            LineageKey.of(task, str(label)) for label in sorted(await self._redis.smembers(keys.lineages_key(task)))
+        ]
 
-    async def find(self, lineage: LineageKey, name: int | str) -> Active:
+    async def find(self, lineage: LineageKey, name: int | str) -> RubricPointer:
         """A rubric by version (in the narrowest line that has it) or by digest. Raises `NotFound`."""
         for candidate in lineage.fallbacks():
             for version, digest in (await self.versions(candidate)).items():
                 if name in (version, digest):
-                    return Active(digest, version, candidate.scope)
+                    return RubricPointer(digest, version, candidate.scope)
         if isinstance(name, str):
-            return Active((await self.get(lineage.task, name)).digest, None, lineage.scope)
+            return RubricPointer((await self.get(lineage.task, name)).digest, None, lineage.scope)
         raise NotFound(f"task {lineage.task!r} has no rubric version {name}", code="unknown_rubric")
 
     async def record(self, lineage: LineageKey, event: LineageEvent) -> None:
         """Append an event to the history; its id and time are the store's. A gate report that passed is remembered."""
         async with self._redis.pipeline(transaction=True) as pipe:
             if event.gate is not None and event.gate.passed:
-                pipe.hset(ks.passed_key(lineage), event.digest, event.gate.active.digest)
-            pipe.xadd(ks.lineage_events_key(lineage), {"event": event_json(event)})
+                pipe.hset(keys.gate_passes_key(lineage), event.digest, event.gate.active.digest)
+            pipe.xadd(keys.lineage_events_key(lineage), {"event": event_json(event)})
             await pipe.execute()
 
     async def record_gate(self, lineage: LineageKey, report: GateReport) -> None:
@@ -180,15 +182,15 @@ class RubricStore:
         notice = json.dumps({"task": lineage.task, "lineage": lineage.name, "scope": lineage.scope, "digest": digest})
         status, detail = await self._activate(
             [
-                ks.active_key(lineage),
-                ks.versions_key(lineage),
-                ks.passed_key(lineage),
-                ks.lineage_events_key(lineage),
-                ks.lease_key(lineage),
-                ks.rubric_key(lineage.task, digest),
-                ks.rolled_back_key(lineage),
-                ks.rollback_cooldown_key(lineage),
-                ks.lineages_key(lineage.task),
+                keys.active_key(lineage),
+                keys.versions_key(lineage),
+                keys.gate_passes_key(lineage),
+                keys.lineage_events_key(lineage),
+                keys.lease_key(lineage),
+                keys.rubric_key(lineage.task, digest),
+                keys.rolled_back_key(lineage),
+                keys.rollback_cooldown_key(lineage),
+                keys.lineages_key(lineage.task),
             ],
             [
                 digest,
@@ -197,7 +199,7 @@ class RubricStore:
                 what,
                 token,
                 event_json(event),
-                ks.ACTIVATIONS_CHANNEL,
+                keys.ACTIVATIONS_CHANNEL,
                 notice.removesuffix("}"),
                 int(1_000 * cooldown_s),
                 lineage.label,
@@ -218,7 +220,7 @@ class RubricStore:
         expected: str | None = None,
         to: int | None = None,
         cooldown_s: float = 0.0,
-    ) -> Active:
+    ) -> RubricPointer:
         """Return to version `to`, or to the one before the active one. Raises `Conflict`, `NotFound`.
 
         `expected` is the digest believed to be active; a caller that names it goes back once however often it asks.
@@ -234,7 +236,7 @@ class RubricStore:
         version = await self.activate(
             lineage, target, expected=current.digest, authority=authority, cooldown_s=cooldown_s
         )
-        return Active(target, version, lineage.scope)
+        return RubricPointer(target, version, lineage.scope)
 
     async def before(self, lineage: LineageKey, digest: str) -> str:
         """What was active before the rubric of that digest became so. Raises `Conflict` for the line's first."""
@@ -247,13 +249,13 @@ class RubricStore:
         """Every event of the line, oldest first."""
         return [
             _read_event(entry_id, fields)
-            for entry_id, fields in await entries(self._redis, ks.lineage_events_key(lineage))
+            for entry_id, fields in await entries(self._redis, keys.lineage_events_key(lineage))
         ]
 
     async def latest(self, lineage: LineageKey, count: int, *, before: str | None = None) -> list[LineageEvent]:
         """The newest `count` events of the line (of those before an event's id), oldest first."""
         until = f"({before}" if before else "+"
-        found = await newest(self._redis, ks.lineage_events_key(lineage), until=until, count=count)
+        found = await newest(self._redis, keys.lineage_events_key(lineage), until=until, count=count)
         return [_read_event(entry_id, fields) for entry_id, fields in reversed(found)]
 
     async def last_change(self, lineage: LineageKey) -> LineageEvent | None:
@@ -272,18 +274,18 @@ class RubricStore:
 
     async def _newest_first(self, lineage: LineageKey) -> AsyncIterator[LineageEvent]:
         """The line's events backwards, read a few at a time: what one looks for is mostly near the end."""
-        page = await newest(self._redis, ks.lineage_events_key(lineage), count=_EVENTS_PAGE)
+        page = await newest(self._redis, keys.lineage_events_key(lineage), count=_EVENTS_PAGE)
         while page:
             for entry_id, fields in page:
                 yield _read_event(entry_id, fields)
             page = await newest(
-                self._redis, ks.lineage_events_key(lineage), until=f"({page[-1][0]}", count=_EVENTS_PAGE
+                self._redis, keys.lineage_events_key(lineage), until=f"({page[-1][0]}", count=_EVENTS_PAGE
             )
 
     async def announcements(self) -> AsyncIterator[Announcement]:
         """Activations as they happen, of every task, until the iterator is closed."""
         async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await pubsub.subscribe(ks.ACTIVATIONS_CHANNEL)
+            await pubsub.subscribe(keys.ACTIVATIONS_CHANNEL)
             async for message in pubsub.listen():
                 told = json.loads(message["data"])
                 lineage = LineageKey(told["task"], told["lineage"], told["scope"])
@@ -300,14 +302,14 @@ _REFUSALS = {
 }
 
 
-def verdict_event(kind: EventKind, digest: str, *, by: str, reason: str, cycle: str) -> LineageEvent:
+def candidate_event(kind: EventKind, digest: str, *, by: str, reason: str, cycle: str) -> LineageEvent:
     """A candidate was proposed, or refused before the gate measured it."""
     return LineageEvent(id="", time=0.0, kind=kind, digest=digest, by=by, reason=reason, cycle=cycle)
 
 
 def gate_event(report: GateReport) -> LineageEvent:
     """A gate's verdict."""
-    event = verdict_event(
+    event = candidate_event(
         EventKind.GATED if report.passed else EventKind.REJECTED,
         report.candidate.digest,
         by=report.proposer,

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-from services.kit.text import features as surface
+from services.kit.text import features
 
 
 def normal(verdict: str) -> str:
     """A verdict in the form that verdicts are compared in."""
-    return " ".join(surface.words(verdict))
+    return " ".join(features.words(verdict))
 
 
 def last_verdict(completion: str, verdicts: Iterable[str]) -> str | None:

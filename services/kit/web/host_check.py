@@ -19,7 +19,7 @@ _FOR_ALL = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 @lru_cache(maxsize=64)
-def is_own_name(host: bytes, names: frozenset[str]) -> bool:
+def is_allowed_host(host: bytes, names: frozenset[str]) -> bool:
     """Whether a `Host` is one of `names`, an address, or what nobody can own: `.local` and its like, no dot at all."""
     text = host.decode("latin-1").strip().lower()
     bracketed = text.startswith("[")
@@ -33,7 +33,7 @@ def is_own_name(host: bytes, names: frozenset[str]) -> bool:
     return True
 
 
-class OwnNames:
+class HostCheck:
     """Pure ASGI middleware: a foreign name is answered 421, the body unread; probes and metrics are for all."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str], prefix: str) -> None:
@@ -50,7 +50,7 @@ class OwnNames:
         if scope["type"] == "http":
             for name, value in scope["headers"]:
                 if name == b"host":
-                    if not is_own_name(value, self._names) and scope["path"] not in _FOR_ALL:
+                    if not is_allowed_host(value, self._names) and scope["path"] not in _FOR_ALL:
                         await self._refusal(scope, receive, send)
                         return
                     break

@@ -44,9 +44,9 @@ class HttpMetrics:
             self._seconds.labels(method, route, str(status)).observe(time.perf_counter() - started)
 
 
-def expose(registry: CollectorRegistry) -> Response:
+def metrics_response(registry: CollectorRegistry) -> Response:
     """The registry in Prometheus' text format."""
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-__all__ = ["CollectorRegistry", "Counter", "Histogram", "HttpMetrics", "expose"]
+__all__ = ["CollectorRegistry", "Counter", "Histogram", "HttpMetrics", "metrics_response"]

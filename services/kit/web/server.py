@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from regrade.contracts import ErrorBody
 from services.kit.errors import Forbidden, Invalid, TooLarge, Unauthorized, error_response, install_error_handlers
 from services.kit.settings import ServiceSettings
-from services.kit.web.host_check import OwnNames
-from services.kit.web.metrics import HttpMetrics, expose
+from services.kit.web.host_check import HostCheck
+from services.kit.web.metrics import HttpMetrics, metrics_response
 
 _GC_THRESHOLD = 20_000
 
@@ -40,7 +40,7 @@ class Readiness(NamedTuple):
 ReadinessProbe = Callable[[Request], Awaitable[Readiness]]
 
 
-def holds(keys: Sequence[SecretStr], given: str) -> bool:
+def matches_any(keys: Sequence[SecretStr], given: str) -> bool:
     """Compare with every key in constant time, so that neither value nor position leaks."""
     matches = [hmac.compare_digest(key.get_secret_value().encode(), given.encode()) for key in keys]
     return any(matches)
@@ -50,7 +50,7 @@ async def require_key(request: Request, credentials: Credentials) -> None:
     """Let through a caller with any known key; everybody when no key is configured."""
     settings: ServiceSettings = request.app.state.settings
     keys = settings.caller_keys
-    if keys and not holds(keys, credentials.credentials if credentials else ""):
+    if keys and not matches_any(keys, credentials.credentials if credentials else ""):
         raise Unauthorized("send a valid key as 'Authorization: Bearer <key>'")
 
 
@@ -58,7 +58,7 @@ async def require_operator(request: Request, credentials: Credentials) -> None:
     """Let through a caller with an operator key; everybody when no key of either kind is configured."""
     await require_key(request, credentials)
     settings: ServiceSettings = request.app.state.settings
-    if settings.caller_keys and not holds(settings.operator_keys, credentials.credentials if credentials else ""):
+    if settings.caller_keys and not matches_any(settings.operator_keys, credentials.credentials if credentials else ""):
         raise Forbidden("this call changes what is active; it needs an operator key")
 
 
@@ -114,12 +114,14 @@ class BodyLimit:
         await self._app(scope, replay, send)
 
 
-def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for the error bodies a route can answer with."""
     return {status: {"model": ErrorBody} for status in statuses}
 
 
-def assemble(app: FastAPI, settings: ServiceSettings, registry: CollectorRegistry, ready: ReadinessProbe) -> FastAPI:
+def install_common_routes(
+    app: FastAPI, settings: ServiceSettings, registry: CollectorRegistry, ready: ReadinessProbe
+) -> FastAPI:
     """Add what every service has to an app: error mapping, `/healthz`, `/readyz`, `/metrics`, limits."""
     app.state.settings = settings
     router = APIRouter(tags=["operations"])
@@ -137,14 +139,14 @@ def assemble(app: FastAPI, settings: ServiceSettings, registry: CollectorRegistr
 
     @router.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return expose(registry)
+        return metrics_response(registry)
 
     app.include_router(router)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     if not settings.caller_keys:
         names = (settings.host, *settings.allowed_hosts)
-        app.add_middleware(OwnNames, names=names, prefix=settings.model_config["env_prefix"])
+        app.add_middleware(HostCheck, names=names, prefix=settings.model_config["env_prefix"])
     app.add_middleware(HttpMetrics, registry=registry)
     return app
 

@@ -32,7 +32,7 @@ from regrade.contracts import (
 from regrade.tasks import available_tasks
 from services.kit.errors import Invalid, NotFound
 from services.kit.store.keys import LineageKey
-from services.kit.web.server import error_answers, require_key, require_operator
+from services.kit.web.server import error_responses, require_key, require_operator
 from services.meta_reward.api.rubric_diff import diff_rubrics
 from services.meta_reward.api.trace_filter import MAX_SCANNED, TraceFilter
 from services.meta_reward.cycle import CycleDeps
@@ -105,9 +105,9 @@ FilterDep = Annotated[TraceFilter, Depends(_filter)]
 Deps = Annotated[CycleDeps, Depends(_deps)]
 LineageDep = Annotated[LineageKey, Depends(_lineage)]
 
-reading = APIRouter(dependencies=[Depends(require_key)], responses=error_answers(401, 404, 422, 503), tags=["read"])
+reading = APIRouter(dependencies=[Depends(require_key)], responses=error_responses(401, 404, 422, 503), tags=["read"])
 operating = APIRouter(
-    dependencies=[Depends(require_operator)], responses=error_answers(401, 403, 404, 409, 422, 503), tags=["operate"]
+    dependencies=[Depends(require_operator)], responses=error_responses(401, 403, 404, 409, 422, 503), tags=["operate"]
 )
 
 
@@ -257,7 +257,7 @@ def _require_pack(task: str) -> None:
 
 async def find_trace(deps: CycleDeps, task: str, trace_id: str) -> Trace:
     """A trace by its id. Raises `NotFound`."""
-    found = await deps.log.named(task, {trace_id})
+    found = await deps.log.by_ids(task, {trace_id})
     if trace_id not in found:
         raise NotFound(f"none of the last traces of {task!r} is {trace_id}: look in the archive", code="unknown_trace")
     return found[trace_id]

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from regrade.contracts.score import Outcome
 from services.kit.errors import Conflict, ServiceError
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.leases import Leases
 from services.kit.store.redis import LuaFunction, entries, position
 from services.kit.store.trace_log import TraceLog
@@ -104,7 +104,7 @@ class Archiver:
 
     async def state(self, task: str) -> ArchiveState:
         """How far the task is archived."""
-        text = await self._redis.get(ks.archive_key(task))
+        text = await self._redis.get(keys.archive_key(task))
         return ArchiveState.model_validate_json(text) if text else ArchiveState()
 
     async def _due(self, task: str) -> bool:
@@ -116,11 +116,11 @@ class Archiver:
 
     async def _has_full_file(self, task: str, state: ArchiveState) -> bool:
         """Whether a file's worth of traces is there, or some that have waited long enough."""
-        first = await entries(self._redis, ks.traces_key(task), after=state.done, count=1)
+        first = await entries(self._redis, keys.traces_key(task), after=state.done, count=1)
         if not first:
             return False
         # `kept` is what is archived and still in the stream: the rest of the stream is what is not.
-        waiting = int(await self._redis.xlen(ks.traces_key(task))) - sum(file_range.rows for file_range in state.kept)
+        waiting = int(await self._redis.xlen(keys.traces_key(task))) - sum(file_range.rows for file_range in state.kept)
         if waiting >= self._limits.rows:
             return True
         seconds, microseconds = await self._redis.time()
@@ -152,7 +152,7 @@ class Archiver:
         most = state.next.rows if state.next else self._limits.rows
         after = state.done
         while written.rows < most:
-            page = await self._log.page(task, after, min(_PAGE, most - written.rows))
+            page = await self._log.entries_after(task, after, min(_PAGE, most - written.rows))
             if not page:
                 break
             await asyncio.to_thread(written.add, page)
@@ -162,7 +162,7 @@ class Archiver:
     async def _removable(self, task: str, state: ArchiveState) -> list[FileRange]:
         """Archived ranges that every line has consumed, beyond the number of traces that stay."""
         consumed = min((position(cursor) for cursor in await self._log.cursors(task)), default=(0, 0))
-        length = int(await self._redis.xlen(ks.traces_key(task)))
+        length = int(await self._redis.xlen(keys.traces_key(task)))
         found = []
         for file_range in state.kept:
             length -= file_range.rows
@@ -180,7 +180,7 @@ class Archiver:
         return await self._save(task, token, rest, keep_from=f"{milliseconds}-{number + 1}")
 
     async def _save(self, task: str, token: str, state: ArchiveState, keep_from: str = "") -> ArchiveState:
-        keys = [ks.archive_lease_key(task), ks.archive_key(task), ks.traces_key(task)]
-        if not await self._step(keys, [token, state.model_dump_json(), keep_from]):
+        redis_keys = [keys.archive_lease_key(task), keys.archive_key(task), keys.traces_key(task)]
+        if not await self._step(redis_keys, [token, state.model_dump_json(), keep_from]):
             raise Conflict("the archive's lease was lost; another worker goes on", code="fenced")
         return state

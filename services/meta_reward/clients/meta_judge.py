@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from regrade.contracts import sha256_of
 from services.kit.http.client import JsonEndpoint, UpstreamMalformed
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.templates import fill, load_template
 
 _SAMPLING = {"temperature": 0.7, "top_p": 0.95}
@@ -29,14 +29,14 @@ class MetaJudgeCache:
 
     async def get(self, cycle: str, question: str) -> str | None:
         """What was answered to this question, if it was."""
-        found = await self._redis.hget(ks.answers_key(cycle), question)
+        found = await self._redis.hget(keys.meta_judge_answers_key(cycle), question)
         return None if found is None else str(found)
 
     async def put(self, cycle: str, question: str, answer: str) -> None:
         """Keep an answer."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(ks.answers_key(cycle), question, answer)
-            pipe.expire(ks.answers_key(cycle), self._ttl_s)
+            pipe.hset(keys.meta_judge_answers_key(cycle), question, answer)
+            pipe.expire(keys.meta_judge_answers_key(cycle), self._ttl_s)
             await pipe.execute()
 
 

@@ -181,7 +181,7 @@ async def get_alarms(lineage: LineageDep, deps: Deps, viewer: ViewerDep) -> Resp
     """What is raised, with the traces that show it."""
     context = await page_context(lineage, deps, viewer, "alarms", "Alarms")
     wanted = {name for alarm in context["alarms"] for name in alarm.traces}
-    there = await deps.log.named(lineage.task, wanted) if wanted else {}
+    there = await deps.log.by_ids(lineage.task, wanted) if wanted else {}
     context["traces_of"] = {alarm.name: [there[t] for t in alarm.traces if t in there] for alarm in context["alarms"]}
     return page("alarms.html", context)
 

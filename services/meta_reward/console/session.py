@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from services.kit.errors import Forbidden, Unauthorized
 from services.kit.settings import ServiceSettings
-from services.kit.web.server import holds
+from services.kit.web.server import matches_any
 
 COOKIE = "regrade_console"
 LIFETIME_S = 12 * 3_600
@@ -43,7 +43,7 @@ def viewer_of(settings: ServiceSettings, token: str, now: float) -> Viewer:
 
 def issue_token(settings: ServiceSettings, key: str, now: float) -> str:
     """A cookie's value for a known key. Raises `Unauthorized`."""
-    if not holds(settings.caller_keys, key):
+    if not matches_any(settings.caller_keys, key):
         raise Unauthorized("this service does not know that key")
     return _signed(key, str(int(now) + LIFETIME_S))
 

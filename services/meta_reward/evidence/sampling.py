@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import NamedTuple, Protocol
 
 from regrade.contracts import SamplePick, SampleReport, SampleStrategy, Trace, as_text
-from services.kit.text import features as surface
+from services.kit.text import features
 from services.meta_reward.evidence.rank_statistics import ranks, z_scores
 from services.meta_reward.evidence.text_features import TextFeatures
 
@@ -118,7 +118,7 @@ def great_pairs(pool: SamplingPool, rng: random.Random) -> Iterator[Pick]:
             found.append(trace)
     listed = [pair for found in great.values() for pair in combinations(found, 2)]
     vocabulary = {
-        t.trace_id: frozenset(surface.words(as_text(t.completion))) for found in great.values() for t in found
+        t.trace_id: frozenset(features.words(as_text(t.completion))) for found in great.values() for t in found
     }
     alike = {(a.trace_id, b.trace_id): _overlap(vocabulary[a.trace_id], vocabulary[b.trace_id]) for a, b in listed}
     yield from sorted(listed, key=lambda pair: alike[pair[0].trace_id, pair[1].trace_id])

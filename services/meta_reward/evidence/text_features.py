@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from regrade.contracts import Flag, Trace, as_text
-from services.kit.text import features as surface
+from services.kit.text import features
 from services.kit.text.language import detect_language
 
 UNKNOWN_LANGUAGE = "und"
@@ -32,28 +32,28 @@ def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
     same first (last) four words: 0 where all traces have one prompt.
     """
     texts = [as_text(trace.completion) for trace in traces]
-    tokens = [surface.words(text) for text in texts]
+    tokens = [features.words(text) for text in texts]
     prompts = [as_text(trace.prompt) for trace in traces]
     openings = _share_of_other_prompts([words[:_EDGE_WORDS] for words in tokens], prompts)
     endings = _share_of_other_prompts([words[-_EDGE_WORDS:] for words in tokens], prompts)
     rows = []
     for n, trace in enumerate(traces):
-        asked = surface.words(prompts[n])
+        asked = features.words(prompts[n])
         language, expected = language_of(texts[n]), _language_of_prompt(prompts[n])
-        features = {
+        values = {
             "words": float(len(tokens[n])),
-            "distinct_2": surface.distinct_share(tokens[n], 2),
-            "distinct_4": surface.distinct_share(tokens[n], 4),
-            "compression": surface.compression_ratio(texts[n]),
-            "topic_overlap": surface.topic_overlap(tokens[n], asked),
-            "prompt_copied": surface.copied_share(tokens[n], asked),
-            "ends_properly": float(surface.ends_properly(texts[n])),
+            "distinct_2": features.distinct_share(tokens[n], 2),
+            "distinct_4": features.distinct_share(tokens[n], 4),
+            "compression": features.compression_ratio(texts[n]),
+            "topic_overlap": features.topic_overlap(tokens[n], asked),
+            "prompt_copied": features.copied_share(tokens[n], asked),
+            "ends_properly": float(features.ends_properly(texts[n])),
             "truncated": float(Flag.TRUNCATED in trace.flags),
             "other_language": float(UNKNOWN_LANGUAGE not in (language, expected) and language != expected),
             "stock_opening": openings[n],
             "stock_ending": endings[n],
         }
-        rows.append(TextFeatures(features, language, surface.ending_kind(texts[n])))
+        rows.append(TextFeatures(features, language, features.ending_kind(texts[n])))
     return rows
 
 

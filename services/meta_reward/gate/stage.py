@@ -8,7 +8,7 @@ from regrade.contracts import EventKind, GateReport, LineageEvent, Rubric, Trace
 from regrade.tasks import judge_mode
 from regrade.tasks.anchors import AnchorSet, is_more_than_a_line
 from services.kit.store.keys import LineageKey
-from services.kit.store.rubric_store import RubricStore, gate_event, verdict_event
+from services.kit.store.rubric_store import RubricStore, candidate_event, gate_event
 from services.meta_reward.clients.shadow import shadow_scorer
 from services.meta_reward.evidence.window import by_group
 from services.meta_reward.gate.calibration import Calibration, without_offset
@@ -123,7 +123,7 @@ class GateStage:
         self._note(EventKind.REJECTED, rubric, "gate", reason)
 
     def _note(self, kind: EventKind, rubric: Rubric, by: str, reason: str) -> None:
-        self._events.append(verdict_event(kind, rubric.digest, by=by, reason=reason, cycle=self._cycle))
+        self._events.append(candidate_event(kind, rubric.digest, by=by, reason=reason, cycle=self._cycle))
 
 
 async def rolled_back_reasons(store: RubricStore, lineage: LineageKey) -> dict[str, str]:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from regrade import RewardClient, Rubric, ScoreItem
 from regrade.contracts import Audited, Trace
 from regrade.tasks import load_pack
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.leases import Leases
 from services.kit.store.redis import entries, newest, position
@@ -37,22 +37,22 @@ class AuditStore:
 
     async def read(self, lineage: LineageKey) -> list[tuple[str, Audited]]:
         """All of them, oldest first, by their ids in the trace stream."""
-        found = await entries(self._redis, ks.audits_key(lineage))
+        found = await entries(self._redis, keys.audits_key(lineage))
         return [(entry_id, Audited.model_validate_json(fields["audit"])) for entry_id, fields in found]
 
     async def cursor(self, lineage: LineageKey) -> str:
         """The id of the last trace looked at; `0-0` before the first."""
-        return str(await self._redis.get(ks.audit_cursor_key(lineage)) or "0-0")
+        return str(await self._redis.get(keys.audit_cursor_key(lineage)) or "0-0")
 
     async def add(self, lineage: LineageKey, found: Sequence[tuple[str, Audited]], cursor: str) -> None:
         """Enter what was audited up to `cursor`, at once; what stands there already is left as it is."""
-        last = await newest(self._redis, ks.audits_key(lineage), count=1)
+        last = await newest(self._redis, keys.audits_key(lineage), count=1)
         behind = position(last[0][0]) if last else (0, 0)
         async with self._redis.pipeline(transaction=True) as pipe:
             for entry_id, one in found:
                 if position(entry_id) > behind:
-                    pipe.xadd(ks.audits_key(lineage), {"audit": one.model_dump_json()}, id=entry_id, maxlen=_KEPT)
-            pipe.set(ks.audit_cursor_key(lineage), cursor)
+                    pipe.xadd(keys.audits_key(lineage), {"audit": one.model_dump_json()}, id=entry_id, maxlen=_KEPT)
+            pipe.set(keys.audit_cursor_key(lineage), cursor)
             await pipe.execute()
 
 
@@ -105,7 +105,7 @@ class Auditor:
         chosen: list[tuple[str, Trace]] = []
         considered = 0
         for _ in range(_PAGES):
-            page = await self._log.page(lineage.task, after, _PAGE)
+            page = await self._log.entries_after(lineage.task, after, _PAGE)
             own = [(i, t) for i, t in page if is_evidence(t) and (t.lineage, t.scope) == (lineage.name, lineage.scope)]
             chosen += [(i, t) for i, t in own if _lot(lineage, t) < self._settings.audit_share]
             considered += len(own)

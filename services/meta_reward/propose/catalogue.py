@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from regrade.contracts import CheckCriterion, Role, Trace, as_text
 from regrade.contracts import checks as c
-from services.kit.text import features as surface
+from services.kit.text import features
 from services.meta_reward.evidence.text_features import UNKNOWN_LANGUAGE, language_of
 from services.meta_reward.gate.gate import Candidate
 from services.meta_reward.propose.base import Progress, Proposal, ProposalContext, build_candidate
@@ -87,24 +87,24 @@ Found = tuple[c.Check, float] | None
 
 
 def _min_words(produced: Pairs, trusted: Pairs) -> Found:
-    limit = int(0.8 * _low(len(surface.words(text)) for _, text in trusted))
+    limit = int(0.8 * _low(len(features.words(text)) for _, text in trusted))
     if limit < 1:
         return None
-    return c.MinWords(check="min_words", words=limit), _share(len(surface.words(text)) < limit for _, text in produced)
+    return c.MinWords(check="min_words", words=limit), _share(len(features.words(text)) < limit for _, text in produced)
 
 
 def _max_words(produced: Pairs, trusted: Pairs) -> Found:
-    limit = int(-1.25 * _low(-len(surface.words(text)) for _, text in trusted))
+    limit = int(-1.25 * _low(-len(features.words(text)) for _, text in trusted))
     if limit < 1:
         return None
-    return c.MaxWords(check="max_words", words=limit), _share(len(surface.words(text)) > limit for _, text in produced)
+    return c.MaxWords(check="max_words", words=limit), _share(len(features.words(text)) > limit for _, text in produced)
 
 
 def _min_sentences(produced: Pairs, trusted: Pairs) -> Found:
-    limit = int(0.8 * _low(surface.sentence_count(text) for _, text in trusted))
+    limit = int(0.8 * _low(features.sentence_count(text) for _, text in trusted))
     if limit < _MOST_OF_A_LINE:
         return None
-    missing = _share(surface.sentence_count(text) < limit for _, text in produced)
+    missing = _share(features.sentence_count(text) < limit for _, text in produced)
     return c.MinSentences(check="min_sentences", sentences=limit), missing
 
 
@@ -119,9 +119,9 @@ def _language(produced: Pairs, trusted: Pairs) -> Found:
 
 
 def _ends_properly(produced: Pairs, trusted: Pairs) -> Found:
-    if not all(surface.ends_properly(text) for _, text in trusted):
+    if not all(features.ends_properly(text) for _, text in trusted):
         return None
-    return c.EndsProperly(check="ends_properly"), _share(not surface.ends_properly(text) for _, text in produced)
+    return c.EndsProperly(check="ends_properly"), _share(not features.ends_properly(text) for _, text in produced)
 
 
 def _not_repetitive(produced: Pairs, trusted: Pairs) -> Found:
@@ -157,15 +157,15 @@ _RULES: tuple[tuple[str, str, Callable[[Pairs, Pairs], Found]], ...] = (
 
 
 def _distinct(text: str) -> float:
-    return surface.distinct_share(surface.words(text), _NGRAM)
+    return features.distinct_share(features.words(text), _NGRAM)
 
 
 def _overlap(pair: tuple[str, str]) -> float:
-    return surface.topic_overlap(surface.words(pair[1]), surface.words(pair[0]))
+    return features.topic_overlap(features.words(pair[1]), features.words(pair[0]))
 
 
 def _copied(pair: tuple[str, str]) -> float:
-    return surface.copied_share(surface.words(pair[1]), surface.words(pair[0]))
+    return features.copied_share(features.words(pair[1]), features.words(pair[0]))
 
 
 def _share(hits: Iterable[bool]) -> float:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from regrade.contracts import Evidence, GateReport, LineageEvent, Rubric, SampleReport, Stage
 from regrade.contracts.score import Outcome
 from services.kit.errors import Conflict
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction
 from services.kit.store.rubric_store import event_json
@@ -95,11 +95,11 @@ class CheckpointStore:
 
     async def exists(self, lineage: LineageKey) -> bool:
         """Whether a cycle of this line has begun and not ended."""
-        return bool(await self._redis.exists(ks.checkpoint_key(lineage)))
+        return bool(await self._redis.exists(keys.checkpoint_key(lineage)))
 
     async def load(self, lineage: LineageKey) -> Checkpoint | None:
         """The cycle that has begun and not ended; one that this release cannot read counts as none."""
-        text = await self._redis.get(ks.checkpoint_key(lineage))
+        text = await self._redis.get(keys.checkpoint_key(lineage))
         if not text:
             return None
         try:
@@ -122,12 +122,12 @@ class CheckpointStore:
         for event in events:
             passed = event.gate if event.gate is not None and event.gate.passed else None
             args += [event_json(event), event.digest if passed else "", passed.active.digest if passed else ""]
-        keys = [
-            ks.lease_key(lineage),
-            ks.checkpoint_key(lineage),
-            ks.lineage_events_key(lineage),
-            ks.passed_key(lineage),
+        redis_keys = [
+            keys.lease_key(lineage),
+            keys.checkpoint_key(lineage),
+            keys.lineage_events_key(lineage),
+            keys.gate_passes_key(lineage),
             *values,
         ]
-        if not await self._save(keys, [*args, *values.values()]):
+        if not await self._save(redis_keys, [*args, *values.values()]):
             raise Conflict("the cycle lost its lease; what it found was refused", code="fenced")

@@ -134,7 +134,7 @@ class Worker:
                 deps.settings, await deps.status_store.status(lineage), waiting, alarms, cursor, time.time()
             )
             if not waiting:
-                await deps.log.pass_over(lineage, tail.end)
+                await deps.log.advance_cursor(lineage, tail.end)
         if trigger is not None and self._backoff[lineage].is_over(time.monotonic(), request):
             await self._run_cycle(lineage, trigger, request)
 
@@ -196,7 +196,7 @@ class Worker:
         last = await store.last_change(lineage)
         if last is None or last.previous is None or not isinstance(last.authority, GatePass):
             return
-        if await store.is_cooling(lineage):
+        if await store.in_rollback_cooldown(lineage):
             return
         reason = await self._spread_reason(lineage, last, last.previous)
         if reason is not None:

@@ -22,7 +22,7 @@ from regrade.contracts import (
 )
 from services.kit.errors import NotFound
 from services.kit.store.keys import LineageKey
-from services.kit.web.server import JsonBody, bearer, error_answers, require_key, require_operator
+from services.kit.web.server import JsonBody, bearer, error_responses, require_key, require_operator
 from services.reward.api.publishing import publish, validate_rubric
 from services.reward.api.state import RewardState
 
@@ -76,7 +76,7 @@ scoring = APIRouter(route_class=_ScoreRoute)
     "/score",
     response_model=ScoreResponse,
     dependencies=[Depends(require_key)],
-    responses=error_answers(401, 404, 409, 413, 422, 429, 503),
+    responses=error_responses(401, 404, 409, 413, 422, 429, 503),
     tags=["scoring"],
 )
 async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> Response:
@@ -96,7 +96,7 @@ async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> 
 @router.get(
     "/rubrics/{task}",
     dependencies=[Depends(require_key)],
-    responses=error_answers(401, 404, 422, 503),
+    responses=error_responses(401, 404, 422, 503),
     tags=["rubrics"],
 )
 async def get_rubric(
@@ -121,7 +121,7 @@ async def get_rubric(
 @router.put(
     "/rubrics/{task}",
     dependencies=[Depends(require_operator)],
-    responses=error_answers(401, 403, 409, 413, 422, 503),
+    responses=error_responses(401, 403, 409, 413, 422, 503),
     tags=["rubrics"],
 )
 async def put_rubric(task: Name, body: PutRubric, state: State) -> PutRubricAnswer:

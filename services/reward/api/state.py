@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from services.kit.store.circuit_breaker import Circuit
+from services.kit.store.circuit_breaker import CircuitBreaker
 from services.kit.store.rubric_store import RubricStore
 from services.reward.api.micro_batching import Together
 from services.reward.api.quotas import Quotas
 from services.reward.judge.engine.discovery import EngineHandle
 from services.reward.persistence.recovery import Recovery
-from services.reward.persistence.replica_cache import ActiveRubrics
+from services.reward.persistence.replica_cache import ActiveRubricCache
 from services.reward.persistence.spool import Spool
 from services.reward.scoring.pipeline import ScoreService
 
@@ -24,8 +24,8 @@ class RewardState:
     engine: EngineHandle
     service: ScoreService
     together: Together
-    circuit: Circuit
-    actives: ActiveRubrics
+    circuit: CircuitBreaker
+    actives: ActiveRubricCache
     spool: Spool | None
     recovery: Recovery
     quotas: Quotas

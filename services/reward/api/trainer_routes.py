@@ -22,7 +22,7 @@ from regrade.adapters.results import why
 from regrade.contracts import Scope, ScoreItem
 from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable
 from services.kit.results import ItemResult
-from services.kit.web.server import Credentials, error_answers, require_key
+from services.kit.web.server import Credentials, error_responses, require_key
 from services.reward.api.micro_batching import Target
 from services.reward.api.routes import State
 from services.reward.api.state import RewardState
@@ -80,7 +80,7 @@ router = APIRouter(
     prefix="/adapters",
     tags=["trainers"],
     dependencies=[Depends(_wire_key)],
-    responses=error_answers(401, 404, 413, 422, 429, 503),
+    responses=error_responses(401, 404, 413, 422, 429, 503),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from regrade.contracts import ErrorCode, Purpose
-from services.kit.asyncio_utils import end_task
+from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import UpstreamError, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable
 from services.kit.results import ItemError, Usage
 from services.reward.items.identity import judgement_identities
@@ -87,7 +87,7 @@ class EngineCalls:
     async def aclose(self) -> None:
         """Drop the calls under way."""
         for task in list(self._flights):
-            await end_task(task)
+            await cancel_and_wait(task)
 
     async def _answers(self, asker: Asker, chats: Sequence[Chat], asked: str, ask: _Ask) -> list[Answer]:
         identities = judgement_identities([chat.path for chat in chats], asker.engine.model, asked)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from pydantic_core import from_json, to_json
 
-from services.kit.store import keys as ks
-from services.kit.store.circuit_breaker import Circuit, RedisAway
+from services.kit.store import keys
+from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.kit.store.redis import Commands, LuaFunction
 
 Distributions = tuple[tuple[float, ...], ...]
@@ -19,7 +19,7 @@ class JudgementStore:
     A cache: while Redis is away nothing is known and nothing is kept, and nobody is failed for it.
     """
 
-    def __init__(self, pipe: Commands, circuit: Circuit, *, ttl_s: int = 86_400) -> None:
+    def __init__(self, pipe: Commands, circuit: CircuitBreaker, *, ttl_s: int = 86_400) -> None:
         self._pipe = pipe
         self._circuit = circuit
         self._remember = LuaFunction(pipe, "remember")
@@ -29,11 +29,11 @@ class JudgementStore:
         """Those of `identities` that are known, in one round trip."""
         if not identities:
             return {}
-        keys = [ks.judgement_key(task, i) for i in identities]
+        redis_keys = [keys.judgement_key(task, i) for i in identities]
         try:
-            with self._circuit.watched():
-                values = await self._pipe.execute_command("MGET", *keys)
-        except RedisAway:
+            with self._circuit.guard():
+                values = await self._pipe.execute_command("MGET", *redis_keys)
+        except RedisUnavailable:
             return {}
         return {i: _read(str(v)) for i, v in zip(identities, values, strict=True) if v is not None}
 
@@ -41,12 +41,12 @@ class JudgementStore:
         """Store judgements in one round trip; answers those that another replica had stored before."""
         if not judgements:
             return {}
-        keys = [ks.judgement_key(task, identity) for identity in judgements]
+        redis_keys = [keys.judgement_key(task, identity) for identity in judgements]
         values: list[str | bytes | int] = [self._ttl_s, *map(to_json, judgements.values())]
         try:
-            with self._circuit.watched():
-                stood = await self._remember(keys, values)
-        except RedisAway:
+            with self._circuit.guard():
+                stood = await self._remember(redis_keys, values)
+        except RedisUnavailable:
             return {}
         return {i: _read(text) for i, text in zip(judgements, stood, strict=True) if text != ""}
 

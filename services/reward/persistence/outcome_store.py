@@ -13,26 +13,34 @@ from typing import NamedTuple
 from regrade.contracts import Flag, OnOutage
 from services.kit.errors import Overloaded
 from services.kit.results import ItemResult
-from services.kit.store.circuit_breaker import Circuit, RedisAway
-from services.kit.store.rubric_store import Active
-from services.kit.store.trace_log import TRACE_LOG_FULL, PinRequest, PinState, Record, TraceLog, row_of, stored_outcome
-from services.reward.persistence.replica_cache import ActiveRubrics, KnownPins
+from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
+from services.kit.store.rubric_store import RubricPointer
+from services.kit.store.trace_log import (
+    TRACE_LOG_FULL,
+    OutcomeRecord,
+    PinRequest,
+    PinState,
+    TraceLog,
+    row_of,
+    stored_outcome,
+)
+from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
 from services.reward.persistence.spool import Spool
 from services.reward.persistence.spool_segments import Entry
 
 
-class Kept(NamedTuple):
+class AppendResult(NamedTuple):
     """The outcomes that count, one a record, and whether they rest on this replica's disk alone."""
 
     results: list[ItemResult]
     degraded: bool
 
 
-class Ledger:
-    """Fixes pins and keeps outcomes. Without a spool, Redis being away is an error for each batch (`RedisAway`)."""
+class OutcomeStore:
+    """Fixes pins and stores outcomes. Without a spool, an outage makes each batch fail (`RedisUnavailable`)."""
 
     def __init__(
-        self, log: TraceLog, circuit: Circuit, pins: KnownPins, actives: ActiveRubrics, spool: Spool | None
+        self, log: TraceLog, circuit: CircuitBreaker, pins: PinCache, actives: ActiveRubricCache, spool: Spool | None
     ) -> None:
         self._log = log
         self._circuit = circuit
@@ -40,43 +48,43 @@ class Ledger:
         self._actives = actives
         self._spool = spool
 
-    def goes_on(self, on_outage: OnOutage) -> bool:
+    def serves_degraded(self, on_outage: OnOutage) -> bool:
         """Whether a batch is served while Redis is away."""
         return self._spool is not None and on_outage is OnOutage.SERVE
 
     async def resolve(self, task: str, pins: Sequence[PinRequest], on_outage: OnOutage) -> list[PinState]:
-        """Fix or read every pin and fetch known outcomes. Raises `RedisAway`, `Overloaded`."""
+        """Fix or read every pin and fetch known outcomes. Raises `RedisUnavailable`, `Overloaded`."""
         held = [tuple(self._held(task, base) for base in pin.items) for pin in pins]
         try:
-            with self._circuit.watched():
+            with self._circuit.guard():
                 states = await self._log.resolve(task, pins)
-        except RedisAway:
-            if not self.goes_on(on_outage):
+        except RedisUnavailable:
+            if not self.serves_degraded(on_outage):
                 raise
             states = [self._without_redis(pin) for pin in pins]
             self._refuse_what_would_not_fit(held)
         else:
             for pin, state in zip(pins, states, strict=True):
                 if state.active is not None:
-                    self._pins.tell(pin.key, state.active, pin.ttl_s)
-                    self._actives.met(pin.lineage, state.active)
+                    self._pins.set(pin.key, state.active, pin.ttl_s)
+                    self._actives.observe(pin.lineage, state.active)
         return [_overlaid(state, outcomes) for state, outcomes in zip(states, held, strict=True)]
 
-    async def append(self, task: str, records: Sequence[Record], on_outage: OnOutage) -> Kept:
-        """Keep outcomes and traces, first writer wins. Raises `RedisAway`, `Overloaded`, `Unavailable`."""
+    async def append(self, task: str, records: Sequence[OutcomeRecord], on_outage: OnOutage) -> AppendResult:
+        """Keep outcomes and traces, first writer wins. Raises `RedisUnavailable`, `Overloaded`, `Unavailable`."""
         if self._spool is not None and any(Flag.UNPINNED in record.result.flags for record in records):
             return await self._to_spool(self._spool, task, records)
         try:
-            with self._circuit.watched():
-                return Kept(await self._log.append(task, records), degraded=False)
-        except (RedisAway, Overloaded) as error:
+            with self._circuit.guard():
+                return AppendResult(await self._log.append(task, records), degraded=False)
+        except (RedisUnavailable, Overloaded) as error:
             if isinstance(error, Overloaded) and error.code != TRACE_LOG_FULL:
                 raise
             if self._spool is None or on_outage is not OnOutage.SERVE:
                 raise
             return await self._to_spool(self._spool, task, records)
 
-    async def _to_spool(self, spool: Spool, task: str, records: Sequence[Record]) -> Kept:
+    async def _to_spool(self, spool: Spool, task: str, records: Sequence[OutcomeRecord]) -> AppendResult:
         digests = dict.fromkeys(record.result.rubric.digest for record in records)
         rubrics = await asyncio.gather(*(self._actives.rubric(task, digest) for digest in digests))
         replies = await spool.write([_entry(task, record) for record in records], [(task, r) for r in rubrics])
@@ -84,18 +92,20 @@ class Ledger:
             record.result if reply == "" else stored_outcome(reply)
             for record, reply in zip(records, replies, strict=True)
         ]
-        return Kept(results, degraded=True)
+        return AppendResult(results, degraded=True)
 
     def _without_redis(self, pin: PinRequest) -> PinState:
         """The pin as this replica knows it, else as it makes it up: what is asked for, else what was last active."""
         none = (None,) * len(pin.items)
-        told = self._pins.told(pin.key)
+        told = self._pins.get(pin.key)
         if told is not None:
             return PinState(told, pin.wanted is not None and pin.wanted.digest != told.digest, none, degraded=True)
         active = pin.wanted or self._actives.last(pin.lineage)
         if active is None:
-            raise RedisAway(f"Redis is away, and this replica has not met {pin.lineage.label} of {pin.lineage.task}")
-        made_up = self._pins.make_up(pin.key, pin.lineage, active, pin.ttl_s)
+            raise RedisUnavailable(
+                f"Redis is unavailable, and this replica has never served {pin.lineage.label} of {pin.lineage.task}"
+            )
+        made_up = self._pins.choose_provisional(pin.key, pin.lineage, active, pin.ttl_s)
         return PinState(pin.wanted or made_up, False, none, unpinned=True, degraded=True)
 
     def _held(self, task: str, base: str) -> ItemResult | None:
@@ -114,14 +124,14 @@ def _overlaid(state: PinState, held: tuple[ItemResult | None, ...]) -> PinState:
     return state._replace(outcomes=outcomes, degraded=state.degraded or any(held))
 
 
-def _base(record: Record) -> str:
+def _base(record: OutcomeRecord) -> str:
     return record.identity.rpartition(".")[0]
 
 
-def _entry(task: str, record: Record) -> Entry:
+def _entry(task: str, record: OutcomeRecord) -> Entry:
     _, outcome, trace = row_of(record)
     ref = record.result.rubric
-    rubric = Active(ref.digest, ref.version, ref.scope)
+    rubric = RubricPointer(ref.digest, ref.version, ref.scope)
     return Entry(
         task=task,
         lineage=ref.lineage,

@@ -15,14 +15,14 @@ from redis.exceptions import RedisError
 
 from regrade.contracts import Rubric
 from services.kit.errors import Overloaded
-from services.kit.store.circuit_breaker import Circuit, RedisAway
+from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.kit.store.keys import LineageKey
-from services.kit.store.redis import can_write
-from services.kit.store.rubric_store import Active, RubricStore
+from services.kit.store.redis import check_writable
+from services.kit.store.rubric_store import RubricPointer, RubricStore
 from services.kit.store.trace_log import PinRequest, Row, TraceLog
 from services.reward.items.identity import item_identity
 from services.reward.metrics import RewardMetrics
-from services.reward.persistence.replica_cache import ActiveRubrics, KnownPins
+from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
 from services.reward.persistence.spool import Segment, Spool
 from services.reward.persistence.spool_segments import Entry, StoredRubric
 from services.reward.persistence.spool_segments import Line as SpoolLine
@@ -43,11 +43,11 @@ class Recovery:
         self,
         *,
         redis: Redis,
-        circuit: Circuit,
+        circuit: CircuitBreaker,
         store: RubricStore,
         trace_log: TraceLog,
-        pins: KnownPins,
-        actives: ActiveRubrics,
+        pins: PinCache,
+        actives: ActiveRubricCache,
         spool: Spool | None,
         metrics: RewardMetrics,
         poll_s: float,
@@ -78,8 +78,8 @@ class Recovery:
         loop = asyncio.get_running_loop()
         next_poll, next_replay, pause = 0.0, 0.0, _TICK_S
         while True:
-            await self._circuit.wait_until_away(_TICK_S)
-            if self._circuit.away and not await self._come_back():
+            await self._circuit.wait_until_open(_TICK_S)
+            if self._circuit.is_open and not await self._come_back():
                 await asyncio.sleep(_PROBE_S)
                 continue
             try:
@@ -91,7 +91,7 @@ class Recovery:
                 if loop.time() >= next_poll:
                     next_poll = loop.time() + self._poll_s
                     await self._actives.poll()
-            except RedisAway:
+            except RedisUnavailable:
                 await asyncio.sleep(_PROBE_S)
             except Exception:
                 log.exception("the recovery from a Redis outage does not get on; it is tried again")
@@ -108,19 +108,19 @@ class Recovery:
             elif lineage.pin:
                 pin = _pin_of(lineage)
                 assert pin.wanted is not None
-                self._actives.met(pin.lineage, pin.wanted)
+                self._actives.observe(pin.lineage, pin.wanted)
                 if lineage.made_up:
-                    self._pins.make_up(pin.key, pin.lineage, pin.wanted, pin.ttl_s)
+                    self._pins.choose_provisional(pin.key, pin.lineage, pin.wanted, pin.ttl_s)
                 else:
-                    self._pins.tell(pin.key, pin.wanted, pin.ttl_s)
+                    self._pins.set(pin.key, pin.wanted, pin.ttl_s)
 
     async def _come_back(self) -> bool:
         """Close the circuit if Redis can be written to and has been told the pins made up."""
         try:
             async with asyncio.timeout(_PROBE_S):
-                await can_write(self._redis)
+                await check_writable(self._redis)
             await self._prepare_once()
-            while pins := self._pins.made_up(_BATCH_ENTRIES):
+            while pins := self._pins.provisional(_BATCH_ENTRIES):
                 await self._settle(pins)
         except Exception as error:  # any: the circuit stays open, and the next probe says why
             log.info("Redis is still away", extra={"detail": f"{type(error).__name__}: {error}"})
@@ -133,9 +133,9 @@ class Recovery:
             await self._prepare()
             self._prepared = True
 
-    async def _settle(self, pins: Sequence[PinRequest]) -> dict[str, Active]:
+    async def _settle(self, pins: Sequence[PinRequest]) -> dict[str, RubricPointer]:
         """Put pins where they are free; what each of them holds by then, by key."""
-        holds: dict[str, Active] = {}
+        holds: dict[str, RubricPointer] = {}
         by_task: defaultdict[str, list[PinRequest]] = defaultdict(list)
         for pin in pins:
             by_task[pin.lineage.task].append(pin)
@@ -145,7 +145,7 @@ class Recovery:
             for pin, state in zip(of_task, await self._log.resolve(task, of_task), strict=True):
                 assert state.active is not None
                 holds[pin.key] = state.active
-                self._pins.tell(pin.key, state.active, pin.ttl_s)
+                self._pins.set(pin.key, state.active, pin.ttl_s)
         return holds
 
     async def _have_rubric(self, task: str, digest: str) -> None:
@@ -155,7 +155,7 @@ class Recovery:
             await self._store.put(task, cached)
 
     async def _replay(self) -> bool:
-        """Everything in the spool; whether Redis took all of it. Raises `RedisAway`."""
+        """Everything in the spool; whether Redis took all of it. Raises `RedisUnavailable`."""
         if self._spool is None or self._spool.empty:
             return True
         full: set[str] = set()
@@ -184,13 +184,13 @@ class Recovery:
         holds = await self._settle(list(pins.values()))
         rows = []
         for entry in batch:
-            active = holds[entry.pin] if entry.pin else Active.parse(entry.rubric)
+            active = holds[entry.pin] if entry.pin else RubricPointer.parse(entry.rubric)
             rows.append(Row(item_identity(entry.base, active.digest), entry.outcome, entry.trace))
         await self._log.append_rows(task, rows)
 
 
 def _pin_of(entry: Entry) -> PinRequest:
-    active = Active.parse(entry.rubric)
+    active = RubricPointer.parse(entry.rubric)
     return PinRequest(entry.pin, LineageKey(entry.task, entry.lineage, active.scope), active, entry.ttl_s, ())
 
 

@@ -7,15 +7,16 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, defaultdict
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from redis.exceptions import RedisError
 
 from regrade.contracts import Rubric
 from services.kit.errors import NotFound
-from services.kit.store.circuit_breaker import Circuit, RedisAway
+from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.kit.store.keys import LineageKey
-from services.kit.store.rubric_store import Active, RubricStore
+from services.kit.store.rubric_store import RubricPointer, RubricStore
 from services.kit.store.trace_log import PinRequest
 from services.reward.metrics import RewardMetrics
 
@@ -45,11 +46,11 @@ class _Newest(OrderedDict[K, V], Generic[K, V]):
 
 
 class _Told(NamedTuple):
-    active: Active
+    active: RubricPointer
     until: float
 
 
-class KnownPins:
+class PinCache:
     """Pins that Redis told of, and pins made up while it was away. Those stay until Redis has been asked to take them.
 
     A made-up pin is a `PinRequest` whose `wanted` is what it holds: that is what Redis is asked.
@@ -57,49 +58,49 @@ class KnownPins:
 
     def __init__(self) -> None:
         self._told: _Newest[str, _Told] = _Newest(_PINS)
-        self._made_up: _Newest[str, PinRequest] = _Newest(_PINS)
+        self._provisional: _Newest[str, PinRequest] = _Newest(_PINS)
 
-    def told(self, key: str) -> Active | None:
+    def get(self, key: str) -> RubricPointer | None:
         """What Redis said the pin holds, for as long as Redis keeps it."""
         found = self._told.get(key)
         return found.active if found is not None and found.until > time.monotonic() else None
 
-    def tell(self, key: str, active: Active, ttl_s: int) -> None:
+    def set(self, key: str, active: RubricPointer, ttl_s: int) -> None:
         """Redis says that the pin holds `active`."""
         self._told.keep(key, _Told(active, time.monotonic() + ttl_s))
-        self._made_up.pop(key, None)
+        self._provisional.pop(key, None)
 
-    def make_up(self, key: str, lineage: LineageKey, active: Active, ttl_s: int) -> Active:
+    def choose_provisional(self, key: str, lineage: LineageKey, active: RubricPointer, ttl_s: int) -> RubricPointer:
         """What the pin holds by this replica's own choice: `active`, unless it chose before."""
-        if key not in self._made_up:
-            self._made_up.keep(key, PinRequest(key, lineage, active, ttl_s, ()))
-        return self._made_up[key].wanted or active
+        if key not in self._provisional:
+            self._provisional.keep(key, PinRequest(key, lineage, active, ttl_s, ()))
+        return self._provisional[key].wanted or active
 
-    def made_up(self, count: int) -> list[PinRequest]:
+    def provisional(self, count: int) -> list[PinRequest]:
         """Up to `count` of the pins made up, oldest first."""
-        return [pin for pin, _ in zip(self._made_up.values(), range(count), strict=False)]
+        return [pin for pin, _ in zip(self._provisional.values(), range(count), strict=False)]
 
 
-class ActiveRubrics:
+class ActiveRubricCache:
     """The active rubric of each line this replica has met, and the versions it has met, with their content."""
 
-    def __init__(self, store: RubricStore, circuit: Circuit, metrics: RewardMetrics) -> None:
+    def __init__(self, store: RubricStore, circuit: CircuitBreaker, metrics: RewardMetrics) -> None:
         self._store = store
         self._circuit = circuit
         self._metrics = metrics
-        self._active: _Newest[LineageKey, Active] = _Newest(_LINES)
-        self._named: _Newest[tuple[LineageKey, int | str], Active] = _Newest(_NAMES)
+        self._active: _Newest[LineageKey, RubricPointer] = _Newest(_LINES)
+        self._named: _Newest[tuple[LineageKey, int | str], RubricPointer] = _Newest(_NAMES)
 
     @property
     def any(self) -> bool:
         """Whether there is a line that could be served without Redis."""
         return bool(self._active)
 
-    def last(self, lineage: LineageKey) -> Active | None:
+    def last(self, lineage: LineageKey) -> RubricPointer | None:
         """The rubric last known to be active in the narrowest line that has one."""
         return next((self._active[wider] for wider in lineage.fallbacks() if wider in self._active), None)
 
-    def met(self, lineage: LineageKey, active: Active) -> None:
+    def observe(self, lineage: LineageKey, active: RubricPointer) -> None:
         """A pin of `line` holds `active`: it was active once, and is taken to be so still where nothing is known."""
         lineage = lineage._replace(scope=active.scope)
         self._remember(lineage, active)
@@ -107,34 +108,34 @@ class ActiveRubrics:
             self._active.keep(lineage, active)
 
     async def rubric(self, task: str, digest: str) -> Rubric:
-        """A rubric's content. Raises `NotFound`, `RedisAway`."""
+        """A rubric's content. Raises `NotFound`, `RedisUnavailable`."""
         cached = self._store.cached(task, digest)
         if cached is not None:
             return cached
         return await self._circuit.call(lambda: self._store.get(task, digest))
 
-    async def find(self, lineage: LineageKey, name: int | str) -> Active:
-        """A rubric by version or digest. Raises `NotFound`, or `RedisAway` where only Redis can tell.
+    async def find(self, lineage: LineageKey, name: int | str) -> RubricPointer:
+        """A rubric by version or digest. Raises `NotFound`, or `RedisUnavailable` where only Redis can tell.
 
         A digest's version never changes, so it is asked for once; a version is asked for while Redis answers.
         """
         known = self._known_as(lineage, name)
-        if known is not None and (isinstance(name, str) or self._circuit.away):
+        if known is not None and (isinstance(name, str) or self._circuit.is_open):
             return known
         try:
             found = await self._circuit.call(lambda: self._store.find(lineage, name))
-        except RedisAway:
+        except RedisUnavailable:
             if known is None:
                 raise
             return known
         self._remember(lineage._replace(scope=found.scope), found)
         return found
 
-    async def now(self, lineage: LineageKey) -> Active:
-        """What is active in the narrowest line that has something. Raises `NotFound`, or `RedisAway` if not known."""
+    async def current(self, lineage: LineageKey) -> RubricPointer:
+        """The active rubric of the narrowest lineage that has one. Raises `NotFound`, `RedisUnavailable`."""
         try:
             return await self._circuit.call(lambda: self._store.active_with_fallback(lineage))
-        except RedisAway:
+        except RedisUnavailable:
             last = self.last(lineage)
             if last is None:
                 raise
@@ -151,26 +152,26 @@ class ActiveRubrics:
         while True:
             try:
                 async for told in self._store.announcements():
-                    await self._activated(told.lineage, Active(told.digest, told.version, told.lineage.scope))
+                    await self._activated(told.lineage, RubricPointer(told.digest, told.version, told.lineage.scope))
             except (RedisError, NotFound) as error:
                 detail = f"{type(error).__name__}: {error}"
                 log.warning("lost the activation channel; connecting again", extra={"detail": detail})
             await asyncio.sleep(_RECONNECT_S)
 
     async def poll(self) -> None:
-        """Check what is active in each line: an announcement can be lost. Raises `RedisAway`."""
+        """Check what is active in each line: an announcement can be lost. Raises `RedisUnavailable`."""
         by_task: defaultdict[str, list[LineageKey]] = defaultdict(list)
         for lineage in self._active:
             by_task[lineage.task].append(lineage)
         for task, lineages in by_task.items():
-            found = await self._circuit.call(lambda task=task, lineages=lineages: self._store.active_of(task, lineages))  # type: ignore[misc]
+            found = await self._circuit.call(partial(self._store.active_many, task, lineages))
             for lineage, active in zip(lineages, found, strict=True):
                 if active is None:
                     self._active.pop(lineage, None)
                 elif active != self._active.get(lineage):
-                    await self._circuit.call(lambda lineage=lineage, active=active: self._activated(lineage, active))  # type: ignore[misc]
+                    await self._circuit.call(partial(self._activated, lineage, active))
 
-    async def _activated(self, lineage: LineageKey, active: Active) -> None:
+    async def _activated(self, lineage: LineageKey, active: RubricPointer) -> None:
         await self._store.get(lineage.task, active.digest)
         self._active.keep(lineage, active)
         self._remember(lineage, active)
@@ -178,10 +179,10 @@ class ActiveRubrics:
             self._metrics.activated(lineage.task, lineage.name, active.version)
         log.info("rubric active", extra={"task": lineage.task, "version": active.version})
 
-    def _known_as(self, lineage: LineageKey, name: int | str) -> Active | None:
+    def _known_as(self, lineage: LineageKey, name: int | str) -> RubricPointer | None:
         return next((self._named[(w, name)] for w in lineage.fallbacks() if (w, name) in self._named), None)
 
-    def _remember(self, lineage: LineageKey, active: Active) -> None:
+    def _remember(self, lineage: LineageKey, active: RubricPointer) -> None:
         if active.version is not None:
             self._named.keep((lineage, active.digest), active)
             self._named.keep((lineage, active.version), active)

@@ -6,13 +6,13 @@ from typing import NamedTuple
 from regrade.contracts import Purpose, Rubric, ScoreRequest
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.results import ItemResult
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.rubric_store import Active
+from services.kit.store.rubric_store import RubricPointer
 from services.kit.store.trace_log import PinRequest
 from services.reward.items.identity import group_of
-from services.reward.persistence.outcome_store import Ledger
-from services.reward.persistence.replica_cache import ActiveRubrics
+from services.reward.persistence.outcome_store import OutcomeStore
+from services.reward.persistence.replica_cache import ActiveRubricCache
 from services.reward.settings import RewardSettings
 
 
@@ -20,7 +20,7 @@ class Resolved(NamedTuple):
     """Per item: the rubric it is scored under, where that stands, its stored outcome if it has one, and its pin."""
 
     rubric: Rubric
-    active: Active
+    active: RubricPointer
     known: ItemResult | None
     pin: PinRequest | None = None
     unpinned: bool = False
@@ -30,13 +30,13 @@ class Resolved(NamedTuple):
 class Pins:
     """Finds each item's rubric: the named candidate, else its pin's, else the active one, which is then pinned."""
 
-    def __init__(self, actives: ActiveRubrics, ledger: Ledger, settings: RewardSettings) -> None:
+    def __init__(self, actives: ActiveRubricCache, ledger: OutcomeStore, settings: RewardSettings) -> None:
         self._actives = actives
         self._ledger = ledger
         self._settings = settings
 
     async def resolve(self, request: ScoreRequest, bases: Sequence[str]) -> list[Resolved]:
-        """One entry an item. Raises `Conflict` (a pin holds another rubric), `NotFound`, `Invalid`, `RedisAway`."""
+        """One entry an item. Raises `Conflict` (pinned otherwise), `NotFound`, `Invalid`, `RedisUnavailable`."""
         if isinstance(request.rubric, Rubric):
             return await self._candidate(request, request.rubric)
         if request.rubric is not None and request.purpose is not Purpose.TRAIN:
@@ -53,15 +53,15 @@ class Pins:
                 "training items are scored by an activated rubric; name a version, or use purpose 'shadow' or 'eval'",
                 code="candidate_in_training",
             )
-        await self._actives.now(LineageKey(request.task, request.lineage, rubric.scope))
-        return [Resolved(rubric, Active(rubric.digest, None, rubric.scope), None) for _ in request.items]
+        await self._actives.current(LineageKey(request.task, request.lineage, rubric.scope))
+        return [Resolved(rubric, RubricPointer(rubric.digest, None, rubric.scope), None) for _ in request.items]
 
     async def _active(self, request: ScoreRequest) -> list[Resolved]:
         """A look at a text outside of any run: what is active now counts, not what an earlier look was pinned to."""
         found: dict[str | None, Resolved] = {}
         for item in request.items:
             if item.scope not in found:
-                active = await self._actives.now(LineageKey(request.task, request.lineage, item.scope))
+                active = await self._actives.current(LineageKey(request.task, request.lineage, item.scope))
                 found[item.scope] = Resolved(await self._actives.rubric(request.task, active.digest), active, None)
         return [found[item.scope] for item in request.items]
 
@@ -101,7 +101,7 @@ class Pins:
         self, request: ScoreRequest, group: str, indices: Sequence[int], bases: Sequence[str]
     ) -> PinRequest:
         lineage = LineageKey(request.task, request.lineage, request.items[indices[0]].scope)
-        key = ks.pin_key(lineage, request.run, request.step, group)
+        key = keys.pin_key(lineage, request.run, request.step, group)
         wanted = None
         if request.rubric is not None:
             assert not isinstance(request.rubric, Rubric)

@@ -10,7 +10,7 @@ from regrade.tasks import judge_mode, judge_role
 from services.kit.errors import Unavailable
 from services.kit.http.client import UpstreamError
 from services.kit.results import CriterionScore, ItemError, ItemResult, ScoreResponse, Trace, Usage, total
-from services.kit.store.trace_log import Record
+from services.kit.store.trace_log import OutcomeRecord
 from services.reward.items.identity import content_of, group_of, item_bases, item_identity, item_ids, trace_id
 from services.reward.items.text import Text, look
 from services.reward.judge.admission import Admission
@@ -20,7 +20,7 @@ from services.reward.judge.engine_client import Asker
 from services.reward.judge.judge import Exam, Judge, Verdict
 from services.reward.judge.prompt import Material, Part, fenced, material, system_turn
 from services.reward.metrics import RewardMetrics
-from services.reward.persistence.outcome_store import Ledger
+from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.scoring.aggregate import aggregate, fires
 from services.reward.scoring.pins import Pins, Resolved
 from services.reward.screening.checks import CheckCatalogue, CheckError, Subject, needs_worker
@@ -57,7 +57,7 @@ class ScoreService:
         self,
         *,
         pins: Pins,
-        ledger: Ledger,
+        ledger: OutcomeStore,
         engine: EngineHandle,
         judge: Judge,
         admission: Admission,
@@ -202,7 +202,7 @@ class ScoreService:
             return results, False
         latency_ms = 1_000.0 * (time.perf_counter() - started)
         records = [
-            Record(
+            OutcomeRecord(
                 case.identity,
                 results[id(case)],
                 _trace(request, case, results[id(case)], model, latency_ms),

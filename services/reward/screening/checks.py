@@ -14,7 +14,7 @@ import re2
 
 from regrade.contracts import Rubric, canonical_json
 from regrade.contracts import checks as c
-from services.kit.text import features as surface
+from services.kit.text import features
 from services.kit.text.label_match import last_verdict, normal
 from services.kit.text.language import detect_language
 from services.kit.text.math_equal import MathEqualPool, boxed
@@ -60,15 +60,15 @@ def _ramp(value: float, zero: float, one: float) -> float:
 
 
 def _min_words(check: c.MinWords, subject: Subject) -> float:
-    return _ramp(len(surface.words(subject.completion)), 0, check.words)
+    return _ramp(len(features.words(subject.completion)), 0, check.words)
 
 
 def _max_words(check: c.MaxWords, subject: Subject) -> float:
-    return _ramp(len(surface.words(subject.completion)), 2 * check.words, check.words)
+    return _ramp(len(features.words(subject.completion)), 2 * check.words, check.words)
 
 
 def _min_sentences(check: c.MinSentences, subject: Subject) -> float:
-    return _ramp(surface.sentence_count(subject.completion), 0, check.sentences)
+    return _ramp(features.sentence_count(subject.completion), 0, check.sentences)
 
 
 def _language(check: c.Language, subject: Subject) -> float:
@@ -78,17 +78,17 @@ def _language(check: c.Language, subject: Subject) -> float:
 
 
 def _not_repetitive(check: c.NotRepetitive, subject: Subject) -> float:
-    share = surface.distinct_share(surface.words(subject.completion), check.ngram)
+    share = features.distinct_share(features.words(subject.completion), check.ngram)
     return _ramp(share, check.min_distinct / 2, check.min_distinct)
 
 
 def _no_prompt_copy(check: c.NoPromptCopy, subject: Subject) -> float:
-    share = surface.copied_share(surface.words(subject.completion), surface.words(subject.prompt))
+    share = features.copied_share(features.words(subject.completion), features.words(subject.prompt))
     return _ramp(share, 1.0, check.max_copied)
 
 
 def _on_topic(check: c.OnTopic, subject: Subject) -> float:
-    overlap = surface.topic_overlap(surface.words(subject.completion), surface.words(subject.prompt))
+    overlap = features.topic_overlap(features.words(subject.completion), features.words(subject.prompt))
     return _ramp(overlap, 0.0, check.min_overlap)
 
 
@@ -97,7 +97,7 @@ def _matches(check: c.Matches, subject: Subject) -> float:
 
 
 def _ends_properly(_: c.EndsProperly, subject: Subject) -> float:
-    return float(surface.ends_properly(subject.completion))
+    return float(features.ends_properly(subject.completion))
 
 
 def _boxed_answer(_: c.BoxedAnswer, subject: Subject) -> float:

@@ -31,12 +31,12 @@ class Watched:
     """Remembers what it is told."""
 
     def __init__(self) -> None:
-        self.resting: list[int] = []
+        self.ejected: list[int] = []
         self.retries: list[bool] = []
 
-    def replicas_resting(self, count: int) -> None:
+    def replicas_ejected(self, count: int) -> None:
         """A count of replicas."""
-        self.resting.append(count)
+        self.ejected.append(count)
 
     def retry(self, *, afforded: bool) -> None:
         """A retry."""
@@ -85,7 +85,7 @@ async def test_a_failing_call_is_tried_on_another_at_once(fake_engine: FakeEngin
     assert len(fake_engine.calls) == 5, "left out after five failures in a row"
     assert len(other_engine.calls) == 40
     assert watched.retries == [True] * 5
-    assert watched.resting[-1] == 1
+    assert watched.ejected[-1] == 1
 
 
 async def test_one_probe_brings_it_back_on_probation(
@@ -104,14 +104,14 @@ async def test_one_probe_brings_it_back_on_probation(
         await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
         assert fake_engine.probes == 1
         assert len(fake_engine.calls) >= 1
-        assert watched.resting[-1] == 1, "still failing: out again at once"
+        assert watched.ejected[-1] == 1, "still failing: out again at once"
         fake_engine.script = lambda _: WELL
         await asyncio.sleep(0.61)
         fake_engine.forget()
         await endpoint.post(CHAT, BODY)
         await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
         assert len(fake_engine.calls) >= 5
-        assert watched.resting[-1] == 0
+        assert watched.ejected[-1] == 0
 
 
 async def test_with_all_out_calls_fail_at_once_until_a_probe_succeeds(
@@ -184,34 +184,34 @@ async def test_retries_stay_within_their_budget(fake_engine: FakeEngine, monkeyp
 def test_the_budget_comes_back_with_requests_and_time() -> None:
     now = 0.0
     budget = RetryBudget(lambda: now)
-    assert sum(budget.spend() for _ in range(200)) == 100
+    assert sum(budget.try_spend() for _ in range(200)) == 100
     for _ in range(21):
-        budget.earn()
-    assert [budget.spend() for _ in range(3)] == [True, True, False]
+        budget.record_request()
+    assert [budget.try_spend() for _ in range(3)] == [True, True, False]
     now = 5.0
-    budget.earn()
-    assert sum(budget.spend() for _ in range(200)) == 5
+    budget.record_request()
+    assert sum(budget.try_spend() for _ in range(200)) == 5
     now = 1e6
-    budget.earn()
-    assert sum(budget.spend() for _ in range(200)) == 100
+    budget.record_request()
+    assert sum(budget.try_spend() for _ in range(200)) == 100
 
 
 def test_each_rest_is_longer_and_stragglers_do_not_prolong_it() -> None:
     replica = Replica(Address("http://a", "a", {}))
-    assert [replica.failed(0.0) for _ in range(5)] == [False] * 4 + [True]
-    assert not any(replica.failed(0.0) for _ in range(50))
+    assert [replica.record_failure(0.0) for _ in range(5)] == [False] * 4 + [True]
+    assert not any(replica.record_failure(0.0) for _ in range(50))
     lengths = []
     for _ in range(10):
-        lengths.append(next(tenth / 10 for tenth in range(1_000) if replica.due(tenth / 10)))
-        replica.returned()
-        assert replica.failed(0.0), "on probation one failure is enough"
+        lengths.append(next(tenth / 10 for tenth in range(1_000) if replica.ready_for_probe(tenth / 10)))
+        replica.reinstate()
+        assert replica.record_failure(0.0), "on probation one failure is enough"
     assert 0.5 <= lengths[0] <= 1.1
     assert all(longer > shorter for shorter, longer in zip(lengths[:4], lengths[2:6], strict=True))
     assert max(lengths) <= 60.1
-    replica.returned()
-    replica.answered()
-    assert [replica.failed(0.0) for _ in range(5)] == [False] * 4 + [True]
-    assert replica.due(1.1)
+    replica.reinstate()
+    replica.record_success()
+    assert [replica.record_failure(0.0) for _ in range(5)] == [False] * 4 + [True]
+    assert replica.ready_for_probe(1.1)
 
 
 def test_base_urls() -> None:

@@ -7,11 +7,11 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from regrade.contracts import EventKind, GatePass, Override, Rollback
-from services.kit.asyncio_utils import end_task
+from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.errors import Conflict, NotFound
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import connect
-from services.kit.store.rubric_store import Announcement, RubricStore, verdict_event
+from services.kit.store.rubric_store import Announcement, RubricStore, candidate_event
 from tests.support.builders import LINEAGE, OVERRIDE, TASK, activate, checks_only, gate_report
 from tests.support.waiting import until
 
@@ -131,7 +131,7 @@ async def test_i6_every_activation_is_on_record_with_its_authority(store: Rubric
     await activate(store, ONE)
     await store.put(TASK, TWO)
     await store.record(
-        LINEAGE, verdict_event(EventKind.PROPOSED, TWO.digest, by="catalogue", reason="short", cycle="cycle-1")
+        LINEAGE, candidate_event(EventKind.PROPOSED, TWO.digest, by="catalogue", reason="short", cycle="cycle-1")
     )
     await store.record_gate(LINEAGE, gate_report(THREE.digest, ONE.digest, passed=False))
     await store.record_gate(LINEAGE, gate_report(TWO.digest, ONE.digest))
@@ -210,7 +210,9 @@ async def test_the_last_change_is_found_behind_many_proposals(store: RubricStore
     for wanted in (ONE, TWO):
         await activate(store, wanted)
     for n in range(40):
-        await store.record(LINEAGE, verdict_event(EventKind.PROPOSED, THREE.digest, by="me", reason=str(n), cycle="c"))
+        await store.record(
+            LINEAGE, candidate_event(EventKind.PROPOSED, THREE.digest, by="me", reason=str(n), cycle="c")
+        )
     found = await store.last_change(LINEAGE)
     assert found is not None
     assert (found.digest, found.version, found.previous) == (TWO.digest, 2, ONE.digest)
@@ -247,5 +249,5 @@ async def test_activations_are_announced(redis: Redis, store: RubricStore) -> No
         await activate(store, TWO, lineage=scoped)
         await until(lambda: len(heard) == 2, "two announcements")
     finally:
-        await end_task(listener)
+        await cancel_and_wait(listener)
     assert heard == [Announcement(LINEAGE, ONE.digest, 1), Announcement(scoped, TWO.digest, 1)]

@@ -6,13 +6,13 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from services.kit.store.circuit_breaker import Circuit, RedisAway
+from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.reward.persistence.judgement_cache import JudgementStore
 from tests.support.builders import TASK
 
 
 async def test_after_one_failure_nobody_asks_until_it_is_closed() -> None:
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     asked = 0
 
     async def fail() -> None:
@@ -21,11 +21,11 @@ async def test_after_one_failure_nobody_asks_until_it_is_closed() -> None:
         raise redis_errors.ConnectionError("refused")
 
     for _ in range(3):
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             await circuit.call(fail)
-    assert (asked, circuit.away) == (1, True)
+    assert (asked, circuit.is_open) == (1, True)
     circuit.close()
-    with pytest.raises(RedisAway, match="refused"):
+    with pytest.raises(RedisUnavailable, match="refused"):
         await circuit.call(fail)
     assert asked == 2
 
@@ -44,18 +44,18 @@ async def test_after_one_failure_nobody_asks_until_it_is_closed() -> None:
     ],
 )
 async def test_an_outage_is_told_from_a_bug(error: Exception, opens: bool) -> None:
-    circuit = Circuit()
+    circuit = CircuitBreaker()
 
     async def fail() -> None:
         raise error
 
-    with pytest.raises(RedisAway if opens else type(error)):
+    with pytest.raises(RedisUnavailable if opens else type(error)):
         await circuit.call(fail)
-    assert circuit.away is opens
+    assert circuit.is_open is opens
 
 
 async def test_a_silent_redis_is_away_after_its_time() -> None:
-    circuit = Circuit(timeout_s=0.05)
+    circuit = CircuitBreaker(timeout_s=0.05)
     stubborn = asyncio.Event()
 
     async def never() -> None:
@@ -65,9 +65,9 @@ async def test_a_silent_redis_is_away_after_its_time() -> None:
             except asyncio.CancelledError:  # as a command under way may
                 continue
 
-    with pytest.raises(RedisAway, match=r"0\.05 s"):
+    with pytest.raises(RedisUnavailable, match=r"0\.05 s"):
         await asyncio.wait_for(circuit.call(never), 2.0)
-    with pytest.raises(RedisAway):
+    with pytest.raises(RedisUnavailable):
         await circuit.call(never)
     stubborn.set()
     await circuit.aclose()
@@ -75,35 +75,35 @@ async def test_a_silent_redis_is_away_after_its_time() -> None:
 
 async def test_a_crowd_waits_its_turn(redis: Redis) -> None:
     """More calls at once than there are connections: no outage."""
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     answers = await asyncio.gather(*(circuit.call(redis.ping) for _ in range(400)))
     assert all(answers)
-    assert not circuit.away
+    assert not circuit.is_open
 
 
 async def test_a_caller_that_is_cancelled_opens_nothing(redis: Redis) -> None:
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     caller = asyncio.create_task(circuit.call(lambda: redis.blpop(["nothing"], timeout=5)))
     await asyncio.sleep(0)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert not circuit.away
+    assert not circuit.is_open
     await circuit.aclose()
 
 
 async def test_whoever_waits_for_an_outage_is_told() -> None:
-    circuit = Circuit()
-    await circuit.wait_until_away(0.01)
-    assert not circuit.away
-    waiting = asyncio.create_task(circuit.wait_until_away(30.0))
+    circuit = CircuitBreaker()
+    await circuit.wait_until_open(0.01)
+    assert not circuit.is_open
+    waiting = asyncio.create_task(circuit.wait_until_open(30.0))
     await asyncio.sleep(0)
     circuit.open(redis_errors.ConnectionError())
     await asyncio.wait_for(waiting, 2.0)
 
 
 async def test_judgements_are_a_cache_that_may_be_away(redis: Redis) -> None:
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     store = JudgementStore(redis, circuit)
     await store.put(TASK, {"a": ((0.25, 0.75),)})
     assert await store.get(TASK, ["a", "b"]) == {"a": ((0.25, 0.75),)}

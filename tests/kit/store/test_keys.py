@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrade.contracts.base import NAME_PATTERN
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 
 _NAMES = st.from_regex(NAME_PATTERN.removesuffix("$") + r"\Z") | st.sampled_from(["-", "a", "g", "s1"])
@@ -32,33 +32,33 @@ def test_labels_read_back() -> None:
 
 def test_all_keys_of_a_task_share_its_hash_tag() -> None:
     lineage = LineageKey("task", "main", "a")
-    keys = [
-        ks.rubric_key("task", "d"),
-        ks.active_key(lineage),
-        ks.versions_key(lineage),
-        ks.passed_key(lineage),
-        ks.lineage_events_key(lineage),
-        ks.pin_key(lineage, "run", 1, "group"),
-        ks.traces_key("task"),
-        ks.outcome_prefix("task"),
-        ks.judgement_key("task", "i"),
-        ks.lease_key(lineage),
-        ks.fence_counter_key(lineage),
-        ks.cycle_key(lineage),
-        ks.reports_key(lineage),
-        ks.request_key(lineage),
-        ks.baseline_key(lineage, "run"),
-        ks.baseline_key(lineage, None),
-        ks.alarms_key(lineage),
-        ks.checkpoint_key(lineage),
-        ks.cycles_without_activation_key(lineage),
-        ks.paused_key(lineage),
-        ks.archive_key("task"),
-        ks.archive_lease_key("task"),
-        ks.archive_fence_counter_key("task"),
+    redis_keys = [
+        keys.rubric_key("task", "d"),
+        keys.active_key(lineage),
+        keys.versions_key(lineage),
+        keys.gate_passes_key(lineage),
+        keys.lineage_events_key(lineage),
+        keys.pin_key(lineage, "run", 1, "group"),
+        keys.traces_key("task"),
+        keys.outcome_prefix("task"),
+        keys.judgement_key("task", "i"),
+        keys.lease_key(lineage),
+        keys.fence_counter_key(lineage),
+        keys.cycle_key(lineage),
+        keys.reports_key(lineage),
+        keys.cycle_request_key(lineage),
+        keys.baseline_key(lineage, "run"),
+        keys.baseline_key(lineage, None),
+        keys.alarms_key(lineage),
+        keys.checkpoint_key(lineage),
+        keys.cycles_without_activation_key(lineage),
+        keys.paused_key(lineage),
+        keys.archive_key("task"),
+        keys.archive_lease_key("task"),
+        keys.archive_fence_counter_key("task"),
     ]
-    assert len(set(keys)) == len(keys)
-    assert all(re.fullmatch(r"rg:\{task\}:.+", key) for key in keys)
+    assert len(set(redis_keys)) == len(redis_keys)
+    assert all(re.fullmatch(r"rg:\{task\}:.+", key) for key in redis_keys)
 
 
 @given(_PINS, _PINS)
@@ -67,11 +67,11 @@ def test_i2_two_pins_share_a_key_only_when_they_are_one(one: tuple, other: tuple
         lineage, run, step, group = pin
         return (lineage, run, ("step", step) if step is not None else ("group", group))
 
-    assert (ks.pin_key(*one) == ks.pin_key(*other)) == (meaning(one) == meaning(other))
+    assert (keys.pin_key(*one) == keys.pin_key(*other)) == (meaning(one) == meaning(other))
 
 
 def test_i2_names_with_colons_do_not_reach_into_another_pin() -> None:
-    by_group = ks.pin_key(LineageKey("t", "main"), "a", None, "foo:s1")
-    by_step = ks.pin_key(LineageKey("t", "main", "a"), "gfoo", 1, "")
+    by_group = keys.pin_key(LineageKey("t", "main"), "a", None, "foo:s1")
+    by_step = keys.pin_key(LineageKey("t", "main", "a"), "gfoo", 1, "")
     assert by_group != by_step
-    assert ks.pin_key(LineageKey("t", "main"), None, 1, "g") != ks.pin_key(LineageKey("t", "main"), "-", 1, "g")
+    assert keys.pin_key(LineageKey("t", "main"), None, 1, "g") != keys.pin_key(LineageKey("t", "main"), "-", 1, "g")

@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from regrade.contracts import GatePass
 from services.kit.errors import Conflict
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.leases import Leases
 from services.kit.store.rubric_store import RubricStore
@@ -21,15 +21,15 @@ async def test_one_holder_at_a_time_and_a_growing_token(redis: Redis) -> None:
             assert second is None
         async with leases.hold(LineageKey(TASK, "branch")) as elsewhere:
             assert elsewhere is not None
-        assert await redis.get(ks.lease_key(LINEAGE)) == first
+        assert await redis.get(keys.lease_key(LINEAGE)) == first
     async with leases.hold(LINEAGE) as third:
         assert third is not None
         assert int(third) > int(first)
-    assert await redis.exists(ks.lease_key(LINEAGE)) == 0
+    assert await redis.exists(keys.lease_key(LINEAGE)) == 0
 
 
 async def test_a_lease_is_renewed_while_it_is_held(redis: Redis) -> None:
-    key = ks.lease_key(LINEAGE)
+    key = keys.lease_key(LINEAGE)
     async with Leases(redis, ttl_ms=1_500).hold(LINEAGE) as token:
         await redis.pexpire(key, 1_000)
 
@@ -41,7 +41,7 @@ async def test_a_lease_is_renewed_while_it_is_held(redis: Redis) -> None:
 
 
 async def test_a_lost_lease_is_neither_renewed_nor_given_back(redis: Redis) -> None:
-    key = ks.lease_key(LINEAGE)
+    key = keys.lease_key(LINEAGE)
     async with Leases(redis, ttl_ms=60).hold(LINEAGE) as token:
         await redis.set(key, "another", px=60_000)
 
@@ -61,7 +61,7 @@ async def test_i6_a_cycle_that_lost_its_lease_activates_nothing(redis: Redis, st
     authority = GatePass(cycle="cycle-1")
     async with Leases(redis).hold(LINEAGE) as token:
         assert token is not None
-        await redis.delete(ks.lease_key(LINEAGE))
+        await redis.delete(keys.lease_key(LINEAGE))
         with pytest.raises(Conflict, match="lost its lease") as refused:
             await store.activate(LINEAGE, two.digest, expected=one.digest, authority=authority, token=token)
         assert refused.value.code == "fenced"

@@ -7,20 +7,20 @@ from pydantic import SecretStr
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from services.kit.store.multiplexed import Pipe
+from services.kit.store.multiplexed import MultiplexedConnection
 from services.kit.store.redis import connect
 from tests.support.valkey import running_valkey
 
 
 async def test_callers_at_once_get_their_own_answers(redis: Redis) -> None:
-    pipe = Pipe(redis)
+    pipe = MultiplexedConnection(redis)
     answers = await asyncio.gather(*(pipe.execute_command("ECHO", f"word {n} é") for n in range(200)))
     assert answers == [f"word {n} é" for n in range(200)]
     await pipe.aclose()
 
 
 async def test_a_refusal_reaches_its_caller_alone(redis: Redis) -> None:
-    pipe = Pipe(redis)
+    pipe = MultiplexedConnection(redis)
     await redis.set("text", "x")
     told: list[object] = await asyncio.gather(
         pipe.execute_command("INCR", "text"),
@@ -35,7 +35,7 @@ async def test_a_refusal_reaches_its_caller_alone(redis: Redis) -> None:
 
 
 async def test_a_caller_that_goes_away_costs_the_others_nothing(redis: Redis) -> None:
-    pipe = Pipe(redis)
+    pipe = MultiplexedConnection(redis)
     await pipe.execute_command("PING")
     gone = asyncio.create_task(pipe.execute_command("ECHO", "gone"))
     await asyncio.sleep(0)
@@ -47,7 +47,7 @@ async def test_a_caller_that_goes_away_costs_the_others_nothing(redis: Redis) ->
 async def test_a_connection_that_was_cut_is_made_again() -> None:
     with running_valkey() as valkey:
         redis = connect(SecretStr(valkey.url))
-        pipe = Pipe(redis)
+        pipe = MultiplexedConnection(redis)
         assert await pipe.execute_command("PING") == "PONG"
         valkey.stop()
         valkey.start_again()
@@ -59,7 +59,7 @@ async def test_a_connection_that_was_cut_is_made_again() -> None:
 async def test_a_redis_that_is_not_there_is_a_connection_error() -> None:
     with running_valkey() as valkey:
         redis = connect(SecretStr(valkey.url))
-        pipe = Pipe(redis)
+        pipe = MultiplexedConnection(redis)
         await pipe.execute_command("PING")
         valkey.stop()
         with pytest.raises(redis_errors.ConnectionError):
@@ -71,7 +71,7 @@ async def test_a_redis_that_is_not_there_is_a_connection_error() -> None:
 async def test_a_silent_redis_is_given_up_for_everybody_and_asked_anew_later() -> None:
     with running_valkey() as valkey:
         redis = connect(SecretStr(valkey.url))
-        pipe = Pipe(redis, timeout_s=0.2)
+        pipe = MultiplexedConnection(redis, timeout_s=0.2)
         await pipe.execute_command("PING")
         valkey.pause()
         told = await asyncio.gather(*(pipe.execute_command("PING") for _ in range(3)), return_exceptions=True)
@@ -87,12 +87,12 @@ async def test_it_signs_in_and_chooses_its_database() -> None:
         open_door = connect(SecretStr(valkey.url))
         await open_door.config_set("requirepass", "secret")
         redis = connect(SecretStr(f"redis://:secret@127.0.0.1:{valkey.port}/3"))
-        pipe = Pipe(redis)
+        pipe = MultiplexedConnection(redis)
         await pipe.execute_command("SET", "here", "1")
         assert await redis.get("here") == "1"
         stranger = connect(SecretStr(f"redis://:wrong@127.0.0.1:{valkey.port}/3"))
         with pytest.raises(redis_errors.AuthenticationError):
-            await Pipe(stranger).execute_command("PING")
+            await MultiplexedConnection(stranger).execute_command("PING")
         await pipe.aclose()
         for client in (open_door, redis, stranger):
             await client.aclose()

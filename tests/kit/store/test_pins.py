@@ -7,10 +7,10 @@ from msgspec.structs import replace
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import connect
-from services.kit.store.rubric_store import Active, RubricStore
+from services.kit.store.rubric_store import RubricPointer, RubricStore
 from services.kit.store.trace_log import PinRequest, TraceLog
 from tests.support.builders import LINEAGE, TASK, activate, checks_only, record
 
@@ -21,11 +21,11 @@ def _pin(
     name: str = "a",
     *,
     lineage: LineageKey = LINEAGE,
-    wanted: Active | None = None,
+    wanted: RubricPointer | None = None,
     items: tuple[str, ...] = (),
     step: int | None = 1,
 ) -> PinRequest:
-    return PinRequest(ks.pin_key(lineage, "run", step, name), lineage, wanted, 600, items)
+    return PinRequest(keys.pin_key(lineage, "run", step, name), lineage, wanted, 600, items)
 
 
 async def test_i2_the_first_use_fixes_the_rubric(store: RubricStore, trace_log: TraceLog) -> None:
@@ -34,8 +34,8 @@ async def test_i2_the_first_use_fixes_the_rubric(store: RubricStore, trace_log: 
     await activate(store, TWO)
     (second,) = await trace_log.resolve(TASK, [_pin()])
     (other,) = await trace_log.resolve(TASK, [_pin(step=2)])
-    assert first.active == second.active == Active(ONE.digest, 1, None)
-    assert other.active == Active(TWO.digest, 2, None)
+    assert first.active == second.active == RubricPointer(ONE.digest, 1, None)
+    assert other.active == RubricPointer(TWO.digest, 2, None)
 
 
 @pytest.mark.parametrize("step", [1, None], ids=["step", "group"])
@@ -54,7 +54,9 @@ async def test_i2_concurrent_first_uses_agree(redis_url: str, store: RubricStore
     activating = asyncio.create_task(keep_activating())
     seen = set()
     for round_number in range(100):
-        pin = PinRequest(ks.pin_key(LINEAGE, "run", step and round_number, f"g{round_number}"), LINEAGE, None, 600, ())
+        pin = PinRequest(
+            keys.pin_key(LINEAGE, "run", step and round_number, f"g{round_number}"), LINEAGE, None, 600, ()
+        )
         states = await asyncio.gather(*(log.resolve(TASK, [pin]) for log in logs))
         digests = {state.active.digest for (state,) in states if state.active is not None}
         assert len(digests) == 1
@@ -77,10 +79,10 @@ async def test_groups_and_runs_are_pinned_apart(store: RubricStore, trace_log: T
 async def test_a_named_rubric_is_pinned_and_another_one_refused(store: RubricStore, trace_log: TraceLog) -> None:
     await activate(store, ONE)
     await activate(store, TWO)
-    named = Active(ONE.digest, 1, None)
+    named = RubricPointer(ONE.digest, 1, None)
     (state,) = await trace_log.resolve(TASK, [_pin(wanted=named)])
     assert (state.active, state.refused) == (named, False)
-    (state,) = await trace_log.resolve(TASK, [_pin(wanted=Active(TWO.digest, 2, None))])
+    (state,) = await trace_log.resolve(TASK, [_pin(wanted=RubricPointer(TWO.digest, 2, None))])
     assert (state.active, state.refused, state.outcomes) == (named, True, ())
     (state,) = await trace_log.resolve(TASK, [_pin(wanted=named)])
     assert not state.refused
@@ -99,11 +101,11 @@ async def test_a_scope_is_pinned_to_the_narrowest_active_line(store: RubricStore
     scoped = LineageKey(TASK, "main", "algebra/3")
     await activate(store, ONE)
     (state,) = await trace_log.resolve(TASK, [_pin(lineage=scoped)])
-    assert state.active == Active(ONE.digest, 1, None)
+    assert state.active == RubricPointer(ONE.digest, 1, None)
     await activate(store, TWO, lineage=LineageKey(TASK, "main", "algebra"))
     again, fresh = await trace_log.resolve(TASK, [_pin(lineage=scoped), _pin(lineage=scoped, step=2)])
-    assert again.active == Active(ONE.digest, 1, None)
-    assert fresh.active == Active(TWO.digest, 1, "algebra")
+    assert again.active == RubricPointer(ONE.digest, 1, None)
+    assert fresh.active == RubricPointer(TWO.digest, 1, "algebra")
 
 
 async def test_a_pin_lives_as_long_as_asked(redis: Redis, store: RubricStore, trace_log: TraceLog) -> None:

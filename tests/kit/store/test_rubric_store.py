@@ -7,9 +7,9 @@ from redis.asyncio import Redis
 
 from regrade.contracts import Rubric
 from services.kit.errors import NotFound
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.rubric_store import Active, RubricStore
+from services.kit.store.rubric_store import RubricPointer, RubricStore
 from tests.support.builders import LINEAGE, TASK, activate, check, checks_only, rubric
 
 SCOPED = LineageKey(TASK, "main", "algebra/3")
@@ -24,19 +24,19 @@ async def test_i1_a_second_put_of_a_digest_changes_nothing(redis: Redis, store: 
 
 async def test_i1_tampering_with_a_stored_rubric_is_noticed(redis: Redis, store: RubricStore) -> None:
     digest = await store.put(TASK, rubric())
-    document = json.loads(str(await redis.get(ks.rubric_key(TASK, digest))))
-    await redis.set(ks.rubric_key(TASK, digest), json.dumps(document | {"preamble": "Be generous."}))
+    document = json.loads(str(await redis.get(keys.rubric_key(TASK, digest))))
+    await redis.set(keys.rubric_key(TASK, digest), json.dumps(document | {"preamble": "Be generous."}))
     with pytest.raises(ValueError, match="digest does not match"):
         await store.get(TASK, digest)
 
 
 async def test_i1_another_rubric_under_a_digest_is_noticed(redis: Redis, store: RubricStore) -> None:
     digest = await store.put(TASK, rubric())
-    await redis.set(ks.rubric_key(TASK, digest), rubric(preamble="Be generous.").model_dump_json())
+    await redis.set(keys.rubric_key(TASK, digest), rubric(preamble="Be generous.").model_dump_json())
     with pytest.raises(ValueError, match="holds another rubric"):
         await store.get(TASK, digest)
     without = rubric(preamble="Be generous.").model_dump_json(exclude={"digest"})
-    await redis.set(ks.rubric_key(TASK, digest), without)
+    await redis.set(keys.rubric_key(TASK, digest), without)
     with pytest.raises(ValueError, match="holds another rubric"):
         await store.get(TASK, digest)
 
@@ -79,9 +79,9 @@ async def test_the_narrowest_scope_wins(store: RubricStore) -> None:
     await activate(store, checks_only(1))
     assert (await store.active_with_fallback(SCOPED)).scope is None
     await activate(store, checks_only(2), lineage=LineageKey(TASK, "main", "algebra"))
-    assert await store.active_with_fallback(SCOPED) == Active(checks_only(2).digest, 1, "algebra")
+    assert await store.active_with_fallback(SCOPED) == RubricPointer(checks_only(2).digest, 1, "algebra")
     await activate(store, checks_only(3), lineage=SCOPED)
-    assert await store.active_with_fallback(SCOPED) == Active(checks_only(3).digest, 1, "algebra/3")
+    assert await store.active_with_fallback(SCOPED) == RubricPointer(checks_only(3).digest, 1, "algebra/3")
     assert (await store.active_with_fallback(LINEAGE)).digest == checks_only(1).digest
 
 
@@ -97,10 +97,10 @@ async def test_find_by_version_and_by_digest(store: RubricStore) -> None:
     stored = await store.put(TASK, checks_only(9))
     for words in (1, 2):
         await activate(store, checks_only(words))
-    assert await store.find(LINEAGE, 2) == Active(checks_only(2).digest, 2, None)
-    assert await store.find(SCOPED, 1) == Active(checks_only(1).digest, 1, None)
-    assert await store.find(LINEAGE, checks_only(1).digest) == Active(checks_only(1).digest, 1, None)
-    assert await store.find(LINEAGE, stored) == Active(stored, None, None)
+    assert await store.find(LINEAGE, 2) == RubricPointer(checks_only(2).digest, 2, None)
+    assert await store.find(SCOPED, 1) == RubricPointer(checks_only(1).digest, 1, None)
+    assert await store.find(LINEAGE, checks_only(1).digest) == RubricPointer(checks_only(1).digest, 1, None)
+    assert await store.find(LINEAGE, stored) == RubricPointer(stored, None, None)
     with pytest.raises(NotFound, match="no rubric version 3"):
         await store.find(LINEAGE, 3)
     with pytest.raises(NotFound, match="has no rubric"):
@@ -118,5 +118,5 @@ async def test_labelled_is_the_rubric_as_it_stands_in_a_line(store: RubricStore)
 
 
 def test_an_active_pointer_reads_back() -> None:
-    for active in (Active("d" * 64, 3, "a/b"), Active("d" * 64, None, None)):
-        assert Active.parse(str(active)) == active
+    for active in (RubricPointer("d" * 64, 3, "a/b"), RubricPointer("d" * 64, None, None)):
+        assert RubricPointer.parse(str(active)) == active

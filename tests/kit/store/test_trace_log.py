@@ -8,10 +8,10 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from services.kit.errors import Overloaded
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import connect
-from services.kit.store.trace_log import Record, TraceLog
+from services.kit.store.trace_log import OutcomeRecord, TraceLog
 from tests.support.builders import LINEAGE, TASK, record
 
 SCOPED = LineageKey(TASK, "main", "algebra")
@@ -51,7 +51,7 @@ async def test_i5_a_batch_that_repeats_an_item_leaves_one_trace(trace_log: Trace
 
 
 async def test_an_outcome_without_a_trace_is_stored_alone(trace_log: TraceLog) -> None:
-    silent = Record("a", record("a").result, None)
+    silent = OutcomeRecord("a", record("a").result, None)
     await trace_log.append(TASK, [silent])
     assert await trace_log.latest(TASK, 10) == []
     (stored,) = await trace_log.append(TASK, [silent])
@@ -61,18 +61,18 @@ async def test_an_outcome_without_a_trace_is_stored_alone(trace_log: TraceLog) -
 async def test_at_the_cap_nothing_is_written(redis: Redis) -> None:
     capped = TraceLog(redis, cap=2)
     await capped.append(TASK, [record("a"), record("b")])
-    keys = await redis.dbsize()
+    count = await redis.dbsize()
     with pytest.raises(Overloaded, match="at its cap") as refused:
         await capped.append(TASK, [record("c"), record("d")])
     assert (refused.value.status, refused.value.code, refused.value.retry_after) == (429, "trace_log_full", 30)
-    assert await redis.dbsize() == keys
-    assert await redis.xlen(ks.traces_key(TASK)) == 2
-    assert not (await capped.append(TASK, [Record("c", record("c").result, None)]))[0].cached
+    assert await redis.dbsize() == count
+    assert await redis.xlen(keys.traces_key(TASK)) == 2
+    assert not (await capped.append(TASK, [OutcomeRecord("c", record("c").result, None)]))[0].cached
 
 
 async def test_outcomes_expire(redis: Redis) -> None:
     await TraceLog(redis, outcome_ttl_s=100).append(TASK, [record("a")])
-    assert 90 < await redis.ttl(ks.outcome_prefix(TASK) + "a") <= 100
+    assert 90 < await redis.ttl(keys.outcome_prefix(TASK) + "a") <= 100
 
 
 async def test_a_window_holds_one_lines_traces_in_order(trace_log: TraceLog) -> None:
@@ -97,9 +97,9 @@ async def test_a_window_passes_over_what_is_not_wanted(trace_log: TraceLog) -> N
     assert [trace.item_id for trace in rest.traces] == ["b"]
     again = await trace_log.read(LINEAGE, "0-0", 5, lambda trace: trace.purpose == "train", until=window.end)
     assert again == window, "a window is read again as it was"
-    page = await trace_log.page(TASK, "0-0", 700, until=window.end)
+    page = await trace_log.entries_after(TASK, "0-0", 700, until=window.end)
     assert [trace.item_id for _, trace in page] == [f"e{n}" for n in range(700)]
-    page = await trace_log.page(TASK, page[-1][0], 700, until=window.end)
+    page = await trace_log.entries_after(TASK, page[-1][0], 700, until=window.end)
     assert len(page) == 501
     assert page[-1][0] == window.end
 
@@ -117,7 +117,7 @@ async def test_a_line_has_a_cursor_of_its_own(redis: Redis, trace_log: TraceLog)
     assert await trace_log.cursor(LINEAGE) == "0-0"
     await trace_log.append(TASK, [record("a"), record("b")])
     first = (await trace_log.read(LINEAGE, "0-0", 1)).end
-    await redis.xgroup_setid(ks.traces_key(TASK), LINEAGE.label, first)
+    await redis.xgroup_setid(keys.traces_key(TASK), LINEAGE.label, first)
     assert await trace_log.cursor(LINEAGE) == first
     assert await trace_log.cursor(SCOPED) == "0-0"
     assert sorted(await trace_log.cursors(TASK)) == ["0-0", first]

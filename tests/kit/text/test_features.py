@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kit.text import features as surface
+from services.kit.text import features
 
 _TEXTS = st.text(max_size=200)
 
@@ -19,7 +19,7 @@ _TEXTS = st.text(max_size=200)
     ],
 )
 def test_words(text: str, words: list[str]) -> None:
-    assert surface.words(text) == words
+    assert features.words(text) == words
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_words(text: str, words: list[str]) -> None:
     [("", 0), ("One. Two! Three?", 3), ("No end", 0), ("Pi is 3.14 today.", 1), ('He said "go."', 1), ("Wait...", 1)],
 )
 def test_sentences(text: str, count: int) -> None:
-    assert surface.sentence_count(text) == count
+    assert features.sentence_count(text) == count
 
 
 @pytest.mark.parametrize(
@@ -35,29 +35,29 @@ def test_sentences(text: str, count: int) -> None:
     [("Done.", True), ('"Done."\n', True), ("**Done!**", True), ("done", False), ("", False), ('""', False)],
 )
 def test_endings(text: str, ends: bool) -> None:
-    assert surface.ends_properly(text) is ends
+    assert features.ends_properly(text) is ends
 
 
 def test_distinct_copied_and_on_topic() -> None:
-    assert surface.distinct_share(["a", "b", "a", "b"], 2) == pytest.approx(2 / 3)
-    assert surface.distinct_share(["a"], 2) == 1.0
-    prompt = surface.words("Why should cities plant more trees than they do today?")
-    assert surface.copied_share(prompt, prompt) == 1.0
-    assert surface.copied_share(surface.words("nothing of it stands there at all"), prompt) == 0.0
-    assert surface.topic_overlap(surface.words("cities plant trees today"), prompt) == 1.0
-    assert surface.topic_overlap(surface.words("bananas"), prompt) == 0.0
-    assert surface.topic_overlap([], surface.words("to be or not")) == 1.0
+    assert features.distinct_share(["a", "b", "a", "b"], 2) == pytest.approx(2 / 3)
+    assert features.distinct_share(["a"], 2) == 1.0
+    prompt = features.words("Why should cities plant more trees than they do today?")
+    assert features.copied_share(prompt, prompt) == 1.0
+    assert features.copied_share(features.words("nothing of it stands there at all"), prompt) == 0.0
+    assert features.topic_overlap(features.words("cities plant trees today"), prompt) == 1.0
+    assert features.topic_overlap(features.words("bananas"), prompt) == 0.0
+    assert features.topic_overlap([], features.words("to be or not")) == 1.0
 
 
 def test_repetition_compresses() -> None:
-    assert surface.compression_ratio("again and again " * 50) < 0.1
-    assert surface.compression_ratio("") == 1.0
+    assert features.compression_ratio("again and again " * 50) < 0.1
+    assert features.compression_ratio("") == 1.0
 
 
 @given(_TEXTS, _TEXTS, st.integers(1, 8))
 def test_shares_stay_in_0_and_1(completion: str, prompt: str, n: int) -> None:
-    tokens, asked = surface.words(completion), surface.words(prompt)
-    assert 0.0 < surface.distinct_share(tokens, n) <= 1.0
-    assert 0.0 <= surface.copied_share(tokens, asked) <= 1.0
-    assert 0.0 <= surface.topic_overlap(tokens, asked) <= 1.0
-    assert surface.sentence_count(completion) >= 0
+    tokens, asked = features.words(completion), features.words(prompt)
+    assert 0.0 < features.distinct_share(tokens, n) <= 1.0
+    assert 0.0 <= features.copied_share(tokens, asked) <= 1.0
+    assert 0.0 <= features.topic_overlap(tokens, asked) <= 1.0
+    assert features.sentence_count(completion) >= 0

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from services.kit.web.host_check import is_own_name
+from services.kit.web.host_check import is_allowed_host
 from services.meta_reward.settings import MetaRewardSettings
 from services.reward.settings import RewardSettings
 from tests.conftest import StartReward
@@ -58,8 +58,8 @@ def _assert_refused(answer: httpx.Response, setting: str) -> None:
 @pytest.mark.parametrize(("hosts", "own"), [(OWN, True), (FOREIGN, False)], ids=["own", "foreign"])
 def test_a_name_is_ours_unless_somebody_could_own_it(hosts: str, own: bool) -> None:
     mine = frozenset({"mine.example"})
-    assert [host for host in hosts.split() if is_own_name(host.encode(), mine) is not own] == []
-    assert not is_own_name("evil.example\u00ff".encode("latin-1"), mine)
+    assert [host for host in hosts.split() if is_allowed_host(host.encode(), mine) is not own] == []
+    assert not is_allowed_host("evil.example\u00ff".encode("latin-1"), mine)
 
 
 def test_a_rebound_page_cannot_score(reward: httpx.Client) -> None:

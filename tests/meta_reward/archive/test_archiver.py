@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from regrade.contracts import CriterionScore, Trace
 from services.kit.errors import Conflict
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.leases import Leases
 from services.kit.store.redis import entries
@@ -48,7 +48,7 @@ async def scored(redis: Redis, first: int, count: int, **fields: Any) -> list[Tr
 async def consumed(redis: Redis, lineage: LineageKey = LINEAGE, position: str = "$") -> None:
     """A line's cursor stands at the end of the stream, or at `position`."""
     await TraceLog(redis).cursor(lineage)
-    await redis.xgroup_setid(ks.traces_key(TASK), lineage.label, position)
+    await redis.xgroup_setid(keys.traces_key(TASK), lineage.label, position)
 
 
 def read_back(folder: Path) -> list[Trace]:
@@ -61,7 +61,7 @@ def names(folder: Path) -> list[str]:
 
 
 async def ids(redis: Redis) -> list[str]:
-    return [entry_id for entry_id, _ in await entries(redis, ks.traces_key(TASK))]
+    return [entry_id for entry_id, _ in await entries(redis, keys.traces_key(TASK))]
 
 
 async def test_what_is_read_back_is_what_was_written(redis: Redis, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ async def test_a_line_without_traffic_holds_nothing_back(
         assert len(await ids(redis)) == 8, "the idle line has not been looked at yet"
         await meta.worker.run_due_cycle(idle)
         assert await meta.deps.log.cursor(idle) == last
-        await meta.deps.log.pass_over(idle, "1-1")
+        await meta.deps.log.advance_cursor(idle, "1-1")
         assert await meta.deps.log.cursor(idle) == last
         await worker.archive_due(TASK)
         assert await ids(redis) == []
@@ -135,11 +135,11 @@ async def test_a_cursor_is_the_cycles_while_one_is_under_way(redis: Redis) -> No
     await scored(redis, 0, 3)
     (*_, last) = await ids(redis)
     await traces.cursor(LINEAGE)
-    await redis.set(ks.checkpoint_key(LINEAGE), "{}")
-    await traces.pass_over(LINEAGE, last)
+    await redis.set(keys.checkpoint_key(LINEAGE), "{}")
+    await traces.advance_cursor(LINEAGE, last)
     assert await traces.cursor(LINEAGE) == "0-0"
-    await redis.delete(ks.checkpoint_key(LINEAGE))
-    await traces.pass_over(LINEAGE, last)
+    await redis.delete(keys.checkpoint_key(LINEAGE))
+    await traces.advance_cursor(LINEAGE, last)
     assert await traces.cursor(LINEAGE) == last
 
 
@@ -255,17 +255,17 @@ async def test_a_worker_that_lost_its_lease_neither_trims_nor_moves_on(redis: Re
     worker._store = Slow(str(tmp_path))
     step = worker._step
 
-    async def late(keys: Sequence[str], args: Sequence[str | int]) -> Any:
+    async def late(redis_keys: Sequence[str], args: Sequence[str | int]) -> Any:
         if taken.is_set():
-            await redis.set(ks.archive_lease_key(TASK), "another's")
-        return await step(keys, args)
+            await redis.set(keys.archive_lease_key(TASK), "another's")
+        return await step(redis_keys, args)
 
     worker._step = late  # type: ignore[assignment]
     with pytest.raises(Conflict, match="lease was lost"):
         await worker.archive_due(TASK)
     assert len(await ids(redis)) == 10
     assert (await worker.state(TASK)).done == "0-0"
-    await redis.delete(ks.archive_lease_key(TASK))
+    await redis.delete(keys.archive_lease_key(TASK))
     await archiver(redis, tmp_path).archive_due(TASK)
     assert len(read_back(tmp_path)) == 10
     assert await ids(redis) == []

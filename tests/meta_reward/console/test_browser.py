@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from redis import Redis
 
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from tests.support import story
 from tests.support.builders import LINEAGE, TASK, checks_only, rubric
 from tests.support.fake_engine import FakeEngine
@@ -73,7 +73,7 @@ def test_an_operator_looks_around_and_goes_back(
     page.get_by_role("button", name="Roll back").click()
     expect(page.locator(".event.rolled_back").first).to_contain_text("too strict by far")
     with Redis.from_url(redis_url, decode_responses=True) as redis:
-        assert str(redis.get(ks.active_key(LINEAGE))).split()[0] == first
+        assert str(redis.get(keys.active_key(LINEAGE))).split()[0] == first
     last = meta.get(f"/lineage/{TASK}").json()[-1]
     assert (last["kind"], last["by"]) == ("rolled_back", "dana")
 

@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from redis.asyncio import Redis
 
 from regrade.contracts import EventKind
-from services.kit.store.rubric_store import gate_event, verdict_event
+from services.kit.store.rubric_store import candidate_event, gate_event
 from services.meta_reward.gate.reasons import OTHER, count_outcomes, reason_code
 from services.meta_reward.metrics import MetaRewardMetrics
 from tests.support.builders import LINEAGE, gate_report
@@ -16,10 +16,10 @@ ONE, TWO = "1" * 64, "2" * 64
 
 def test_only_its_own_verdicts_count_and_proposals_are_none() -> None:
     history = [
-        verdict_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c"),
-        verdict_event(EventKind.REJECTED, ONE, by="lint", reason="leak: quotes sampled text", cycle="c"),
-        verdict_event(EventKind.REJECTED, TWO, by="lint", reason="leak: quotes sampled text", cycle="other"),
-        verdict_event(EventKind.FAILED, ONE, by="paper", reason="no refinement", cycle="c"),
+        candidate_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c"),
+        candidate_event(EventKind.REJECTED, ONE, by="lint", reason="leak: quotes sampled text", cycle="c"),
+        candidate_event(EventKind.REJECTED, TWO, by="lint", reason="leak: quotes sampled text", cycle="other"),
+        candidate_event(EventKind.FAILED, ONE, by="paper", reason="no refinement", cycle="c"),
         gate_event(gate_report(TWO, ONE, cycle="c")),
     ]
     assert count_outcomes(history, "c") == {("rejected", "leak"): 1, ("failed", OTHER): 1, ("gated", "passed"): 1}

@@ -11,7 +11,7 @@ from regrade.contracts import LabelledPair, Rubric, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import LABELLED, build_anchors, is_for_the_gate
 from regrade.tasks.pack import Original
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.meta_reward.clients.shadow import shadow_scorer
 from services.meta_reward.gate.early_originals import select_early
 from services.meta_reward.gate.gate import Candidate, Gate, GateLimits
@@ -75,7 +75,7 @@ async def test_pairs_that_were_kept_before_load_and_take_a_reference_up(redis: R
     store = AnchorStore(redis, 12)
     await store.add(TASK, OLD)
     assert await store.of(TASK) == build_anchors(PACK, 12, OLD)
-    kept = await redis.hvals(ks.anchors_key(TASK))
+    kept = await redis.hvals(keys.anchors_key(TASK))
     assert len(kept) == len(OLD)
     assert not any("reference" in text for text in kept)
     await store.add(TASK, PAIRS)

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 
 from regrade.contracts import Audited, EventKind, GatePass
 from regrade.errors import RequestError
-from services.kit.asyncio_utils import end_task
-from services.kit.store import keys as ks
+from services.kit.asyncio_utils import cancel_and_wait
+from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import entries
 from services.meta_reward.evidence.alarms import AUDIT_CONTRADICTS, update_alarms
@@ -145,7 +145,7 @@ async def test_the_watch_rolls_back_what_the_audit_contradicts(
         last = (await meta.deps.store.history(LINEAGE))[-1]
         assert (last.kind, last.by) == (EventKind.ROLLED_BACK, "watch")
         assert last.reason.startswith("audit contradicts")
-        assert await redis.exists(ks.rollback_cooldown_key(LINEAGE))
+        assert await redis.exists(keys.rollback_cooldown_key(LINEAGE))
 
 
 async def test_i8_each_trace_is_audited_once_whoever_audits(
@@ -162,10 +162,10 @@ async def test_i8_each_trace_is_audited_once_whoever_audits(
         assert 6 <= len(first) <= 26
         await auditor_of(meta, redis).audit_new_traces(LINEAGE)
         assert await AuditStore(redis).read(LINEAGE) == first
-        await redis.delete(ks.audit_cursor_key(LINEAGE))
+        await redis.delete(keys.audit_cursor_key(LINEAGE))
         await auditor_of(meta, redis).audit_new_traces(LINEAGE)
         assert await AuditStore(redis).read(LINEAGE) == first, "the same lots, and none entered twice"
-        assert len(await entries(redis, ks.traces_key(TASK))) == 32, "an audit leaves no trace"
+        assert len(await entries(redis, keys.traces_key(TASK))) == 32, "an audit leaves no trace"
         text = generate_latest(registry).decode()
         assert f'regrade_meta_audited_traces_total{{outcome="scored",task="essay_writing"}} {len(first)}.0' in text
         assert f'regrade_meta_audit_share_ratio{{task="essay_writing"}} {len(first) / 32}' in text
@@ -179,7 +179,7 @@ async def test_a_look_costs_no_more_than_its_batch(redis: Redis, reward_url: str
         await auditor_of(meta, redis).audit_new_traces(LINEAGE)
         found = await AuditStore(redis).read(LINEAGE)
         assert len(found) == 4
-        newest = [entry_id for entry_id, _ in await entries(redis, ks.traces_key(TASK))][-4:]
+        newest = [entry_id for entry_id, _ in await entries(redis, keys.traces_key(TASK))][-4:]
         assert [entry_id for entry_id, _ in found] == newest
 
 
@@ -230,7 +230,7 @@ def test_an_audit_service_of_its_own_keeps_its_own_books(
         assert audit["reward_mean"] == pytest.approx(trained[0]["reward"])
         assert audit["audit_mean"] == pytest.approx(0.2)
         with BlockingRedis.from_url(other_valkey.url) as kept:
-            assert not kept.exists(ks.traces_key(TASK)), "an audit leaves no trace there either"
+            assert not kept.exists(keys.traces_key(TASK)), "an audit leaves no trace there either"
 
 
 async def test_an_audit_that_fails_waits_ever_longer(
@@ -249,6 +249,6 @@ async def test_an_audit_that_fails_waits_ever_longer(
         monkeypatch.setattr(auditor, "audit_new_traces", fail)
         auditing = asyncio.create_task(meta.worker.keep_auditing(auditor))
         await asyncio.sleep(2.2)
-        await end_task(auditing)
+        await cancel_and_wait(auditing)
     assert 2 <= len(tries) <= 4
     assert all(later - earlier >= 0.5 for earlier, later in pairwise(tries))

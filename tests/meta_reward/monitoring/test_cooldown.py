@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from regrade.contracts import EventKind, GatePass, Rubric
 from services.kit.errors import Conflict
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.rubric_store import RubricStore
 from tests.support.builders import LINEAGE, OVERRIDE, TASK, gate_report, llm, rubric
 from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text, certain
@@ -45,7 +45,7 @@ async def test_no_second_rollback_while_the_first_cools_down(
         await train(meta.client, "A second try at the essay. ", step=2)
         await meta.worker.watch(LINEAGE)
         assert await active(meta) == first
-        assert 1_700 < await redis.ttl(ks.rollback_cooldown_key(LINEAGE)) <= 1_800
+        assert 1_700 < await redis.ttl(keys.rollback_cooldown_key(LINEAGE)) <= 1_800
         await pass_the_gate(meta.deps.store, FLATTER)
         await train(meta.client, "A third try at the essay. ", step=3)
         await meta.worker.watch(LINEAGE)
@@ -53,7 +53,7 @@ async def test_no_second_rollback_while_the_first_cools_down(
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
         await meta.worker.watch(LINEAGE)
         assert await active(meta) == FLATTER.digest, "another worker keeps to it"
-        await redis.delete(ks.rollback_cooldown_key(LINEAGE))
+        await redis.delete(keys.rollback_cooldown_key(LINEAGE))
         await meta.worker.watch(LINEAGE)
         assert await active(meta) == first, "it was put off, not given up"
 
@@ -81,7 +81,7 @@ async def test_a_cycle_does_not_bring_back_what_was_rolled_back(redis: Redis, st
         await store.put(TASK, wanted)
         await store.activate(LINEAGE, wanted.digest, expected=current.digest if current else None, authority=OVERRIDE)
     await store.rollback(LINEAGE, by="watch", reason="spread", cooldown_s=60.0)
-    await redis.set(ks.lease_key(LINEAGE), "7")
+    await redis.set(keys.lease_key(LINEAGE), "7")
     for authority in (GatePass(cycle="c"), OVERRIDE):
         with pytest.raises(Conflict, match="passed the gate" if isinstance(authority, GatePass) else "rolled back"):
             await store.activate(LINEAGE, FLATTER.digest, expected=FLAT.digest, authority=authority, token="7")

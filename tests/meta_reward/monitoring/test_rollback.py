@@ -6,9 +6,9 @@ from redis.asyncio import Redis
 
 from regrade.contracts import EventKind, GatePass
 from regrade.tasks import load_pack
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.redis import entries
-from services.kit.store.rubric_store import Active, RubricStore
+from services.kit.store.rubric_store import RubricPointer, RubricStore
 from tests.support.builders import LINEAGE, TASK, activate, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text, certain
 from tests.support.meta import Meta, meta_script, running_meta, train, working
@@ -24,7 +24,7 @@ def judge(messages: Messages) -> Reply:
     return certain(4) if "Flat" in messages[0]["content"] else by_text(messages)
 
 
-async def pass_the_gate(store: RubricStore) -> Active:
+async def pass_the_gate(store: RubricStore) -> RubricPointer:
     """Make the flat rubric active as a gate does; answers what was active before."""
     before = await store.active(LINEAGE)
     assert before is not None
@@ -88,10 +88,10 @@ async def test_i8_a_verdict_outlives_the_worker(redis: Redis, reward_url: str, f
         await train(meta.client, "A second try at the essay. ", step=2)
         await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == FLAT.digest
-        assert await redis.get(ks.settled_key(LINEAGE)) == (await meta.deps.store.history(LINEAGE))[-1].id
+        assert await redis.get(keys.watched_activation_key(LINEAGE)) == (await meta.deps.store.history(LINEAGE))[-1].id
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
-        judged = await entries(redis, ks.traces_key(TASK), after=(await meta.deps.store.history(LINEAGE))[-1].id)
-        assert await redis.xdel(ks.traces_key(TASK), *(entry_id for entry_id, _ in judged)) == 8
+        judged = await entries(redis, keys.traces_key(TASK), after=(await meta.deps.store.history(LINEAGE))[-1].id)
+        assert await redis.xdel(keys.traces_key(TASK), *(entry_id for entry_id, _ in judged)) == 8
         fake_engine.script = meta_script(judge)
         await train(meta.client, "A third try at the essay. ", step=3)
         await meta.worker.watch(LINEAGE)

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from regrade import RewardClient
 from regrade.contracts import EventKind
 from regrade.tasks import load_pack
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.meta_reward.gate.gate import Candidate
 from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
 from tests.meta_reward.gate.candidates import DEVELOPMENT, Improvement
@@ -63,4 +63,4 @@ async def test_a_repair_is_adopted_and_kept(redis: Redis, reward_url: str, fake_
         history = await meta.deps.store.history(LINEAGE)
         assert history[-1].kind is EventKind.ACTIVATED
         assert await meta.deps.store.active(LINEAGE) == repaired
-        assert await redis.get(ks.settled_key(LINEAGE)) == history[-1].id, "it was judged, and let stand"
+        assert await redis.get(keys.watched_activation_key(LINEAGE)) == history[-1].id, "it was judged, and let stand"

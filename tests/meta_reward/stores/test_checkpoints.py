@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 from regrade import ServiceUnavailableError
 from regrade.contracts import CycleReport, EventKind
 from services.kit.errors import Conflict
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.leases import Leases
-from services.kit.store.rubric_store import RubricStore, gate_event, verdict_event
+from services.kit.store.rubric_store import RubricStore, candidate_event, gate_event
 from services.meta_reward.evidence.window import build_evidence, summarise_window
 from services.meta_reward.stores.checkpoints import Checkpoint, CheckpointStore
 from services.meta_reward.stores.status import StatusStore
@@ -40,35 +40,35 @@ REPORT = CycleReport(
 async def test_saying_it_twice_changes_nothing(redis: Redis, store: RubricStore) -> None:
     """As after a lost answer: one event each, and what the stage left is there."""
     events = [
-        verdict_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c"),
+        candidate_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c"),
         gate_event(gate_report(ONE, TWO)),
         gate_event(gate_report(TWO, ONE, passed=False)),
     ]
     async with Leases(redis).hold(LINEAGE) as token:
         assert token
         for _ in range(2):
-            await CheckpointStore(redis).save(LINEAGE, token, STATE, events, {ks.alarms_key(LINEAGE): "[]"})
+            await CheckpointStore(redis).save(LINEAGE, token, STATE, events, {keys.alarms_key(LINEAGE): "[]"})
     history = await store.history(LINEAGE)
     assert [(event.kind, event.digest) for event in history] == [
         (EventKind.PROPOSED, ONE),
         (EventKind.GATED, ONE),
         (EventKind.REJECTED, TWO),
     ]
-    assert await redis.hgetall(ks.passed_key(LINEAGE)) == {ONE: TWO}
-    assert await redis.get(ks.alarms_key(LINEAGE)) == "[]"
+    assert await redis.hgetall(keys.gate_passes_key(LINEAGE)) == {ONE: TWO}
+    assert await redis.get(keys.alarms_key(LINEAGE)) == "[]"
     assert await CheckpointStore(redis).load(LINEAGE) == STATE
 
 
 async def test_i6_without_the_lease_nothing_is_written(redis: Redis) -> None:
-    await redis.set(ks.lease_key(LINEAGE), "another's")
-    event = verdict_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c")
+    await redis.set(keys.lease_key(LINEAGE), "another's")
+    event = candidate_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c")
     with pytest.raises(Conflict, match="lost its lease"):
-        await CheckpointStore(redis).save(LINEAGE, "mine", STATE, [event], {ks.alarms_key(LINEAGE): "[]"})
-    assert await redis.keys("*") == [ks.lease_key(LINEAGE)]
+        await CheckpointStore(redis).save(LINEAGE, "mine", STATE, [event], {keys.alarms_key(LINEAGE): "[]"})
+    assert await redis.keys("*") == [keys.lease_key(LINEAGE)]
 
 
 async def test_a_checkpoint_of_another_release_counts_as_none(redis: Redis) -> None:
-    await redis.set(ks.checkpoint_key(LINEAGE), json.dumps({"cycle": "c", "unknown": True}))
+    await redis.set(keys.checkpoint_key(LINEAGE), json.dumps({"cycle": "c", "unknown": True}))
     assert await CheckpointStore(redis).exists(LINEAGE)
     assert await CheckpointStore(redis).load(LINEAGE) is None
 
@@ -120,7 +120,7 @@ async def test_a_cycle_that_lies_about_too_long_is_given_up(
         state = await meta.deps.checkpoints.load(LINEAGE)
         assert state is not None
         old = state.model_copy(update={"started": state.started - 61.0})
-        await redis.set(ks.checkpoint_key(LINEAGE), old.model_dump_json())
+        await redis.set(keys.checkpoint_key(LINEAGE), old.model_dump_json())
         await _served_again(meta)
         await meta.worker.run_due_cycle(LINEAGE)
         abandoned, finished = await meta.deps.status_store.reports(LINEAGE)
@@ -130,8 +130,8 @@ async def test_a_cycle_that_lies_about_too_long_is_given_up(
 
 async def test_a_report_is_written_once(redis: Redis) -> None:
     status_store = StatusStore(redis)
-    await redis.xadd(ks.traces_key(TASK), {"trace": "{}"}, id="5-0")
-    await redis.xgroup_create(ks.traces_key(TASK), LINEAGE.label, id="0-0")
+    await redis.xadd(keys.traces_key(TASK), {"trace": "{}"}, id="5-0")
+    await redis.xgroup_create(keys.traces_key(TASK), LINEAGE.label, id="0-0")
     async with Leases(redis).hold(LINEAGE) as token:
         assert token
         await CheckpointStore(redis).save(LINEAGE, token, STATE)

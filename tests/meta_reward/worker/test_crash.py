@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from regrade.contracts import CycleReport, EventKind, GatePass
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.meta_reward.evidence.window import is_evidence
 from tests.support.builders import LINEAGE, activate, llm, rubric
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
@@ -98,7 +98,7 @@ async def consistent(meta: Meta, redis: Redis, traces: int) -> None:
     assert set(verdicts.values()) <= {1}, "every verdict is on record once"
     versions = await meta.deps.store.versions(LINEAGE)
     assert list(versions) == list(range(1, len(versions) + 1))
-    assert await redis.exists(ks.checkpoint_key(LINEAGE)) == 0
+    assert await redis.exists(keys.checkpoint_key(LINEAGE)) == 0
 
 
 @pytest.mark.parametrize(("pattern", "when"), HALTS, ids=lambda value: value.strip('":').replace('":"', "-"))
@@ -119,7 +119,7 @@ async def test_a_worker_killed_at_a_checkpoint(
             first = spawn_meta(redis_url=proxy.url)
             proxy.wait()
             first.kill()
-        began = await redis.get(ks.checkpoint_key(LINEAGE))
+        began = await redis.get(keys.checkpoint_key(LINEAGE))
         asked = _questions(fake_engine)
         report = await taken_over(meta)
         assert report.abandoned is None
@@ -221,9 +221,9 @@ async def test_i6_a_worker_that_wakes_up_behind_its_lease_changes_nothing(
             spawn_meta(redis_url=proxy.url, every_traces=10_000, max_window=16)
             await meta.deps.status_store.request(LINEAGE, "me", "now")
             proxy.wait()
-            await redis.delete(ks.lease_key(LINEAGE))
+            await redis.delete(keys.lease_key(LINEAGE))
             report = await taken_over(meta)
-            lineage = await redis.xlen(ks.lineage_events_key(LINEAGE))
+            lineage = await redis.xlen(keys.lineage_events_key(LINEAGE))
             proxy.release()
 
             async def noticed() -> bool:
@@ -233,7 +233,7 @@ async def test_i6_a_worker_that_wakes_up_behind_its_lease_changes_nothing(
 
             await until(noticed, "the first worker to be refused")
         assert (report.abandoned, report.resumed) == (None, 1)
-        assert await redis.xlen(ks.lineage_events_key(LINEAGE)) == lineage
+        assert await redis.xlen(keys.lineage_events_key(LINEAGE)) == lineage
         await consistent(meta, redis, 16)
 
 

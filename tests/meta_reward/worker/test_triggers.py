@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from regrade.contracts import Alarm, CycleStatus, Pause, Trace
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.meta_reward.evidence.sampling import SamplingPool, draw_sample
 from services.meta_reward.evidence.text_features import extract_features
 from services.meta_reward.evidence.window import is_evidence
@@ -142,7 +142,7 @@ async def test_fruitless_cycles_are_counted_until_one_bears_fruit(
         await train(meta.client, POOR, step=5)
         await meta.worker.run_due_cycle(LINEAGE)
         assert (await meta.deps.status_store.status(LINEAGE)).fruitless == 0
-        assert await redis.exists(ks.checkpoint_key(LINEAGE)) == 0
+        assert await redis.exists(keys.checkpoint_key(LINEAGE)) == 0
 
 
 async def test_a_sample_is_drawn_again_from_what_the_report_says(

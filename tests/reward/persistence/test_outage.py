@@ -13,9 +13,9 @@ from pydantic import SecretStr
 from redis import Redis as BlockingRedis
 
 from regrade import RewardClient
-from services.kit.store import keys as ks
+from services.kit.store import keys
 from services.kit.store.redis import connect
-from services.kit.store.rubric_store import Active, RubricStore
+from services.kit.store.rubric_store import RubricPointer, RubricStore
 from services.kit.store.trace_log import PinRequest, TraceLog
 from tests.conftest import StartReward
 from tests.support.builders import LINEAGE, TASK, checks_only, llm, rubric
@@ -125,7 +125,9 @@ async def test_i5_a_pin_that_another_replica_fixed_meanwhile_counts(
         with valkey.elsewhere() as redis_url:
             await activate_at(redis_url, checks_only(3))
             redis = connect(SecretStr(redis_url))
-            await TraceLog(redis).resolve(TASK, [PinRequest(ks.pin_key(LINEAGE, "r", 2, "g"), LINEAGE, None, 600, ())])
+            await TraceLog(redis).resolve(
+                TASK, [PinRequest(keys.pin_key(LINEAGE, "r", 2, "g"), LINEAGE, None, 600, ())]
+            )
             await redis.aclose()
         valkey.start_again()
         await recovered(url)
@@ -164,7 +166,7 @@ async def test_i5_a_batch_that_redis_came_back_under(url: str, valkey: Valkey, f
     with valkey.elsewhere() as redis_url:
         await activate_at(redis_url, checks_only(3))
         redis = connect(SecretStr(redis_url))
-        await TraceLog(redis).resolve(TASK, [PinRequest(ks.pin_key(LINEAGE, "r", 2, "g"), LINEAGE, None, 600, ())])
+        await TraceLog(redis).resolve(TASK, [PinRequest(keys.pin_key(LINEAGE, "r", 2, "g"), LINEAGE, None, 600, ())])
         await redis.aclose()
     valkey.start_again()
     await recovered(url)
@@ -265,7 +267,7 @@ async def test_a_lost_announcement_is_made_up_for_by_the_poll(url: str, valkey: 
     score(url, numbered(0), **STEP)
     redis = connect(SecretStr(valkey.url))
     digest = await RubricStore(redis).put(TASK, checks_only(3))
-    await redis.set(ks.active_key(LINEAGE), str(Active(digest, 2, None)))
+    await redis.set(keys.active_key(LINEAGE), str(RubricPointer(digest, 2, None)))
     await redis.aclose()
     labels = f'regrade_active_rubric_version{{lineage="main",task="{TASK}"}} 2.0'
     await until(lambda: labels in httpx.get(f"{url}/metrics").text, "the poll")
@@ -351,7 +353,7 @@ async def test_a_full_trace_log_is_spooled_then_429(
     await until(lambda: "the spool waits" in caplog.text, "a replay that finds no room")
     assert gauge(url, "regrade_spool_records") == 1.0
     with BlockingRedis.from_url(valkey.url) as connection:
-        connection.delete(ks.traces_key(TASK))
+        connection.delete(keys.traces_key(TASK))
     await recovered(url)
     assert await traces_by_item(valkey.url) == {"2": 1}
     assert rewards(score(url, numbered(2), **STEP)) == rewards(spooled)
