@@ -9,7 +9,6 @@ from pydantic import SecretStr
 from regrade.contracts import Mode, Purpose, Rubric
 from regrade.tasks import TaskPack
 from services.kit.results import ItemError
-from services.kit.store.circuit_breaker import CircuitBreaker
 from services.kit.store.redis import connect
 from services.reward.app import judge_limits
 from services.reward.items.text import look
@@ -19,6 +18,7 @@ from services.reward.judge.engine_client import Asker, EngineCalls
 from services.reward.judge.judge import Exam, Judge
 from services.reward.judge.prompt import fenced, material, system_turn
 from services.reward.metrics import RewardMetrics
+from services.reward.persistence.circuit_breaker import CircuitBreaker
 from services.reward.persistence.judgement_cache import JudgementStore
 from services.reward.scoring.aggregate import aggregate
 from services.reward.settings import RewardSettings

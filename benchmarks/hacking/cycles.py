@@ -16,7 +16,6 @@ from regrade import RewardClient
 from regrade.contracts import CycleReport, LineageEvent, ScoreItem, ScoreResponse
 from services.kit.http.client import JsonEndpoint, open_session
 from services.kit.store.keys import LineageKey
-from services.kit.store.leases import Leases
 from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
@@ -27,6 +26,7 @@ from services.meta_reward.propose.registry import build_proposers
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
 from services.meta_reward.stores.checkpoints import CheckpointStore
+from services.meta_reward.stores.leases import Leases
 from services.meta_reward.stores.status import StatusStore
 from services.meta_reward.worker.worker import Worker
 

@@ -14,7 +14,6 @@ from redis.exceptions import RedisError
 from regrade import RewardClient
 from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonEndpoint, open_session
-from services.kit.store.leases import Leases
 from services.kit.store.redis import connect, shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
@@ -30,6 +29,7 @@ from services.meta_reward.propose.registry import build_proposers
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
 from services.meta_reward.stores.checkpoints import CheckpointStore
+from services.meta_reward.stores.leases import Leases
 from services.meta_reward.stores.status import StatusStore
 from services.meta_reward.worker.worker import Worker
 

@@ -16,8 +16,6 @@ from redis.exceptions import RedisError
 
 from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonEndpoint, open_session
-from services.kit.store.circuit_breaker import CircuitBreaker
-from services.kit.store.multiplexed import MultiplexedConnection
 from services.kit.store.redis import connect, shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
@@ -34,7 +32,9 @@ from services.reward.judge.engine.discovery import EngineHandle, open_engine
 from services.reward.judge.engine_client import EngineCalls
 from services.reward.judge.judge import Judge, JudgeLimits
 from services.reward.metrics import RewardMetrics
+from services.reward.persistence.circuit_breaker import CircuitBreaker
 from services.reward.persistence.judgement_cache import JudgementStore
+from services.reward.persistence.multiplexed import MultiplexedConnection
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.persistence.recovery import Recovery
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
@@ -45,7 +45,7 @@ from services.reward.screening.checks import CheckCatalogue
 from services.reward.settings import RewardSettings
 
 if TYPE_CHECKING:
-    from services.kit.web.tracing import Tracing
+    from services.reward.tracing import Tracing
 
 
 def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> FastAPI:
@@ -97,7 +97,7 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
     app.include_router(wires)
     install_common_routes(app, settings, registry, _ready)
     if tracing is not None:
-        from services.kit.web.tracing import TracedRequests
+        from services.reward.tracing import TracedRequests
 
         app.add_middleware(TracedRequests, tracing=tracing)
     return app
@@ -107,7 +107,7 @@ def _tracing(settings: RewardSettings) -> "Tracing | None":
     if not settings.trace_url:
         return None
     try:
-        from services.kit.web.tracing import open_tracing
+        from services.reward.tracing import open_tracing
     except ModuleNotFoundError as error:
         raise RuntimeError("trace_url needs the extra otel: pip install 'regrade[reward,otel]'") from error
     return open_tracing("regrade-reward", settings.trace_url, settings.trace_share)

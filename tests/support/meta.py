@@ -13,7 +13,6 @@ from regrade import RewardClient
 from regrade.tasks import load_pack
 from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonEndpoint, open_session
-from services.kit.store.leases import Leases
 from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
@@ -26,6 +25,7 @@ from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
 from services.meta_reward.stores.checkpoints import CheckpointStore
+from services.meta_reward.stores.leases import Leases
 from services.meta_reward.stores.status import StatusStore
 from services.meta_reward.worker.worker import Worker
 from tests.support.builders import TASK

@@ -14,12 +14,12 @@ from redis.exceptions import RedisError
 from regrade.contracts.score import Outcome
 from services.kit.errors import Conflict, ServiceError
 from services.kit.store import keys
-from services.kit.store.leases import Leases
 from services.kit.store.redis import LuaFunction, entries, position
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.archive.parquet import ArchiveStore, TraceFile
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.stores.leases import Leases
 
 log = logging.getLogger(__name__)
 

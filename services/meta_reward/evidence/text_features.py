@@ -53,7 +53,7 @@ def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
             "stock_opening": openings[n],
             "stock_ending": endings[n],
         }
-        rows.append(TextFeatures(features, language, features.ending_kind(texts[n])))
+        rows.append(TextFeatures(values, language, features.ending_kind(texts[n])))
     return rows
 
 

@@ -15,7 +15,6 @@ from regrade.contracts import Audited, Trace
 from regrade.tasks import load_pack
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.leases import Leases
 from services.kit.store.redis import entries, newest, position
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
@@ -23,6 +22,7 @@ from services.meta_reward.clients.shadow import reward_of
 from services.meta_reward.evidence.window import is_evidence
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.stores.leases import Leases
 
 _KEPT = 4_096
 _PAGE = 512

@@ -13,7 +13,6 @@ from regrade.errors import RegradeError
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, ServiceError
 from services.kit.store.keys import LineageKey
-from services.kit.store.leases import Leases
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.cycle import Cycle, CycleDeps
 from services.meta_reward.evidence.alarms import update_alarms
@@ -24,6 +23,7 @@ from services.meta_reward.lineages import lineages_of
 from services.meta_reward.metrics import MetaRewardMetrics, RollbackReason
 from services.meta_reward.monitoring.auditor import Auditor
 from services.meta_reward.monitoring.rollback import audit_contradiction_reason, spread_collapse_reason
+from services.meta_reward.stores.leases import Leases
 from services.meta_reward.stores.status import CycleRequest
 from services.meta_reward.worker.backoff import Backoff
 from services.meta_reward.worker.triggers import due_trigger

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from services.kit.store.circuit_breaker import CircuitBreaker
 from services.kit.store.rubric_store import RubricStore
 from services.reward.api.micro_batching import Together
 from services.reward.api.quotas import Quotas
 from services.reward.judge.engine.discovery import EngineHandle
+from services.reward.persistence.circuit_breaker import CircuitBreaker
 from services.reward.persistence.recovery import Recovery
 from services.reward.persistence.replica_cache import ActiveRubricCache
 from services.reward.persistence.spool import Spool

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pydantic_core import from_json, to_json
 
 from services.kit.store import keys
-from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.kit.store.redis import Commands, LuaFunction
+from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 
 Distributions = tuple[tuple[float, ...], ...]
 Judged = Distributions | str

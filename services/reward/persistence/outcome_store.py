@@ -13,7 +13,6 @@ from typing import NamedTuple
 from regrade.contracts import Flag, OnOutage
 from services.kit.errors import Overloaded
 from services.kit.results import ItemResult
-from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.kit.store.rubric_store import RubricPointer
 from services.kit.store.trace_log import (
     TRACE_LOG_FULL,
@@ -24,6 +23,7 @@ from services.kit.store.trace_log import (
     row_of,
     stored_outcome,
 )
+from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
 from services.reward.persistence.spool import Spool
 from services.reward.persistence.spool_segments import Entry

@@ -15,13 +15,13 @@ from redis.exceptions import RedisError
 
 from regrade.contracts import Rubric
 from services.kit.errors import Overloaded
-from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import check_writable
 from services.kit.store.rubric_store import RubricPointer, RubricStore
 from services.kit.store.trace_log import PinRequest, Row, TraceLog
 from services.reward.items.identity import item_identity
 from services.reward.metrics import RewardMetrics
+from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
 from services.reward.persistence.spool import Segment, Spool
 from services.reward.persistence.spool_segments import Entry, StoredRubric

@@ -14,11 +14,11 @@ from redis.exceptions import RedisError
 
 from regrade.contracts import Rubric
 from services.kit.errors import NotFound
-from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricPointer, RubricStore
 from services.kit.store.trace_log import PinRequest
 from services.reward.metrics import RewardMetrics
+from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import uvloop
 from pydantic import SecretStr
 from redis import exceptions as redis_errors
 
-from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.kit.store.redis import connect
+from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 
 
 def test_a_connection_that_closes_under_a_write_is_a_redis_that_is_away(redis_url: str) -> None:

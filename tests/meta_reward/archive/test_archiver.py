@@ -15,12 +15,12 @@ from regrade.contracts import CriterionScore, Trace
 from services.kit.errors import Conflict
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.leases import Leases
 from services.kit.store.redis import entries
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.archive.archiver import ArchiveLimits, Archiver
 from services.meta_reward.archive.parquet import SCHEMA, ArchiveStore, TraceFile, trace_of
 from services.meta_reward.metrics import MetaRewardMetrics
+from services.meta_reward.stores.leases import Leases
 from tests.support.builders import ESSAY, LINEAGE, TASK, activate, checks_only, record
 from tests.support.fake_engine import FakeEngine
 from tests.support.meta import running_meta, train

@@ -10,10 +10,10 @@ from regrade import ServiceUnavailableError
 from regrade.contracts import CycleReport, EventKind
 from services.kit.errors import Conflict
 from services.kit.store import keys
-from services.kit.store.leases import Leases
 from services.kit.store.rubric_store import RubricStore, candidate_event, gate_event
 from services.meta_reward.evidence.window import build_evidence, summarise_window
 from services.meta_reward.stores.checkpoints import Checkpoint, CheckpointStore
+from services.meta_reward.stores.leases import Leases
 from services.meta_reward.stores.status import StatusStore
 from tests.support.builders import LINEAGE, TASK, gate_report, trace
 from tests.support.fake_engine import FakeEngine, certain

@@ -9,9 +9,9 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from services.kit.web.tracing import Tracing
 from services.reward.app import create_app
 from services.reward.settings import RewardSettings
+from services.reward.tracing import Tracing
 from tests.support.builders import TASK, item
 from tests.support.fake_engine import FakeEngine, Reply
 from tests.support.servers import ServerThread
@@ -78,7 +78,7 @@ def test_without_a_collector_nothing_of_it_is_imported() -> None:
             "import sys; from services.reward.app import create_app, RewardSettings;"
             "app = create_app(RewardSettings());"
             "print([n for n in sys.modules"
-            " if n == 'services.kit.web.tracing' or n.startswith('opentelemetry.exporter')],"
+            " if n == 'services.reward.tracing' or n.startswith('opentelemetry.exporter')],"
             "any('Traced' in str(layer) for layer in app.user_middleware))",
         ],
         capture_output=True,

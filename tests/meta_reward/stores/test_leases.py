@@ -7,8 +7,8 @@ from regrade.contracts import GatePass
 from services.kit.errors import Conflict
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.leases import Leases
 from services.kit.store.rubric_store import RubricStore
+from services.meta_reward.stores.leases import Leases
 from tests.support.builders import LINEAGE, TASK, activate, checks_only, gate_report
 from tests.support.waiting import until
 

@@ -6,7 +6,7 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from services.kit.store.circuit_breaker import CircuitBreaker, RedisUnavailable
+from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.reward.persistence.judgement_cache import JudgementStore
 from tests.support.builders import TASK
 

@@ -7,8 +7,8 @@ from pydantic import SecretStr
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from services.kit.store.multiplexed import MultiplexedConnection
 from services.kit.store.redis import connect
+from services.reward.persistence.multiplexed import MultiplexedConnection
 from tests.support.valkey import running_valkey
 
 
