@@ -53,8 +53,9 @@ from services.meta_reward.monitoring.auditor import AuditStore
 from services.meta_reward.propose.base import ProposalContext, Proposer, run_proposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
-from services.meta_reward.stores.checkpoints import ORDER, Checkpoint, CheckpointStore, Proposals, Proposed
+from services.meta_reward.stores.checkpoints import ORDER, Checkpoint, CheckpointStore
 from services.meta_reward.stores.status import CycleRequest, StatusStore, alarms_json, baseline_json
+from services.meta_reward.types import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ class Cycle:
         for proposer in self._deps.proposers:
             if proposer.name not in self._state.proposals:
                 await self._report_stage(Stage.PROPOSE, proposer.name)
-                answer = Proposals.of(await run_proposer(proposer, brief, self._report_stage))
+                answer = await run_proposer(proposer, brief, self._report_stage)
                 await self._save(proposals=self._state.proposals | {proposer.name: answer})
         return StageOutput()
 
@@ -306,7 +307,7 @@ class Cycle:
         shown = [text for trace in self._brief().sample for text in (as_text(trace.prompt), as_text(trace.completion))]
         rolled_back = await rolled_back_reasons(self._deps.store, self._lineage)
         active = without_offset(self._active)
-        clean: list[Proposed] = []
+        clean: list[Candidate] = []
         failed = {name: answer.failed for name, answer in self._state.proposals.items() if answer.failed}
         events = [self._event(EventKind.FAILED, self._active.digest, *told) for told in failed.items()]
         for candidate in proposed:

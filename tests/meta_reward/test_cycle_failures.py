@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 from regrade import AccessError, ServiceUnavailableError
 from regrade.contracts import EventKind, Stage
 from services.kit.store.rubric_store import RubricStore
-from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
+from services.meta_reward.propose.base import Progress, ProposalContext
+from services.meta_reward.types import Proposal
 from tests.conftest import StartReward
 from tests.support.builders import LINEAGE, TASK, activate, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, certain, chat

@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 
 from services.kit.text.features import words
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
+from services.meta_reward.propose.base import Progress, ProposalContext
+from services.meta_reward.types import Proposal
 from services.meta_reward.worker.worker import Worker
 from tests.support.builders import ESSAY, LINEAGE, TASK, item
 from tests.support.fake_engine import FakeEngine, certain

@@ -13,9 +13,10 @@ from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.meta_reward.clients.meta_judge import MetaJudge
 from services.meta_reward.lineages import lineages_of
-from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
+from services.meta_reward.propose.base import Progress, ProposalContext
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.types import Proposal
 from services.meta_reward.worker import worker
 from services.reward.api import publishing as rubrics
 from tests.meta_reward.propose.test_propose import brief

@@ -1,10 +1,12 @@
 """Candidates are scored where everything is scored: by the reward service, as shadow requests."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from regrade import RewardClient, Rubric, ScoreItem, ServiceUnavailableError
 from regrade.contracts import ErrorCode, ItemResult
-from services.meta_reward.gate.gate import Scorer
+
+Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[list[float | None]]]
+"""Scores items of a task by a rubric; gives a reward for each, or None where an item cannot be scored."""
 
 
 def shadow_scorer(client: RewardClient, batch: int) -> Scorer:

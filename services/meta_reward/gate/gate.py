@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 from regrade.contracts import GateReport, LineageEvent, Mode, Rubric, RubricFigures, ScoreItem, Trace
 from regrade.tasks.anchors import AnchorSet
+from services.meta_reward.clients.shadow import Scorer
 from services.meta_reward.gate.alpha_spending import decision_alpha, detectable_gain, min_originals
 from services.meta_reward.gate.anchor_statistics import AnchorScores, kendall_tau, paired_gain, score_anchors
 from services.meta_reward.gate.interim import interim_order
+from services.meta_reward.types import Candidate
 
 _EPSILON = 1e-6
 _MIN_ORIGINALS = 8
@@ -25,19 +27,10 @@ INTERIM_FRACTIONS = (("a third", 1 / 3), ("two thirds", 2 / 3))
 Rewards = list[float | None]
 OnProgress = Callable[[str], Awaitable[None]]
 """Is told what is being measured."""
-Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[Rewards]]
-"""Task, rubric, items; answers a reward, or None, for each item."""
 
 
 class GateError(Exception):
     """The gate could not measure: too few anchors were scored. Nothing is decided."""
-
-
-class Candidate(NamedTuple):
-    """A rubric that passed the lint, and who proposed it."""
-
-    rubric: Rubric
-    proposer: str
 
 
 class GateLimits(NamedTuple):

@@ -1,6 +1,7 @@
 """The gate's stage of a cycle: which candidates are measured and against what, calibrated first where that is on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from regrade import RewardClient
@@ -21,7 +22,7 @@ from services.meta_reward.gate.gate import (
     count_decisions,
 )
 from services.meta_reward.settings import MetaRewardSettings
-from services.meta_reward.stores.checkpoints import Proposed
+from services.meta_reward.types import Candidate
 
 
 class GateOutcome(NamedTuple):
@@ -58,7 +59,7 @@ class GateStage:
         self._anchors = anchors
         self._events: list[LineageEvent] = []
 
-    async def decide(self, candidates: Sequence[Proposed], first: Sequence[Trace]) -> GateOutcome:
+    async def decide(self, candidates: Sequence[Candidate], first: Sequence[Trace]) -> GateOutcome:
         """A verdict on each candidate. `first` are the traces of a run's first steps.
 
         Raises `ServiceUnavailableError` when the judge stays away: then nothing is decided.
@@ -79,7 +80,7 @@ class GateStage:
         gate = Gate(score, self._lineage.task, self._anchors, limits, early, self._tell)
         earlier = await self._best_earlier(history)
         try:
-            found = await gate.decide(self._cycle, [c.candidate() for c in affordable], self._active, earlier)
+            found = await gate.decide(self._cycle, affordable, self._active, earlier)
         except GateError as error:
             for candidate in affordable:
                 self._refuse(candidate.rubric, f"not measured: {error}")
@@ -88,7 +89,7 @@ class GateStage:
             self._refuse(left_out.rubric, why)
         return GateOutcome(tuple(found.reports), (*self._events, *map(gate_event, found.reports)))
 
-    def _is_affordable(self, candidate: Proposed) -> bool:
+    def _is_affordable(self, candidate: Candidate) -> bool:
         """Whether it costs no more judge calls an item than allowed; known before anything is scored."""
         most = max(self._settings.max_llm_criteria, len(self._active.llm_criteria))
         calls = len(candidate.rubric.llm_criteria)
@@ -96,7 +97,7 @@ class GateStage:
             self._refuse(candidate.rubric, f"budget: {calls} judge calls an item, {most} at most")
         return calls <= most
 
-    async def _calibrated(self, candidates: Sequence[Proposed]) -> list[Proposed]:
+    async def _calibrated(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Each with the offset that keeps trusted text where it was; a digest of its own, on record with the reason."""
         visible = [(original.prompt, original.completion) for original in self._anchors.visible]
         calibration = Calibration(self._client, self._lineage.task, visible, self._settings.gate_batch)
@@ -109,7 +110,7 @@ class GateStage:
             if found.rubric.digest != candidate.rubric.digest:
                 await self._store.put(self._lineage.task, found.rubric)
                 self._note(EventKind.PROPOSED, found.rubric, "calibration", found.told)
-            ready.append(candidate.model_copy(update={"rubric": found.rubric}))
+            ready.append(replace(candidate, rubric=found.rubric))
         return ready
 
     async def _best_earlier(self, history: Sequence[LineageEvent]) -> Rubric | None:

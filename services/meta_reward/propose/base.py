@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from redis.exceptions import RedisError
 
 from regrade.contracts import Criterion, Evidence, LabelledPair, LlmCriterion, Role, Rubric, Stage, Trace
-from services.meta_reward.gate.gate import Candidate
+from services.meta_reward.types import Proposal
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +38,6 @@ class ProposalContext(NamedTuple):
     max_llm_criteria: int = 8
     guided: bool = False
     """The line is a scope of a depth task: its guidelines evolve, criteria are the task's."""
-
-
-class Proposal(NamedTuple):
-    """Candidates, and notes for the cycle's report: what was dropped and why.
-
-    `failed` says why an attempt came to nothing; it is empty where there was nothing to propose.
-    """
-
-    candidates: tuple[Candidate, ...]
-    notes: tuple[str, ...]
-    failed: str = ""
 
 
 class Proposer(Protocol):

@@ -12,8 +12,8 @@ from regrade.contracts import CheckCriterion, Role, Trace, as_text
 from regrade.contracts import checks as c
 from services.kit.text import features
 from services.meta_reward.evidence.text_features import UNKNOWN_LANGUAGE, language_of
-from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Progress, Proposal, ProposalContext, build_candidate
+from services.meta_reward.propose.base import Progress, ProposalContext, build_candidate
+from services.meta_reward.types import Candidate, Proposal
 
 _NEEDED_SHARE = 0.02
 _FEWEST_MISSES = 3

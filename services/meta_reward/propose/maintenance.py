@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from regrade.contracts import Criterion, CriterionFigures, LlmCriterion, Role, Stage
 from services.kit.http.client import UpstreamError
-from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Progress, Proposal, ProposalContext, build_candidate
+from services.meta_reward.propose.base import Progress, ProposalContext, build_candidate
 from services.meta_reward.propose.meta_judge_session import (
     Levels,
     MetaJudgeProposer,
@@ -17,6 +16,7 @@ from services.meta_reward.propose.meta_judge_session import (
     Reply,
     first_line_of,
 )
+from services.meta_reward.types import Candidate, Proposal
 
 FEWEST_TRACES = 32
 _FLAT_GROUPS = 0.95

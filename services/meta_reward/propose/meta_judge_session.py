@@ -11,8 +11,8 @@ from regrade.contracts import LlmCriterion, Role, Rubric
 from services.kit.http.client import UpstreamError
 from services.kit.text.fence import fence
 from services.meta_reward.clients.meta_judge import MetaJudge
-from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Progress, Proposal, ProposalContext, build_candidate
+from services.meta_reward.propose.base import Progress, ProposalContext, build_candidate
+from services.meta_reward.types import Candidate, Proposal
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -8,8 +8,9 @@ from collections.abc import Awaitable
 from typing import NamedTuple
 
 from regrade.contracts import Stage, as_text
-from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
+from services.meta_reward.propose.base import Progress, ProposalContext
 from services.meta_reward.propose.meta_judge_session import MetaJudgeProposer, MetaJudgeSession, Refinement
+from services.meta_reward.types import Proposal
 
 _MOST_LABELLED = 4
 

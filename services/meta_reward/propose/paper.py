@@ -13,8 +13,7 @@ from pydantic import Field, ValidationError
 
 from regrade.contracts import Stage, Trace, as_text
 from services.kit.http.client import UpstreamError
-from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Progress, Proposal, ProposalContext, build_candidate
+from services.meta_reward.propose.base import Progress, ProposalContext, build_candidate
 from services.meta_reward.propose.meta_judge_session import (
     MetaJudgeProposer,
     MetaJudgeSession,
@@ -24,6 +23,7 @@ from services.meta_reward.propose.meta_judge_session import (
     first_line_of,
     outline,
 )
+from services.meta_reward.types import Candidate, Proposal
 
 A = TypeVar("A", bound=Reply)
 

@@ -10,45 +10,19 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field, ValidationError
 from redis.asyncio import Redis
 
-from regrade.contracts import Evidence, GateReport, LineageEvent, Rubric, SampleReport, Stage
+from regrade.contracts import Evidence, GateReport, LineageEvent, SampleReport, Stage
 from regrade.contracts.score import Outcome
 from services.kit.errors import Conflict
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction
 from services.kit.store.rubric_store import event_json
-from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Proposal
 from services.meta_reward.stores.status import RETENTION_S, CycleRequest
+from services.meta_reward.types import Candidate, Proposal
 
 log = logging.getLogger(__name__)
 
 ORDER = (Stage.EVIDENCE, Stage.SAMPLE, Stage.PROPOSE, Stage.LINT, Stage.GATE, Stage.ACTIVATE)
-
-
-class Proposed(Outcome):
-    """One candidate, and who proposed it."""
-
-    proposer: str
-    rubric: Rubric
-
-    def candidate(self) -> Candidate:
-        """As the gate takes it."""
-        return Candidate(self.rubric, self.proposer)
-
-
-class Proposals(Outcome):
-    """What one proposer answered."""
-
-    candidates: tuple[Proposed, ...]
-    notes: tuple[str, ...]
-    failed: str = ""
-
-    @classmethod
-    def of(cls, proposal: Proposal) -> "Proposals":
-        """To be kept."""
-        found = tuple(Proposed(proposer=c.proposer, rubric=c.rubric) for c in proposal.candidates)
-        return cls(candidates=found, notes=proposal.notes, failed=proposal.failed)
 
 
 class Checkpoint(Outcome):
@@ -70,8 +44,8 @@ class Checkpoint(Outcome):
     resumed: int = 0
     evidence: Evidence | None = None
     sample: SampleReport | None = None
-    proposals: dict[str, Proposals] = Field(default_factory=dict)
-    clean: tuple[Proposed, ...] = ()
+    proposals: dict[str, Proposal] = Field(default_factory=dict)
+    clean: tuple[Candidate, ...] = ()
     gates: tuple[GateReport, ...] = ()
     notes: tuple[str, ...] = ()
     activated: str | None = None
@@ -81,7 +55,7 @@ class Checkpoint(Outcome):
         return self.done is not None and ORDER.index(stage) <= ORDER.index(self.done)
 
     @property
-    def proposed(self) -> list[Proposed]:
+    def proposed(self) -> list[Candidate]:
         """All candidates, in the proposers' order."""
         return [candidate for answer in self.proposals.values() for candidate in answer.candidates]
 

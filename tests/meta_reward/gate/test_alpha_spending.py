@@ -14,7 +14,8 @@ from regrade.tasks.pack import Original
 from services.kit.store.rubric_store import gate_event
 from services.meta_reward.gate.alpha_spending import decision_alpha, min_originals, originals_needed, sign_flip_test
 from services.meta_reward.gate.anchor_statistics import paired_gain, score_anchors
-from services.meta_reward.gate.gate import Candidate, Gate, GateError, GateLimits, count_decisions
+from services.meta_reward.gate.gate import Gate, GateError, GateLimits, count_decisions
+from services.meta_reward.types import Candidate
 from tests.support.builders import ESSAY, TASK, checks_only, gate_report, llm, rubric
 
 PACK = load_pack(TASK)

@@ -8,7 +8,8 @@ import pytest
 from regrade.contracts import GateReport, Rubric, RubricFigures, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors
-from services.meta_reward.gate.gate import Candidate, Gate, GateLimits, best_measured_digest
+from services.meta_reward.gate.gate import Gate, GateLimits, best_measured_digest
+from services.meta_reward.types import Candidate
 from tests.support.builders import TASK, checks_only, figures, gate_report
 
 ACTIVE, CANDIDATE, EARLIER = (checks_only(n) for n in (1, 2, 3))

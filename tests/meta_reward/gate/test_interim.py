@@ -9,8 +9,9 @@ from regrade.contracts import LabelledPair, Rubric, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import LABELLED, AnchorSet, build_anchors
 from regrade.tasks.pack import Original
-from services.meta_reward.gate.gate import Candidate, Gate, GateLimits
+from services.meta_reward.gate.gate import Gate, GateLimits
 from services.meta_reward.gate.interim import interim_order, interleaved
+from services.meta_reward.types import Candidate
 from tests.support.builders import ESSAY, TASK, checks_only
 
 PACK = load_pack(TASK)

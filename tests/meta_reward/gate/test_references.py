@@ -14,8 +14,9 @@ from regrade.tasks.pack import Original
 from services.kit.store import keys
 from services.meta_reward.clients.shadow import shadow_scorer
 from services.meta_reward.gate.early_originals import select_early
-from services.meta_reward.gate.gate import Candidate, Gate, GateLimits
+from services.meta_reward.gate.gate import Gate, GateLimits
 from services.meta_reward.stores.anchors import AnchorStore
+from services.meta_reward.types import Candidate
 from tests.support.builders import ESSAY, TASK, check, checks_only, rubric, trace
 
 PACK = load_pack(TASK)

@@ -11,8 +11,9 @@ from regrade.contracts import EventKind, LineageEvent, Override, Stage
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors
 from services.meta_reward.clients.shadow import shadow_scorer
-from services.meta_reward.gate.gate import Candidate, Gate, GateLimits
+from services.meta_reward.gate.gate import Gate, GateLimits
 from services.meta_reward.gate.lint import lint
+from services.meta_reward.types import Candidate
 from tests.meta_reward.gate.candidates import HARMS, IMPROVEMENTS, QUOTED, Harm
 from tests.support.builders import LINEAGE, TASK, activate
 from tests.support.fake_engine import FakeEngine, Reply

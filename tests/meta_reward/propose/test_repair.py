@@ -7,8 +7,8 @@ from regrade import RewardClient
 from regrade.contracts import EventKind
 from regrade.tasks import load_pack
 from services.kit.store import keys
-from services.meta_reward.gate.gate import Candidate
-from services.meta_reward.propose.base import Progress, Proposal, ProposalContext
+from services.meta_reward.propose.base import Progress, ProposalContext
+from services.meta_reward.types import Candidate, Proposal
 from tests.meta_reward.gate.candidates import DEVELOPMENT, Improvement
 from tests.support.builders import LINEAGE, TASK, llm
 from tests.support.fake_engine import FakeEngine
