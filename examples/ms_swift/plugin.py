@@ -2,14 +2,14 @@
 
 from swift.rewards import AsyncORM, orms
 
-from regrade.adapters.ms_swift import RegradeRewards, RubricVersions
+from regrade.adapters.ms_swift import RegradeORM, RubricVersionORM
 
 
-class Regrade(RegradeRewards, AsyncORM):
+class Regrade(RegradeORM, AsyncORM):
     """The reward."""
 
 
-class RegradeVersion(RubricVersions, AsyncORM):
+class RegradeVersion(RubricVersionORM, AsyncORM):
     """The version of the rubric that gave it."""
 
 

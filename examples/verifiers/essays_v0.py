@@ -3,7 +3,7 @@
 import verifiers as vf
 from datasets import Dataset
 
-from regrade.adapters.verifiers import GroupReward
+from regrade.adapters.verifiers import RegradeReward
 
 
 def load_environment(run: str = "verifiers-1") -> vf.Environment:
@@ -11,5 +11,5 @@ def load_environment(run: str = "verifiers-1") -> vf.Environment:
     topics = ("why towns need trees", "what makes a good teacher")
     rows = [{"question": f"Write a short essay on {topic}.", "answer": ""} for topic in topics]
     return vf.SingleTurnEnv(
-        dataset=Dataset.from_list(rows), rubric=vf.Rubric(funcs=[GroupReward("essay_writing", run=run)])
+        dataset=Dataset.from_list(rows), rubric=vf.Rubric(funcs=[RegradeReward("essay_writing", run=run)])
     )

@@ -5,10 +5,10 @@ from typing import Any
 from verifiers import v1 as vf
 from verifiers.v1.judge import Judge
 
-from regrade.adapters.verifiers import TraceJudge
+from regrade.adapters.verifiers import RegradeJudge
 
 
-class Regrade(TraceJudge, Judge[None]):
+class Regrade(RegradeJudge, Judge[None]):
     """Configured by REGRADE_TASK, REGRADE_RUN, REGRADE_URL."""
 
 

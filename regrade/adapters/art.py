@@ -6,9 +6,9 @@ scored by itself, under one rubric for the group; those that cannot be scored ar
 
 from typing import Any
 
-from regrade.adapters.chat import prompt_and_rest
-from regrade.adapters.core import Scorer, UnscoredError, place
-from regrade.adapters.results import figures
+from regrade.adapters.chat import split_prompt
+from regrade.adapters.core import Scorer, UnscoredError, scoring_config
+from regrade.adapters.results import metrics_of
 from regrade.contracts import ScoreItem
 from regrade.errors import RegradeError
 
@@ -16,13 +16,13 @@ _LEAST = 2
 
 
 async def score_group(group: Any, task: str | None = None, *, swallow_exceptions: bool = False, **where: Any) -> Any:
-    """A new group of the trajectories that have a reward, with figures in their metrics. `where`: see `core.place`.
+    """A new group of the trajectories that have a reward, with figures in their metrics. `where`: see `scoring_config`.
 
     What a trajectory's reward was before stands in its metrics as `independent_reward`. Raises `RegradeError` where
     fewer than two have a reward; with `swallow_exceptions` the answer is None instead, and ART drops the group.
     """
     try:
-        return await _scored(group, Scorer(place(task=task, **where)))
+        return await _scored(group, Scorer(scoring_config(task=task, **where)))
     except RegradeError:
         if not swallow_exceptions:
             raise
@@ -30,7 +30,7 @@ async def score_group(group: Any, task: str | None = None, *, swallow_exceptions
 
 
 async def _scored(group: Any, scorer: Scorer) -> Any:
-    parted = [prompt_and_rest(trajectory.messages()) for trajectory in group.trajectories]
+    parted = [split_prompt(trajectory.messages()) for trajectory in group.trajectories]
     items = [ScoreItem(prompt=prompt or "-", completion=rest or "") for prompt, rest in parted]
     if not items:
         return group
@@ -48,4 +48,4 @@ async def _scored(group: Any, scorer: Scorer) -> Any:
 
 def _metrics(trajectory: Any, result: Any) -> dict[str, Any]:
     before = {"independent_reward": trajectory.reward} if trajectory.reward is not None else {}
-    return {**trajectory.metrics, **before, **figures(result), "regrade_score": result.reward}
+    return {**trajectory.metrics, **before, **metrics_of(result), "regrade_score": result.reward}

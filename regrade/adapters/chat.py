@@ -25,46 +25,46 @@ _TAIL = 200
 _LOOK_BACK = 2_000
 
 
-def without_end(completion: str) -> str:
+def strip_end_tokens(completion: str) -> str:
     """The completion without the tokens that end a turn, and padding behind them."""
     last = completion[-_LOOK_BACK:]
     return completion[: len(completion) - len(last)] + _END.sub("", last)
 
 
-def unwrapped(prompt: str) -> str | Conversation:
+def parse_rendered_prompt(prompt: str) -> str | Conversation:
     """The turns of a prompt rendered by a known template (ChatML, Llama 3, Gemma), else the prompt itself."""
     starts = list(_TURN.finditer(prompt))
-    if not starts or without_end(prompt[: starts[0].start()]).strip():
+    if not starts or strip_end_tokens(prompt[: starts[0].start()]).strip():
         return prompt
     bounds = [start.start() for start in starts[1:]] + [len(prompt)]
     turns = [
         Message(role=role, content=content)
         for start, end in zip(starts, bounds, strict=True)
-        if (content := without_end(prompt[start.end() : end]).strip())
+        if (content := strip_end_tokens(prompt[start.end() : end]).strip())
         and (role := _ROLES.get(start["chatml"] or start["llama"] or start["gemma"]))
     ]
     return tuple(turns) if 1 <= len(turns) <= 256 else prompt
 
 
-def conversation(messages: Iterable[Mapping[str, Any]]) -> Conversation:
+def to_conversation(messages: Iterable[Mapping[str, Any]]) -> Conversation:
     """Turns as trainers have them: content as text, as parts or missing; a call of a tool as its name and arguments."""
-    told = [Message(role=_ROLES.get(str(turn["role"]), "user"), content=_said(turn)) for turn in messages]
+    told = [Message(role=_ROLES.get(str(turn["role"]), "user"), content=_turn_text(turn)) for turn in messages]
     return tuple(told)
 
 
-def prompt_and_rest(messages: Iterable[Mapping[str, Any]]) -> tuple[Conversation, Conversation]:
+def split_prompt(messages: Iterable[Mapping[str, Any]]) -> tuple[Conversation, Conversation]:
     """The turns up to the policy's first, and those from there on."""
-    turns = list(conversation(messages))
+    turns = list(to_conversation(messages))
     first = next((at for at, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
     return tuple(turns[:first]), tuple(turns[first:])
 
 
-def text_or_turns(content: Any) -> str | Conversation:
+def text_or_conversation(content: Any) -> str | Conversation:
     """Text as it is, turns as a conversation (also those of a data frame, an array of them)."""
-    return content if isinstance(content, str) else conversation(content)
+    return content if isinstance(content, str) else to_conversation(content)
 
 
-def completion_of(query: str, prompt: str) -> str | None:
+def completion_after_prompt(query: str, prompt: str) -> str | None:
     """What follows `prompt` in `query`; None where the prompt is not in it.
 
     A trainer may have cut the prompt's beginning off, put a token before it, or lost white space in decoding.
@@ -73,10 +73,10 @@ def completion_of(query: str, prompt: str) -> str | None:
         at = query.find(known)
         if known and at >= 0:
             return query[at + len(known) :]
-    return _after_letters(query, prompt) if prompt.strip() else query
+    return _after_prompt_ignoring_whitespace(query, prompt) if prompt.strip() else query
 
 
-def _said(turn: Mapping[str, Any]) -> str:
+def _turn_text(turn: Mapping[str, Any]) -> str:
     content = turn.get("content")
     parts = [content] if isinstance(content, str) else [str(part.get("text") or "") for part in content or []]
     calls = [call.get("function", call) for call in turn.get("tool_calls") or []]
@@ -88,8 +88,8 @@ def _arguments(told: Any) -> str:
     return told if isinstance(told, str) else json.dumps(told)
 
 
-def _after_letters(query: str, prompt: str) -> str | None:
-    """As `completion_of`, by all that is no white space, from the query's beginning."""
+def _after_prompt_ignoring_whitespace(query: str, prompt: str) -> str | None:
+    """As `completion_after_prompt`, by all that is no white space, from the query's beginning."""
     wanted = iter("".join(prompt.split()))
     following = next(wanted)
     for at, letter in enumerate(query):

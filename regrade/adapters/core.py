@@ -19,7 +19,7 @@ from regrade.client import DEFAULT_URL, RewardClient
 from regrade.contracts import MAIN_LINEAGE, ItemResult, Mode, Purpose, ScoreItem, ScoreResponse
 from regrade.contracts.base import sha256_of
 from regrade.errors import RegradeError, ServiceUnavailableError
-from regrade.micro_batching import Gatherer
+from regrade.micro_batching import MicroBatcher
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class UnscoredError(RegradeError):
     """A sample has no reward, and this trainer knows no null: the item's error code and message."""
 
 
-class Place(NamedTuple):
+class ScoringConfig(NamedTuple):
     """Where and as what samples are scored."""
 
     task: str
@@ -50,10 +50,10 @@ class Place(NamedTuple):
 
     def __repr__(self) -> str:
         """Without the key."""
-        return f"Place({self.task!r}, run={self.run!r}, url={self.url!r})"
+        return f"ScoringConfig({self.task!r}, run={self.run!r}, url={self.url!r})"
 
 
-def place(
+def scoring_config(
     *,
     task: str | None = None,
     run: str | None = None,
@@ -66,7 +66,7 @@ def place(
     batch: int | None = None,
     wait_s: float | None = None,
     default_patience_s: float = 600.0,
-) -> Place:
+) -> ScoringConfig:
     """A place from arguments, else environment variables, else defaults. Raises `ValueError` without a task.
 
     `patience_s`: how long a call is tried again. `limit_s`: when a call ends whatever happens; none if not told.
@@ -77,7 +77,7 @@ def place(
     if not task:
         raise ValueError("which task? give the argument `task`, or set REGRADE_TASK")
     mode = mode or os.environ.get("REGRADE_MODE")
-    return Place(
+    return ScoringConfig(
         task=task,
         run=run or os.environ.get("REGRADE_RUN") or None,
         url=url or os.environ.get("REGRADE_URL") or DEFAULT_URL,
@@ -101,7 +101,7 @@ def purpose_of(split: object) -> Purpose:
     return Purpose.EVAL if isinstance(split, str) and split.lower() in _EVALUATION else Purpose.TRAIN
 
 
-def named(item: ScoreItem) -> ScoreItem:
+def with_content_id(item: ScoreItem) -> ScoreItem:
     """The item under an id made of its content: a trainer that calls again with it repeats it, and is billed once."""
     if item.id is not None:
         return item
@@ -122,7 +122,7 @@ def reward_of(result: ItemResult, unscored: Unscored) -> float:
 class Scorer:
     """Scores at one place, from any thread or event loop. Picklable: what it opens belongs to the process."""
 
-    place: Place
+    config: ScoringConfig
 
     def score(self, items: Sequence[ScoreItem], **options: Any) -> ScoreResponse:
         """A batch in one call. Raises `RegradeError`."""
@@ -143,99 +143,99 @@ class Scorer:
         return await self._awaited(self._one(item, step, purpose))
 
     def _batch(self, items: Sequence[ScoreItem], options: dict[str, Any]) -> "Future[ScoreResponse]":
-        here = self.place
-        told = {"run": here.run, "mode": here.mode, "lineage": here.lineage} | options
-        line = _line(here)
-        return line.start(line.client.score(here.task, items, **told))
+        config = self.config
+        told = {"run": config.run, "mode": config.mode, "lineage": config.lineage} | options
+        thread = _client_thread(config)
+        return thread.submit(thread.client.score(config.task, items, **told))
 
     def _one(self, item: ScoreItem, step: int | None, purpose: Purpose) -> "Future[ItemResult]":
-        line = _line(self.place)
-        return line.start(line.one(_Alike(self.place, step, purpose), named(item)))
+        thread = _client_thread(self.config)
+        return thread.submit(thread.score_one(_BatchKey(self.config, step, purpose), with_content_id(item)))
 
     def _result(self, answer: "Future[T]") -> T:
         try:
-            return answer.result(self.place.limit_s)
+            return answer.result(self.config.limit_s)
         except FutureTimeoutError:
-            raise self._late() from None
+            raise self._timeout_error() from None
 
     async def _awaited(self, answer: "Future[T]") -> T:
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(answer)), self.place.limit_s)
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(answer)), self.config.limit_s)
         except TimeoutError:
-            raise self._late() from None
+            raise self._timeout_error() from None
 
-    def _late(self) -> ServiceUnavailableError:
-        return ServiceUnavailableError("timeout", f"no answer in {self.place.limit_s} s; asked again, it may be there")
+    def _timeout_error(self) -> ServiceUnavailableError:
+        return ServiceUnavailableError("timeout", f"no answer in {self.config.limit_s} s; asked again, it may be there")
 
 
-class _Alike(NamedTuple):
+class _BatchKey(NamedTuple):
     """What the samples of one batch share."""
 
-    place: Place
+    config: ScoringConfig
     step: int | None
     purpose: Purpose
 
 
-class _Line:
+class ClientThread:
     """A process's line to one service: a thread with an event loop, its connections, and the batches of its samples."""
 
-    def __init__(self, here: Place) -> None:
+    def __init__(self, config: ScoringConfig) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="regrade-line", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="regrade-client", daemon=True)
         self._thread.start()
-        self.client = RewardClient(here.url, key=here.key, patience_s=here.patience_s)
-        self._gatherer: Gatherer[_Alike, ScoreItem, ItemResult] = Gatherer(
-            self._ask, size=here.batch, wait_s=here.wait_s
+        self.client = RewardClient(config.url, key=config.key, patience_s=config.patience_s)
+        self._batcher: MicroBatcher[_BatchKey, ScoreItem, ItemResult] = MicroBatcher(
+            self._ask, size=config.batch, wait_s=config.wait_s
         )
 
-    def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         """Run `work` in the line's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def one(self, alike: _Alike, item: ScoreItem) -> ItemResult:
+    async def score_one(self, key: _BatchKey, item: ScoreItem) -> ItemResult:
         """The outcome of one sample."""
-        seat = self._gatherer.join(alike, item.id, item)
+        seat = self._batcher.submit(key, item.id, item)
         await asyncio.wait({seat})
         return seat.result()
 
     def close(self) -> None:
         """Drop what is under way, close the connections, end the thread."""
-        self.start(self._close()).result()
+        self.submit(self._close()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     async def _close(self) -> None:
-        await self._gatherer.aclose()
+        await self._batcher.aclose()
         await self.client.aclose()
 
-    async def _ask(self, alike: _Alike, items: Sequence[ScoreItem]) -> Sequence[ItemResult]:
-        here = alike.place
-        told = {"run": here.run, "step": alike.step, "mode": here.mode, "lineage": here.lineage}
-        response = await self.client.score(here.task, items, purpose=alike.purpose, **told)
+    async def _ask(self, key: _BatchKey, items: Sequence[ScoreItem]) -> Sequence[ItemResult]:
+        config = key.config
+        told = {"run": config.run, "step": key.step, "mode": config.mode, "lineage": config.lineage}
+        response = await self.client.score(config.task, items, purpose=key.purpose, **told)
         return response.results
 
 
-_lines: dict[tuple[int, Place], _Line] = {}
-_opening = threading.Lock()
+_client_threads: dict[tuple[int, ScoringConfig], ClientThread] = {}
+_client_threads_lock = threading.Lock()
 
 
-def _line(here: Place) -> _Line:
+def _client_thread(config: ScoringConfig) -> ClientThread:
     """The process's line for a place's service and limits. A forked child opens its own."""
-    shared = here._replace(task="", run=None, mode=None, lineage="", limit_s=None)
-    with _opening:
+    shared = config._replace(task="", run=None, mode=None, lineage="", limit_s=None)
+    with _client_threads_lock:
         key = (os.getpid(), shared)
-        if key not in _lines:
-            _lines[key] = _Line(shared)
-        return _lines[key]
+        if key not in _client_threads:
+            _client_threads[key] = ClientThread(shared)
+        return _client_threads[key]
 
 
 @atexit.register
-def close_lines() -> None:
+def close_client_threads() -> None:
     """Close what this process has opened; it is opened again when needed."""
-    with _opening:
-        for key in [key for key in _lines if key[0] == os.getpid()]:
-            _lines.pop(key).close()
+    with _client_threads_lock:
+        for key in [key for key in _client_threads if key[0] == os.getpid()]:
+            _client_threads.pop(key).close()
 
 
 def _number(given: float | None, variable: str, default: float) -> float:

@@ -1,27 +1,27 @@
 """ms-swift: a plugin file for `--external_plugins`, since its reward functions are classes of its own.
 
-class Regrade(RegradeRewards, AsyncORM): ...
+class Regrade(RegradeORM, AsyncORM): ...
 orms["regrade"] = Regrade
 
-`RubricVersions`, listed behind it with `--reward_weights 1 0`, brings the rubric's version into the log.
+`RubricVersionORM`, listed behind it with `--reward_weights 1 0`, brings the rubric's version into the log.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regrade.adapters.chat import conversation
-from regrade.adapters.core import Scorer, place, rank
+from regrade.adapters.chat import to_conversation
+from regrade.adapters.core import Scorer, rank, scoring_config
 from regrade.adapters.trl import TrainerState
 from regrade.contracts import ItemResult, ScoreItem
 
 
-class RegradeRewards:
+class RegradeORM:
     """One reward a completion, None where there is none: ms-swift leaves that out. Configured by the environment."""
 
     def __init__(self, args: Any = None, **where: Any) -> None:
         super().__init__(args)  # type: ignore[call-arg]
-        self._scorer = Scorer(place(**where))
+        self._scorer = Scorer(scoring_config(**where))
 
     async def __call__(
         self,
@@ -33,11 +33,11 @@ class RegradeRewards:
         **columns: Any,
     ) -> list[float | None]:
         """Score a batch; a row's `messages` end with the completion, `reference` is a column of the data set."""
-        step = trainer_state.global_step if trainer_state is not None and self._scorer.place.run else None
+        step = trainer_state.global_step if trainer_state is not None and self._scorer.config.run else None
         items = [
             ScoreItem(
                 id=f"{rank()}.{index}",
-                prompt=conversation(row[:-1]),
+                prompt=to_conversation(row[:-1]),
                 completion=completion,
                 reference=reference[index] if reference is not None else None,
             )
@@ -50,7 +50,7 @@ class RegradeRewards:
         return result.reward
 
 
-class RubricVersions(RegradeRewards):
+class RubricVersionORM(RegradeORM):
     """The version of the rubric that each reward came from. It asks for nothing more: equal samples share a call."""
 
     def _told(self, result: ItemResult) -> float | None:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from regrade.adapters.results import FIGURES, Scored, figures
+from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
 from regrade.contracts import Conversation, Message, ScoreItem
 from regrade.contracts.score import MAX_ITEMS
 
-GIVES_UP_AFTER_S = 600.0
+CLIENT_TIMEOUT_S = 600.0
 """Of ours: its client waits without end."""
 
 _ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -30,7 +30,7 @@ class VerifyRequest(BaseModel):
     response: Object
 
 
-class VerifyAnswer(VerifyRequest):
+class VerifyResponse(VerifyRequest):
     """The row with its reward; `reward_components` has the score of each criterion."""
 
     reward: float
@@ -47,7 +47,7 @@ class CompareRequest(BaseModel):
     principle: str | None = None
 
 
-class CompareAnswer(BaseModel):
+class CompareResponse(BaseModel):
     """One reward a response, in order."""
 
     rewards: list[float]
@@ -55,53 +55,55 @@ class CompareAnswer(BaseModel):
     metrics: dict[str, float]
 
 
-def item_of(asked: VerifyRequest, scope: str | None = None) -> ScoreItem:
+def to_item(request: VerifyRequest, scope: str | None = None) -> ScoreItem:
     """The rollout. Raises `ValueError` where the request holds no text to answer."""
-    rollout = (asked.model_extra or {}).get("_ng_rollout_index")
+    rollout = (request.model_extra or {}).get("_ng_rollout_index")
     return ScoreItem(
         id=f"rollout-{rollout}" if isinstance(rollout, int) else None,
-        prompt=_asked_for(asked.responses_create_params),
-        completion=_written(asked.response),
+        prompt=_asked_for(request.responses_create_params),
+        completion=_written(request.response),
         scope=scope,
     )
 
 
-def items_of(asked: CompareRequest, scope: str | None = None) -> list[ScoreItem]:
+def to_items(request: CompareRequest, scope: str | None = None) -> list[ScoreItem]:
     """The group's responses; equal ones are items of their own. Raises `ValueError`."""
-    prompt = _conversation([_turn(turn) for turn in asked.conversation_history])
+    prompt = _conversation([_turn(turn) for turn in request.conversation_history])
     return [
         ScoreItem(id=f"response-{number}", prompt=prompt, completion=_written(response), scope=scope)
-        for number, response in enumerate(asked.response_objs)
+        for number, response in enumerate(request.response_objs)
     ]
 
 
-def answer(asked: VerifyRequest, result: Scored, components: dict[str, float]) -> Object:
+def to_row(request: VerifyRequest, result: Scored, components: dict[str, float]) -> Object:
     """The row with its reward. The figures stand at the top, where its metrics find them."""
     assert result.reward is not None
-    return asked.model_dump() | figures(result) | {"reward": result.reward, "reward_components": components}
+    return request.model_dump() | metrics_of(result) | {"reward": result.reward, "reward_components": components}
 
 
-def failure(asked: VerifyRequest, why: str) -> Object:
+def failure_row(request: VerifyRequest, why: str) -> Object:
     """The row of a judge that failed: goes to the failures, and is run again on resume."""
     kind: Literal["judge_failed"] = "judge_failed"
     told = {"reward": 0.0, "_ng_failure_class": kind, "_ng_failure_judge_error": why}
-    return asked.model_dump() | {"reward_components": {}} | told
+    return request.model_dump() | {"reward_components": {}} | told
 
 
-def comparison(results: Sequence[Scored]) -> CompareAnswer:
+def to_comparison(results: Sequence[Scored]) -> CompareResponse:
     """The rewards of a group that was scored whole."""
     rewards = [result.reward for result in results if result.reward is not None]
     assert len(rewards) == len(results)
-    told = [figures(result) for result in results]
-    return CompareAnswer(rewards=rewards, metrics={n: fmean(t[n] for t in told) for n in FIGURES} if told else {})
+    told = [metrics_of(result) for result in results]
+    return CompareResponse(
+        rewards=rewards, metrics={n: fmean(t[n] for t in told) for n in METRIC_NAMES} if told else {}
+    )
 
 
 def _asked_for(params: Object) -> str | Conversation:
-    asked = params.get("input")
+    request = params.get("input")
     told = [Message(role="system", content=params["instructions"])] if params.get("instructions") else []
-    if isinstance(asked, str):
-        return (*told, Message(role="user", content=asked)) if told else asked
-    turns = [_turn(turn) for turn in asked or [] if isinstance(turn, dict)]
+    if isinstance(request, str):
+        return (*told, Message(role="user", content=request)) if told else request
+    turns = [_turn(turn) for turn in request or [] if isinstance(turn, dict)]
     return _conversation([*told, *turns])
 
 

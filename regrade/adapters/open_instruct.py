@@ -5,8 +5,8 @@ class Regrade(RegradeVerifier, VerifierFunction): ...      # data sets named "re
 
 from typing import Any, NamedTuple
 
-from regrade.adapters.chat import text_or_turns, unwrapped, without_end
-from regrade.adapters.core import Scorer, Unscored, place, reward_of
+from regrade.adapters.chat import parse_rendered_prompt, strip_end_tokens, text_or_conversation
+from regrade.adapters.core import Scorer, Unscored, reward_of, scoring_config
 from regrade.contracts import ItemResult, ScoreItem
 
 
@@ -25,7 +25,7 @@ class RegradeVerifier:
 
     def __init__(self, verifier_config: Any = None) -> None:
         super().__init__("regrade", verifier_config=verifier_config)  # type: ignore[call-arg]
-        self._scorer = Scorer(place())
+        self._scorer = Scorer(scoring_config())
 
     async def async_call(
         self,
@@ -55,7 +55,7 @@ class RegradeVerifier:
 
 def _item(prediction: str, label: Any, query: Any) -> ScoreItem:
     return ScoreItem(
-        prompt=unwrapped(query) if isinstance(query, str) else text_or_turns(query or ""),
-        completion=without_end(prediction),
+        prompt=parse_rendered_prompt(query) if isinstance(query, str) else text_or_conversation(query or ""),
+        completion=strip_end_tokens(prediction),
         reference=label if isinstance(label, str) and label else None,
     )

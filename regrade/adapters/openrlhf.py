@@ -10,12 +10,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from regrade.adapters.chat import completion_of, unwrapped, without_end
-from regrade.adapters.results import FIGURES, Scored, figures
+from regrade.adapters.chat import completion_after_prompt, parse_rendered_prompt, strip_end_tokens
+from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
 from regrade.contracts import ScoreItem
 from regrade.contracts.score import MAX_ITEMS
 
-GIVES_UP_AFTER_S = 180.0
+CLIENT_TIMEOUT_S = 180.0
 """Its time limit of a request; after five failed ones the run ends."""
 
 Texts = Annotated[list[str], Field(max_length=MAX_ITEMS)]
@@ -37,7 +37,7 @@ class OpenRLHFRequest(BaseModel):
         return self
 
 
-class OpenRLHFAnswer(BaseModel):
+class OpenRLHFResponse(BaseModel):
     """A reward a query. `scores` is what dynamic filtering goes by."""
 
     rewards: list[float]
@@ -45,27 +45,27 @@ class OpenRLHFAnswer(BaseModel):
     extra_logs: dict[str, list[float]]
 
 
-def items_of(asked: OpenRLHFRequest, scope: str | None = None) -> list[ScoreItem]:
+def to_items(request: OpenRLHFRequest, scope: str | None = None) -> list[ScoreItem]:
     """The samples. Raises `ValueError` where a query does not hold its prompt."""
-    labels = asked.labels or [None] * len(asked.query)
-    return [_item(*one, scope) for one in zip(asked.query, asked.prompts, labels, strict=True)]
+    labels = request.labels or [None] * len(request.query)
+    return [_item(*one, scope) for one in zip(request.query, request.prompts, labels, strict=True)]
 
 
-def answer(results: Sequence[Scored]) -> OpenRLHFAnswer:
+def to_response(results: Sequence[Scored]) -> OpenRLHFResponse:
     """The answer; what has no reward is NaN, which only a caller that filters may be sent."""
     rewards = [math.nan if result.reward is None else result.reward for result in results]
-    told = [figures(result) for result in results]
-    logs = {name: [figure[name] for figure in told] for name in FIGURES} if told else {}
-    return OpenRLHFAnswer(rewards=rewards, scores=rewards, extra_logs=logs)
+    told = [metrics_of(result) for result in results]
+    logs = {name: [figure[name] for figure in told] for name in METRIC_NAMES} if told else {}
+    return OpenRLHFResponse(rewards=rewards, scores=rewards, extra_logs=logs)
 
 
 def _item(query: str, prompt: str, label: JsonValue, scope: str | None) -> ScoreItem:
-    completion = completion_of(query, prompt)
+    completion = completion_after_prompt(query, prompt)
     if completion is None:
         raise ValueError("a query does not begin with its prompt")
     return ScoreItem(
-        prompt=unwrapped(prompt),
-        completion=without_end(completion),
+        prompt=parse_rendered_prompt(prompt),
+        completion=strip_end_tokens(completion),
         reference=label if isinstance(label, str) and label else None,
         scope=scope,
     )

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from regrade.contracts import ErrorCode
 
-FIGURES = ("regrade_scored", "regrade_rubric_version", "regrade_flags")
+METRIC_NAMES = ("regrade_scored", "regrade_rubric_version", "regrade_flags")
 """1 where there is a reward; the rubric's version (0: it has none); how many flags were raised."""
 
 
@@ -41,17 +41,17 @@ class Scored(Protocol):
     def error(self) -> _Error | None: ...
 
 
-def figures(result: Scored) -> dict[str, float]:
+def metrics_of(result: Scored) -> dict[str, float]:
     """Numbers alone, and the same names for every outcome: some trainers make tensors of them."""
     told = (float(result.reward is not None), float(result.rubric.version or 0), float(len(result.flags)))
-    return dict(zip(FIGURES, told, strict=True))
+    return dict(zip(METRIC_NAMES, told, strict=True))
 
 
-def no_figures() -> dict[str, float]:
+def empty_metrics() -> dict[str, float]:
     """`figures` of what the service told nothing about."""
-    return dict.fromkeys(FIGURES, 0.0)
+    return dict.fromkeys(METRIC_NAMES, 0.0)
 
 
-def why(result: Scored) -> str:
+def failure_reason(result: Scored) -> str:
     """One line on why there is no reward."""
     return "scored" if result.error is None else f"{result.error.code}: {result.error.message}"

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from regrade.adapters.chat import unwrapped, without_end
-from regrade.adapters.results import FIGURES, Scored, figures
+from regrade.adapters.chat import parse_rendered_prompt, strip_end_tokens
+from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
 from regrade.contracts import Conversation, ScoreItem
 
-GIVES_UP_AFTER_S = 120.0
+CLIENT_TIMEOUT_S = 120.0
 """slime's time limit of a request (ten tries); miles has aiohttp's, 300 s, and no second try."""
 
 
@@ -30,22 +30,22 @@ class SlimeRequest(BaseModel):
     label: JsonValue = None
 
 
-def item_of(asked: SlimeRequest, scope: str | None = None) -> ScoreItem:
+def to_item(request: SlimeRequest, scope: str | None = None) -> ScoreItem:
     """The sample."""
-    prompt = unwrapped(asked.prompt) if isinstance(asked.prompt, str) else asked.prompt
+    prompt = parse_rendered_prompt(request.prompt) if isinstance(request.prompt, str) else request.prompt
     return ScoreItem(
-        prompt=prompt, completion=without_end(asked.response), reference=_reference(asked.label), scope=scope
+        prompt=prompt, completion=strip_end_tokens(request.response), reference=_reference(request.label), scope=scope
     )
 
 
-def answer(result: Scored) -> float:
+def to_float(result: Scored) -> float:
     """The reward; NaN where there is none, which only a caller that filters may be sent."""
     return math.nan if result.reward is None else result.reward
 
 
-def answer_object(result: Scored) -> dict[str, float]:
+def to_object(result: Scored) -> dict[str, float]:
     """The reward as `score`, and figures beside it."""
-    return {"score": answer(result)} | figures(result)
+    return {"score": to_float(result)} | metrics_of(result)
 
 
 class _Sample(Protocol):
@@ -61,7 +61,7 @@ def log_rollout(
     """
     told = [sample.reward for sample in samples if isinstance(sample.reward, Mapping)]
     if told and extra is not None:
-        extra.update({f"rollout/{name}": fmean(reward[name] for reward in told) for name in FIGURES})
+        extra.update({f"rollout/{name}": fmean(reward[name] for reward in told) for name in METRIC_NAMES})
     return False
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Protocol
 
-from regrade.adapters.chat import text_or_turns
-from regrade.adapters.core import Scorer, place, rank
+from regrade.adapters.chat import text_or_conversation
+from regrade.adapters.core import Scorer, rank, scoring_config
 from regrade.client import BlockingRewardClient
 from regrade.contracts import ItemResult, Purpose, ScoreItem, ScoreResponse
 
@@ -57,7 +57,7 @@ class RegradeReward:
         **options: Any,
     ) -> None:
         self.__name__ = "regrade"
-        self._scorer = Scorer(place(task=task, run=run, url=url, key=key, patience_s=patience_s))
+        self._scorer = Scorer(scoring_config(task=task, run=run, url=url, key=key, patience_s=patience_s))
         self._rank = rank
         self._max_tokens = max_tokens
         self._options = options
@@ -80,13 +80,13 @@ class RegradeReward:
 
         `first` is the number of the first completion where a step's batch is scored in parts.
         """
-        step = trainer_state.global_step if trainer_state is not None and self._scorer.place.run else None
+        step = trainer_state.global_step if trainer_state is not None and self._scorer.config.run else None
         number = rank() if self._rank is None else self._rank
         items = [
             ScoreItem(
                 id=f"{number}.{first + index}" if step is not None else None,
-                prompt=text_or_turns(prompt),
-                completion=text_or_turns(completion),
+                prompt=text_or_conversation(prompt),
+                completion=text_or_conversation(completion),
                 reference=reference[index] if reference is not None else None,
                 scope=scope[index] if scope is not None else None,
                 truncated=self._is_cut(completion_ids[index]) if completion_ids is not None else False,
@@ -108,9 +108,9 @@ class RegradeReward:
     def _scored(self, items: Sequence[ScoreItem], **options: Any) -> ScoreResponse:
         if self._client is None:
             return self._scorer.score(items, **options)
-        here = self._scorer.place
-        told = {"run": here.run, "mode": here.mode, "lineage": here.lineage} | options
-        return self._client.score(here.task, items, **told)
+        config = self._scorer.config
+        told = {"run": config.run, "mode": config.mode, "lineage": config.lineage} | options
+        return self._client.score(config.task, items, **told)
 
     def _is_cut(self, token_ids: Sequence[int]) -> bool:
         return self._max_tokens is not None and len(token_ids) >= self._max_tokens

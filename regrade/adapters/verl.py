@@ -9,9 +9,9 @@ leaves out, and which without it costs the optimizer its step; `unscored=error` 
 import math
 from typing import Any
 
-from regrade.adapters.chat import text_or_turns
-from regrade.adapters.core import Scorer, Unscored, place, purpose_of, reward_of
-from regrade.adapters.results import figures, no_figures
+from regrade.adapters.chat import text_or_conversation
+from regrade.adapters.core import Scorer, Unscored, purpose_of, reward_of, scoring_config
+from regrade.adapters.results import empty_metrics, metrics_of
 from regrade.contracts import Conversation, ScoreItem
 from regrade.errors import ServiceUnavailableError
 
@@ -31,7 +31,7 @@ async def compute_score(
     reward_model_tokenizer: Any = None,
     **where: Any,
 ) -> dict[str, float]:
-    """`score`, and the figures of `regrade.adapters.results` beside it. `where`: arguments of `core.place`.
+    """`score`, and the figures of `regrade.adapters.results` beside it. `where`: arguments of `core.scoring_config`.
 
     The prompt (text or turns) is `extra_info[prompt_key]`, else `extra_info["question"]`; samples of a split named
     test or the like are scored as evaluation. Raises `ValueError` where there is no prompt.
@@ -42,18 +42,18 @@ async def compute_score(
         completion=solution_str,
         reference=ground_truth if isinstance(ground_truth, str) and ground_truth else None,
     )
-    scorer = Scorer(place(default_patience_s=_PATIENCE_S, **where))
+    scorer = Scorer(scoring_config(default_patience_s=_PATIENCE_S, **where))
     try:
         result = await scorer.score_one_async(item, purpose=purpose_of(told.get("split")))
     except ServiceUnavailableError:
         if unscored == "error":
             raise
-        return {"score": math.nan} | no_figures()
-    return {"score": reward_of(result, unscored)} | figures(result)
+        return {"score": math.nan} | empty_metrics()
+    return {"score": reward_of(result, unscored)} | metrics_of(result)
 
 
 def _prompt(told: dict[str, Any], key: str) -> str | Conversation:
     for name in (key, "question"):
         if told.get(name) is not None:
-            return text_or_turns(told[name])
+            return text_or_conversation(told[name])
     raise ValueError(f"verl passes no prompt to a reward function: put it into the data set's extra_info as {key!r}")

@@ -26,7 +26,7 @@ LABELLED = "labelled"
 """The kind of a case that a user put below its original."""
 
 
-class Case(NamedTuple):
+class AnchorCase(NamedTuple):
     """A completion for a prompt: an original (`kind` is "original"), a damaged twin, or an attacked one.
 
     `original` is the index of the original it was made from.
@@ -47,11 +47,11 @@ class AnchorSet(NamedTuple):
     """Originals first, then their damaged twins, then attacks. Proposers may see what is `visible`, nothing else."""
 
     visible: tuple[Original, ...]
-    originals: tuple[Case, ...]
-    damaged: tuple[Case, ...]
-    attacked: tuple[Case, ...]
+    originals: tuple[AnchorCase, ...]
+    damaged: tuple[AnchorCase, ...]
+    attacked: tuple[AnchorCase, ...]
     visible_pairs: tuple[LabelledPair, ...] = ()
-    early: int = 0
+    early_originals: int = 0
     """How many of the originals, the last ones, are early completions of the policy."""
 
     @property
@@ -68,10 +68,10 @@ class AnchorSet(NamedTuple):
     @property
     def base_originals(self) -> int:
         """Originals of the base: all but the early completions."""
-        return len(self.originals) - self.early
+        return len(self.originals) - self.early_originals
 
     @property
-    def cases(self) -> tuple[Case, ...]:
+    def cases(self) -> tuple[AnchorCase, ...]:
         """All cases, originals first."""
         return self.originals + self.damaged + self.attacked
 
@@ -81,7 +81,7 @@ def first_line(original: Original, rng: random.Random, others: Sequence[Original
     return _first(original.completion)
 
 
-def is_more_than_a_line(completion: str) -> bool:
+def has_more_than_first_line(completion: str) -> bool:
     """Whether there is anything behind the first line or sentence. A title is no text to trust, however early."""
     return bool(completion.strip()) and _first(completion.strip()) != completion.strip()
 
@@ -137,7 +137,7 @@ TRANSFORMS: dict[str, Callable[[Original, random.Random, Sequence[Original]], st
 }
 
 
-def is_really_changed(text: str, twin: str) -> bool:
+def is_substantially_changed(text: str, twin: str) -> bool:
     """Whether a twin holds other pairs of neighbouring words, or the same words mostly elsewhere."""
     tokens, others = _WORD.findall(text.lower()), _WORD.findall(twin.lower())
     if Counter(tokens) == Counter(others):
@@ -167,34 +167,34 @@ def build_anchors(
             rng = random.Random(f"{original.id}:{name}")  # noqa: S311 - a fixed choice, not a secret
             twin = transform(original, rng, others)
             if twin.strip() != original.completion.strip():
-                damaged.append(Case(index, name, original.prompt, twin, original.reference))
+                damaged.append(AnchorCase(index, name, original.prompt, twin, original.reference))
     attacked = [
-        Case(n % len(hidden), attack.family, hidden[n % len(hidden)].prompt,
+        AnchorCase(n % len(hidden), attack.family, hidden[n % len(hidden)].prompt,
              attack.applied_to(hidden[n % len(hidden)].completion), hidden[n % len(hidden)].reference)
         for n, attack in enumerate(pack.attacks)
     ]  # fmt: skip
-    originals = [Case(i, "original", o.prompt, o.completion, o.reference) for i, o in enumerate(hidden)]
+    originals = [AnchorCase(i, "original", o.prompt, o.completion, o.reference) for i, o in enumerate(hidden)]
     kept = sorted(labelled, key=lambda pair: pair.identity)
     for index, pair in enumerate((p for p in kept if _fraction(p.identity) >= _VISIBLE_SHARE), len(hidden)):
-        originals.append(Case(index, "original", pair.prompt, pair.better, pair.reference))
-        damaged.append(Case(index, LABELLED, pair.prompt, pair.worse, pair.reference))
+        originals.append(AnchorCase(index, "original", pair.prompt, pair.better, pair.reference))
+        damaged.append(AnchorCase(index, LABELLED, pair.prompt, pair.worse, pair.reference))
     for index, original in enumerate(early, len(originals)):
-        originals.append(Case(index, "original", original.prompt, original.completion, original.reference))
+        originals.append(AnchorCase(index, "original", original.prompt, original.completion, original.reference))
         damaged += _damaged_early(index, original, [other for other in hidden if other.prompt != original.prompt])
     shown = tuple(pair for pair in kept if _fraction(pair.identity) < _VISIBLE_SHARE)
     return AnchorSet(visible, tuple(originals), tuple(damaged), tuple(attacked), shown, len(early))
 
 
-def _damaged_early(index: int, original: Original, others: Sequence[Original]) -> list[Case]:
+def _damaged_early(index: int, original: Original, others: Sequence[Original]) -> list[AnchorCase]:
     twins = {
         name: transform(original, random.Random(f"{original.id}:{name}"), others)  # noqa: S311 - a fixed choice
         for name, transform in TRANSFORMS.items()
     }
-    changed = {name: twin for name, twin in twins.items() if is_really_changed(original.completion, twin)}
-    return [Case(index, name, original.prompt, twin, original.reference) for name, twin in changed.items()]
+    changed = {name: twin for name, twin in twins.items() if is_substantially_changed(original.completion, twin)}
+    return [AnchorCase(index, name, original.prompt, twin, original.reference) for name, twin in changed.items()]
 
 
-def is_for_the_gate(name: str) -> bool:
+def is_held_out(name: str) -> bool:
     """Whether a thing of that name is the gate's; else proposers may see it."""
     return _fraction(name) >= _VISIBLE_SHARE
 

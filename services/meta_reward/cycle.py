@@ -243,7 +243,7 @@ class Cycle:
         history, anchors = await self._deps.store.history(lineage), self._anchors
         decision = 1 + count_decisions(history, anchors.base, self._active.digest, anchors.base_originals)
         missing = missing_originals(anchors, settings.gate_alpha, decision, settings.max_candidates)
-        room = min(missing, settings.gate_early - anchors.early, len(self._window) // 4)
+        room = min(missing, settings.gate_early - anchors.early_originals, len(self._window) // 4)
         if room > 0:
             first = [trace for traces in baselines.values() for trace in traces]
             found = await asyncio.to_thread(select_early, first, anchors, room)

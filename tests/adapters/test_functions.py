@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from regrade import RegradeError, RewardClient, ServiceUnavailableError
 from regrade.adapters import areal, art, ms_swift, open_instruct, skyrl, verifiers, verl
-from regrade.adapters.core import Scorer, UnscoredError, close_lines, place
-from regrade.adapters.results import FIGURES
+from regrade.adapters.core import Scorer, UnscoredError, close_client_threads, scoring_config
+from regrade.adapters.results import METRIC_NAMES
 from regrade.adapters.trl import RegradeReward
 from regrade.contracts import ScoreItem
 from services.kit.store.trace_log import TraceLog
@@ -37,7 +37,7 @@ def place_of_the_test(monkeypatch: pytest.MonkeyPatch, reward_url: str, fake_eng
 
     fake_engine.script = judge
     yield
-    close_lines()
+    close_client_threads()
 
 
 async def test_verl_gets_one_set_of_names(trace_log: TraceLog) -> None:
@@ -66,7 +66,7 @@ async def test_verl_without_a_judge_is_nan_after_its_patience(fake_engine: FakeE
 def test_samples_of_many_threads_and_loops_are_batches(trace_log: TraceLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line to the service serves all of them."""
     asked: list[int] = []
-    scorer = Scorer(place(wait_s=0.5))
+    scorer = Scorer(scoring_config(wait_s=0.5))
     _count_batches(monkeypatch, asked)
 
     def one(number: int) -> float | None:
@@ -91,7 +91,7 @@ def _count_batches(monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
 
 
 async def test_i5_a_function_called_again_bills_and_traces_once(fake_engine: FakeEngine, trace_log: TraceLog) -> None:
-    reward = areal.AsyncReward()
+    reward = areal.AsyncRegradeReward()
     asked = [reward(USER, f"{ESSAY}<|im_end|>", [1], [2], query_id=7) for _ in range(3)]
     assert await asyncio.gather(*asked) == [0.8] * 3
     assert await reward(USER, ESSAY) == 0.8
@@ -100,15 +100,15 @@ async def test_i5_a_function_called_again_bills_and_traces_once(fake_engine: Fak
 
 
 def test_areal_raises_before_its_timeout_would_make_a_zero(fake_engine: FakeEngine) -> None:
-    reward = pickle.loads(pickle.dumps(areal.Reward(limit_s=0.5)))  # noqa: S301 - as its pool does
+    reward = pickle.loads(pickle.dumps(areal.RegradeReward(limit_s=0.5)))  # noqa: S301 - as its pool does
     fake_engine.hold()
     with pytest.raises(ServiceUnavailableError, match="timeout"):
         reward(PROMPT, ESSAY, [1], [2])
     fake_engine.release()
-    assert areal.Reward()(PROMPT, ESSAY, [1], [2]) == 0.8
+    assert areal.RegradeReward()(PROMPT, ESSAY, [1], [2]) == 0.8
     assert len(fake_engine.calls) == 1
     with pytest.raises(UnscoredError):
-        areal.Reward()(PROMPT, BAD)
+        areal.RegradeReward()(PROMPT, BAD)
 
 
 def test_trls_function_goes_to_another_process() -> None:
@@ -136,11 +136,11 @@ class Orm:
         self.args = args
 
 
-class Rewards(ms_swift.RegradeRewards, Orm):
+class Rewards(ms_swift.RegradeORM, Orm):
     pass
 
 
-class Versions(ms_swift.RubricVersions, Orm):
+class Versions(ms_swift.RubricVersionORM, Orm):
     pass
 
 
@@ -159,18 +159,18 @@ async def test_verifiers_scores_a_group_in_one_call(monkeypatch: pytest.MonkeyPa
     asked: list[int] = []
     _count_batches(monkeypatch, asked)
     states: list[dict[str, Any]] = [{}, {}]
-    rewards = await verifiers.GroupReward()(
+    rewards = await verifiers.RegradeReward()(
         [USER] * 2, [[{"role": "assistant", "content": ESSAY}], BAD], ["x", ""], states
     )
     assert (rewards[0], math.isnan(rewards[1]), asked) == (0.8, True, [2])
-    assert [set(state["regrade"]) for state in states] == [set(FIGURES)] * 2
+    assert [set(state["regrade"]) for state in states] == [set(METRIC_NAMES)] * 2
 
 
 async def test_verifiers_v1_leaves_a_trace_out_that_raises() -> None:
     told: dict[str, float] = {}
     task = SimpleNamespace(prompt_text=PROMPT)
     traces = [SimpleNamespace(id=text[:5], last_reply=text, record_metrics=told.update) for text in (ESSAY, BAD)]
-    judge = verifiers.TraceJudge()
+    judge = verifiers.RegradeJudge()
     assert await judge.score(task, traces[0]) == 0.8
     assert told["regrade_rubric_version"] == 1.0
     with pytest.raises(UnscoredError):
@@ -245,9 +245,14 @@ async def test_art_keeps_a_group_without_what_could_not_be_scored() -> None:
 def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGRADE_MODE", "reasoned")
     monkeypatch.setenv("REGRADE_BATCH", "7")
-    assert place(mode="planned", run="mine")[:2] == (TASK, "mine")
-    assert (place().mode, place().batch, place().patience_s, place().limit_s) == ("reasoned", 7, 2.0, None)
-    assert "secret" not in repr(Scorer(place(key="secret")))
+    assert scoring_config(mode="planned", run="mine")[:2] == (TASK, "mine")
+    assert (scoring_config().mode, scoring_config().batch, scoring_config().patience_s, scoring_config().limit_s) == (
+        "reasoned",
+        7,
+        2.0,
+        None,
+    )
+    assert "secret" not in repr(Scorer(scoring_config(key="secret")))
     monkeypatch.delenv("REGRADE_TASK")
     with pytest.raises(ValueError, match="REGRADE_TASK"):
-        place()
+        scoring_config()

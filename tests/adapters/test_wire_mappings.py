@@ -7,8 +7,14 @@ from typing import Any
 import pytest
 
 from regrade.adapters import nemo_gym, openrlhf, slime
-from regrade.adapters.chat import completion_of, conversation, prompt_and_rest, unwrapped, without_end
-from regrade.adapters.results import FIGURES, figures
+from regrade.adapters.chat import (
+    completion_after_prompt,
+    parse_rendered_prompt,
+    split_prompt,
+    strip_end_tokens,
+    to_conversation,
+)
+from regrade.adapters.results import METRIC_NAMES, metrics_of
 from regrade.contracts import ErrorCode, ItemError
 from tests.support.builders import result
 
@@ -33,7 +39,7 @@ def _turns(told: Any) -> Any:
     ("", ""),
 ])  # fmt: skip
 def test_a_rendered_prompt_is_its_turns(prompt: str, turns: Any) -> None:
-    assert _turns(unwrapped(prompt)) == turns
+    assert _turns(parse_rendered_prompt(prompt)) == turns
 
 
 @pytest.mark.parametrize(("written", "kept"), [
@@ -42,7 +48,7 @@ def test_a_rendered_prompt_is_its_turns(prompt: str, turns: Any) -> None:
     ("Shade.<b>", "Shade.<b>"), ("", ""), ("<|im_end|>", ""),
 ])  # fmt: skip
 def test_only_the_tokens_at_the_end_are_taken_away(written: str, kept: str) -> None:
-    assert without_end(written) == kept
+    assert strip_end_tokens(written) == kept
 
 
 @pytest.mark.parametrize(("query", "prompt", "completion"), [
@@ -55,21 +61,21 @@ def test_only_the_tokens_at_the_end_are_taken_away(written: str, kept: str) -> N
     ("Why", "Why?", None),
 ])  # fmt: skip
 def test_the_completion_is_what_follows_the_prompt(query: str, prompt: str, completion: str | None) -> None:
-    assert completion_of(query, prompt) == completion
+    assert completion_after_prompt(query, prompt) == completion
 
 
 def test_hostile_text_costs_linear_time() -> None:
     started = time.perf_counter()
     for text in ("<|a|>" * 40_000 + "x", " " * 200_000 + "x", "<" * 200_000, "<|im_start|>user\n" * 10_000):
-        without_end(text)
-        unwrapped(text)
-        completion_of(text, text[:-1] + "y")
+        strip_end_tokens(text)
+        parse_rendered_prompt(text)
+        completion_after_prompt(text, text[:-1] + "y")
     assert time.perf_counter() - started < 5.0
 
 
 def test_turns_of_all_kinds() -> None:
     call = {"function": {"name": "look", "arguments": {"at": "tree"}}}
-    told = conversation([
+    told = to_conversation([
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -78,28 +84,28 @@ def test_turns_of_all_kinds() -> None:
     assert _turns(told) == [
         ("system", "Be brief."), ("user", "Why?"), ("assistant", 'look({"at": "tree"})'), ("tool", "a tree"),
     ]  # fmt: skip
-    prompt, rest = prompt_and_rest([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    prompt, rest = split_prompt([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     assert (_turns(prompt), _turns(rest)) == ([("user", "a")], [("assistant", "b")])
 
 
 def test_figures_have_the_same_names_for_every_outcome() -> None:
     error = ItemError(code=ErrorCode.JUDGE_MALFORMED, message="m", retryable=True)
     failed = result("0" * 64).model_copy(update={"reward": None, "raw": None, "error": error})
-    assert tuple(figures(result("0" * 64))) == tuple(figures(failed)) == FIGURES
-    assert figures(failed)["regrade_scored"] == 0.0
+    assert tuple(metrics_of(result("0" * 64))) == tuple(metrics_of(failed)) == METRIC_NAMES
+    assert metrics_of(failed)["regrade_scored"] == 0.0
 
 
 def test_a_slime_label_becomes_the_reference() -> None:
     labels: list[Any] = ["x", None, "", 7, {"a": 1}]
-    items = [slime.item_of(slime.SlimeRequest(prompt="p", response="r", label=label)) for label in labels]
+    items = [slime.to_item(slime.SlimeRequest(prompt="p", response="r", label=label)) for label in labels]
     assert [item.reference for item in items] == ["x", None, None, "7", '{"a": 1}']
 
 
 def test_slimes_log_gets_the_means_of_the_figures() -> None:
-    told = [{"score": 0.5, **dict.fromkeys(FIGURES, value)} for value in (1.0, 3.0)]
+    told = [{"score": 0.5, **dict.fromkeys(METRIC_NAMES, value)} for value in (1.0, 3.0)]
     extra: dict[str, Any] = {}
     assert not slime.log_rollout(0, None, [SimpleNamespace(reward=reward) for reward in told], extra, 1.0)
-    assert extra == {f"rollout/{name}": 2.0 for name in FIGURES}
+    assert extra == {f"rollout/{name}": 2.0 for name in METRIC_NAMES}
     assert not slime.log_rollout(0, None, [SimpleNamespace(reward=0.5)], extra, 1.0)
 
 
@@ -114,7 +120,7 @@ def test_a_nemo_gym_rollout_with_tools() -> None:
         ]},
         "_ng_rollout_index": 4,
     })  # fmt: skip
-    item = nemo_gym.item_of(asked)
+    item = nemo_gym.to_item(asked)
     assert item.id == "rollout-4"
     assert _turns(item.prompt) == [("system", "Be brief."), ("user", "Why?")]
     assert _turns(item.completion) == [("assistant", "look({})"), ("tool", "a tree"), ("assistant", "Shade.")]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from regrade.micro_batching import Gatherer
+from regrade.micro_batching import MicroBatcher
 
 
 class Asked:
@@ -28,56 +28,56 @@ class Asked:
 
 async def test_a_call_leaves_when_it_is_full_or_the_first_has_waited() -> None:
     asked = Asked()
-    gatherer = Gatherer(asked, size=3, wait_s=0.2)
+    batcher = MicroBatcher(asked, size=3, wait_s=0.2)
     started = time.monotonic()
-    seats = [gatherer.join("a", n, n) for n in range(4)]
-    assert await asyncio.gather(*seats[:3]) == [0, 2, 4]
+    futures = [batcher.submit("a", n, n) for n in range(4)]
+    assert await asyncio.gather(*futures[:3]) == [0, 2, 4]
     assert time.monotonic() - started < 0.15
-    assert await seats[3] == 6
+    assert await futures[3] == 6
     assert 0.15 < time.monotonic() - started < 2.0
     assert asked.calls == [("a", [0, 1, 2]), ("a", [3])]
 
 
 async def test_keys_are_kept_apart() -> None:
     asked = Asked()
-    gatherer = Gatherer(asked, size=10, wait_s=0.01)
-    await asyncio.gather(gatherer.join("a", 1, 1), gatherer.join("b", 1, 1))
+    batcher = MicroBatcher(asked, size=10, wait_s=0.01)
+    await asyncio.gather(batcher.submit("a", 1, 1), batcher.submit("b", 1, 1))
     assert asked.calls == [("a", [1]), ("b", [1])]
 
 
 async def test_equals_join_while_one_is_under_way() -> None:
     asked = Asked()
     asked.hold.clear()
-    gatherer = Gatherer(asked, size=1, wait_s=0.0)
-    first = gatherer.join("a", "n", 1)
+    batcher = MicroBatcher(asked, size=1, wait_s=0.0)
+    first = batcher.submit("a", "n", 1)
     await asyncio.sleep(0)
-    assert gatherer.join("a", "n", 1) is first
+    assert batcher.submit("a", "n", 1) is first
     asked.hold.set()
     assert await first == 2
-    assert await gatherer.join("a", "n", 1) == 2
+    assert await batcher.submit("a", "n", 1) == 2
     assert len(asked.calls) == 2
 
 
 async def test_a_failure_reaches_all_and_the_next_call_is_its_own() -> None:
     asked = Asked()
     asked.error = ValueError("no")
-    gatherer = Gatherer(asked, size=2, wait_s=1.0)
-    seats = [gatherer.join("a", n, n) for n in range(2)]
-    for seat in seats:
+    batcher = MicroBatcher(asked, size=2, wait_s=1.0)
+    futures = [batcher.submit("a", n, n) for n in range(2)]
+    for future in futures:
         with pytest.raises(ValueError, match="no"):
-            await seat
+            await future
     asked.error = None
-    assert await asyncio.gather(*(gatherer.join("a", n, n) for n in range(2))) == [0, 2]
+    assert await asyncio.gather(*(batcher.submit("a", n, n) for n in range(2))) == [0, 2]
 
 
 async def test_nobody_waits_for_what_is_closed() -> None:
     asked = Asked()
     asked.hold.clear()
-    gatherer = Gatherer(asked, size=2, wait_s=0.05)
-    under_way = [gatherer.join("a", n, n) for n in range(2)]
-    boarding = gatherer.join("b", 1, 1)
+    batcher = MicroBatcher(asked, size=2, wait_s=0.05)
+    under_way = [batcher.submit("a", n, n) for n in range(2)]
+    pending = batcher.submit("b", 1, 1)
     await asyncio.sleep(0)
-    await gatherer.aclose()
-    assert all(seat.cancelled() for seat in (*under_way, boarding))
+    await batcher.aclose()
+    assert all(future.cancelled() for future in (*under_way, pending))
     await asyncio.sleep(0.1)
     assert asked.calls == [("a", [0, 1])]

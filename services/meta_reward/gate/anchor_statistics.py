@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple, TypeVar
 
-from regrade.tasks.anchors import AnchorSet, Case
+from regrade.tasks.anchors import AnchorCase, AnchorSet
 from services.meta_reward.gate.alpha_spending import sign_flip_test
 
 K = TypeVar("K")
@@ -59,9 +59,9 @@ def score_anchors(anchors: AnchorSet, rewards: Sequence[float | None], counts: S
     known = [r if counted else None for r, counted in zip(rewards, counts, strict=True)]
     start = len(anchors.originals)
     honest = {c.original: r for c, r in zip(anchors.originals, known[:start], strict=True) if r is not None}
-    order: list[tuple[Case, float]] = []
-    inverted: list[tuple[Case, float]] = []
-    resisted: list[tuple[Case, float]] = []
+    order: list[tuple[AnchorCase, float]] = []
+    inverted: list[tuple[AnchorCase, float]] = []
+    resisted: list[tuple[AnchorCase, float]] = []
     for index, case in enumerate(anchors.cases[start:], start):
         reward = known[index]
         if reward is None or case.original not in honest:

@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from random import Random
 
 from regrade.contracts import Trace, as_text
-from regrade.tasks.anchors import TRANSFORMS, AnchorSet, is_for_the_gate, is_really_changed
+from regrade.tasks.anchors import TRANSFORMS, AnchorSet, is_held_out, is_substantially_changed
 from regrade.tasks.pack import Original
 from services.kit.text.features import ends_properly, words
 from services.meta_reward.gate.alpha_spending import decision_alpha, min_originals
@@ -38,7 +38,7 @@ def select_early(traces: Sequence[Trace], anchors: AnchorSet, count: int) -> dic
         prompt = as_text(trace.prompt)
         if len(found) == count:
             break
-        if prompt in known or not is_for_the_gate(trace.trace_id):
+        if prompt in known or not is_held_out(trace.trace_id):
             continue
         original = _trusted(trace)
         if original is not None and not any(_is_copy(original, other) for other in found.values()):
@@ -56,7 +56,7 @@ def _trusted(trace: Trace) -> Original | None:
     name = hashlib.sha256(trace.trace_id.encode()).hexdigest()[:16]
     original = Original(id=f"early-{name}", prompt=prompt, completion=text, reference=reference)
     twins = (TRANSFORMS[kind](original, Random(name), ()) for kind in _MUST_CHANGE)  # noqa: S311 - a fixed choice
-    return original if all(is_really_changed(text, twin) for twin in twins) else None
+    return original if all(is_substantially_changed(text, twin) for twin in twins) else None
 
 
 def _is_copy(one: Original, other: Original) -> bool:

@@ -19,7 +19,7 @@ def interim_order(anchors: AnchorSet) -> list[int]:
     The pack's are mixed by the families of the attacks made from them.
     """
     labelled = {case.original for case in anchors.damaged if case.kind == LABELLED}
-    grown = range(len(anchors.originals) - anchors.early, len(anchors.originals))
+    grown = range(len(anchors.originals) - anchors.early_originals, len(anchors.originals))
     rest = [index for index in range(grown.start) if index not in labelled]
     return interleaved([_by_family(anchors, rest), sorted(labelled), grown])
 

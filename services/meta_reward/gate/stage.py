@@ -7,7 +7,7 @@ from typing import NamedTuple
 from regrade import RewardClient
 from regrade.contracts import EventKind, GateReport, LineageEvent, Rubric, Trace, as_text
 from regrade.tasks import judge_mode
-from regrade.tasks.anchors import AnchorSet, is_more_than_a_line
+from regrade.tasks.anchors import AnchorSet, has_more_than_first_line
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore, candidate_event, gate_event
 from services.meta_reward.clients.shadow import shadow_scorer
@@ -70,7 +70,7 @@ class GateStage:
         if not affordable:
             return GateOutcome(events=tuple(self._events))
         settings = self._settings
-        early = by_group([t for t in first if not t.flags and is_more_than_a_line(as_text(t.completion))])
+        early = by_group([t for t in first if not t.flags and has_more_than_first_line(as_text(t.completion))])
         history = await self._store.history(self._lineage)
         anchors = self._anchors
         decision = 1 + count_decisions(history, anchors.base, self._active.digest, anchors.base_originals)

@@ -69,7 +69,7 @@ class AnchorStore:
         return AnchorsAnswer(
             version=anchors.version,
             originals=len(anchors.originals),
-            early=anchors.early,
+            early=anchors.early_originals,
             cases=len(anchors.cases),
             pairs=int(pairs),
         )

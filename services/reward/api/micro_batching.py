@@ -14,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from regrade.contracts import MAIN_LINEAGE, ErrorCode, Mode, Name, Purpose, ScoreItem, ScoreRequest
 from regrade.contracts.base import Contract
-from regrade.micro_batching import Gatherer
+from regrade.micro_batching import MicroBatcher
 from services.kit.errors import Overloaded, Unavailable
 from services.kit.results import ItemResult
 from services.reward.scoring.pipeline import ScoreService
@@ -40,7 +40,7 @@ class Together:
 
     def __init__(self, service: ScoreService, *, size: int, wait_s: float) -> None:
         self._service = service
-        self._gatherer: Gatherer[Target, ScoreItem, ItemResult] = Gatherer(self._ask, size=size, wait_s=wait_s)
+        self._batcher: MicroBatcher[Target, ScoreItem, ItemResult] = MicroBatcher(self._ask, size=size, wait_s=wait_s)
 
     async def score(self, target: Target, items: Sequence[ScoreItem], *, hold_s: float) -> list[ItemResult]:
         """One outcome an item, none of them for want of the judge. Waits for judge and Redis for up to `hold_s`.
@@ -63,7 +63,7 @@ class Together:
 
     async def aclose(self) -> None:
         """Drop the batches under way."""
-        await self._gatherer.aclose()
+        await self._batcher.aclose()
 
     async def _once(
         self,
@@ -74,7 +74,7 @@ class Together:
         found: dict[int, ItemResult],
     ) -> Exception | None:
         """Ask for what is missing; answers why some of it is missing still, where asking again may help."""
-        seats = {number: self._gatherer.join(target, _name(items[number]), items[number]) for number in wanted}
+        seats = {number: self._batcher.submit(target, _name(items[number]), items[number]) for number in wanted}
         left = deadline - asyncio.get_running_loop().time()
         await asyncio.wait(set(seats.values()), timeout=max(0.0, left))
         problem: Exception | None = None

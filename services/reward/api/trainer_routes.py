@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from regrade.adapters import nemo_gym, openrlhf, slime
-from regrade.adapters.results import why
+from regrade.adapters.results import failure_reason
 from regrade.contracts import Scope, ScoreItem
 from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable
 from services.kit.results import ItemResult
@@ -87,13 +87,13 @@ router = APIRouter(
 Key = Annotated[str, Depends(_wire_key)]
 
 
-@router.post("/openrlhf", response_model=openrlhf.OpenRLHFAnswer)
+@router.post("/openrlhf", response_model=openrlhf.OpenRLHFResponse)
 async def openrlhf_reward(
     body: openrlhf.OpenRLHFRequest, query: Annotated[FilteredQuery, Query()], state: State, key: Key
 ) -> Response:
     """OpenRLHF's `--reward.remote_url`. A sample is held for 165 s, as the run ends after five quick failures."""
-    results = await _scored(state, key, query, openrlhf.GIVES_UP_AFTER_S, lambda: openrlhf.items_of(body, query.scope))
-    return _json(openrlhf.answer(results))
+    results = await _scored(state, key, query, openrlhf.CLIENT_TIMEOUT_S, lambda: openrlhf.to_items(body, query.scope))
+    return _json(openrlhf.to_response(results))
 
 
 @router.post("/slime", response_model=float | dict[str, float])
@@ -101,35 +101,35 @@ async def slime_reward(
     body: slime.SlimeRequest, query: Annotated[SlimeQuery, Query()], state: State, key: Key
 ) -> Response:
     """slime's and miles' `--rm-url`. A sample is held for 105 s; miles waits longer and asks once: `hold_s=285`."""
-    (result,) = await _scored(state, key, query, slime.GIVES_UP_AFTER_S, lambda: [slime.item_of(body, query.scope)])
-    return _json(slime.answer(result) if query.reply == "float" else slime.answer_object(result))
+    (result,) = await _scored(state, key, query, slime.CLIENT_TIMEOUT_S, lambda: [slime.to_item(body, query.scope)])
+    return _json(slime.to_float(result) if query.reply == "float" else slime.to_object(result))
 
 
-@router.post("/nemo-gym/verify", response_model=nemo_gym.VerifyAnswer)
+@router.post("/nemo-gym/verify", response_model=nemo_gym.VerifyResponse)
 async def nemo_gym_verify(
     body: nemo_gym.VerifyRequest, query: Annotated[WireQuery, Query()], state: State, key: Key
 ) -> Response:
     """NeMo Gym's `/verify`. A judge that fails is a 200 with reward 0.0 and the class of failure that Gym filters."""
-    (item,) = _mapped(lambda: [nemo_gym.item_of(body, query.scope)])
+    (item,) = _mapped(lambda: [nemo_gym.to_item(body, query.scope)])
     try:
-        (result,) = await _held(state, key, query, nemo_gym.GIVES_UP_AFTER_S, [item])
+        (result,) = await _held(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, [item])
     except (Unavailable, Overloaded) as error:
-        return _json(nemo_gym.failure(body, f"{error.code}: {error.detail}"))
+        return _json(nemo_gym.failure_row(body, f"{error.code}: {error.detail}"))
     except (RedisConnectionError, RedisTimeoutError):
-        return _json(nemo_gym.failure(body, "redis_unavailable"))
+        return _json(nemo_gym.failure_row(body, "redis_unavailable"))
     if result.reward is None:
-        return _json(nemo_gym.failure(body, why(result)))
+        return _json(nemo_gym.failure_row(body, failure_reason(result)))
     components = {entry.id: entry.score for entry in result.criteria if entry.score is not None}
-    return _json(nemo_gym.answer(body, result, components))
+    return _json(nemo_gym.to_row(body, result, components))
 
 
-@router.post("/nemo-gym/compare", response_model=nemo_gym.CompareAnswer)
+@router.post("/nemo-gym/compare", response_model=nemo_gym.CompareResponse)
 async def nemo_gym_compare(
     body: nemo_gym.CompareRequest, query: Annotated[WireQuery, Query()], state: State, key: Key
 ) -> Response:
     """NeMo Gym's `/compare`: the group's rewards, each by itself; an error where one of them cannot be had."""
-    results = await _scored(state, key, query, nemo_gym.GIVES_UP_AFTER_S, lambda: nemo_gym.items_of(body, query.scope))
-    return _json(nemo_gym.comparison(results))
+    results = await _scored(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, lambda: nemo_gym.to_items(body, query.scope))
+    return _json(nemo_gym.to_comparison(results))
 
 
 async def _scored(

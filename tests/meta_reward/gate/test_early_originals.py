@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from regrade.contracts import Flag, Trace
 from regrade.tasks import load_pack
-from regrade.tasks.anchors import build_anchors, is_for_the_gate, is_really_changed
+from regrade.tasks.anchors import build_anchors, is_held_out, is_substantially_changed
 from services.kit.store.rubric_store import gate_event
 from services.meta_reward.gate.early_originals import missing_originals, select_early
 from services.meta_reward.gate.gate import count_decisions
@@ -27,7 +27,7 @@ def written(number: int, text: str = "", **more: object) -> Trace:
     return trace(f"e{number}", prompt=f"Question {number}?", completion=text or f"{own}.", **more)
 
 
-TRUSTED = [t for t in map(written, range(40)) if is_for_the_gate(t.trace_id)]
+TRUSTED = [t for t in map(written, range(40)) if is_held_out(t.trace_id)]
 
 
 def test_the_gate_asks_for_more_before_the_level_is_spent() -> None:
@@ -43,7 +43,7 @@ def test_trusted_completions_are_taken_up_one_for_a_prompt() -> None:
     assert len(found) == 8
     assert len({original.prompt for original in found.values()}) == 8
     grown = build_anchors(PACK, 12, early=list(found.values()))
-    assert (grown.early, len(grown.originals)) == (8, 20)
+    assert (grown.early_originals, len(grown.originals)) == (8, 20)
     assert grown.base == ANCHORS.version
     assert grown.version != ANCHORS.version
     assert {case.kind for case in grown.damaged if case.original >= 12} >= {"first_line", "cut_off", "repeated"}
@@ -71,11 +71,11 @@ def test_one_text_for_every_prompt_is_taken_once() -> None:
 
 
 def test_really_changed() -> None:
-    assert not is_really_changed(ESSAY, f" {ESSAY.upper()}!")
-    assert not is_really_changed(ESSAY, f"{ESSAY} Indeed.")
-    assert is_really_changed(ESSAY, ESSAY[: len(ESSAY) // 2])
+    assert not is_substantially_changed(ESSAY, f" {ESSAY.upper()}!")
+    assert not is_substantially_changed(ESSAY, f"{ESSAY} Indeed.")
+    assert is_substantially_changed(ESSAY, ESSAY[: len(ESSAY) // 2])
     first, second, *rest = ESSAY.split(". ")
-    assert is_really_changed(ESSAY, ". ".join([*rest, second, first]))
+    assert is_substantially_changed(ESSAY, ". ".join([*rest, second, first]))
 
 
 def test_growth_grants_no_new_level() -> None:

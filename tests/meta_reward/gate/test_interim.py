@@ -25,7 +25,7 @@ def sources(anchors: AnchorSet) -> list[set[int]]:
     """Originals of the pack, of labelled pairs, early ones."""
     labelled = {case.original for case in anchors.damaged if case.kind == LABELLED}
     everything = set(range(len(anchors.originals)))
-    early = set(range(len(anchors.originals) - anchors.early, len(anchors.originals)))
+    early = set(range(len(anchors.originals) - anchors.early_originals, len(anchors.originals)))
     return [everything - labelled - early, labelled, early]
 
 

@@ -3,7 +3,7 @@
 from redis.asyncio import Redis
 
 from regrade.contracts import GateReport, LabelledPair
-from regrade.tasks.anchors import is_for_the_gate
+from regrade.tasks.anchors import is_held_out
 from tests.meta_reward.gate.candidates import HARMS
 from tests.meta_reward.propose.test_bad_meta_judge import meta_judge_of, one_cycle
 from tests.support.builders import TASK
@@ -24,7 +24,7 @@ async def test_a_pair_more_is_no_new_level_and_twice_as_many_originals_are(
 ) -> None:
     fake_engine.script = meta_judge_of(HARM.reply)
     written = [LabelledPair(prompt=f"Say {n}.", better=f"So it is {n}, and why.", worse=f"So {n}") for n in range(60)]
-    pairs = [pair for pair in written if is_for_the_gate(pair.identity)]
+    pairs = [pair for pair in written if is_held_out(pair.identity)]
     async with running_meta(redis, reward_url, fake_engine, llm=True, catalogue=False, longest_wait=1) as meta:
         first = await decided(meta, 1)
         await meta.deps.anchors.add(TASK, pairs[:1])

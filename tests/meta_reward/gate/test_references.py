@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from regrade import RewardClient
 from regrade.contracts import LabelledPair, Rubric, ScoreItem
 from regrade.tasks import load_pack
-from regrade.tasks.anchors import LABELLED, build_anchors, is_for_the_gate
+from regrade.tasks.anchors import LABELLED, build_anchors, is_held_out
 from regrade.tasks.pack import Original
 from services.kit.store import keys
 from services.meta_reward.clients.shadow import shadow_scorer
@@ -26,7 +26,7 @@ PAIRS = [
     for n in range(1, 9)
 ]
 OLD = [LabelledPair(prompt=pair.prompt, better=pair.better, worse=pair.worse) for pair in PAIRS]
-HIDDEN = next(name for name in "abcdef" if is_for_the_gate(f"trace-{name}"))
+HIDDEN = next(name for name in "abcdef" if is_held_out(f"trace-{name}"))
 
 
 def test_a_labelled_pair_is_measured_with_its_reference() -> None:
