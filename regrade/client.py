@@ -1,19 +1,18 @@
-"""The client of the two services: `RewardClient`, and `BlockingRewardClient`, the same behind a thread of its own.
+"""The client of both services: `RewardClient` for asyncio, and `BlockingRewardClient` for code without an event loop.
 
-Retries repeat the very same item ids, so a retry is answered from what was stored: it bills no judge
-and leaves no second trace.
+A retry repeats the item ids of the first try, so the service answers it from what it stored: the judge is billed once
+and the item has one trace.
 """
 
 import asyncio
+import functools
 import os
 import random
-import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -33,29 +32,33 @@ from regrade.contracts import (
 )
 from regrade.contracts.score import MAX_ITEMS
 from regrade.errors import AccessError, PinConflictError, RegradeError, RequestError, ServiceUnavailableError
+from regrade.loop_thread import LoopThread
 
 DEFAULT_URL = "http://127.0.0.1:8700"
 
 _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S = 30.0
-_SERVICES_SHARE = 0.9
-"""Of a request's time; the rest is for the way there and back."""
-_STEPS_REMEMBERED = 256
-_NO_STEP = ("", "", "", -1)
+_SERVICE_TIMEOUT_SHARE = 0.9
+"""The share of `timeout_s` that the service may use; the rest is for the network in both directions."""
+_REMEMBERED_STEPS = 256
+"""A trainer works on a few steps at a time; 256 leaves room for several runs that share one client."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
+StepKey = tuple[str, str, str, int]
+"""Task, lineage, run and step."""
 
 
 class RewardClient:
-    """Talks to the reward service at `url` (default: `REGRADE_URL`), with key `key` (default: `REGRADE_KEY`).
+    """Client of the service at `url` (default: `REGRADE_URL`) with API key `key` (default: `REGRADE_KEY`).
 
-    One request may take `timeout_s`; the service is told, so that what is judged by then is not lost.
-    A call is tried until `patience_s` has passed, with growing, jittered waits that honour
-    `Retry-After`; items that the judge was away for are asked for again meanwhile. Raises
-    `RequestError` for what asking again cannot mend, `ServiceUnavailableError` else.
+    `timeout_s` limits one request. The service gets this limit too, and returns what is judged by then.
+    `patience_s` limits one call with its retries, which wait longer each time, with jitter, and honour `Retry-After`.
+    Items without a reward because the judge was unavailable are sent again within that time. Raises `RequestError`
+    where a retry cannot help, `ServiceUnavailableError` when the time is over.
 
-    The later calls of a training step name the rubric of the step's first answer, so that a replica
-    that has lost its Redis can stay with it.
+    Later calls of a training step name the rubric that scored the step's first call, so that a replica which has lost
+    its Redis can use the same one.
     """
 
     def __init__(
@@ -69,37 +72,42 @@ class RewardClient:
         key = key if key is not None else os.environ.get("REGRADE_KEY", "")
         self._http = httpx.AsyncClient(
             base_url=url or os.environ.get("REGRADE_URL", DEFAULT_URL),
-            headers={"Regrade-Timeout-S": f"{_SERVICES_SHARE * timeout_s:.3f}"}
-            | ({"Authorization": f"Bearer {key}"} if key else {}),
+            headers={
+                "Content-Type": "application/json",
+                "Regrade-Timeout-S": f"{_SERVICE_TIMEOUT_SHARE * timeout_s:.3f}",
+                **({"Authorization": f"Bearer {key}"} if key else {}),
+            },
             timeout=httpx.Timeout(timeout_s, connect=5.0),
         )
         self._patience_s = patience_s
-        self._steps = _StepRubrics()
+        self._step_rubrics = _StepRubrics()
 
-    async def score(self, task: str, items: Sequence[ScoreItem | Mapping[str, Any]], **options: Any) -> ScoreResponse:
-        """Score completions. `items` are `ScoreItem`s or their fields; `options` are `ScoreRequest`'s other fields.
+    async def score(
+        self, /, task: str, items: Sequence[ScoreItem | Mapping[str, Any]], **options: Any
+    ) -> ScoreResponse:
+        """Score completions: `items` are `ScoreItem`s or their fields, `options` the other fields of `ScoreRequest`.
 
-        An item without an id gets a fresh one: calling `score` again scores again, a retry inside does not. More
-        items than a request may hold go in several.
+        An item without an id gets a new one, so a second call scores it again while a retry within a call does not.
+        More than `MAX_ITEMS` items go in several requests.
         """
-        named = [_with_id(item) for item in items]
-        if len(named) > MAX_ITEMS:
-            parts = [named[start : start + MAX_ITEMS] for start in range(0, len(named), MAX_ITEMS)]
-            return _joined(await asyncio.gather(*(self.score(task, part, **options) for part in parts)))
-        request = ScoreRequest.model_validate({"task": task, "items": named, **options})
+        identified = [_with_id(item) for item in items]
+        if len(identified) > MAX_ITEMS:
+            chunks = [identified[start : start + MAX_ITEMS] for start in range(0, len(identified), MAX_ITEMS)]
+            return _concatenated(await asyncio.gather(*(self.score(task, chunk, **options) for chunk in chunks)))
+        request = ScoreRequest.model_validate({"task": task, "items": identified, **options})
         patience = _Patience(self._patience_s)
         response = await self._score(request, patience)
-        while (missed := _missed(response)) and await patience.wait():
+        while (missing := _unjudged(response)) and await patience.wait():
             try:
-                repeated = request.model_copy(update={"items": tuple(named[i] for i in missed)})
-                again = await self._score(repeated, patience)
+                retry = request.model_copy(update={"items": tuple(identified[i] for i in missing)})
+                second = await self._score(retry, patience)
             except ServiceUnavailableError:
                 break
-            response = _merged(response, missed, again)
+            response = _merged(response, missing, second)
         return response
 
     async def shadow(self, task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> ScoreResponse:
-        """Score by a candidate rubric: nothing is pinned or traced, and training goes first."""
+        """Score with a candidate rubric: nothing is pinned or traced, and training requests go first."""
         return await self.score(task, items, rubric=rubric, purpose=Purpose.SHADOW, lineage=rubric.lineage)
 
     async def rubric(
@@ -111,31 +119,29 @@ class RewardClient:
         lineage: str = MAIN_LINEAGE,
         scope: str | None = None,
     ) -> Rubric:
-        """The active rubric, or the one of a version or digest."""
-        wanted = {"version": version, "digest": digest, "lineage": lineage, "scope": scope}
-        query = {name: value for name, value in wanted.items() if value is not None}
+        """The rubric with this version or digest, or the active one."""
+        fields = {"version": version, "digest": digest, "lineage": lineage, "scope": scope}
+        query = {name: value for name, value in fields.items() if value is not None}
         return Rubric.model_validate_json(await self._send("GET", f"/rubrics/{quote(task, safe='')}", params=query))
 
     async def put_rubric(
         self, task: str, rubric: Rubric, *, by: str, reason: str, expected: str | None = None
     ) -> PutRubricAnswer:
-        """Make a rubric active, on record as yours."""
+        """Activate a rubric; `by` and `reason` go on record. Raises `PinConflictError` unless `expected` is active."""
         body = PutRubric(rubric=rubric, by=by, reason=reason, expected=expected)
-        return PutRubricAnswer.model_validate_json(
-            await self._send("PUT", f"/rubrics/{quote(task, safe='')}", body.model_dump_json())
-        )
+        return await self.call("PUT", f"/rubrics/{quote(task, safe='')}", PutRubricAnswer, json=body)
 
     async def call(self, method: str, path: str, answer: type[T], *, json: Any = None, params: Any = None) -> T:
-        """Any other route of either service, its answer validated as `answer`."""
+        """Any other route of either service; the response body is validated as `answer`."""
         body = None if json is None else TypeAdapter(Any).dump_json(json).decode()
         return TypeAdapter(answer).validate_json(await self._send(method, path, body, params=params))
 
     async def readiness(self) -> dict[str, bool]:
-        """What a service needs, and whether it answers. Raises `ServiceUnavailableError` when the service does not."""
+        """Which dependencies of the service are available. Raises `ServiceUnavailableError` without a retry."""
         try:
             response = await self._http.get("/readyz")
         except httpx.TransportError as error:
-            raise ServiceUnavailableError("unreachable", f"{self._http.base_url}: {error!r}") from error
+            raise self._unreachable(error) from error
         return TypeAdapter(dict[str, bool]).validate_json(response.content)
 
     async def aclose(self) -> None:
@@ -145,22 +151,20 @@ class RewardClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
 
     async def _score(self, request: ScoreRequest, patience: "_Patience") -> ScoreResponse:
-        named = self._steps.named(request)
+        pinned = self._step_rubrics.applied_to(request)
         try:
-            body = await self._send("POST", "/score", named.model_dump_json(), patience=patience)
+            body = await self._send("POST", "/score", pinned.model_dump_json(), patience=patience)
         except RequestError:
-            if named is request:
+            if pinned is request:
                 raise
-            self._steps.forget(request)  # a name the caller did not choose must not fail the call
+            self._step_rubrics.forget(request)  # the caller did not choose this rubric, so it must not fail the call
             body = await self._send("POST", "/score", request.model_dump_json(), patience=patience)
         response = ScoreResponse.model_validate_json(body)
-        self._steps.note(request, response)
+        self._step_rubrics.remember(request, response)
         return response
 
     async def _send(
@@ -174,22 +178,23 @@ class RewardClient:
     ) -> bytes:
         patience = patience or _Patience(self._patience_s)
         while True:
+            retry_after_s = 0.0
             try:
-                response = await self._http.request(
-                    method, path, content=body, params=params, headers={"Content-Type": "application/json"}
-                )
+                response = await self._http.request(method, path, content=body, params=params)
             except httpx.TransportError as error:
-                problem: RegradeError = ServiceUnavailableError("unreachable", f"{self._http.base_url}: {error!r}")
-                asked_to_wait = 0.0
+                problem = self._unreachable(error)
             else:
                 if response.is_success:
                     return response.content
                 problem = _error_of(response)
                 if response.status_code not in _RETRIED_STATUS:
                     raise problem
-                asked_to_wait = _retry_after(response)
-            if not await patience.wait(asked_to_wait):
+                retry_after_s = _retry_after_s(response)
+            if not await patience.wait(retry_after_s):
                 raise problem
+
+    def _unreachable(self, error: httpx.TransportError) -> RegradeError:
+        return ServiceUnavailableError("unreachable", f"{self._http.base_url}: {error!r}")
 
 
 class _Patience:
@@ -210,33 +215,35 @@ class _Patience:
 
 
 class _StepRubrics:
-    """The rubric that each step's first answer came from, for the steps seen last."""
+    """The digest of the rubric that scored each recent step's first call; None for several rubrics."""
 
     def __init__(self) -> None:
-        self._digests: OrderedDict[tuple[str, str, str, int], str | None] = OrderedDict()
+        self._digests: OrderedDict[StepKey, str | None] = OrderedDict()
 
-    def named(self, request: ScoreRequest) -> ScoreRequest:
-        """The request, naming its step's rubric where that is known and the caller named none."""
-        digest = self._digests.get(_step_of(request) or _NO_STEP)
+    def applied_to(self, request: ScoreRequest) -> ScoreRequest:
+        """The request with its step's rubric, if that is known and the caller gave none."""
+        step = _step_of(request)
+        digest = self._digests.get(step) if step else None
         return request if digest is None else request.model_copy(update={"rubric": digest})
 
-    def note(self, request: ScoreRequest, response: ScoreResponse) -> None:
-        """Remember the first answer of a step; one by several rubrics names none."""
+    def remember(self, request: ScoreRequest, response: ScoreResponse) -> None:
+        """Keep the rubric of a step's first response."""
         step = _step_of(request)
         if step is None or step in self._digests:
             return
         digests = {result.rubric.digest for result in response.results}
         self._digests[step] = digests.pop() if len(digests) == 1 else None
-        if len(self._digests) > _STEPS_REMEMBERED:
+        if len(self._digests) > _REMEMBERED_STEPS:
             self._digests.popitem(last=False)
 
     def forget(self, request: ScoreRequest) -> None:
-        """Take the step's next answer for its first."""
-        self._digests.pop(_step_of(request) or _NO_STEP, None)
+        """Treat the step's next response as its first."""
+        if step := _step_of(request):
+            self._digests.pop(step, None)
 
 
-def _step_of(request: ScoreRequest) -> tuple[str, str, str, int] | None:
-    """What shares a pin for certain: a training step's items without a scope of their own, by whatever is pinned."""
+def _step_of(request: ScoreRequest) -> StepKey | None:
+    """The step whose items certainly share a pin; None for items with a scope, which may have another rubric."""
     if request.purpose is not Purpose.TRAIN or request.rubric is not None:
         return None
     if request.run is None or request.step is None or any(item.scope is not None for item in request.items):
@@ -244,58 +251,41 @@ def _step_of(request: ScoreRequest) -> tuple[str, str, str, int] | None:
     return request.task, request.lineage, request.run, request.step
 
 
+def _blocking(
+    method: Callable[Concatenate[RewardClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["BlockingRewardClient", P], T]:
+    """The method of `BlockingRewardClient` that runs `method` and waits for it."""
+
+    @functools.wraps(method)
+    def wait(client: "BlockingRewardClient", /, *args: P.args, **options: P.kwargs) -> T:
+        return client._thread.submit(method, client._client, *args, **options).result()
+
+    return wait
+
+
 class BlockingRewardClient:
-    """`RewardClient` for code without an event loop: same arguments, same methods, each waits for its answer."""
+    """`RewardClient` for code without an event loop: same arguments and methods; each method returns its result."""
 
     def __init__(self, url: str | None = None, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="regrade-client", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("regrade-client")
         self._client = RewardClient(url, **options)
 
-    def score(self, task: str, items: Sequence[ScoreItem | Mapping[str, Any]], **options: Any) -> ScoreResponse:
-        """See `RewardClient.score`."""
-        return self._wait(self._client.score(task, items, **options))
-
-    def shadow(self, task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> ScoreResponse:
-        """See `RewardClient.shadow`."""
-        return self._wait(self._client.shadow(task, rubric, items))
-
-    def rubric(self, task: str, **which: Any) -> Rubric:
-        """See `RewardClient.rubric`."""
-        return self._wait(self._client.rubric(task, **which))
-
-    def put_rubric(self, task: str, rubric: Rubric, **why: Any) -> PutRubricAnswer:
-        """See `RewardClient.put_rubric`."""
-        return self._wait(self._client.put_rubric(task, rubric, **why))
-
-    def call(self, method: str, path: str, answer: type[T], **options: Any) -> T:
-        """See `RewardClient.call`."""
-        return self._wait(self._client.call(method, path, answer, **options))
-
-    def readiness(self) -> dict[str, bool]:
-        """See `RewardClient.readiness`."""
-        return self._wait(self._client.readiness())
+    score = _blocking(RewardClient.score)
+    shadow = _blocking(RewardClient.shadow)
+    rubric = _blocking(RewardClient.rubric)
+    put_rubric = _blocking(RewardClient.put_rubric)
+    call = _blocking(RewardClient.call)
+    readiness = _blocking(RewardClient.readiness)
 
     def close(self) -> None:
         """Close the connections and end the thread."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._client.aclose())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.close(self._client.aclose)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _wait(self, answer: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(answer, self._loop).result()
 
 
 def _with_id(item: ScoreItem | Mapping[str, Any]) -> ScoreItem:
@@ -303,28 +293,27 @@ def _with_id(item: ScoreItem | Mapping[str, Any]) -> ScoreItem:
     return item if item.id is not None else item.model_copy(update={"id": uuid.uuid4().hex})
 
 
-def _missed(response: ScoreResponse) -> list[int]:
-    """The results that want nothing but a judge that answers."""
+def _unjudged(response: ScoreResponse) -> list[int]:
+    """The indices of the results that only lack an available judge."""
     errors = [result.error for result in response.results]
     return [i for i, error in enumerate(errors) if error is not None and error.code is ErrorCode.JUDGE_UNAVAILABLE]
 
 
-def _merged(response: ScoreResponse, places: Sequence[int], again: ScoreResponse) -> ScoreResponse:
-    """`response` with the results of `again` in their places, and what both were billed."""
-    replaced = dict(zip(places, again.results, strict=True))
+def _merged(response: ScoreResponse, indices: Sequence[int], retried: ScoreResponse) -> ScoreResponse:
+    """`response` with the results of `retried` at `indices`, and the usage of both."""
+    replaced = dict(zip(indices, retried.results, strict=True))
     return ScoreResponse(
         results=tuple(replaced.get(i, result) for i, result in enumerate(response.results)),
-        usage=Usage.total((response.usage, again.usage)),
-        degraded=response.degraded or again.degraded,
+        usage=Usage.total((response.usage, retried.usage)),
+        degraded=response.degraded or retried.degraded,
     )
 
 
-def _joined(parts: Sequence[ScoreResponse]) -> ScoreResponse:
-    """One answer of several, in order."""
+def _concatenated(responses: Sequence[ScoreResponse]) -> ScoreResponse:
     return ScoreResponse(
-        results=tuple(result for part in parts for result in part.results),
-        usage=Usage.total(part.usage for part in parts),
-        degraded=any(part.degraded for part in parts),
+        results=tuple(result for response in responses for result in response.results),
+        usage=Usage.total(response.usage for response in responses),
+        degraded=any(response.degraded for response in responses),
     )
 
 
@@ -340,7 +329,7 @@ def _error_of(response: httpx.Response) -> RegradeError:
     return kinds.get(response.status_code, RequestError)(code, detail)
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _retry_after_s(response: httpx.Response) -> float:
     try:
         return min(_LONGEST_WAIT_S, max(0.0, float(response.headers.get("Retry-After", 0.0))))
     except ValueError:

@@ -112,6 +112,8 @@ def test_the_blocking_face(reward_url: str) -> None:
         assert client.score(TASK, [item()]).results[0].rubric.version == 2
         assert client.call("GET", "/healthz", dict[str, str]) == {"status": "ok"}
     client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.readiness()
 
 
 def test_import_is_light() -> None:
