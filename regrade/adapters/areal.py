@@ -1,48 +1,46 @@
 """AReaL: a reward function for its workflows: `RLVRWorkflow(RegradeReward("essay_writing", run="run-1"), ...)`.
 
-AReaL runs it in a few processes of a pool, waits 15 s, tries four times, and makes a silent 0 of four time-outs. So a
-call here ends with an exception after 12 s; the next try finds what was scored meanwhile; after four exceptions AReaL
-rejects the rollout. `workflow.async_reward_fn = AsyncRegradeReward(...)` goes round the pool, and asks in batches.
+AReaL calls it in a pool of processes with a timeout of 15 s and four tries, and turns four timeouts into a reward of 0
+without an error. A call here therefore raises after 12 s; the next try finds what was scored in between, and after
+four exceptions AReaL rejects the rollout. `workflow.async_reward_fn = AsyncRegradeReward(...)` bypasses the pool.
 """
 
 from typing import Any
 
-from regrade.adapters.chat import parse_rendered_prompt, strip_end_tokens, text_or_conversation
-from regrade.adapters.core import Scorer, reward_of, scoring_config
+from regrade.adapters.chat import parse_prompt, strip_end_tokens
+from regrade.adapters.core import Scorer, reward_of
 from regrade.contracts import ScoreItem
 
 _LIMIT_S = 12.0
 
 
 class RegradeReward:
-    """Picklable. Raises `RegradeError` where there is no reward."""
+    """Reward function for AReaL's process pool; picklable. Raises `RegradeError` where there is no reward."""
 
-    def __init__(self, task: str | None = None, *, limit_s: float | None = None, **where: Any) -> None:
-        self._scorer = Scorer(scoring_config(task=task, limit_s=limit_s or _LIMIT_S, **where))
+    def __init__(self, task: str | None = None, *, limit_s: float | None = None, **options: Any) -> None:
+        self._scorer = Scorer(task=task, limit_s=limit_s or _LIMIT_S, **options)
 
     def __call__(
-        self, prompt: Any, completions: str, prompt_ids: Any = None, completion_ids: Any = None, **row: Any
+        self, prompt: Any, completions: str, prompt_ids: Any = None, completion_ids: Any = None, **columns: Any
     ) -> float:
-        """The reward of one rollout; the data set's row may hold a `reference`."""
-        return reward_of(self._scorer.score_one(_item(prompt, completions, row)), "error")
+        """The reward of one rollout; `reference` is the one column of the dataset that is used."""
+        return reward_of(self._scorer.score_one(_item(prompt, completions, columns)), "error")
 
 
 class AsyncRegradeReward:
-    """In the workflow's own event loop, for as long as `patience_s`: nothing here makes a 0 of a time-out."""
+    """Reward function for the workflow's own event loop, which has no timeout: retries for `patience_s`."""
 
-    def __init__(self, task: str | None = None, **where: Any) -> None:
-        self._scorer = Scorer(scoring_config(task=task, **where))
+    def __init__(self, task: str | None = None, **options: Any) -> None:
+        self._scorer = Scorer(task=task, **options)
 
     async def __call__(
-        self, prompt: Any, completions: str, prompt_ids: Any = None, completion_ids: Any = None, **row: Any
+        self, prompt: Any, completions: str, prompt_ids: Any = None, completion_ids: Any = None, **columns: Any
     ) -> float:
         """See `RegradeReward`."""
-        return reward_of(await self._scorer.score_one_async(_item(prompt, completions, row)), "error")
+        return reward_of(await self._scorer.score_one_async(_item(prompt, completions, columns)), "error")
 
 
-def _item(prompt: Any, completion: str, row: dict[str, Any]) -> ScoreItem:
+def _item(prompt: Any, completion: str, columns: dict[str, Any]) -> ScoreItem:
     return ScoreItem(
-        prompt=parse_rendered_prompt(prompt) if isinstance(prompt, str) else text_or_conversation(prompt),
-        completion=strip_end_tokens(completion),
-        reference=row.get("reference"),
+        prompt=parse_prompt(prompt), completion=strip_end_tokens(completion), reference=columns.get("reference")
     )

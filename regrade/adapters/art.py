@@ -1,28 +1,29 @@
-"""ART: scores a trajectory group where RULER would: `after_each=lambda group: score_group(group, "essay_writing")`.
+"""ART: scores a trajectory group in place of RULER: `after_each=lambda group: score_group(group, "essay_writing")`.
 
-RULER asks one model for all scores of a group at once, and one score too few loses the group. Here each trajectory is
-scored by itself, under one rubric for the group; those that cannot be scored are left out of it.
+RULER asks one model for all scores of a group at once and loses the group if one score is missing. Here each
+trajectory is scored by itself, all by one rubric; those that cannot be scored are left out.
 """
 
 from typing import Any
 
 from regrade.adapters.chat import split_prompt
-from regrade.adapters.core import Scorer, UnscoredError, scoring_config
+from regrade.adapters.core import Scorer, UnscoredError
 from regrade.adapters.results import metrics_of
-from regrade.contracts import ScoreItem
+from regrade.contracts import ItemResult, ScoreItem
 from regrade.errors import RegradeError
 
-_LEAST = 2
+_MIN_TRAJECTORIES = 2
+"""Advantages need two rewards to compare."""
 
 
-async def score_group(group: Any, task: str | None = None, *, swallow_exceptions: bool = False, **where: Any) -> Any:
-    """A new group of the trajectories that have a reward, with figures in their metrics. `where`: see `scoring_config`.
+async def score_group(group: Any, task: str | None = None, *, swallow_exceptions: bool = False, **options: Any) -> Any:
+    """A new group of the trajectories that have a reward; `options` are those of `ScoringConfig`.
 
-    What a trajectory's reward was before stands in its metrics as `independent_reward`. Raises `RegradeError` where
-    fewer than two have a reward; with `swallow_exceptions` the answer is None instead, and ART drops the group.
+    A trajectory's earlier reward becomes its metric `independent_reward`. With fewer than two rewards it raises
+    `RegradeError`, or with `swallow_exceptions` returns None, and ART drops the group.
     """
     try:
-        return await _scored(group, Scorer(scoring_config(task=task, **where)))
+        return await _scored(group, Scorer(task=task, **options))
     except RegradeError:
         if not swallow_exceptions:
             raise
@@ -30,8 +31,8 @@ async def score_group(group: Any, task: str | None = None, *, swallow_exceptions
 
 
 async def _scored(group: Any, scorer: Scorer) -> Any:
-    parted = [split_prompt(trajectory.messages()) for trajectory in group.trajectories]
-    items = [ScoreItem(prompt=prompt or "-", completion=rest or "") for prompt, rest in parted]
+    conversations = [split_prompt(trajectory.messages()) for trajectory in group.trajectories]
+    items = [ScoreItem(prompt=prompt or "-", completion=completion or "") for prompt, completion in conversations]
     if not items:
         return group
     results = (await scorer.score_async(items)).results
@@ -40,12 +41,12 @@ async def _scored(group: Any, scorer: Scorer) -> Any:
         for trajectory, result in zip(group.trajectories, results, strict=True)
         if result.reward is not None
     ]
-    if len(scored) < min(_LEAST, len(items)):
+    if len(scored) < min(_MIN_TRAJECTORIES, len(items)):
         error = next(result.error for result in results if result.error is not None)
-        raise UnscoredError(error.code, f"{len(items) - len(scored)} of {len(items)}: {error.message}")
+        raise UnscoredError(error.code, f"{len(items) - len(scored)} of {len(items)} not scored: {error.message}")
     return group.model_copy(update={"trajectories": scored})
 
 
-def _metrics(trajectory: Any, result: Any) -> dict[str, Any]:
-    before = {"independent_reward": trajectory.reward} if trajectory.reward is not None else {}
-    return {**trajectory.metrics, **before, **metrics_of(result), "regrade_score": result.reward}
+def _metrics(trajectory: Any, result: ItemResult) -> dict[str, Any]:
+    earlier = {"independent_reward": trajectory.reward} if trajectory.reward is not None else {}
+    return {**trajectory.metrics, **earlier, **metrics_of(result), "regrade_score": result.reward}

@@ -1,7 +1,7 @@
-"""Takes apart what a chat template has put together, since some trainers send rendered text instead of turns. Pure.
+"""Converts trainers' prompts and completions, which may be rendered by a chat template, to text or conversations. Pure.
 
-A prompt comes from the dataset, so its turns are believed. Of a completion, which a policy wrote, only the tokens
-that end it are taken away: whatever else it holds is the judge's to see, fenced.
+A prompt comes from the dataset, so its turns are trusted. A completion comes from the policy: only the end tokens are
+removed, and the judge sees everything else inside a fence.
 """
 
 import json
@@ -18,21 +18,26 @@ _TURN = re.compile(
     r"|<\|start_header_id\|>(?P<llama>\w{1,16})<\|end_header_id\|>\n\n"
     r"|<start_of_turn>(?P<gemma>\w{1,16})\n)"
 )
-_END = re.compile(
+_END_TOKENS = re.compile(
     r"(?:\s{0,8}(?:<\|[a-z_]{1,32}\|>|</?s>|<(?:end_of_turn|eos|pad|bos)>|<\uff5c[^<>\n]{1,32}\uff5c>)){1,64}\s{0,8}$"
 )
-_TAIL = 200
-_LOOK_BACK = 2_000
+_PROMPT_TAIL = 200
+"""Characters of a prompt that identify it where a trainer has cut its beginning off."""
+_SEARCHED_TAIL = 2_000
+"""Characters at the end of a completion that are searched for end tokens, which bounds the time."""
+_MAX_TURNS = 256
 
 
 def strip_end_tokens(completion: str) -> str:
-    """The completion without the tokens that end a turn, and padding behind them."""
-    last = completion[-_LOOK_BACK:]
-    return completion[: len(completion) - len(last)] + _END.sub("", last)
+    """The completion without end-of-turn and padding tokens at its end."""
+    tail = completion[-_SEARCHED_TAIL:]
+    return completion[: len(completion) - len(tail)] + _END_TOKENS.sub("", tail)
 
 
-def parse_rendered_prompt(prompt: str) -> str | Conversation:
-    """The turns of a prompt rendered by a known template (ChatML, Llama 3, Gemma), else the prompt itself."""
+def parse_prompt(prompt: Any) -> str | Conversation:
+    """A prompt in any form: turns, text rendered by a known template (ChatML, Llama 3, Gemma), or plain text."""
+    if not isinstance(prompt, str):
+        return to_conversation(prompt)
     starts = list(_TURN.finditer(prompt))
     if not starts or strip_end_tokens(prompt[: starts[0].start()]).strip():
         return prompt
@@ -43,61 +48,64 @@ def parse_rendered_prompt(prompt: str) -> str | Conversation:
         if (content := strip_end_tokens(prompt[start.end() : end]).strip())
         and (role := _ROLES.get(start["chatml"] or start["llama"] or start["gemma"]))
     ]
-    return tuple(turns) if 1 <= len(turns) <= 256 else prompt
+    return tuple(turns) if 1 <= len(turns) <= _MAX_TURNS else prompt
 
 
 def to_conversation(messages: Iterable[Mapping[str, Any]]) -> Conversation:
-    """Turns as trainers have them: content as text, as parts or missing; a call of a tool as its name and arguments."""
-    told = [Message(role=_ROLES.get(str(turn["role"]), "user"), content=_turn_text(turn)) for turn in messages]
-    return tuple(told)
+    """Turns in OpenAI's form: content as text, as parts or missing; a tool call becomes its name and arguments."""
+    return tuple(Message(role=_ROLES.get(str(turn["role"]), "user"), content=_turn_text(turn)) for turn in messages)
 
 
 def split_prompt(messages: Iterable[Mapping[str, Any]]) -> tuple[Conversation, Conversation]:
-    """The turns up to the policy's first, and those from there on."""
-    turns = list(to_conversation(messages))
-    first = next((at for at, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
-    return tuple(turns[:first]), tuple(turns[first:])
+    """The turns before the policy's first turn, and the rest."""
+    turns = to_conversation(messages)
+    first = next((index for index, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
+    return turns[:first], turns[first:]
 
 
 def text_or_conversation(content: Any) -> str | Conversation:
-    """Text as it is, turns as a conversation (also those of a data frame, an array of them)."""
+    """Text unchanged, turns as a conversation (a list or, from a data frame, an array)."""
     return content if isinstance(content, str) else to_conversation(content)
 
 
+def reference_of(label: Any) -> str | None:
+    """A label as a reference; None unless it is a non-empty text."""
+    return label if isinstance(label, str) and label else None
+
+
 def completion_after_prompt(query: str, prompt: str) -> str | None:
-    """What follows `prompt` in `query`; None where the prompt is not in it.
+    """What follows `prompt` in `query`, or None if the prompt is not in it.
 
     A trainer may have cut the prompt's beginning off, put a token before it, or lost white space in decoding.
     """
-    for known in (prompt, prompt[-_TAIL:]):
-        at = query.find(known)
-        if known and at >= 0:
-            return query[at + len(known) :]
+    for part in (prompt, prompt[-_PROMPT_TAIL:]):
+        start = query.find(part)
+        if part and start >= 0:
+            return query[start + len(part) :]
     return _after_prompt_ignoring_whitespace(query, prompt) if prompt.strip() else query
 
 
 def _turn_text(turn: Mapping[str, Any]) -> str:
     content = turn.get("content")
-    parts = [content] if isinstance(content, str) else [str(part.get("text") or "") for part in content or []]
+    texts = [content] if isinstance(content, str) else [str(part.get("text") or "") for part in content or []]
     calls = [call.get("function", call) for call in turn.get("tool_calls") or []]
-    parts += [f"{call.get('name')}({_arguments(call.get('arguments'))})" for call in calls]
-    return "\n".join(part for part in parts if part)
+    texts += [f"{call.get('name')}({_arguments(call.get('arguments'))})" for call in calls]
+    return "\n".join(text for text in texts if text)
 
 
-def _arguments(told: Any) -> str:
-    return told if isinstance(told, str) else json.dumps(told)
+def _arguments(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
 def _after_prompt_ignoring_whitespace(query: str, prompt: str) -> str | None:
-    """As `completion_after_prompt`, by all that is no white space, from the query's beginning."""
-    wanted = iter("".join(prompt.split()))
-    following = next(wanted)
-    for at, letter in enumerate(query):
+    remaining = iter("".join(prompt.split()))
+    expected = next(remaining)
+    for index, letter in enumerate(query):
         if letter.isspace():
             continue
-        if letter != following:
+        if letter != expected:
             return None
-        following = next(wanted, "")
-        if not following:
-            return query[at + 1 :]
+        expected = next(remaining, "")
+        if not expected:
+            return query[index + 1 :]
     return None

@@ -1,7 +1,7 @@
-"""What the trainers' functions share: where to score, one line to the service a process, and samples made batches.
+"""What the reward functions of all trainers share: their configuration, one client a process, and micro-batches.
 
-Settings come as arguments, else from the environment: REGRADE_TASK, REGRADE_RUN, REGRADE_URL, REGRADE_KEY,
-REGRADE_MODE, REGRADE_LINEAGE, REGRADE_PATIENCE_S, REGRADE_LIMIT_S, REGRADE_BATCH, REGRADE_BATCH_WAIT_S.
+Every option of `ScoringConfig` is an argument of the reward function or an environment variable, `REGRADE_TASK` and so
+on; the argument wins.
 """
 
 import asyncio
@@ -9,107 +9,95 @@ import atexit
 import math
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
+
+from pydantic import Field
 
 from regrade.client import DEFAULT_URL, RewardClient
-from regrade.contracts import MAIN_LINEAGE, ItemResult, Mode, Purpose, ScoreItem, ScoreResponse
+from regrade.contracts import MAIN_LINEAGE, Contract, ItemResult, Mode, Purpose, ScoreItem, ScoreResponse
 from regrade.contracts.base import sha256_of
 from regrade.errors import RegradeError, ServiceUnavailableError
+from regrade.loop_thread import LoopThread
 from regrade.micro_batching import MicroBatcher
 
 T = TypeVar("T")
 
-_EVALUATION = frozenset({"test", "val", "valid", "validation", "eval", "evaluation"})
-
+_ENVIRONMENT = {"wait_s": "REGRADE_BATCH_WAIT_S"}
+"""Environment variables that are not `REGRADE_` and the option's name."""
+_EVALUATION_SPLITS = frozenset({"test", "val", "valid", "validation", "eval", "evaluation"})
 
 Unscored = Literal["error", "nan"]
-"""What stands for a sample without a reward where a trainer knows no null: an exception, or NaN for its filter."""
+"""What a trainer without null gets for a sample without a reward: an exception, or NaN, which its filter leaves out."""
 
 
 class UnscoredError(RegradeError):
-    """A sample has no reward, and this trainer knows no null: the item's error code and message."""
+    """A sample has no reward and the trainer has no null: the item's error code and message."""
 
 
-class ScoringConfig(NamedTuple):
-    """Where and as what samples are scored."""
+class ScoringConfig(Contract):
+    """Which service scores samples, and as what."""
 
     task: str
-    run: str | None
-    url: str
-    key: str
-    mode: Mode | None
-    lineage: str
-    patience_s: float
-    limit_s: float | None
-    batch: int
-    wait_s: float
+    """Task of the samples."""
+    run: str | None = None
+    """Training run; items of one run and group share a rubric."""
+    url: str = DEFAULT_URL
+    """URL of the reward service."""
+    key: str = Field(default="", repr=False)
+    """API key."""
+    mode: Mode | None = None
+    """How the judge reaches a level; None leaves it to the service."""
+    lineage: str = MAIN_LINEAGE
+    """Lineage of the rubric."""
+    patience_s: float = 600.0
+    """Seconds for which a call is retried."""
+    limit_s: float | None = None
+    """Seconds after which a call ends with an error, whatever happens; None or 0 for no limit."""
+    batch: int = 64
+    """Largest number of single samples in one request."""
+    wait_s: float = 0.1
+    """Longest time that the first sample of a batch waits for others, in seconds."""
 
-    def __repr__(self) -> str:
-        """Without the key."""
-        return f"ScoringConfig({self.task!r}, run={self.run!r}, url={self.url!r})"
+    @classmethod
+    def resolve(cls, *, default_patience_s: float = 600.0, **options: Any) -> Self:
+        """From options that are not None, else environment variables, else defaults. Raises `ValueError`."""
+        variables = {
+            name: os.environ.get(_ENVIRONMENT.get(name, f"REGRADE_{name.upper()}")) for name in cls.model_fields
+        }
+        values = {name: value for name, value in variables.items() if value}
+        values |= {name: value for name, value in options.items() if value is not None}
+        if not values.get("task"):
+            raise ValueError("no task: give the argument `task`, or set REGRADE_TASK")
+        return cls.model_validate({"patience_s": default_patience_s} | values)
 
-
-def scoring_config(
-    *,
-    task: str | None = None,
-    run: str | None = None,
-    url: str | None = None,
-    key: str | None = None,
-    mode: str | None = None,
-    lineage: str | None = None,
-    patience_s: float | None = None,
-    limit_s: float | None = None,
-    batch: int | None = None,
-    wait_s: float | None = None,
-    default_patience_s: float = 600.0,
-) -> ScoringConfig:
-    """A place from arguments, else environment variables, else defaults. Raises `ValueError` without a task.
-
-    `patience_s`: how long a call is tried again. `limit_s`: when a call ends whatever happens; none if not told.
-    `batch`, `wait_s`: samples that come one by one are sent together, at most so many, and at the latest so long after
-    the first of them came.
-    """
-    task = task or os.environ.get("REGRADE_TASK")
-    if not task:
-        raise ValueError("which task? give the argument `task`, or set REGRADE_TASK")
-    mode = mode or os.environ.get("REGRADE_MODE")
-    return ScoringConfig(
-        task=task,
-        run=run or os.environ.get("REGRADE_RUN") or None,
-        url=url or os.environ.get("REGRADE_URL") or DEFAULT_URL,
-        key=key if key is not None else os.environ.get("REGRADE_KEY", ""),
-        mode=Mode(mode) if mode else None,
-        lineage=lineage or os.environ.get("REGRADE_LINEAGE") or MAIN_LINEAGE,
-        patience_s=_number(patience_s, "REGRADE_PATIENCE_S", default_patience_s),
-        limit_s=_number(limit_s, "REGRADE_LIMIT_S", 0.0) or None,
-        batch=int(_number(batch, "REGRADE_BATCH", 64)),
-        wait_s=_number(wait_s, "REGRADE_BATCH_WAIT_S", 0.1),
-    )
+    @property
+    def request_fields(self) -> dict[str, Any]:
+        """The fields of `ScoreRequest` that the configuration sets."""
+        return {"run": self.run, "mode": self.mode, "lineage": self.lineage}
 
 
 def rank() -> int:
-    """This process's rank, where the launcher tells it."""
+    """This process's rank, from the launcher's `RANK`."""
     return int(os.environ.get("RANK") or 0)
 
 
 def purpose_of(split: object) -> Purpose:
-    """What a sample of a data set's split is scored for."""
-    return Purpose.EVAL if isinstance(split, str) and split.lower() in _EVALUATION else Purpose.TRAIN
+    """`eval` for the name of an evaluation split, else `train`."""
+    return Purpose.EVAL if isinstance(split, str) and split.lower() in _EVALUATION_SPLITS else Purpose.TRAIN
 
 
 def with_content_id(item: ScoreItem) -> ScoreItem:
-    """The item under an id made of its content: a trainer that calls again with it repeats it, and is billed once."""
+    """The item with an id that is a hash of its content, so that a trainer's own retry is billed once."""
     if item.id is not None:
         return item
     return item.model_copy(update={"id": sha256_of(item.model_dump(mode="json", exclude={"metadata"}))[:32]})
 
 
 def reward_of(result: ItemResult, unscored: Unscored) -> float:
-    """The reward. Without one: NaN, or `UnscoredError` raised."""
+    """The reward; without one NaN, or `UnscoredError` raised."""
     if result.reward is not None:
         return result.reward
     if unscored == "nan":
@@ -118,102 +106,93 @@ def reward_of(result: ItemResult, unscored: Unscored) -> float:
     raise UnscoredError(result.error.code, result.error.message)
 
 
-@dataclass(frozen=True)
 class Scorer:
-    """Scores at one place, from any thread or event loop. Picklable: what it opens belongs to the process."""
+    """Scores samples from any thread or event loop. Picklable: the connections belong to the process, not to it.
 
-    config: ScoringConfig
+    `options` are those of `ScoringConfig.resolve`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.config = ScoringConfig.resolve(**options)
 
     def score(self, items: Sequence[ScoreItem], **options: Any) -> ScoreResponse:
-        """A batch in one call. Raises `RegradeError`."""
-        return self._result(self._batch(items, options))
+        """Score a batch in one call; `options` are fields of `ScoreRequest`. Raises `RegradeError`."""
+        return self._result(self._submit_batch(items, options))
 
     async def score_async(self, items: Sequence[ScoreItem], **options: Any) -> ScoreResponse:
-        """`score`, awaited in whatever loop."""
-        return await self._awaited(self._batch(items, options))
+        """`score` for any event loop."""
+        return await self._awaited(self._submit_batch(items, options))
 
     def score_one(self, item: ScoreItem, *, step: int | None = None, purpose: Purpose = Purpose.TRAIN) -> ItemResult:
-        """A sample, sent together with those that other threads and tasks ask for in this moment."""
-        return self._result(self._one(item, step, purpose))
+        """Score a sample, in one request with those that other threads and tasks submit within `wait_s`."""
+        return self._result(self._submit_one(item, step, purpose))
 
     async def score_one_async(
         self, item: ScoreItem, *, step: int | None = None, purpose: Purpose = Purpose.TRAIN
     ) -> ItemResult:
-        """`score_one`, awaited in whatever loop."""
-        return await self._awaited(self._one(item, step, purpose))
+        """`score_one` for any event loop."""
+        return await self._awaited(self._submit_one(item, step, purpose))
 
-    def _batch(self, items: Sequence[ScoreItem], options: dict[str, Any]) -> "Future[ScoreResponse]":
-        config = self.config
-        told = {"run": config.run, "mode": config.mode, "lineage": config.lineage} | options
-        thread = _client_thread(config)
-        return thread.submit(thread.client.score(config.task, items, **told))
-
-    def _one(self, item: ScoreItem, step: int | None, purpose: Purpose) -> "Future[ItemResult]":
+    def _submit_batch(self, items: Sequence[ScoreItem], options: dict[str, Any]) -> "Future[ScoreResponse]":
         thread = _client_thread(self.config)
-        return thread.submit(thread.score_one(_BatchKey(self.config, step, purpose), with_content_id(item)))
+        return thread.submit(thread.client.score, self.config.task, items, **(self.config.request_fields | options))
 
-    def _result(self, answer: "Future[T]") -> T:
+    def _submit_one(self, item: ScoreItem, step: int | None, purpose: Purpose) -> "Future[ItemResult]":
+        thread = _client_thread(self.config)
+        return thread.submit(thread.score_one, _BatchKey(self.config, step, purpose), with_content_id(item))
+
+    def _result(self, future: "Future[T]") -> T:
         try:
-            return answer.result(self.config.limit_s)
+            return future.result(self.config.limit_s or None)
         except FutureTimeoutError:
             raise self._timeout_error() from None
 
-    async def _awaited(self, answer: "Future[T]") -> T:
+    async def _awaited(self, future: "Future[T]") -> T:
+        # Shielded, since the request continues after a timeout: a retry then joins it or finds its stored result.
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(answer)), self.config.limit_s)
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), self.config.limit_s or None)
         except TimeoutError:
             raise self._timeout_error() from None
 
     def _timeout_error(self) -> ServiceUnavailableError:
-        return ServiceUnavailableError("timeout", f"no answer in {self.config.limit_s} s; asked again, it may be there")
+        return ServiceUnavailableError(
+            "timeout", f"no answer in {self.config.limit_s} s; scoring continues, and a retry may find the reward"
+        )
 
 
 class _BatchKey(NamedTuple):
-    """What the samples of one batch share."""
+    """What the samples of one request share."""
 
     config: ScoringConfig
     step: int | None
     purpose: Purpose
 
 
-class ClientThread:
-    """A process's line to one service: a thread with an event loop, its connections, and the batches of its samples."""
+class ClientThread(LoopThread):
+    """A process's client of one service, and the micro-batches of its samples, in a thread of their own."""
 
     def __init__(self, config: ScoringConfig) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="regrade-client", daemon=True)
-        self._thread.start()
+        super().__init__("regrade-client")
         self.client = RewardClient(config.url, key=config.key, patience_s=config.patience_s)
         self._batcher: MicroBatcher[_BatchKey, ScoreItem, ItemResult] = MicroBatcher(
-            self._ask, size=config.batch, wait_s=config.wait_s
+            self._score_batch, size=config.batch, wait_s=config.wait_s
         )
 
-    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Run `work` in the line's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
     async def score_one(self, key: _BatchKey, item: ScoreItem) -> ItemResult:
-        """The outcome of one sample."""
-        seat = self._batcher.submit(key, item.id, item)
-        await asyncio.wait({seat})
-        return seat.result()
+        """Submit a sample to its batch and wait for the result."""
+        future = self._batcher.submit(key, item.id, item)
+        await asyncio.wait({future})
+        return future.result()
 
-    def close(self) -> None:
-        """Drop what is under way, close the connections, end the thread."""
-        self.submit(self._close()).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _close(self) -> None:
+    async def aclose(self) -> None:
+        """Cancel the batches and close the connections."""
         await self._batcher.aclose()
         await self.client.aclose()
 
-    async def _ask(self, key: _BatchKey, items: Sequence[ScoreItem]) -> Sequence[ItemResult]:
+    async def _score_batch(self, key: _BatchKey, items: Sequence[ScoreItem]) -> Sequence[ItemResult]:
         config = key.config
-        told = {"run": config.run, "step": key.step, "mode": config.mode, "lineage": config.lineage}
-        response = await self.client.score(config.task, items, purpose=key.purpose, **told)
-        return response.results
+        options = config.request_fields | {"step": key.step, "purpose": key.purpose}
+        return (await self.client.score(config.task, items, **options)).results
 
 
 _client_threads: dict[tuple[int, ScoringConfig], ClientThread] = {}
@@ -221,25 +200,19 @@ _client_threads_lock = threading.Lock()
 
 
 def _client_thread(config: ScoringConfig) -> ClientThread:
-    """The process's line for a place's service and limits. A forked child opens its own."""
-    shared = config._replace(task="", run=None, mode=None, lineage="", limit_s=None)
+    """The process's client for a service and its limits. Threads do not survive a fork, so a child makes its own."""
+    shared = {"task": "", "run": None, "mode": None, "lineage": "", "limit_s": None}
+    key = (os.getpid(), config.model_copy(update=shared))
     with _client_threads_lock:
-        key = (os.getpid(), shared)
         if key not in _client_threads:
-            _client_threads[key] = ClientThread(shared)
+            _client_threads[key] = ClientThread(config)
         return _client_threads[key]
 
 
 @atexit.register
 def close_client_threads() -> None:
-    """Close what this process has opened; it is opened again when needed."""
+    """Close this process's clients; the next call makes new ones."""
     with _client_threads_lock:
         for key in [key for key in _client_threads if key[0] == os.getpid()]:
-            _client_threads.pop(key).close()
-
-
-def _number(given: float | None, variable: str, default: float) -> float:
-    told = os.environ.get(variable)
-    if given is not None:
-        return float(given)
-    return float(told) if told else default
+            thread = _client_threads.pop(key)
+            thread.close(thread.aclose)

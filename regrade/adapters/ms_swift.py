@@ -1,9 +1,9 @@
-"""ms-swift: a plugin file for `--external_plugins`, since its reward functions are classes of its own.
+"""ms-swift: reward functions ("ORM" there) for a plugin file, given with `--external_plugins`.
 
 class Regrade(RegradeORM, AsyncORM): ...
 orms["regrade"] = Regrade
 
-`RubricVersionORM`, listed behind it with `--reward_weights 1 0`, brings the rubric's version into the log.
+`RubricVersionORM` as a second function, with `--reward_weights 1 0`, brings the rubric's version into the log.
 """
 
 import asyncio
@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regrade.adapters.chat import to_conversation
-from regrade.adapters.core import Scorer, rank, scoring_config
+from regrade.adapters.core import Scorer, rank
 from regrade.adapters.trl import TrainerState
 from regrade.contracts import ItemResult, ScoreItem
 
 
 class RegradeORM:
-    """One reward a completion, None where there is none: ms-swift leaves that out. Configured by the environment."""
+    """One reward a completion, or None, which ms-swift leaves out. Mix in before `AsyncORM`."""
 
-    def __init__(self, args: Any = None, **where: Any) -> None:
+    def __init__(self, args: Any = None, **options: Any) -> None:
         super().__init__(args)  # type: ignore[call-arg]
-        self._scorer = Scorer(scoring_config(**where))
+        self._scorer = Scorer(**options)
 
     async def __call__(
         self,
@@ -32,7 +32,7 @@ class RegradeORM:
         reference: Sequence[str | None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Score a batch; a row's `messages` end with the completion, `reference` is a column of the data set."""
+        """Score a batch; each row of `messages` ends with the completion, `reference` is a column of the dataset."""
         step = trainer_state.global_step if trainer_state is not None and self._scorer.config.run else None
         items = [
             ScoreItem(
@@ -44,14 +44,14 @@ class RegradeORM:
             for index, (completion, row) in enumerate(zip(completions, messages, strict=True))
         ]
         results = await asyncio.gather(*(self._scorer.score_one_async(item, step=step) for item in items))
-        return [self._told(result) for result in results]
+        return [self._value(result) for result in results]
 
-    def _told(self, result: ItemResult) -> float | None:
+    def _value(self, result: ItemResult) -> float | None:
         return result.reward
 
 
 class RubricVersionORM(RegradeORM):
-    """The version of the rubric that each reward came from. It asks for nothing more: equal samples share a call."""
+    """The version of the rubric behind each reward. Equal samples share a request, so it scores nothing twice."""
 
-    def _told(self, result: ItemResult) -> float | None:
+    def _value(self, result: ItemResult) -> float | None:
         return None if result.rubric.version is None else float(result.rubric.version)

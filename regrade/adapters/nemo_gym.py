@@ -1,49 +1,48 @@
-"""NeMo Gym's wire: a resources server's `POST /verify`, and `POST /compare` for a group. Pure.
+"""NeMo Gym: the HTTP format of a resources server's `POST /verify`, and of `POST /compare` for a group. Pure.
 
-A judge that fails is a 200 there, with reward 0.0 and a class of failure that takes the row out of the metrics: that
-trainer's form of null, and the one place where a missing reward has a number. It is never traced.
+For a failed judge NeMo Gym expects status 200 with reward 0.0 and a failure class, which keeps the row out of its
+metrics. This is that trainer's null, and the only case where a missing reward is a number. It is never traced.
 """
 
 from collections.abc import Sequence
-from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
+from regrade.adapters.results import Scored, mean_metrics, metrics_of
 from regrade.contracts import Conversation, Message, ScoreItem
 from regrade.contracts.score import MAX_ITEMS
 
 CLIENT_TIMEOUT_S = 600.0
-"""Of ours: its client waits without end."""
+"""Our choice: NeMo Gym's client has no timeout."""
 
 _ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-Object = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 class VerifyRequest(BaseModel):
-    """A rollout as OpenAI's Responses API has it. What else the row holds is sent back as it came."""
+    """A rollout in the form of OpenAI's Responses API. All other fields of the row are sent back unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    responses_create_params: Object
-    response: Object
+    responses_create_params: JsonObject
+    response: JsonObject
 
 
 class VerifyResponse(VerifyRequest):
-    """The row with its reward; `reward_components` has the score of each criterion."""
+    """The row with its reward; `reward_components` holds the score of each criterion."""
 
     reward: float
     reward_components: dict[str, float] = Field(default={})
 
 
 class CompareRequest(BaseModel):
-    """A group. The task's rubric says what to compare by, so `principle` is left alone."""
+    """A group. `principle` is ignored: the task's rubric decides."""
 
     model_config = ConfigDict(frozen=True)
 
     conversation_history: list[dict[str, str]] = Field(min_length=1, max_length=256)
-    response_objs: list[Object] = Field(max_length=MAX_ITEMS)
+    response_objs: list[JsonObject] = Field(max_length=MAX_ITEMS)
     principle: str | None = None
 
 
@@ -51,81 +50,76 @@ class CompareResponse(BaseModel):
     """One reward a response, in order."""
 
     rewards: list[float]
-    comparison_results: list[Object] | None = None
+    comparison_results: list[JsonObject] | None = None
     metrics: dict[str, float]
 
 
 def to_item(request: VerifyRequest, scope: str | None = None) -> ScoreItem:
-    """The rollout. Raises `ValueError` where the request holds no text to answer."""
+    """The rollout as an item. Raises `ValueError` where the request holds no prompt."""
     rollout = (request.model_extra or {}).get("_ng_rollout_index")
     return ScoreItem(
         id=f"rollout-{rollout}" if isinstance(rollout, int) else None,
-        prompt=_asked_for(request.responses_create_params),
-        completion=_written(request.response),
+        prompt=_prompt(request.responses_create_params),
+        completion=_completion(request.response),
         scope=scope,
     )
 
 
 def to_items(request: CompareRequest, scope: str | None = None) -> list[ScoreItem]:
-    """The group's responses; equal ones are items of their own. Raises `ValueError`."""
-    prompt = _conversation([_turn(turn) for turn in request.conversation_history])
+    """The group's responses as items of their own, equal ones too. Raises `ValueError` without a prompt."""
+    prompt = _conversation([_message(turn) for turn in request.conversation_history])
     return [
-        ScoreItem(id=f"response-{number}", prompt=prompt, completion=_written(response), scope=scope)
+        ScoreItem(id=f"response-{number}", prompt=prompt, completion=_completion(response), scope=scope)
         for number, response in enumerate(request.response_objs)
     ]
 
 
-def to_row(request: VerifyRequest, result: Scored, components: dict[str, float]) -> Object:
-    """The row with its reward. The figures stand at the top, where its metrics find them."""
+def to_row(request: VerifyRequest, result: Scored, components: dict[str, float]) -> JsonObject:
+    """The row with its reward; the metrics are at the top level, where NeMo Gym aggregates them."""
     assert result.reward is not None
     return request.model_dump() | metrics_of(result) | {"reward": result.reward, "reward_components": components}
 
 
-def failure_row(request: VerifyRequest, why: str) -> Object:
-    """The row of a judge that failed: goes to the failures, and is run again on resume."""
-    kind: Literal["judge_failed"] = "judge_failed"
-    told = {"reward": 0.0, "_ng_failure_class": kind, "_ng_failure_judge_error": why}
-    return request.model_dump() | {"reward_components": {}} | told
+def failure_row(request: VerifyRequest, reason: str) -> JsonObject:
+    """The row of a failed judge: NeMo Gym lists it as a failure and runs it again on resume."""
+    failure = {"_ng_failure_class": "judge_failed", "_ng_failure_judge_error": reason}
+    return request.model_dump() | {"reward": 0.0, "reward_components": {}} | failure
 
 
 def to_comparison(results: Sequence[Scored]) -> CompareResponse:
-    """The rewards of a group that was scored whole."""
+    """The rewards of a group in which every response has one."""
     rewards = [result.reward for result in results if result.reward is not None]
     assert len(rewards) == len(results)
-    told = [metrics_of(result) for result in results]
-    return CompareResponse(
-        rewards=rewards, metrics={n: fmean(t[n] for t in told) for n in METRIC_NAMES} if told else {}
-    )
+    return CompareResponse(rewards=rewards, metrics=mean_metrics(results))
 
 
-def _asked_for(params: Object) -> str | Conversation:
-    request = params.get("input")
-    told = [Message(role="system", content=params["instructions"])] if params.get("instructions") else []
-    if isinstance(request, str):
-        return (*told, Message(role="user", content=request)) if told else request
-    turns = [_turn(turn) for turn in request or [] if isinstance(turn, dict)]
-    return _conversation([*told, *turns])
+def _prompt(params: JsonObject) -> str | Conversation:
+    prompt, instructions = params.get("input"), params.get("instructions")
+    system = [Message(role="system", content=instructions)] if instructions else []
+    if isinstance(prompt, str):
+        return (*system, Message(role="user", content=prompt)) if system else prompt
+    return _conversation([*system, *(_message(turn) for turn in prompt or [] if isinstance(turn, dict))])
 
 
-def _conversation(turns: Sequence[Message | None]) -> Conversation:
-    found = tuple(turn for turn in turns if turn is not None)
-    if not found:
-        raise ValueError("no text to answer")
-    return found
+def _conversation(messages: Sequence[Message | None]) -> Conversation:
+    turns = tuple(message for message in messages if message is not None)
+    if not turns:
+        raise ValueError("the request holds no prompt text")
+    return turns
 
 
-def _written(response: Object) -> str | Conversation:
-    """What the policy wrote and called, without its hidden reasoning; text where it is one turn."""
+def _completion(response: JsonObject) -> str | Conversation:
+    """The policy's messages and tool calls, without hidden reasoning; plain text if it is one message."""
     output = response.get("output")
-    turns = [_turn(part) for part in output if isinstance(part, dict)] if isinstance(output, list) else []
-    found = tuple(turn for turn in turns if turn is not None)
-    if len(found) == 1 and found[0].role == "assistant":
-        return found[0].content
-    return found or ""
+    messages = [_message(part) for part in output if isinstance(part, dict)] if isinstance(output, list) else []
+    turns = tuple(message for message in messages if message is not None)
+    if len(turns) == 1 and turns[0].role == "assistant":
+        return turns[0].content
+    return turns or ""
 
 
-def _turn(part: Object) -> Message | None:
-    """A turn, a tool's call or its output; None for what has no text."""
+def _message(part: JsonObject) -> Message | None:
+    """A turn, a tool call or a tool's output; None for a part without text."""
     kind = part.get("type", "message")
     if kind == "function_call":
         return Message(role="assistant", content=f"{part.get('name')}({part.get('arguments', '')})")

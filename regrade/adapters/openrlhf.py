@@ -1,7 +1,7 @@
-"""OpenRLHF's wire: `--reward.remote_url http://host:8700/adapters/openrlhf?task=...&run=...`. Pure.
+"""OpenRLHF: the HTTP format of `--reward.remote_url http://host:8700/adapters/openrlhf?task=...&run=...`. Pure.
 
-One sample a request, as lists of one; given several URLs, all but the first get empty lists and must answer, too.
-Logs become tensors, so they are numbers; a reward that is NaN is one that its dynamic filtering leaves out.
+A request holds one sample, as lists of one. With several URLs, all but the first get empty lists and must respond too.
+Logs become tensors, so they are numbers. OpenRLHF's dynamic filtering leaves out a reward that is NaN.
 """
 
 import math
@@ -10,19 +10,19 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from regrade.adapters.chat import completion_after_prompt, parse_rendered_prompt, strip_end_tokens
+from regrade.adapters.chat import completion_after_prompt, parse_prompt, reference_of, strip_end_tokens
 from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
 from regrade.contracts import ScoreItem
 from regrade.contracts.score import MAX_ITEMS
 
 CLIENT_TIMEOUT_S = 180.0
-"""Its time limit of a request; after five failed ones the run ends."""
+"""OpenRLHF's request timeout; after five failed requests the run ends."""
 
 Texts = Annotated[list[str], Field(max_length=MAX_ITEMS)]
 
 
 class OpenRLHFRequest(BaseModel):
-    """`query` is prompt and response as one text, special tokens included."""
+    """`query` is prompt and response as one text, with special tokens."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,14 +31,14 @@ class OpenRLHFRequest(BaseModel):
     labels: Annotated[list[JsonValue], Field(max_length=MAX_ITEMS)] = []
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> "OpenRLHFRequest":
+    def _equal_lengths(self) -> "OpenRLHFRequest":
         if len(self.query) != len(self.prompts) or len(self.labels) not in (0, len(self.query)):
             raise ValueError("query, prompts and labels are of different lengths")
         return self
 
 
 class OpenRLHFResponse(BaseModel):
-    """A reward a query. `scores` is what dynamic filtering goes by."""
+    """One reward a query; `scores` is what dynamic filtering uses."""
 
     rewards: list[float]
     scores: list[float]
@@ -46,16 +46,16 @@ class OpenRLHFResponse(BaseModel):
 
 
 def to_items(request: OpenRLHFRequest, scope: str | None = None) -> list[ScoreItem]:
-    """The samples. Raises `ValueError` where a query does not hold its prompt."""
+    """The samples as items. Raises `ValueError` where a query does not begin with its prompt."""
     labels = request.labels or [None] * len(request.query)
-    return [_item(*one, scope) for one in zip(request.query, request.prompts, labels, strict=True)]
+    return [_item(*sample, scope) for sample in zip(request.query, request.prompts, labels, strict=True)]
 
 
 def to_response(results: Sequence[Scored]) -> OpenRLHFResponse:
-    """The answer; what has no reward is NaN, which only a caller that filters may be sent."""
+    """The rewards; NaN for a missing one, only for a caller that filters NaN."""
     rewards = [math.nan if result.reward is None else result.reward for result in results]
-    told = [metrics_of(result) for result in results]
-    logs = {name: [figure[name] for figure in told] for name in METRIC_NAMES} if told else {}
+    metrics = [metrics_of(result) for result in results]
+    logs = {name: [each[name] for each in metrics] for name in METRIC_NAMES} if metrics else {}
     return OpenRLHFResponse(rewards=rewards, scores=rewards, extra_logs=logs)
 
 
@@ -64,8 +64,8 @@ def _item(query: str, prompt: str, label: JsonValue, scope: str | None) -> Score
     if completion is None:
         raise ValueError("a query does not begin with its prompt")
     return ScoreItem(
-        prompt=parse_rendered_prompt(prompt),
+        prompt=parse_prompt(prompt),
         completion=strip_end_tokens(completion),
-        reference=label if isinstance(label, str) and label else None,
+        reference=reference_of(label),
         scope=scope,
     )

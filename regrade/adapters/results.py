@@ -1,12 +1,15 @@
-"""What adapters tell of an outcome: numbers under names that never change, since trainers index by them."""
+"""Metrics of an outcome for a trainer's log, under fixed names: some trainers index by the first sample's names."""
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Protocol
 
 from regrade.contracts import ErrorCode
 
 METRIC_NAMES = ("regrade_scored", "regrade_rubric_version", "regrade_flags")
-"""1 where there is a reward; the rubric's version (0: it has none); how many flags were raised."""
+"""1 if there is a reward, else 0; the rubric's version (0 if it has none); the number of flags."""
+NO_METRICS = dict.fromkeys(METRIC_NAMES, 0.0)
+"""The metrics of a sample without an outcome."""
 
 
 class _Rubric(Protocol):
@@ -26,7 +29,7 @@ class _Error(Protocol):
 
 
 class Scored(Protocol):
-    """An outcome, as the client reads it or as the service made it."""
+    """An outcome: the client's `ItemResult` or the service's own."""
 
     @property
     def reward(self) -> float | None: ...
@@ -42,16 +45,17 @@ class Scored(Protocol):
 
 
 def metrics_of(result: Scored) -> dict[str, float]:
-    """Numbers alone, and the same names for every outcome: some trainers make tensors of them."""
-    told = (float(result.reward is not None), float(result.rubric.version or 0), float(len(result.flags)))
-    return dict(zip(METRIC_NAMES, told, strict=True))
+    """The metrics of one outcome: numbers only, since some trainers make tensors of them."""
+    values = (float(result.reward is not None), float(result.rubric.version or 0), float(len(result.flags)))
+    return dict(zip(METRIC_NAMES, values, strict=True))
 
 
-def empty_metrics() -> dict[str, float]:
-    """`figures` of what the service told nothing about."""
-    return dict.fromkeys(METRIC_NAMES, 0.0)
+def mean_metrics(results: Sequence[Scored]) -> dict[str, float]:
+    """The mean of each metric; empty without outcomes."""
+    metrics = [metrics_of(result) for result in results]
+    return {name: fmean(each[name] for each in metrics) for name in METRIC_NAMES} if metrics else {}
 
 
 def failure_reason(result: Scored) -> str:
-    """One line on why there is no reward."""
+    """The error's code and message."""
     return "scored" if result.error is None else f"{result.error.code}: {result.error.message}"

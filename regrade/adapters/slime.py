@@ -1,7 +1,7 @@
-"""slime's and miles' wire: `--rm-type remote_rm --rm-url http://host:8700/adapters/slime?task=...&run=...`.
+"""slime and miles: the HTTP format of `--rm-type remote_rm --rm-url http://host:8700/adapters/slime?task=...&run=...`.
 
-The answer is the reward itself; with `&reply=dict` and `--reward-key score` it is an object that keeps the rubric's
-version beside it, on the sample. `log_rollout` brings it into the trainer's log.
+The response is the reward itself; with `&reply=dict` and `--reward-key score` it is an object with the rubric's version
+beside it, kept on the sample. `log_rollout` brings the version into the trainer's log.
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from regrade.adapters.chat import parse_rendered_prompt, strip_end_tokens
+from regrade.adapters.chat import parse_prompt, strip_end_tokens
 from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
 from regrade.contracts import Conversation, ScoreItem
 
 CLIENT_TIMEOUT_S = 120.0
-"""slime's time limit of a request (ten tries); miles has aiohttp's, 300 s, and no second try."""
+"""slime's request timeout (ten tries). miles has aiohttp's 300 s and tries once."""
 
 
 class SlimeRequest(BaseModel):
@@ -31,20 +31,22 @@ class SlimeRequest(BaseModel):
 
 
 def to_item(request: SlimeRequest, scope: str | None = None) -> ScoreItem:
-    """The sample."""
-    prompt = parse_rendered_prompt(request.prompt) if isinstance(request.prompt, str) else request.prompt
+    """The sample as an item."""
     return ScoreItem(
-        prompt=prompt, completion=strip_end_tokens(request.response), reference=_reference(request.label), scope=scope
+        prompt=parse_prompt(request.prompt) if isinstance(request.prompt, str) else request.prompt,
+        completion=strip_end_tokens(request.response),
+        reference=_reference(request.label),
+        scope=scope,
     )
 
 
 def to_float(result: Scored) -> float:
-    """The reward; NaN where there is none, which only a caller that filters may be sent."""
+    """The reward; NaN without one, only for a caller that filters NaN."""
     return math.nan if result.reward is None else result.reward
 
 
 def to_object(result: Scored) -> dict[str, float]:
-    """The reward as `score`, and figures beside it."""
+    """The reward as `score`, and the metrics."""
     return {"score": to_float(result)} | metrics_of(result)
 
 
@@ -55,13 +57,13 @@ class _Sample(Protocol):
 def log_rollout(
     rollout_id: int, args: Any, samples: Sequence[_Sample], extra: MutableMapping[str, Any] | None, seconds: float
 ) -> bool:
-    """For `--custom-rollout-log-function-path regrade.adapters.slime.log_rollout`: means of the figures.
+    """For `--custom-rollout-log-function-path regrade.adapters.slime.log_rollout`: the mean of each metric.
 
-    Needs `&reply=dict`. Answers False: the trainer goes on to log what it always logs.
+    Needs `&reply=dict`. Returns False, so that the trainer logs its own metrics too.
     """
-    told = [sample.reward for sample in samples if isinstance(sample.reward, Mapping)]
-    if told and extra is not None:
-        extra.update({f"rollout/{name}": fmean(reward[name] for reward in told) for name in METRIC_NAMES})
+    rewards = [sample.reward for sample in samples if isinstance(sample.reward, Mapping)]
+    if rewards and extra is not None:
+        extra.update({f"rollout/{name}": fmean(reward[name] for reward in rewards) for name in METRIC_NAMES})
     return False
 
 

@@ -1,4 +1,4 @@
-"""verifiers: a group's reward function for environments of 0.1, and a judge of one trace for those of `verifiers.v1`.
+"""verifiers: a group reward function for environments of version 0.1, and a judge of one trace for `verifiers.v1`.
 
 rubric = vf.Rubric(funcs=[RegradeReward("essay_writing", run="run-1")])        # 0.1: called once a group
 class Regrade(RegradeJudge, vf.Judge): ...                                     # v1
@@ -8,20 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from regrade.adapters.chat import text_or_conversation
-from regrade.adapters.core import Scorer, Unscored, reward_of, scoring_config
+from regrade.adapters.core import Scorer, Unscored, reward_of
 from regrade.adapters.results import metrics_of
 from regrade.contracts import ScoreItem
 
 
 class RegradeReward:
-    """Its plural arguments tell verifiers to call it once a group. An exception would become 0.0 there: NaN instead.
+    """Group reward function; verifiers recognises one by its plural arguments.
 
-    When the service stays away longer than `patience_s`, it raises all the same.
+    A sample without a reward is NaN, since verifiers makes 0.0 of an exception. Raises only when the service stays
+    unavailable for `patience_s`.
     """
 
-    def __init__(self, task: str | None = None, *, unscored: Unscored = "nan", **where: Any) -> None:
+    def __init__(self, task: str | None = None, *, unscored: Unscored = "nan", **options: Any) -> None:
         self.__name__ = "regrade"
-        self._scorer = Scorer(scoring_config(task=task, **where))
+        self._scorer = Scorer(task=task, **options)
         self._unscored = unscored
 
     async def __call__(
@@ -31,7 +32,7 @@ class RegradeReward:
         answers: Sequence[str | None],
         states: Sequence[Any],
     ) -> list[float]:
-        """One reward a rollout; each state keeps its figures as `regrade`."""
+        """One reward a rollout; each state gets its metrics as `regrade`."""
         items = [
             ScoreItem(
                 prompt=text_or_conversation(prompt),
@@ -62,14 +63,14 @@ class _Trace(Protocol):
 
 
 class RegradeJudge:
-    """`score` for a `verifiers.v1.Judge`. Raises where there is no reward: verifiers leaves such a trace out."""
+    """Mix in before `verifiers.v1.Judge`. Raises where a trace has no reward, and verifiers leaves the trace out."""
 
-    where: Mapping[str, Any] = {}
-    """Arguments of `core.scoring_config`, for a subclass to set; else the environment."""
+    options: Mapping[str, Any] = {}
+    """Options of `ScoringConfig` that a subclass sets; the others come from the environment."""
 
     async def score(self, task: _Task, trace: _Trace) -> float:
-        """The reward of a trace's last reply. Figures become metrics of the trace."""
+        """The reward of the trace's last reply; the metrics are recorded on the trace."""
         item = ScoreItem(id=str(trace.id), prompt=task.prompt_text, completion=trace.last_reply)
-        result = await Scorer(scoring_config(**self.where)).score_one_async(item)
+        result = await Scorer(**self.options).score_one_async(item)
         trace.record_metrics(metrics_of(result))
         return reward_of(result, "error")

@@ -1,22 +1,22 @@
 """verl: `reward.custom_reward_function.path=pkg://regrade.adapters.verl`, `name=compute_score`.
 
-verl tells neither prompt nor step: the prompt comes through the data set's `extra_info`, pins are by group. It reads
-the names beside the score from the first sample, so they never change. It knows no null: a naive manager passes
-exceptions on, the rate-limited one makes them rewards of 0. So what cannot be scored is NaN, which group filtering
-leaves out, and which without it costs the optimizer its step; `unscored=error` raises instead.
+verl passes neither prompt nor step: the prompt comes from the dataset's `extra_info`, and pins are by group. verl
+takes the names beside `score` from the first sample, so they are always the same. It has no null, and one of its
+reward managers turns exceptions into 0, so a sample that cannot be scored is NaN: group filtering leaves it out, and
+without filtering the optimizer skips the step. `unscored=error` raises instead.
 """
 
 import math
 from typing import Any
 
-from regrade.adapters.chat import text_or_conversation
-from regrade.adapters.core import Scorer, Unscored, purpose_of, reward_of, scoring_config
-from regrade.adapters.results import empty_metrics, metrics_of
+from regrade.adapters.chat import reference_of, text_or_conversation
+from regrade.adapters.core import Scorer, Unscored, purpose_of, reward_of
+from regrade.adapters.results import NO_METRICS, metrics_of
 from regrade.contracts import Conversation, ScoreItem
 from regrade.errors import ServiceUnavailableError
 
 _PATIENCE_S = 240.0
-"""Below the 300 s after which verl's rate-limited manager makes 0 of it."""
+"""Below the 300 s after which verl's rate-limited manager makes a 0 of it."""
 
 
 async def compute_score(
@@ -29,31 +29,27 @@ async def compute_score(
     unscored: Unscored = "nan",
     reward_router_address: Any = None,
     reward_model_tokenizer: Any = None,
-    **where: Any,
+    **options: Any,
 ) -> dict[str, float]:
-    """`score`, and the figures of `regrade.adapters.results` beside it. `where`: arguments of `core.scoring_config`.
+    """The reward as `score`, with the metrics of `regrade.adapters.results`; `options` are those of `ScoringConfig`.
 
-    The prompt (text or turns) is `extra_info[prompt_key]`, else `extra_info["question"]`; samples of a split named
-    test or the like are scored as evaluation. Raises `ValueError` where there is no prompt.
+    The prompt (text or turns) is `extra_info[prompt_key]`, else `extra_info["question"]`. Samples of an evaluation
+    split are scored with purpose `eval`. Raises `ValueError` without a prompt.
     """
-    told = extra_info or {}
-    item = ScoreItem(
-        prompt=_prompt(told, prompt_key),
-        completion=solution_str,
-        reference=ground_truth if isinstance(ground_truth, str) and ground_truth else None,
-    )
-    scorer = Scorer(scoring_config(default_patience_s=_PATIENCE_S, **where))
+    extra = extra_info or {}
+    item = ScoreItem(prompt=_prompt(extra, prompt_key), completion=solution_str, reference=reference_of(ground_truth))
+    scorer = Scorer(default_patience_s=_PATIENCE_S, **options)
     try:
-        result = await scorer.score_one_async(item, purpose=purpose_of(told.get("split")))
+        result = await scorer.score_one_async(item, purpose=purpose_of(extra.get("split")))
     except ServiceUnavailableError:
         if unscored == "error":
             raise
-        return {"score": math.nan} | empty_metrics()
+        return {"score": math.nan} | NO_METRICS
     return {"score": reward_of(result, unscored)} | metrics_of(result)
 
 
-def _prompt(told: dict[str, Any], key: str) -> str | Conversation:
+def _prompt(extra: dict[str, Any], key: str) -> str | Conversation:
     for name in (key, "question"):
-        if told.get(name) is not None:
-            return text_or_conversation(told[name])
-    raise ValueError(f"verl passes no prompt to a reward function: put it into the data set's extra_info as {key!r}")
+        if extra.get(name) is not None:
+            return text_or_conversation(extra[name])
+    raise ValueError(f"verl passes no prompt to a reward function: put it into the dataset's extra_info as {key!r}")

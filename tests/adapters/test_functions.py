@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from regrade import RegradeError, RewardClient, ServiceUnavailableError
 from regrade.adapters import areal, art, ms_swift, open_instruct, skyrl, verifiers, verl
-from regrade.adapters.core import Scorer, UnscoredError, close_client_threads, scoring_config
+from regrade.adapters.core import Scorer, ScoringConfig, UnscoredError, close_client_threads
 from regrade.adapters.results import METRIC_NAMES
 from regrade.adapters.trl import RegradeReward
 from regrade.contracts import ScoreItem
@@ -66,7 +66,7 @@ async def test_verl_without_a_judge_is_nan_after_its_patience(fake_engine: FakeE
 def test_samples_of_many_threads_and_loops_are_batches(trace_log: TraceLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line to the service serves all of them."""
     asked: list[int] = []
-    scorer = Scorer(scoring_config(wait_s=0.5))
+    scorer = Scorer(wait_s=0.5)
     _count_batches(monkeypatch, asked)
 
     def one(number: int) -> float | None:
@@ -245,14 +245,13 @@ async def test_art_keeps_a_group_without_what_could_not_be_scored() -> None:
 def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGRADE_MODE", "reasoned")
     monkeypatch.setenv("REGRADE_BATCH", "7")
-    assert scoring_config(mode="planned", run="mine")[:2] == (TASK, "mine")
-    assert (scoring_config().mode, scoring_config().batch, scoring_config().patience_s, scoring_config().limit_s) == (
-        "reasoned",
-        7,
-        2.0,
-        None,
-    )
-    assert "secret" not in repr(Scorer(scoring_config(key="secret")))
+    config = ScoringConfig.resolve(mode="planned", run="mine")
+    assert (config.task, config.run, config.mode) == (TASK, "mine", "planned")
+    config = ScoringConfig.resolve()
+    assert (config.mode, config.batch, config.patience_s, config.limit_s) == ("reasoned", 7, 2.0, None)
+    assert "secret" not in repr(Scorer(key="secret").config)
+    with pytest.raises(ValueError, match="colour"):
+        Scorer(colour="red")
     monkeypatch.delenv("REGRADE_TASK")
     with pytest.raises(ValueError, match="REGRADE_TASK"):
-        scoring_config()
+        Scorer()

@@ -9,7 +9,7 @@ import pytest
 from regrade.adapters import nemo_gym, openrlhf, slime
 from regrade.adapters.chat import (
     completion_after_prompt,
-    parse_rendered_prompt,
+    parse_prompt,
     split_prompt,
     strip_end_tokens,
     to_conversation,
@@ -39,7 +39,7 @@ def _turns(told: Any) -> Any:
     ("", ""),
 ])  # fmt: skip
 def test_a_rendered_prompt_is_its_turns(prompt: str, turns: Any) -> None:
-    assert _turns(parse_rendered_prompt(prompt)) == turns
+    assert _turns(parse_prompt(prompt)) == turns
 
 
 @pytest.mark.parametrize(("written", "kept"), [
@@ -68,7 +68,7 @@ def test_hostile_text_costs_linear_time() -> None:
     started = time.perf_counter()
     for text in ("<|a|>" * 40_000 + "x", " " * 200_000 + "x", "<" * 200_000, "<|im_start|>user\n" * 10_000):
         strip_end_tokens(text)
-        parse_rendered_prompt(text)
+        parse_prompt(text)
         completion_after_prompt(text, text[:-1] + "y")
     assert time.perf_counter() - started < 5.0
 
