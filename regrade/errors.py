@@ -1,15 +1,15 @@
-"""What the client raises.
+"""Exceptions of the client.
 
 RegradeError
-├── RequestError        the service refused the request (4xx): mend the call, asking again brings the same
-│   ├── PinConflictError    409: the run's step is pinned to another rubric
+├── RequestError            the service refused the request (4xx); a retry gives the same answer
+│   ├── PinConflictError    409: another rubric is pinned or active
 │   └── AccessError         401, 403: key missing, unknown, or without the right
-└── ServiceUnavailableError  no answer within the retry budget: network, 429, 5xx
+└── ServiceUnavailableError no result within the client's patience: network error, 429, 5xx
 """
 
 
 class RegradeError(Exception):
-    """Base of all errors of the client. `code` is the service's error code, or "unreachable"."""
+    """Base of the client's exceptions; `code` is the service's error code, "unreachable" or "timeout"."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -22,12 +22,12 @@ class RequestError(RegradeError):
 
 
 class PinConflictError(RequestError):
-    """Another rubric is pinned, or another activation came first."""
+    """Another rubric is pinned to the step, or another activation came first."""
 
 
 class AccessError(RequestError):
-    """The key is missing, unknown, or may not do this."""
+    """The key is missing, unknown, or lacks the right to do this."""
 
 
 class ServiceUnavailableError(RegradeError):
-    """The service, or the judge behind it, is away; the same call may succeed later."""
+    """The service or its judge is unavailable; the same call may succeed later."""

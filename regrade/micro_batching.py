@@ -1,7 +1,7 @@
-"""Makes one call of many: callers with a sample each wait a moment for one another. For both ends of the wire.
+"""Collects single items into batches. Used by the adapters' client and by the reward service.
 
-Trainers that ask for one sample at a time would else cost the judge a request a sample, and the service
-a round trip to Redis. Concurrent equals join: a retry that comes while its first try is under way waits for that.
+Trainers that send one sample at a time would otherwise cost the judge a request and the service a round trip to Redis
+for each. An item that is submitted again while it is in flight joins the first: a retry costs nothing.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ R = TypeVar("R")
 
 
 class MicroBatcher(Generic[K, T, R]):
-    """Calls `ask` with up to `size` items of one `key`, at the latest `wait_s` after the first of them came.
+    """Calls `run_batch` with up to `size` items of one key, at the latest `wait_s` after the first was submitted.
 
-    `ask` answers one result an item, in order; what it raises, everybody who waits for that call gets.
-    To be used within one event loop.
+    `run_batch` returns one result an item, in order; an exception of it reaches every item of the batch. For use
+    within one event loop.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class MicroBatcher(Generic[K, T, R]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(self, key: K, name: Hashable, item: T) -> "asyncio.Future[R]":
-        """Where the result of `item` will be. Items of one key and `name` are one item while it is under way.
+        """The future of the item's result. Items of one key and `name` share it while they are in flight.
 
-        Do not cancel it, others may wait for it: wait with `asyncio.wait` or shield it.
+        Do not cancel it, since others may wait for it: use `asyncio.wait`, or shield it.
         """
         future = self._futures.get((key, name))
         if future is not None:
@@ -51,10 +51,10 @@ class MicroBatcher(Generic[K, T, R]):
         return future
 
     async def aclose(self) -> None:
-        """Drop the calls under way; who waits is told so by a cancelled future."""
+        """Cancel everything in flight; those who wait get `CancelledError`."""
         self._pending.clear()
-        for call in list(self._tasks):
-            call.cancel()
+        for task in list(self._tasks):
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for future in self._futures.values():
             future.cancel()
@@ -62,13 +62,13 @@ class MicroBatcher(Generic[K, T, R]):
 
     def _flush(self, key: K, batch: list[tuple[Hashable, T, asyncio.Future[R]]]) -> None:
         if self._pending.get(key) is not batch:
-            return  # it was full, and has left
+            return  # already flushed, since it was full before `wait_s` had passed
         del self._pending[key]
-        call = asyncio.get_running_loop().create_task(self._call(key, batch))
-        self._tasks.add(call)
-        call.add_done_callback(self._tasks.discard)
+        task = asyncio.get_running_loop().create_task(self._run(key, batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _call(self, key: K, batch: Sequence[tuple[Hashable, T, asyncio.Future[R]]]) -> None:
+    async def _run(self, key: K, batch: Sequence[tuple[Hashable, T, asyncio.Future[R]]]) -> None:
         try:
             results = await self._run_batch(key, [item for _, item, _ in batch])
         except Exception as error:
@@ -80,10 +80,10 @@ class MicroBatcher(Generic[K, T, R]):
         finally:
             for name, _, future in batch:
                 del self._futures[key, name]
-                future.cancel()  # does nothing to one that is done
+                future.cancel()  # no effect on a future that is done
 
 
 def _retrieve_exception(future: "asyncio.Future[R]") -> None:
-    """An error that nobody waited for any more is no fault to complain of."""
+    """Keep asyncio from logging an exception that nobody waits for any more."""
     if not future.cancelled():
         future.exception()

@@ -1,4 +1,4 @@
-"""Anchors of a user's own: pairs of completions that a person has put in order."""
+"""Anchors from users: pairs of completions that a person has ranked."""
 
 from typing import Annotated, Self
 
@@ -12,17 +12,20 @@ AnchorText = Annotated[str, Field(min_length=1, max_length=20_000)]
 
 
 class LabelledPair(Contract):
-    """Two completions of one prompt, of which a person found one better."""
+    """Two completions of one prompt, one of which a person judged better."""
 
     prompt: AnchorText
+    """The prompt that both completions answer."""
     better: AnchorText
+    """The better completion."""
     worse: AnchorText
+    """The worse completion."""
     reference: AnchorText | None = None
-    """What checks compare both with, where the task has such a thing: the right answer, say."""
+    """What checks compare both with, for a task that has references: the correct answer, for example."""
 
     @property
     def identity(self) -> str:
-        """The same pair given twice is one, whatever its reference: what proposers were shown is never hidden later."""
+        """Equal for equal pairs, whatever their reference, so a pair that proposers have seen is never held out."""
         return sha256_of([self.prompt, self.better, self.worse])
 
     @model_validator(mode="after")
@@ -33,23 +36,26 @@ class LabelledPair(Contract):
 
 
 class ImportAnchors(Contract):
-    """Pairs to be added to a task's anchors, who adds them and why."""
+    """Pairs to add to a task's anchors."""
 
     pairs: tuple[LabelledPair, ...] = Field(min_length=1, max_length=MAX_LABELLED)
+    """The labelled pairs; a pair that is already there is ignored."""
     by: str = Field(min_length=1, max_length=128)
+    """Who adds them."""
     reason: str = Field(min_length=1, max_length=2_000)
+    """Why they are added."""
 
 
 class AnchorsAnswer(Contract):
-    """A task's anchor set as it is now."""
+    """The current anchor set of a task."""
 
     version: str
-    """Changes with what the gate measures on."""
+    """Changes whenever the gate's cases change."""
     originals: int
-    """Originals the gate measures on, the better ones of pairs among them."""
+    """Held-out originals, which the gate uses; the better completions of held-out pairs count."""
     early: int = 0
-    """Of these, the early completions of the policy that the gate took up as it needed more."""
+    """How many of the originals are early completions of the policy, added because the gate needed more."""
     cases: int
-    """Items it scores for each rubric."""
+    """Items that the gate scores for each rubric."""
     pairs: int
-    """Labelled pairs in all; two in five are shown to proposers, and the gate does not measure on those."""
+    """Labelled pairs in all; proposers may see two in five of them, and the gate uses the others."""

@@ -1,4 +1,4 @@
-"""What every contract shares: strict frozen models, the names' grammar, canonical JSON and its digest."""
+"""Shared by all contracts: base models, the grammar of names, canonical JSON and its digest."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 SCOPE_PATTERN = r"^[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64}){0,3}$"
 
 Count = Annotated[int, Strict()]
-"""A whole number; neither text nor true or false stands for one."""
+"""An integer; a text or a boolean is refused."""
 Number = Annotated[float, Strict()]
 YesNo = Annotated[bool, Strict()]
 
@@ -20,17 +20,19 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Contract(BaseModel):
-    """A frozen value that refuses unknown fields, NaN and infinities, and reads what it writes."""
+    """Base of requests and stored values: frozen; unknown fields, NaN and infinities are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True, use_attribute_docstrings=True
+    )
 
 
 def canonical_json(value: Any) -> bytes:
-    """One byte string per JSON value: sorted keys, no white space, UTF-8; NaN raises `ValueError`."""
+    """The one form of a JSON value: sorted keys, no white space, UTF-8. Raises `ValueError` for NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def sha256_of(value: Any) -> str:
-    """SHA-256 of the canonical JSON of `value`, 64 hex digits."""
+    """SHA-256 of the canonical JSON of `value`, as 64 hex digits."""
     return hashlib.sha256(canonical_json(value)).hexdigest()

@@ -1,4 +1,4 @@
-"""The rubric: what a judge scores by. Immutable; its digest is its identity, its version a label (I1)."""
+"""The rubric that a judge scores by. Immutable; its digest is its identity, its version a label (I1)."""
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -22,40 +22,50 @@ class Role(StrEnum):
     """What a criterion does to the reward."""
 
     AWARD = "award"
-    """Describes something wanted; adds weight times score."""
+    """Describes something wanted: adds weight times score."""
     DEDUCT = "deduct"
-    """Describes a fault; subtracts weight times score. A check counts its violation."""
+    """Describes a fault: subtracts weight times score (for a check, 1 minus its value)."""
     VETO = "veto"
-    """Describes a fault that makes the reward 0 once its score reaches the threshold."""
+    """Describes a fault: makes the reward 0 if its score reaches the threshold."""
 
 
 class _Criterion(Contract):
     id: Name
+    """Name of the criterion in results and traces; unique within the rubric."""
     name: Annotated[str, Field(min_length=1, max_length=120)]
+    """Title for the judge and for people."""
     role: Role = Role.AWARD
+    """Effect on the reward: award adds, deduct subtracts, veto makes the reward 0."""
     weight: Number = Field(default=1.0, ge=0.0, le=100.0)
+    """Weight among the criteria of its role; unused for a veto."""
     threshold: Number | None = Field(default=None, gt=0.0, le=1.0)
+    """Score at which a veto makes the reward 0; only a veto has one."""
 
     @model_validator(mode="after")
-    def _threshold_is_a_vetos(self) -> Self:
+    def _check_threshold(self) -> Self:
         if (self.role is Role.VETO) != (self.threshold is not None):
             raise ValueError(f"criterion {self.id!r}: a veto needs a threshold in (0, 1], other roles take none")
         return self
 
 
 class LlmCriterion(_Criterion):
-    """A criterion the judge scores: level 0..5, each described; its score is level / 5."""
+    """A criterion that the judge scores with a level from 0 to 5; its score is level / 5."""
 
     kind: Literal["llm"]
+    """The judge scores it."""
     description: Text
+    """What the judge looks for."""
     levels: tuple[Text, Text, Text, Text, Text, Text]
+    """What each level means, from 0 to 5."""
 
 
 class CheckCriterion(_Criterion):
-    """A criterion that a predicate of the check catalogue scores, without a judge call."""
+    """A criterion that a check of the catalogue scores, without a judge call."""
 
     kind: Literal["check"]
+    """A check scores it."""
     check: Check
+    """The check and its parameters."""
 
 
 Criterion = Annotated[LlmCriterion | CheckCriterion, Field(discriminator="kind")]
@@ -64,43 +74,53 @@ Criterion = Annotated[LlmCriterion | CheckCriterion, Field(discriminator="kind")
 class Rubric(Contract):
     """Criteria with weights, as stored and served.
 
-    `digest` covers what decides a reward (preamble, criteria, offset), not where the rubric stands
-    or who wrote it; `version` is None until the rubric has been active in its lineage. A `digest`
-    given on input must be the content's own. Raises `pydantic.ValidationError`.
+    `digest` covers what decides a reward (preamble, criteria, offset), not lineage, version or author. A `digest` in
+    the input must match the content. Raises `pydantic.ValidationError`.
     """
 
     lineage: Name = MAIN_LINEAGE
+    """Lineage it belongs to."""
     scope: Scope | None = None
+    """Scope within the task; null for the whole task."""
     version: Count | None = Field(default=None, ge=1)
+    """Number within its lineage; null until it has been active."""
     parent: Digest | None = None
+    """Digest of the rubric it was derived from."""
     preamble: str = Field(default="", max_length=4_000)
+    """Text before the criteria in the judge's prompt."""
     criteria: tuple[Criterion, ...] = Field(min_length=1, max_length=MAX_CRITERIA)
+    """The criteria, in the order of the prompt."""
     offset: Number = Field(default=0.0, ge=-MAX_OFFSET, le=MAX_OFFSET)
+    """Constant added to the raw reward before it is clipped to [0, 1]; set by calibration."""
     created_by: str = Field(default="", max_length=128)
+    """Author: a proposer or a person."""
     rationale: str = Field(default="", max_length=4_000)
+    """Why it was written."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON of the content. Fields at their default are left out of it,
-        so that a field added later, with a default, changes no existing digest."""
+        """SHA-256 of the canonical JSON of preamble, criteria and offset.
+
+        Fields at their default are left out, so that adding a field with a default changes no existing digest.
+        """
         return sha256_of(
             self.model_dump(mode="json", include={"preamble", "criteria", "offset"}, exclude_defaults=True)
         )
 
     @property
     def llm_criteria(self) -> tuple[LlmCriterion, ...]:
-        """The criteria that cost a judge call each, in order."""
+        """The criteria that the judge scores, in order."""
         return tuple(c for c in self.criteria if isinstance(c, LlmCriterion))
 
     @property
     def check_criteria(self) -> tuple[CheckCriterion, ...]:
-        """The criteria that cost no judge call, in order."""
+        """The criteria that a check scores, in order."""
         return tuple(c for c in self.criteria if isinstance(c, CheckCriterion))
 
     @model_validator(mode="wrap")
     @classmethod
-    def _digest_is_its_own(cls, value: Any, handler: Callable[[Any], Self]) -> Self:
+    def _check_digest(cls, value: Any, handler: Callable[[Any], Self]) -> Self:
         if not isinstance(value, Mapping) or "digest" not in value:
             return handler(value)
         rubric = handler({k: v for k, v in value.items() if k != "digest"})
@@ -109,7 +129,7 @@ class Rubric(Contract):
         return rubric
 
     @model_validator(mode="after")
-    def _weights_hold(self) -> Self:
+    def _check_weights(self) -> Self:
         ids = [criterion.id for criterion in self.criteria]
         if len(set(ids)) < len(ids):
             raise ValueError("criterion ids must be unique within a rubric")
@@ -121,24 +141,27 @@ class Rubric(Contract):
         return self
 
     def total_weight(self, role: Role) -> float:
-        """The sum of the weights of one role's criteria."""
+        """The sum of the weights of the criteria with this role."""
         return sum(c.weight for c in self.criteria if c.role is role)
 
 
 class PutRubric(Contract):
-    """A rubric an operator makes active, who does it and why.
-
-    `expected` is the digest the operator believes to be active; another one there is a conflict.
-    """
+    """An operator's request to activate a rubric without the gate."""
 
     rubric: Rubric
+    """The rubric to activate."""
     by: str = Field(min_length=1, max_length=128)
+    """Who activates it."""
     reason: str = Field(min_length=1, max_length=2_000)
+    """Why it is activated."""
     expected: Digest | None = None
+    """Digest that must be active now; 409 if another one is. Null skips this check."""
 
 
 class PutRubricAnswer(Contract):
-    """What became active."""
+    """The rubric that is active after the request."""
 
     digest: Digest
+    """Its digest."""
     version: int
+    """Its version within the lineage."""

@@ -1,4 +1,4 @@
-"""The contract of `POST /score`: items in, one outcome per item out, always with the same keys."""
+"""The contract of `POST /score`: items in, one outcome an item out, in the same order and always with the same keys."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -22,217 +22,254 @@ class Mode(StrEnum):
     """How the judge reaches a level."""
 
     EXPECTED = "expected"
-    """One constrained token a criterion; the expected level under its probabilities."""
+    """One constrained token a criterion: the expected level under its probabilities."""
     REASONED = "reasoned"
     """A rationale, then a level."""
     PLANNED = "planned"
-    """A plan shared by the group, its execution per completion, then a level."""
+    """A plan shared by the group, its execution for each completion, then a level."""
 
 
 class Purpose(StrEnum):
     """Why the items are scored."""
 
     TRAIN = "train"
-    """Feeds a policy update: pinned, traced, evidence for the meta-reward service."""
+    """A policy update: pinned, traced, and evidence for the meta-reward service."""
     EVAL = "eval"
-    """Measures a policy: traced, but no evidence."""
+    """An evaluation of the policy: traced, but no evidence."""
     SHADOW = "shadow"
-    """Measures a rubric: neither pinned nor traced, and yields to the others."""
+    """An evaluation of a rubric: neither pinned nor traced, at a lower priority."""
 
 
 class OnOutage(StrEnum):
-    """What a caller wants while the service's Redis is away."""
+    """What the service does while its Redis is unavailable."""
 
     SERVE = "serve"
-    """Go on: the answer is `degraded`, items whose pin is not known are flagged `unpinned`."""
+    """Score; the response is `degraded`, and items whose pin is unknown are flagged `unpinned`."""
     REFUSE = "refuse"
-    """Be answered 503, so that no item is scored outside its pin."""
+    """Respond with 503, so that no item is scored outside its pin."""
 
 
 class Flag(StrEnum):
-    """What was noticed about an item, beside its score. Evidence only: no flag changes a reward by itself."""
+    """A finding about an item, beside its score. Evidence only: no flag by itself changes a reward."""
 
     EMPTY = "empty"
-    """Guarded: no text at all."""
+    """Stopped by a guard: no text."""
     PUNCTUATION_ONLY = "punctuation_only"
-    """Guarded: no letter and no digit."""
+    """Stopped by a guard: no letter and no digit."""
     CONTROL_TOKENS_ONLY = "control_tokens_only"
-    """Guarded: nothing but control tokens."""
+    """Stopped by a guard: only control tokens."""
     NO_CONTENT = "no_content"
-    """Guarded: only an opener such as "Solution:", which announces an answer and gives none."""
+    """Stopped by a guard: only an opener such as "Solution:" without an answer."""
     TOO_LONG = "too_long"
-    """Guarded: longer than the service takes."""
+    """Stopped by a guard: longer than the service accepts."""
     CONTROL_TOKENS = "control_tokens"
-    """Held a control token of some chat template."""
+    """Contains a control token of a chat template."""
     HIDDEN_UNICODE = "hidden_unicode"
-    """Held invisible or direction-changing characters."""
+    """Contains invisible or direction-changing characters."""
     FLOOD = "flood"
-    """Held an absurd run of white space or of combining marks."""
+    """Contains an absurd run of white space or of combining marks."""
     FENCE_SPOOF = "fence_spoof"
-    """Held what looks like the end of the material to be graded."""
+    """Contains an imitation of the end of the fenced text."""
     ROLE_SPOOF = "role_spoof"
-    """Pretended to be another turn of the conversation."""
+    """Imitates another turn of the conversation."""
     RUBRIC_SPOOF = "rubric_spoof"
-    """Held a rubric of its own."""
+    """Contains a rubric."""
     SCORE_SMUGGLE = "score_smuggle"
-    """Held a finished verdict."""
+    """Contains a score for itself."""
     INSTRUCTION = "instruction"
-    """Spoke to whoever grades."""
+    """Addresses the judge."""
     TRUNCATED = "truncated"
-    """The caller said that it was cut at the token limit."""
+    """The caller marked it as cut off at the token limit."""
     VETOED = "vetoed"
-    """A veto fired."""
+    """A veto made its reward 0."""
     UNPINNED = "unpinned"
-    """Scored while Redis was away, under a rubric that other replicas may not have used for this pin."""
+    """Scored during a Redis outage by a rubric that other replicas may not have used for this pin."""
 
 
 class ErrorCode(StrEnum):
     """Why an item has no reward."""
 
     JUDGE_UNAVAILABLE = "judge_unavailable"
-    """The judge engine did not answer within its retry budget."""
+    """The judge did not respond within the retry budget."""
     JUDGE_MALFORMED = "judge_malformed"
-    """The judge engine answered with something that is no distribution over levels."""
+    """The judge's response is no distribution over levels."""
     JUDGE_REFUSED = "judge_refused"
-    """The judge engine refused the request, for example as too long for its context."""
+    """The judge refused the request, for example because it exceeds its context length."""
     CHECK_FAILED = "check_failed"
-    """A check could not be decided, for example for want of a reference or of time."""
+    """A check could not be evaluated, for example because of a missing reference or a timeout."""
 
 
 class Message(Contract):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant", "tool"]
+    """Who wrote it."""
     content: Text
+    """Its text."""
 
 
 Conversation = Annotated[tuple[Message, ...], Field(min_length=1, max_length=256)]
 
 
 def as_text(content: "str | tuple[Message, ...]") -> str:
-    """A prompt or completion as one text: the turns of a conversation, in order, a blank line between them."""
+    """A prompt or completion as one text; the turns of a conversation are joined by blank lines."""
     return content if isinstance(content, str) else "\n\n".join(message.content for message in content)
 
 
 class ScoreItem(Contract):
-    """One completion to be scored. `group` names the completions whose rewards are compared."""
+    """One completion to score."""
 
     id: Label | None = None
+    """Names the item in the response and across retries; the client generates one if it is missing."""
     prompt: Text | Conversation
+    """What the policy was asked: a text or a conversation."""
     completion: Text | Conversation
+    """What the policy wrote: a text or the turns of a conversation."""
     group: Label | None = None
+    """Names the completions whose rewards are compared; default: a hash of the prompt."""
     reference: Text | None = None
+    """The correct or an exemplary answer, for checks and for the judge."""
     scope: Scope | None = None
+    """Subdivision of the task, e.g. `algebra/3`; one without a rubric uses that of its parent, then of the task."""
     truncated: YesNo = False
+    """The completion was cut off at the token limit."""
     metadata: dict[Label, Scalar] = Field(default_factory=dict, max_length=32)
+    """The caller's own labels; they do not affect the score."""
 
 
 class ScoreRequest(Contract):
-    """A batch of completions of one task.
-
-    `rubric` names the one to score by (a version, a digest, or a whole candidate); left out, it is
-    the pinned one, else the active one. `mode` left out is the one set for the task. `on_outage`
-    says what is wanted while Redis is away.
-    """
+    """A batch of completions of one task."""
 
     task: Name
+    """The task, e.g. `essay_writing`."""
     run: Name | None = None
+    """Training run; with `step` it pins one rubric for all items of the step."""
     step: Count | None = Field(default=None, ge=0, le=2**53)
+    """Optimizer step of `run`. Without a step, each group is pinned."""
     items: tuple[ScoreItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
+    """The completions."""
     rubric: Version | Digest | Rubric | None = None
+    """A version, a digest or a whole candidate to score by; default: the pinned, else the active rubric."""
     lineage: Name = MAIN_LINEAGE
+    """Lineage of the rubric."""
     mode: Mode | None = None
+    """How the judge reaches a level; default: the task's mode."""
     purpose: Purpose = Purpose.TRAIN
+    """`train` is pinned, traced and evidence; `eval` is traced; `shadow` tries a rubric and leaves nothing."""
     fresh: YesNo = False
+    """Judge again instead of using cached judgements."""
     explain: YesNo = False
+    """Include the judge's rationales in the response."""
     on_outage: OnOutage = OnOutage.SERVE
+    """While Redis is unavailable: `serve` scores and marks the response `degraded`, `refuse` responds with 503."""
 
     @model_validator(mode="after")
-    def _a_step_is_a_runs(self) -> Self:
+    def _check_step(self) -> Self:
         if self.step is not None and self.run is None:
             raise ValueError("a step needs its run: two trainers' steps of one number would share a rubric")
         return self
 
 
 class Outcome(BaseModel):
-    """Base of the response models: frozen, but lenient, so that an older client reads a newer service."""
+    """Base of the response models: frozen; unknown fields are ignored, so an older client reads a newer service."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class RubricRef(Outcome):
-    """Which rubric gave a reward."""
+    """The rubric behind a reward."""
 
     lineage: str
+    """Its lineage."""
     scope: str | None
+    """Its scope; null for the task's rubric."""
     version: int | None
+    """Its version; null for one that was never active."""
     digest: str
+    """Its digest."""
 
 
 class CriterionScore(Outcome):
-    """A criterion's score in [0, 1] (level / 5, or the check's value), or null where it was not scored."""
+    """The score of one criterion."""
 
     id: str
+    """Id of the criterion."""
     score: float | None = Field(ge=0.0, le=1.0)
+    """Score in [0, 1]: level / 5, or the check's value; null if it could not be scored."""
     confidence: float | None = Field(ge=0.0, le=1.0)
+    """Confidence in [0, 1], from the spread of the judge's probabilities; 1 for a check."""
     rationale: str | None = None
+    """The judge's rationale, with `explain` and a mode that writes one."""
 
 
 class ItemError(Outcome):
-    """Why an item has no reward, and whether asking again may help."""
+    """Why an item has no reward."""
 
     code: ErrorCode
+    """Kind of the error."""
     message: str
+    """The error in words."""
     retryable: bool
+    """Whether a retry may succeed."""
 
 
 class ItemResult(Outcome):
-    """The outcome of one item: a reward in [0, 1], or null with an error; never both, never neither."""
+    """The outcome of one item: either a reward or an error."""
 
     id: str
+    """The item's id."""
     reward: float | None = Field(ge=0.0, le=1.0)
+    """The reward in [0, 1]; null with an error."""
     raw: float | None
+    """The weighted sum before offset, clipping and vetoes; null with an error."""
     rubric: RubricRef
+    """The rubric it was scored by."""
     criteria: tuple[CriterionScore, ...]
+    """Scores in the order of the rubric; also present with an error, as far as they are known."""
     flags: tuple[str, ...]
+    """Findings about the item, see `Flag`."""
     error: ItemError | None
+    """Why there is no reward; null with a reward."""
     trace_id: str
+    """Id of its trace."""
     cached: bool
+    """The outcome was stored by an earlier request; nothing was billed."""
 
 
 class Usage(Outcome):
-    """What the judge engine was billed for this request."""
+    """What the judge was billed for."""
 
     judge_calls: int = 0
+    """Requests to the judge's model."""
     prompt_tokens: int = 0
+    """Tokens of the prompts."""
     cached_tokens: int = 0
+    """Prompt tokens that the engine took from its prefix cache."""
     completion_tokens: int = 0
+    """Tokens that the judge wrote."""
 
     @classmethod
     def total(cls, usages: "Iterable[Usage]") -> "Usage":
-        """The sum of several bills."""
-        told = list(usages)
-        return cls(
-            judge_calls=sum(usage.judge_calls for usage in told),
-            prompt_tokens=sum(usage.prompt_tokens for usage in told),
-            cached_tokens=sum(usage.cached_tokens for usage in told),
-            completion_tokens=sum(usage.completion_tokens for usage in told),
-        )
+        """The sum of each field."""
+        usages = list(usages)
+        return cls(**{name: sum(getattr(usage, name) for usage in usages) for name in cls.model_fields})
 
 
 class ScoreResponse(Outcome):
-    """One result per item, in request order.
-
-    `degraded`: Redis was away, or its trace log full, so that something of this answer rests on one replica alone.
-    """
+    """One result an item, in the order of the request."""
 
     results: tuple[ItemResult, ...]
+    """The outcomes."""
     usage: Usage
+    """What the whole request was billed."""
     degraded: bool
+    """Redis was unavailable or its trace log full, so part of the response rests on one replica alone."""
 
 
 class ErrorBody(Outcome):
-    """The body of every answer that is not 2xx."""
+    """The body of every response that is not 2xx."""
 
     error: str
+    """Code of the error."""
     detail: str
+    """The error in words."""

@@ -9,7 +9,22 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from regrade import contracts
-from regrade.contracts import ItemResult, Message, Rubric, ScoreItem, ScoreRequest, Usage, as_text
+from regrade.contracts import (
+    AnchorsAnswer,
+    ImportAnchors,
+    ItemResult,
+    LabelledPair,
+    Message,
+    Rubric,
+    ScoreItem,
+    ScoreRequest,
+    Trace,
+    TracePage,
+    Usage,
+    as_text,
+)
+from services.reward.app import create_app
+from services.reward.settings import RewardSettings
 from tests.support.builders import result, rubric
 
 MODELS = [entry for name in contracts.__all__ if inspect.isclass(entry := getattr(contracts, name))]
@@ -27,6 +42,23 @@ def test_every_contract_exports_a_json_schema(model: type[BaseModel], mode: Any)
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: str(model.__name__))
 def test_every_contract_is_frozen(model: type[BaseModel]) -> None:
     assert model.model_config.get("frozen")
+
+
+@pytest.mark.parametrize("model", [
+    "ScoreItem", "ScoreRequest", "Message", "Rubric", "LlmCriterion", "CheckCriterion", "PutRubric", "ScoreResponse",
+    "ItemResult", "RubricRef", "CriterionScore", "ItemError", "Usage", "ErrorBody",
+])  # fmt: skip
+def test_openapi_describes_every_field(model: str) -> None:
+    """Requests and responses of `/score` and `/rubrics`, as `/docs` of the reward service shows them."""
+    schemas = create_app(RewardSettings()).openapi()["components"]["schemas"]
+    (schema,) = (schema for name, schema in schemas.items() if name in (model, f"{model}-Input"))
+    missing = [name for name, field in schema["properties"].items() if not field.get("description", "").endswith(".")]
+    assert missing == []
+
+
+@pytest.mark.parametrize("model", [Trace, TracePage, LabelledPair, ImportAnchors, AnchorsAnswer])
+def test_a_contract_describes_every_field(model: type[BaseModel]) -> None:
+    assert [name for name, field in model.model_fields.items() if not field.description] == []
 
 
 def test_what_the_exported_schema_says_holds_for_a_rubric() -> None:
