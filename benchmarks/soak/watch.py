@@ -18,7 +18,7 @@ from benchmarks.soak.faults import Faults
 from benchmarks.soak.parts import Part, Parts
 from benchmarks.soak.traffic import TASKS
 from services.kit.store.keys import outcome_prefix, traces_key
-from services.kit.store.redis import entries
+from services.kit.store.redis import read_entries
 
 SAMPLE_S = 2.0
 _PAGE = 2_000
@@ -124,7 +124,7 @@ class TraceReader:
         """Take in what is new; how many traces that was."""
         count = 0
         for stream, after in list(self._after.items()):
-            page = await entries(self._redis, stream, after=after, count=_PAGE)
+            page = await read_entries(self._redis, stream, after=after, count=_PAGE)
             for number, fields in page:
                 self._take(json.loads(fields["trace"]))
                 self._after[stream] = number

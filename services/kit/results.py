@@ -103,7 +103,7 @@ class Trace(JsonStruct, frozen=True, gc=False):
     time: float
 
 
-def total(usages: Iterable[Usage]) -> Usage:
+def total_usage(usages: Iterable[Usage]) -> Usage:
     """The sum of several bills."""
     calls = prompt = cached = completion = 0
     for usage in usages:

@@ -47,7 +47,7 @@ async def test_verl_gets_one_set_of_names(trace_log: TraceLog) -> None:
     assert good == {"score": 0.8, "regrade_scored": 1.0, "regrade_rubric_version": 1.0, "regrade_flags": 0.0}
     assert list(bad) == list(good)
     assert math.isnan(bad["score"])
-    (trace,) = await trace_log.latest(TASK, 10)
+    (trace,) = (await trace_log.recent(TASK, 10)).traces
     assert (trace.purpose, trace.reference, trace.run) == ("eval", "a reference", "run-1")
     with pytest.raises(UnscoredError, match="judge_malformed"):
         await verl.compute_score("essays", BAD, None, {"prompt": PROMPT}, unscored="error")
@@ -96,7 +96,7 @@ async def test_i5_a_function_called_again_bills_and_traces_once(fake_engine: Fak
     assert await asyncio.gather(*asked) == [0.8] * 3
     assert await reward(USER, ESSAY) == 0.8
     assert len(fake_engine.calls) == 1
-    assert len(await trace_log.latest(TASK, 10)) == 1
+    assert len((await trace_log.recent(TASK, 10)).traces) == 1
 
 
 def test_areal_raises_before_its_timeout_would_make_a_zero(fake_engine: FakeEngine) -> None:
@@ -126,7 +126,7 @@ async def test_trls_ranks_have_ids_of_their_own(monkeypatch: pytest.MonkeyPatch,
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         RegradeReward()([USER], [ESSAY], trainer_state=SimpleNamespace(global_step=1))
-    assert {trace.item_id for trace in await trace_log.latest(TASK, 10)} == {"0.0", "1.0"}
+    assert {trace.item_id for trace in (await trace_log.recent(TASK, 10)).traces} == {"0.0", "1.0"}
 
 
 class Orm:
@@ -152,7 +152,10 @@ async def test_ms_swift_leaves_none_out_and_logs_the_version(fake_engine: FakeEn
     }  # fmt: skip
     rewards, versions = await asyncio.gather(*(make()([ESSAY, BAD, ESSAY], **columns) for make in (Rewards, Versions)))
     assert (rewards, versions) == ([0.8, None, 0.8], [1.0, 1.0, 1.0])
-    assert {(trace.item_id, trace.step) for trace in await trace_log.latest(TASK, 10)} == {("0.0", 3), ("0.2", 3)}
+    assert {(trace.item_id, trace.step) for trace in (await trace_log.recent(TASK, 10)).traces} == {
+        ("0.0", 3),
+        ("0.2", 3),
+    }
 
 
 async def test_verifiers_scores_a_group_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

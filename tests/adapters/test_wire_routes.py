@@ -53,7 +53,7 @@ async def test_openrlhf_gets_lists_of_numbers(http: httpx.AsyncClient, trace_log
     assert answer["extra_logs"] == {
         "regrade_scored": [1.0], "regrade_rubric_version": [1.0], "regrade_flags": [0.0],
     }  # fmt: skip
-    (trace,) = await trace_log.latest(TASK, 10)
+    (trace,) = (await trace_log.recent(TASK, 10)).traces
     assert (trace.run, trace.step, trace.completion, trace.reference) == ("run-1", None, ESSAY, "a reference")
     assert not isinstance(trace.prompt, str)
     assert [(turn.role, turn.content) for turn in trace.prompt] == [("user", PROMPT)]
@@ -89,14 +89,14 @@ async def test_nemo_gym_compares_a_group(http: httpx.AsyncClient, trace_log: Tra
     assert len(answer["rewards"]) == 3
     assert answer["rewards"][0] == answer["rewards"][2] != answer["rewards"][1]
     assert answer["metrics"]["regrade_rubric_version"] == 1.0
-    assert len(await trace_log.latest(TASK, 10)) == 3
+    assert len((await trace_log.recent(TASK, 10)).traces) == 3
 
 
 async def test_a_group_keeps_its_rubric(http: httpx.AsyncClient, fake_engine: FakeEngine, trace_log: TraceLog) -> None:
     """By the prompt, since these trainers tell no step; turns and rendered text of one prompt are one group."""
     await http.post("/adapters/openrlhf", json=_openrlhf(ESSAY))
     await http.post("/adapters/slime", json=SLIME | {"response": SHORT})
-    groups = {trace.group for trace in await trace_log.latest(TASK, 10)}
+    groups = {trace.group for trace in (await trace_log.recent(TASK, 10)).traces}
     assert len(groups) == 1
 
 
@@ -112,7 +112,7 @@ async def test_i5_a_retry_bills_and_traces_once(
     rewards = {(await first).json(), (await second).json(), (await http.post("/adapters/slime", json=SLIME)).json()}
     assert len(rewards) == 1
     assert len(fake_engine.calls) == 1
-    assert len(await trace_log.latest(TASK, 10)) == 1
+    assert len((await trace_log.recent(TASK, 10)).traces) == 1
 
 
 async def test_i5_equal_samples_of_a_moment_are_one_item(
@@ -122,7 +122,7 @@ async def test_i5_equal_samples_of_a_moment_are_one_item(
     answers = await asyncio.gather(*(http.post("/adapters/slime", json=SLIME) for _ in range(4)))
     assert len({answer.json() for answer in answers}) == 1
     assert len(fake_engine.calls) == 1
-    assert len(await trace_log.latest(TASK, 10)) == 1
+    assert len((await trace_log.recent(TASK, 10)).traces) == 1
 
 
 @pytest.mark.parametrize(("path", "body"), [
@@ -174,7 +174,7 @@ async def test_i3_nemo_gyms_null_is_never_traced(
     fake_engine.stop()
     away = (await http.post("/adapters/nemo-gym/verify", json=_verify(SHORT), params={"hold_s": 1})).json()
     assert away["_ng_failure_judge_error"].startswith("judge_unavailable: ")
-    assert await trace_log.latest(TASK, 10) == []
+    assert (await trace_log.recent(TASK, 10)).traces == []
 
 
 async def test_i3_one_item_that_fails_is_an_error_or_nan(http: httpx.AsyncClient, fake_engine: FakeEngine) -> None:

@@ -32,7 +32,7 @@ async def test_retries_through_an_outage_with_the_same_ids(
     response = await client.score(TASK, [item()], run="r", step=1)
     assert response.results[0].reward is not None
     assert len(fake_engine.calls) == 2
-    assert [trace.item_id for trace in await trace_log.latest(TASK, 10)] == [response.results[0].id]
+    assert [trace.item_id for trace in (await trace_log.recent(TASK, 10)).traces] == [response.results[0].id]
 
 
 async def test_items_the_judge_was_away_for_are_asked_for_again(
@@ -54,7 +54,7 @@ async def test_items_the_judge_was_away_for_are_asked_for_again(
     assert all(result.reward is not None for result in response.results)
     assert response.usage.judge_calls == 4
     assert len(fake_engine.calls) == 6
-    assert sorted(trace.item_id for trace in await trace_log.latest(TASK, 10)) == ["0", "1", "2", "3"]
+    assert sorted(trace.item_id for trace in (await trace_log.recent(TASK, 10)).traces) == ["0", "1", "2", "3"]
 
 
 async def test_what_the_judge_did_serve_is_kept_when_patience_is_over(reward_url: str, fake_engine: FakeEngine) -> None:

@@ -55,7 +55,7 @@ async def test_one_reward_a_completion_and_a_trace_of_each(trainer: Trainer, tra
     columns = {"completion_ids": [[1, 2], [1, 2, 3, 4]], "reference": [None, "42"], "topic": ["a", "b"]}
     rewards = trainer.score([_turn(ESSAY), _turn(SHORT)], step=3, **columns)
     assert all(reward is not None and 0.0 <= reward <= 1.0 for reward in rewards)
-    traces = sorted(await trace_log.latest(TASK, 10), key=lambda trace: trace.item_id)
+    traces = sorted((await trace_log.recent(TASK, 10)).traces, key=lambda trace: trace.item_id)
     assert [trace.item_id for trace in traces] == ["0.0", "0.1"]
     assert {(trace.run, trace.step) for trace in traces} == {("run-1", 3)}
     assert [trace.flags for trace in traces] == [(), ("truncated",)]
@@ -121,4 +121,4 @@ async def test_what_a_batch_is_for(
         reward = RegradeReward(TASK, run="run-1", client=client, **options)
         log_metric = None if training is None else Owner().log_metric
         reward([PROMPT], [ESSAY], trainer_state=State(1), log_metric=log_metric)
-    assert [trace.purpose for trace in await trace_log.latest(TASK, 10)] == [purpose]
+    assert [trace.purpose for trace in (await trace_log.recent(TASK, 10)).traces] == [purpose]

@@ -69,7 +69,7 @@ async def test_i3_engine_killed_in_mid_batch(
     assert len(rewarded) == 2
     assert {result.error.code for result in failed if result.error} == {ErrorCode.JUDGE_UNAVAILABLE}
     assert all(result.error and result.error.retryable and result.raw is None for result in failed)
-    traced = {trace.item_id: trace.reward for trace in await trace_log.latest(TASK, 100)}
+    traced = {trace.item_id: trace.reward for trace in (await trace_log.recent(TASK, 100)).traces}
     assert traced == {result.id: result.reward for result in rewarded}
 
 
@@ -102,7 +102,7 @@ async def test_i3_malformed_judge_answer_is_null(
     assert result.reward is None
     assert result.error is not None
     assert result.error.code is ErrorCode.JUDGE_MALFORMED
-    assert await trace_log.latest(TASK, 10) == []
+    assert (await trace_log.recent(TASK, 10)).traces == []
 
 
 async def test_i3_one_failed_criterion_keeps_its_siblings(

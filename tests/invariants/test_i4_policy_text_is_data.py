@@ -93,7 +93,7 @@ async def test_i4_attacks_are_flagged_and_traced_as_written(
     assert "hidden_unicode" in flags["unicode tags"]
     assert "hidden_unicode" in flags["bidi"]
     assert all(len(messages) == 2 for messages in fake_engine.calls)
-    traced = {trace.item_id: trace.completion for trace in await trace_log.latest(TASK, 100)}
+    traced = {trace.item_id: trace.completion for trace in (await trace_log.recent(TASK, 100)).traces}
     assert traced == {item["id"]: item["completion"] for item in items}
 
 

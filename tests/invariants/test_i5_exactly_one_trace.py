@@ -14,7 +14,7 @@ from tests.support.fake_engine import FakeEngine
 
 
 async def _traces_by_item(trace_log: TraceLog) -> Counter[str]:
-    return Counter(trace.item_id for trace in await trace_log.latest(TASK, 1_000))
+    return Counter(trace.item_id for trace in (await trace_log.recent(TASK, 1_000)).traces)
 
 
 async def test_i5_a_retry_is_answered_from_the_stored_outcome(
@@ -86,7 +86,7 @@ async def test_i5_shadow_and_eval_scores_are_no_training_items(client: RewardCli
     items = [item(0, id="0")]
     await client.score(TASK, items, run="r", step=1, purpose="eval")
     await client.score(TASK, items, run="r", step=1, rubric=rubric(llm("other")), purpose="shadow")
-    assert [trace.purpose for trace in await trace_log.latest(TASK, 10)] == ["eval"]
+    assert [trace.purpose for trace in (await trace_log.recent(TASK, 10)).traces] == ["eval"]
     trained = await client.score(TASK, items, run="r", step=1)
     assert not trained.results[0].cached
-    assert sorted(trace.purpose for trace in await trace_log.latest(TASK, 10)) == ["eval", "train"]
+    assert sorted(trace.purpose for trace in (await trace_log.recent(TASK, 10)).traces) == ["eval", "train"]

@@ -37,7 +37,7 @@ async def test_i5_killed_while_the_judge_answers(
         assert isinstance(died, ServiceUnavailableError)
     async with RewardClient(survivor.url) as client:
         first, second = [await client.score(TASK, items, run="r", step=1) for _ in range(2)]
-    traces = await trace_log.latest(TASK, 100)
+    traces = (await trace_log.recent(TASK, 100)).traces
     assert Counter(trace.item_id for trace in traces) == {str(n): 1 for n in range(ITEMS)}
     assert {trace.item_id: trace.reward for trace in traces} == {r.id: r.reward for r in first.results}
     assert [r.reward for r in second.results] == [r.reward for r in first.results]

@@ -77,5 +77,7 @@ def test_a_result_reads_back() -> None:
 
 def test_bills_add_up() -> None:
     bills = [results.Usage(judge_calls=1, prompt_tokens=10, cached_tokens=4, completion_tokens=1)] * 2
-    assert results.total(bills) == results.Usage(judge_calls=2, prompt_tokens=20, cached_tokens=8, completion_tokens=2)
-    assert results.total([]) == results.Usage()
+    assert results.total_usage(bills) == results.Usage(
+        judge_calls=2, prompt_tokens=20, cached_tokens=8, completion_tokens=2
+    )
+    assert results.total_usage([]) == results.Usage()

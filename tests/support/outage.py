@@ -83,7 +83,7 @@ async def recovered(url: str) -> None:
 async def traces(redis_url: str) -> list[Trace]:
     """What stands in the trace log."""
     redis = connect(SecretStr(redis_url))
-    found = await TraceLog(redis).latest(TASK, 10_000)
+    found = (await TraceLog(redis).recent(TASK, 10_000)).traces
     await redis.aclose()
     return found
 

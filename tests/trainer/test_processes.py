@@ -85,7 +85,7 @@ async def test_killed_in_mid_step_it_resumes_at_that_step(
     assert _ends(resumed, log) == 0, log.read_text()[-3_000:]
 
     assert [row["step"] for row in read_log(out / LOG_NAME)] == [1, 2, 3, 4, 5, 6, 7]
-    traces = await trace_log.latest(TASK, 100)
+    traces = (await trace_log.recent(TASK, 100)).traces
     steps = _by_step(traces)
     assert {step: len(found) for step, found in steps.items()} == dict.fromkeys(range(7), 2), "no item twice, none lost"
     versions = {step: {trace.version for trace in found} for step, found in steps.items()}
@@ -121,7 +121,7 @@ async def test_two_processes_share_a_group_and_its_rubric(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    steps = _by_step(await trace_log.latest(TASK, 100))
+    steps = _by_step((await trace_log.recent(TASK, 100)).traces)
     assert sorted(step for step in steps if step is not None) == list(range(4))
     for found in steps.values():
         assert sorted(trace.item_id for trace in found) == ["0.0", "0.1", "1.0", "1.1"]
@@ -160,7 +160,7 @@ async def test_a_batch_in_parts_has_the_same_items(
         assert all("kl" in row and "regrade/criterion/quality" in row for row in rows)
         assert list(settings.output_dir.rglob("events.out.tfevents*"))
         assert (settings.output_dir / "final" / "adapter_model.safetensors").is_file()
-    traces = await trace_log.latest(TASK, 100)
+    traces = (await trace_log.recent(TASK, 100)).traces
     ids = {run: sorted((t.step, t.item_id) for t in traces if t.run == run) for run in ("chunks-1", "chunks-3")}
     assert ids["chunks-1"] == ids["chunks-3"] == sorted((step, f"0.{n}") for step in (0, 1) for n in range(6))
     assert len(rewards[1]) == len(rewards[3]) == 2
@@ -185,7 +185,7 @@ async def test_a_prompts_scope_is_scored_by_its_own_rubric(
         }
     )  # fmt: skip
     assert train(settings) is None
-    traces = await trace_log.latest("math_reasoning", 10)
+    traces = (await trace_log.recent("math_reasoning", 10)).traces
     assert [(trace.scope, trace.reference) for trace in traces] == [("algebra", "4")] * 2
     row = read_log(tmp_path / "out" / LOG_NAME)[0]
     assert row["regrade/answer"] == 0.0

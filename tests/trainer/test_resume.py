@@ -56,7 +56,7 @@ async def test_repeated_steps_keep_their_pin(
     assert len((tmp_path / LOG_NAME).read_text().splitlines()) == 6, "the third step was logged twice"
     assert {"regrade/criterion/quality", "regrade/flag/truncated"} <= rows[0].keys() | rows[1].keys()
     assert {"regrade/criterion/clarity", "regrade/criterion/min_words"} <= rows[4].keys()
-    traces = await trace_log.latest(TASK, 100)
+    traces = (await trace_log.recent(TASK, 100)).traces
     assert {(trace.run, trace.step, trace.version) for trace in traces} == {
         ("tiny", 0, 1), ("tiny", 1, 1), ("tiny", 2, 1), ("tiny", 3, 2), ("tiny", 4, 2)
     }  # fmt: skip

@@ -62,7 +62,7 @@ async def test_a_run_is_logged_and_resumes_where_it_was(
     train(_settings(policy, tmp_path, reward_url, 5))
     assert [row["step"] for row in read_log(tmp_path / LOG_NAME)] == [1, 2, 3, 4, 5]
     assert (tmp_path / "final" / "model.safetensors").is_file()
-    traces = await trace_log.latest(TASK, 100)
+    traces = (await trace_log.recent(TASK, 100)).traces
     assert {trace.run for trace in traces} == {"tiny"}
     assert Counter(trace.step for trace in traces) == {0: 3, 1: 4, 2: 4, 3: 4, 4: 4}
 
@@ -90,7 +90,7 @@ async def test_an_evaluation_is_no_training(
         )  # fmt: skip
         trainer.evaluate()
         trainer.train()
-    traces = await trace_log.latest(TASK, 100)
+    traces = (await trace_log.recent(TASK, 100)).traces
     assert Counter((trace.purpose, trace.step) for trace in traces) == {
         (Purpose.TRAIN, 0): 4, (Purpose.TRAIN, 1): 4,
         (Purpose.EVAL, 0): 4, (Purpose.EVAL, 1): 4, (Purpose.EVAL, 2): 4,

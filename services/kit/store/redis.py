@@ -1,7 +1,8 @@
 """One Redis client per process, with explicit time-outs; and named Lua functions, loaded by content."""
 
+import json
 import secrets
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from hashlib import sha1
 from importlib import resources
 from typing import Any, Protocol, cast
@@ -65,7 +66,7 @@ async def shared_fence_key(redis: Redis) -> bytes:
     return str(await redis.get(FENCE_KEY)).encode()
 
 
-async def entries(
+async def read_entries(
     redis: Redis, stream: str, *, after: str = "", until: str = "+", count: int | None = None
 ) -> list[tuple[str, dict[str, str]]]:
     """Entries of a stream behind `after` and up to `until`, oldest first."""
@@ -73,13 +74,13 @@ async def entries(
     return cast("list[tuple[str, dict[str, str]]]", found or [])
 
 
-async def newest(redis: Redis, stream: str, *, until: str = "+", count: int) -> list[tuple[str, dict[str, str]]]:
+async def read_newest(redis: Redis, stream: str, *, until: str = "+", count: int) -> list[tuple[str, dict[str, str]]]:
     """The last `count` entries of a stream up to `until`, newest first."""
     found = await redis.xrevrange(stream, max=until, count=count)
     return cast("list[tuple[str, dict[str, str]]]", found or [])
 
 
-class Commands(Protocol):
+class CommandSender(Protocol):
     """What takes a command to Redis: the client, or a `MultiplexedConnection`."""
 
     def execute_command(self, *args: Any) -> Awaitable[Any]:
@@ -87,25 +88,27 @@ class Commands(Protocol):
         ...
 
 
-def position(entry_id: str) -> tuple[int, int]:
+def entry_position(entry_id: str) -> tuple[int, int]:
     """A stream entry's id as what its order goes by: milliseconds, and a number within one."""
     milliseconds, _, number = entry_id.partition("-")
     return int(milliseconds), int(number)
 
 
 class LuaFunction:
-    """An atomic step, written in `services/kit/store/lua/<name>.lua` and called by the hash of its text.
+    """A script in `services/kit/store/lua/<name>.lua`, run atomically by Redis and called by the hash of its text.
 
-    A script by content, not a server-side library: two releases of a service can run side by side.
+    The text itself is sent only when Redis does not know the hash, so two releases of a service can run side by side.
     """
 
-    def __init__(self, redis: Commands, name: str) -> None:
+    def __init__(self, redis: CommandSender, name: str) -> None:
         self._redis = redis
         self._text = resources.files("services.kit.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
         self._hash = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+    async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int] | Mapping[str, Any]) -> Any:
+        """Run the script. Named arguments reach it as one JSON object in `ARGV[1]`."""
+        values = [json.dumps(args)] if isinstance(args, Mapping) else args
         try:
-            return await self._redis.execute_command("EVALSHA", self._hash, len(keys), *keys, *args)
+            return await self._redis.execute_command("EVALSHA", self._hash, len(keys), *keys, *values)
         except NoScriptError:
-            return await self._redis.execute_command("EVAL", self._text, len(keys), *keys, *args)
+            return await self._redis.execute_command("EVAL", self._text, len(keys), *keys, *values)

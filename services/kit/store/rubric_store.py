@@ -1,7 +1,6 @@
-"""The rubric store: immutable rubrics by digest, one active pointer per line, and the line's history."""
+"""The rubric store: immutable rubrics by digest, the active pointer of each lineage, and its history."""
 
 import json
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -10,18 +9,20 @@ from redis.asyncio import Redis
 
 from regrade.contracts import Authority, EventKind, GatePass, GateReport, LineageEvent, Override, Rollback, Rubric
 from services.kit.errors import Conflict, NotFound
+from services.kit.lru_cache import LruCache
 from services.kit.results import RubricRef
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.redis import LuaFunction, entries, newest
+from services.kit.store.redis import LuaFunction, read_entries, read_newest
 from services.kit.templates import fill
 
 _CACHED_RUBRICS = 512
 _EVENTS_PAGE = 16
+"""Events read in one call when searching backwards: the one searched for is mostly among the newest."""
 
 
 class RubricPointer(NamedTuple):
-    """An active pointer or a pin: which rubric, its label in its line, and the line's scope."""
+    """The value of an active pointer or a pin: a rubric's digest, its version, and the scope of its lineage."""
 
     digest: str
     version: int | None
@@ -35,14 +36,14 @@ class RubricPointer(NamedTuple):
     def __str__(self) -> str:
         return f"{self.digest} {self.version or 0} {self.scope or ''}"
 
-    @lru_cache(maxsize=1_024)  # noqa: B019 - it is a value, and the same few are asked for every item
+    @lru_cache(maxsize=1_024)  # noqa: B019 - a value; the same few are needed for every item
     def ref(self, lineage: str) -> RubricRef:
-        """As `/score` answers it."""
+        """The form that `/score` returns."""
         return RubricRef(lineage=lineage, scope=self.scope, version=self.version, digest=self.digest)
 
 
 class Announcement(NamedTuple):
-    """Told to every replica when a rubric becomes active."""
+    """Published to every replica when a rubric becomes active."""
 
     lineage: LineageKey
     digest: str
@@ -50,20 +51,20 @@ class Announcement(NamedTuple):
 
 
 class RubricStore:
-    """Reads and writes rubrics. Rubrics are cached in process by digest: they cannot change (I1)."""
+    """Reads and writes rubrics, which are cached in process by digest since they cannot change (I1)."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._activate = LuaFunction(redis, "activate")
-        self._cache: OrderedDict[tuple[str, str], Rubric] = OrderedDict()
+        self._cache: LruCache[tuple[str, str], Rubric] = LruCache(_CACHED_RUBRICS)
 
     async def put(self, task: str, rubric: Rubric) -> str:
-        """Store a rubric under its digest and return the digest; a digest already there is left as it is."""
+        """Store a rubric under its digest, unless it is stored already, and return the digest."""
         await self._redis.set(keys.rubric_key(task, rubric.digest), rubric.model_dump_json(), nx=True)
         return rubric.digest
 
     async def get(self, task: str, digest: str) -> Rubric:
-        """The rubric of that digest. Raises `NotFound`; a stored rubric whose content changed raises `ValueError`."""
+        """The rubric of that digest. Raises `NotFound`, or `ValueError` when the stored content has another digest."""
         cached = self.cached(task, digest)
         if cached is not None:
             return cached
@@ -72,42 +73,37 @@ class RubricStore:
             raise NotFound(f"task {task!r} has no rubric {digest}", code="unknown_rubric")
         rubric = Rubric.model_validate_json(text)
         if rubric.digest != digest:
-            raise ValueError(f"the store holds another rubric under {digest}")
-        self.keep(task, rubric)
+            raise ValueError(f"the content stored under rubric digest {digest} has digest {rubric.digest}")
+        self.add_to_cache(task, rubric)
         return rubric
 
     def cached(self, task: str, digest: str) -> Rubric | None:
-        """The rubric of that digest if this process has it."""
-        found = self._cache.get((task, digest))
-        if found is not None:
-            self._cache.move_to_end((task, digest))
-        return found
+        """The rubric of that digest if this process holds it."""
+        return self._cache.find((task, digest))
 
-    def keep(self, task: str, rubric: Rubric) -> None:
-        """Have a rubric in process from now on."""
+    def add_to_cache(self, task: str, rubric: Rubric) -> None:
+        """Hold a rubric in process, so that it can be used without Redis."""
         self._cache[(task, rubric.digest)] = rubric
-        if len(self._cache) > _CACHED_RUBRICS:
-            self._cache.popitem(last=False)
 
     async def labelled(self, lineage: LineageKey, digest: str) -> Rubric:
-        """The rubric of that digest as it stands in `line`: with the line's names and its version there."""
+        """The rubric of that digest with the names of `lineage` and its version there."""
         rubric = await self.get(lineage.task, digest)
         version = await self._redis.hget(keys.versions_key(lineage), digest)
-        place = {"lineage": lineage.name, "scope": lineage.scope, "version": int(version) if version else None}
-        return rubric.model_copy(update=place)
+        labels = {"lineage": lineage.name, "scope": lineage.scope, "version": int(version) if version else None}
+        return rubric.model_copy(update=labels)
 
     async def active(self, lineage: LineageKey) -> RubricPointer | None:
-        """The active pointer of exactly this line."""
+        """The active pointer of exactly this lineage."""
         value = await self._redis.get(keys.active_key(lineage))
         return RubricPointer.parse(str(value)) if value else None
 
     async def active_many(self, task: str, lineages: Sequence[LineageKey]) -> list[RubricPointer | None]:
-        """The active pointers of exactly these lines of one task, in one round trip."""
+        """The active pointers of exactly these lineages of one task, in one round trip."""
         values = await self._redis.mget([keys.active_key(lineage) for lineage in lineages])
         return [RubricPointer.parse(str(value)) if value else None for value in values]
 
     async def active_with_fallback(self, lineage: LineageKey) -> RubricPointer:
-        """The active pointer of the narrowest line that has one. Raises `NotFound`."""
+        """The active pointer of the narrowest lineage that has one. Raises `NotFound`."""
         for candidate in lineage.fallbacks():
             active = await self.active(candidate)
             if active is not None:
@@ -118,27 +114,27 @@ class RubricStore:
         )
 
     async def versions(self, lineage: LineageKey) -> dict[int, str]:
-        """Digest by version, of every rubric that was ever active in this line, in ascending order."""
-        found = await self._redis.hgetall(keys.versions_key(lineage))
-        return dict(sorted((int(version), str(digest)) for digest, version in found.items()))
+        """Digest by version, in ascending order, of every rubric that was ever active in this lineage."""
+        versions = await self._redis.hgetall(keys.versions_key(lineage))
+        return dict(sorted((int(version), str(digest)) for digest, version in versions.items()))
 
     async def rolled_back(self, lineage: LineageKey) -> dict[str, str]:
-        """Reason by digest, of every rubric that the gate may not make active again."""
-        found = await self._redis.hgetall(keys.rolled_back_key(lineage))
-        return {str(digest): str(reason) for digest, reason in found.items()}
+        """Reason by digest, of every rubric that was rolled back: the gate may not activate it again."""
+        reasons = await self._redis.hgetall(keys.rolled_back_key(lineage))
+        return {str(digest): str(reason) for digest, reason in reasons.items()}
 
     async def in_rollback_cooldown(self, lineage: LineageKey) -> bool:
-        """Whether an automatic rollback is so recent that there may be no other."""
+        """Whether an automatic rollback is so recent that another one is refused."""
         return bool(await self._redis.exists(keys.rollback_cooldown_key(lineage)))
 
     async def lineages(self, task: str) -> list[LineageKey]:
-        """Every line of a task that ever had an active rubric, in the order of their labels."""
+        """Every lineage of a task that ever had an active rubric, sorted by label."""
         return [
             LineageKey.of(task, str(label)) for label in sorted(await self._redis.smembers(keys.lineages_key(task)))
         ]
 
     async def find(self, lineage: LineageKey, name: int | str) -> RubricPointer:
-        """A rubric by version (in the narrowest line that has it) or by digest. Raises `NotFound`."""
+        """A rubric by version (in the narrowest lineage that has it) or by digest. Raises `NotFound`."""
         for candidate in lineage.fallbacks():
             for version, digest in (await self.versions(candidate)).items():
                 if name in (version, digest):
@@ -148,7 +144,7 @@ class RubricStore:
         raise NotFound(f"task {lineage.task!r} has no rubric version {name}", code="unknown_rubric")
 
     async def record(self, lineage: LineageKey, event: LineageEvent) -> None:
-        """Append an event to the history; its id and time are the store's. A gate report that passed is remembered."""
+        """Append an event to the history; Redis sets its id and time. A passed gate report permits an activation."""
         async with self._redis.pipeline(transaction=True) as pipe:
             if event.gate is not None and event.gate.passed:
                 pipe.hset(keys.gate_passes_key(lineage), event.digest, event.gate.active.digest)
@@ -156,7 +152,7 @@ class RubricStore:
             await pipe.execute()
 
     async def record_gate(self, lineage: LineageKey, report: GateReport) -> None:
-        """Record a gate's verdict; passing it is what `GatePass` activates on."""
+        """Record the gate's decision; a `GatePass` needs a recorded pass."""
         await self.record(lineage, gate_event(report))
 
     async def activate(
@@ -169,47 +165,46 @@ class RubricStore:
         token: str = "",
         cooldown_s: float = 0.0,
     ) -> int:
-        """Make a stored rubric active if `expected` still is, and return its version.
+        """Make a stored rubric active if the digest `expected` still is, and return its version.
 
-        `token` is the fencing token of a cycle, `cooldown_s` how long an automatic rollback is the line's last one.
-        Raises `Conflict` (another is active, the lease was lost, no gate report stands behind a `GatePass`, it was
-        rolled back before, or an automatic rollback is too recent) or `NotFound`.
+        `token` is the fencing token of a cycle; `cooldown_s` makes it an automatic rollback and refuses another one
+        for that long. Raises `NotFound`, or `Conflict`: another rubric is active, the lease was lost, no passed gate
+        report is recorded for a `GatePass`, the rubric was rolled back before, or the cooldown still lasts.
         """
         event = _activation(digest, authority)
-        what: Literal["gate", "override", "rollback", "bootstrap"] = authority.kind
+        kind: Literal["gate", "override", "rollback", "bootstrap"] = authority.kind
         if isinstance(authority, Override) and authority.bootstrap:
-            what = "bootstrap"
+            kind = "bootstrap"
         notice = json.dumps({"task": lineage.task, "lineage": lineage.name, "scope": lineage.scope, "digest": digest})
-        status, detail = await self._activate(
-            [
-                keys.active_key(lineage),
-                keys.versions_key(lineage),
-                keys.gate_passes_key(lineage),
-                keys.lineage_events_key(lineage),
-                keys.lease_key(lineage),
-                keys.rubric_key(lineage.task, digest),
-                keys.rolled_back_key(lineage),
-                keys.rollback_cooldown_key(lineage),
-                keys.lineages_key(lineage.task),
-            ],
-            [
-                digest,
-                lineage.scope or "",
-                expected or "",
-                what,
-                token,
-                event_json(event),
-                keys.ACTIVATIONS_CHANNEL,
-                notice.removesuffix("}"),
-                int(1_000 * cooldown_s),
-                lineage.label,
-            ],
-        )
+        redis_keys = [
+            keys.active_key(lineage),
+            keys.versions_key(lineage),
+            keys.gate_passes_key(lineage),
+            keys.lineage_events_key(lineage),
+            keys.lease_key(lineage),
+            keys.rubric_key(lineage.task, digest),
+            keys.rolled_back_key(lineage),
+            keys.rollback_cooldown_key(lineage),
+            keys.lineages_key(lineage.task),
+        ]
+        args = {
+            "digest": digest,
+            "scope": lineage.scope or "",
+            "expected": expected or "",
+            "authority": kind,
+            "token": token,
+            "event": event_json(event),
+            "channel": keys.ACTIVATIONS_CHANNEL,
+            "announcement": notice.removesuffix("}"),
+            "cooldown_ms": int(1_000 * cooldown_s),
+            "label": lineage.label,
+        }
+        status, detail = await self._activate(redis_keys, args)
         if status == "ok":
             return int(detail)
         if status == "unknown":
             raise NotFound(f"rubric {digest} is not stored", code="unknown_rubric")
-        raise Conflict(fill(_REFUSALS[status], detail=detail or "none"), code=status)
+        raise Conflict(fill(_CONFLICTS[status], detail=detail or "none"), code=status)
 
     async def rollback(
         self,
@@ -221,64 +216,68 @@ class RubricStore:
         to: int | None = None,
         cooldown_s: float = 0.0,
     ) -> RubricPointer:
-        """Return to version `to`, or to the one before the active one. Raises `Conflict`, `NotFound`.
+        """Activate version `to`, or the rubric that was active before the current one. Raises `Conflict`, `NotFound`.
 
-        `expected` is the digest believed to be active; a caller that names it goes back once however often it asks.
-        With `cooldown_s` it is an automatic one: none within so many seconds behind the last automatic one.
+        `expected` is the digest believed to be active; with it, a repeated call rolls back only once. `cooldown_s`
+        marks an automatic rollback, which is refused within that many seconds of the last automatic one.
         """
         current = await self.active(lineage)
         if current is None:
             raise NotFound(f"{lineage.label} of {lineage.task!r} has no active rubric", code="unknown_task")
         if expected is not None and expected != current.digest:
-            raise Conflict(fill(_REFUSALS["conflict"], detail=current.digest))
-        target = (await self.find(lineage, to)).digest if to is not None else await self.before(lineage, current.digest)
+            raise Conflict(fill(_CONFLICTS["conflict"], detail=current.digest))
+        target = (
+            (await self.find(lineage, to)).digest
+            if to is not None
+            else await self.digest_before(lineage, current.digest)
+        )
         authority = Rollback(by=by, reason=reason)
         version = await self.activate(
             lineage, target, expected=current.digest, authority=authority, cooldown_s=cooldown_s
         )
         return RubricPointer(target, version, lineage.scope)
 
-    async def before(self, lineage: LineageKey, digest: str) -> str:
-        """What was active before the rubric of that digest became so. Raises `Conflict` for the line's first."""
+    async def digest_before(self, lineage: LineageKey, digest: str) -> str:
+        """The digest that was active before this one. Raises `Conflict` for the lineage's first rubric."""
         async for event in self._newest_first(lineage):
             if event.kind is EventKind.ACTIVATED and event.digest == digest and event.previous:
                 return event.previous
-        raise Conflict("the active rubric is the line's first: there is nothing to roll back to", code="first_version")
+        raise Conflict("the active rubric is the lineage's first, there is none to roll back to", code="first_version")
 
     async def history(self, lineage: LineageKey) -> list[LineageEvent]:
-        """Every event of the line, oldest first."""
+        """Every event of the lineage, oldest first."""
         return [
             _read_event(entry_id, fields)
-            for entry_id, fields in await entries(self._redis, keys.lineage_events_key(lineage))
+            for entry_id, fields in await read_entries(self._redis, keys.lineage_events_key(lineage))
         ]
 
     async def latest(self, lineage: LineageKey, count: int, *, before: str | None = None) -> list[LineageEvent]:
-        """The newest `count` events of the line (of those before an event's id), oldest first."""
+        """The newest `count` events of the lineage (before the event id `before`), oldest first."""
         until = f"({before}" if before else "+"
-        found = await newest(self._redis, keys.lineage_events_key(lineage), until=until, count=count)
-        return [_read_event(entry_id, fields) for entry_id, fields in reversed(found)]
+        page = await read_newest(self._redis, keys.lineage_events_key(lineage), until=until, count=count)
+        return [_read_event(entry_id, fields) for entry_id, fields in reversed(page)]
 
     async def last_change(self, lineage: LineageKey) -> LineageEvent | None:
-        """The newest activation or rollback: how the active rubric came to be active."""
+        """The newest activation or rollback, which made the active rubric active."""
         async for event in self._newest_first(lineage):
             if event.kind in (EventKind.ACTIVATED, EventKind.ROLLED_BACK):
                 return event
         return None
 
     async def activated_by(self, lineage: LineageKey, cycle: str) -> str | None:
-        """The digest that a cycle made active, if it has."""
+        """The digest that a cycle activated, if it did."""
         async for event in self._newest_first(lineage):
             if event.kind is EventKind.ACTIVATED and event.cycle == cycle:
                 return event.digest
         return None
 
     async def _newest_first(self, lineage: LineageKey) -> AsyncIterator[LineageEvent]:
-        """The line's events backwards, read a few at a time: what one looks for is mostly near the end."""
-        page = await newest(self._redis, keys.lineage_events_key(lineage), count=_EVENTS_PAGE)
+        """The lineage's events, newest first, read page by page."""
+        page = await read_newest(self._redis, keys.lineage_events_key(lineage), count=_EVENTS_PAGE)
         while page:
             for entry_id, fields in page:
                 yield _read_event(entry_id, fields)
-            page = await newest(
+            page = await read_newest(
                 self._redis, keys.lineage_events_key(lineage), until=f"({page[-1][0]}", count=_EVENTS_PAGE
             )
 
@@ -287,18 +286,18 @@ class RubricStore:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             await pubsub.subscribe(keys.ACTIVATIONS_CHANNEL)
             async for message in pubsub.listen():
-                told = json.loads(message["data"])
-                lineage = LineageKey(told["task"], told["lineage"], told["scope"])
-                yield Announcement(lineage, told["digest"], told["version"])
+                notice = json.loads(message["data"])
+                lineage = LineageKey(notice["task"], notice["lineage"], notice["scope"])
+                yield Announcement(lineage, notice["digest"], notice["version"])
 
 
-_REFUSALS = {
-    "fenced": "the cycle lost its lease; its activation was refused",
-    "conflict": "another rubric is active by now: {detail}",
+_CONFLICTS = {
+    "fenced": "the cycle lost its lease, so its activation was refused",
+    "conflict": "another rubric is active: {detail}",
     "ungated": "rubric {detail} has not passed the gate against the active one",
-    "rolled_back": "rolled back: {detail}; it takes an override to make it active again",
-    "cooling": "rubric {detail} was rolled back automatically a short while ago; no other is until that has shown",
-    "never_active": "rubric {detail} has never been active, so it is no target of a rollback",
+    "rolled_back": "rolled back: {detail}; only an override can activate it again",
+    "cooling": "rubric {detail} was rolled back automatically; the cooldown before another automatic rollback lasts",
+    "never_active": "rubric {detail} was never active, so it cannot be rolled back to",
 }
 
 
@@ -308,7 +307,7 @@ def candidate_event(kind: EventKind, digest: str, *, by: str, reason: str, cycle
 
 
 def gate_event(report: GateReport) -> LineageEvent:
-    """A gate's verdict."""
+    """The gate's decision on a candidate."""
     event = candidate_event(
         EventKind.GATED if report.passed else EventKind.REJECTED,
         report.candidate.digest,
@@ -333,12 +332,17 @@ def _activation(digest: str, authority: Authority) -> LineageEvent:
 
 
 def event_json(event: LineageEvent) -> str:
-    """An event as the stream holds it: id, time and what an activation adds are the store's."""
+    """An event as the stream stores it; Redis adds id and time, an activation adds version and previous digest."""
     return event.model_dump_json(exclude={"id", "time", "version", "previous"})
 
 
 def _read_event(entry_id: str, fields: dict[str, str]) -> LineageEvent:
     version = fields.get("version")
     stored = json.loads(fields["event"])
-    place = {"id": entry_id, "time": int(entry_id.split("-")[0]) / 1000.0, "version": int(version) if version else None}
-    return LineageEvent.model_validate(stored | place | {"previous": fields.get("previous") or None})
+    added = {
+        "id": entry_id,
+        "time": int(entry_id.split("-")[0]) / 1000.0,
+        "version": int(version) if version else None,
+        "previous": fields.get("previous") or None,
+    }
+    return LineageEvent.model_validate(stored | added)

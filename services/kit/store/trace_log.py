@@ -1,6 +1,5 @@
-"""The trace log: pins and known outcomes in one read, outcomes and traces in one write, windows for the worker."""
+"""The trace log of each task: pins, outcomes and traces for scoring; ordered reads of traces for the worker."""
 
-import json
 from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
@@ -14,65 +13,65 @@ from services.kit.errors import Overloaded
 from services.kit.results import ItemResult, parse_result
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.redis import Commands, LuaFunction, entries, newest
+from services.kit.store.redis import CommandSender, LuaFunction, read_entries, read_newest
 from services.kit.store.rubric_store import RubricPointer
 
 TRACE_LOG_FULL = "trace_log_full"
+
 _PAGE = 512
-_LATEST = 16_384
+"""Entries read in one call: some megabytes at most."""
+
+MAX_SCANNED = 16_384
+"""Entries that a search for recent traces reads at most: a few seconds of Redis and parsing."""
 
 
 class PinRequest(NamedTuple):
-    """A pin to fix or read, the rubric asked for (or None), and the base identities of its items."""
+    """A pin to read, or to set where it is not set.
+
+    `requested` is the rubric it must hold; None takes the active one. `item_bases` are the identities, without
+    the rubric's digest, of the items whose stored outcomes are wanted.
+    """
 
     key: str
     lineage: LineageKey
-    wanted: RubricPointer | None
+    requested: RubricPointer | None
     ttl_s: int
-    items: tuple[str, ...]
+    item_bases: tuple[str, ...]
 
 
 class PinState(NamedTuple):
-    """What a pin holds: `refused` when it holds another rubric than asked for, None when nothing is active."""
+    """What a pin holds, and the stored outcome of each requested item."""
 
     active: RubricPointer | None
-    refused: bool
+    """None when no rubric is active for the lineage."""
+    conflict: bool
+    """The pin holds another rubric than the one requested."""
     outcomes: tuple[ItemResult | None, ...]
     unpinned: bool = False
-    """Redis was away and this pin not known: another replica may hold another rubric for it."""
+    """Chosen by this replica during a Redis outage: another replica may have chosen another rubric."""
     degraded: bool = False
-    """Something of it comes from this replica, not from Redis."""
+    """Some of it comes from this replica's memory or spool, not from Redis."""
 
 
 class OutcomeRecord(NamedTuple):
-    """One item's outcome to be stored under its identity, its trace, if it leaves one, and its pin, if it has one."""
+    """An item's outcome to be stored under `identity`; its trace and its pin where it has them."""
 
     identity: str
     result: ItemResult
     trace: results.Trace | None
     pin: PinRequest | None = None
 
-
-class Row(NamedTuple):
-    """A record as Redis takes it: identity, outcome and trace (or "") as JSON."""
-
-    identity: str
-    outcome: str | bytes
-    trace: str | bytes
+    def to_json(self) -> tuple[str, bytes, bytes]:
+        """Identity, outcome and trace (empty where there is none)."""
+        return self.identity, self.result.to_json(), b"" if self.trace is None else self.trace.to_json()
 
 
-class Slice(NamedTuple):
-    """Traces, newest first, and the entry behind which older ones go on; None at the log's end."""
-
-    traces: list[Trace]
-    older: str | None
-
-
-class Window(NamedTuple):
-    """Traces in order, and the position up to which the log was read: behind what was passed over, too."""
+class TraceRange(NamedTuple):
+    """Traces, and the id of the last entry that was read: the next page starts behind it."""
 
     traces: list[Trace]
     end: str
+    """Empty when `recent` has read the log's first entry."""
 
 
 def _any(_: Trace) -> bool:
@@ -80,169 +79,169 @@ def _any(_: Trace) -> bool:
 
 
 class TraceLog:
-    """Pins, item outcomes and traces of all tasks. `outcome_ttl_s` and `cap` (entries) bound what Redis keeps.
+    """Pins, item outcomes and traces of all tasks.
 
-    A service that scores gives a `pipe` for what each batch asks.
+    `commands` sends the two calls that each batch makes; without it they go through `redis`. Outcomes are kept
+    for `outcome_ttl_s`; a task's stream holds at most `cap` entries.
     """
 
     def __init__(
         self,
         redis: Redis,
-        pipe: Commands | None = None,
+        commands: CommandSender | None = None,
         *,
         outcome_ttl_s: int = 7 * 86_400,
         cap: int = 1_000_000,
     ) -> None:
         self._redis = redis
-        self._resolve = LuaFunction(pipe or redis, "resolve")
-        self._append = LuaFunction(pipe or redis, "append")
+        self._resolve = LuaFunction(commands or redis, "resolve")
+        self._append = LuaFunction(commands or redis, "append")
         self._advance_cursor = LuaFunction(redis, "advance_cursor")
         self._outcome_ttl_s = outcome_ttl_s
         self._cap = cap
 
     async def resolve(self, task: str, pins: Sequence[PinRequest]) -> list[PinState]:
-        """Fix or read every pin of a batch and fetch its known outcomes, atomically, in one round trip."""
+        """Read or set every pin of a batch and fetch its stored outcomes, atomically, in one round trip."""
         redis_keys: list[str] = []
-        plan = []
-        for pin in pins:
-            redis_keys.append(pin.key)
-            entry = {"pin": len(redis_keys), "wanted": str(pin.wanted or ""), "ttl": pin.ttl_s, "items": pin.items}
-            redis_keys.extend(keys.active_key(lineage) for lineage in pin.lineage.fallbacks())
-            plan.append(
-                entry | {"active": list(range(len(redis_keys) - len(pin.lineage.fallbacks()) + 1, len(redis_keys) + 1))}
-            )
-        rows = await self._resolve(redis_keys, [json.dumps({"prefix": keys.outcome_prefix(task), "pins": plan})])
-        return [_pin_state(row) for row in rows]
+
+        def index(key: str) -> int:
+            redis_keys.append(key)
+            return len(redis_keys)  # Lua counts from 1
+
+        plan = [
+            {
+                "pin": index(pin.key),
+                "active": [index(keys.active_key(lineage)) for lineage in pin.lineage.fallbacks()],
+                "requested": str(pin.requested or ""),
+                "ttl": pin.ttl_s,
+                "items": pin.item_bases,
+            }
+            for pin in pins
+        ]
+        replies = await self._resolve(redis_keys, {"prefix": keys.outcome_prefix(task), "pins": plan})
+        return [_pin_state(reply) for reply in replies]
 
     async def append(self, task: str, records: Sequence[OutcomeRecord]) -> list[ItemResult]:
-        """Store outcomes and traces in one write; where another writer came first, its outcome is what counts.
+        """Store outcomes and append traces in one write; answers the outcomes stored first.
 
-        Raises `Overloaded` when the trace stream is at its cap; then nothing was written.
+        Raises `Overloaded` when the trace stream is at its cap; nothing is written then.
         """
-        replies = await self.append_rows(task, [row_of(record) for record in records])
-        return [
-            record.result if reply == "" else stored_outcome(reply)
-            for record, reply in zip(records, replies, strict=True)
-        ]
+        replies = await self.append_json(task, [record.to_json() for record in records])
+        return [first_stored(record, reply) for record, reply in zip(records, replies, strict=True)]
 
-    async def append_rows(self, task: str, rows: Sequence[Row]) -> list[str]:
-        """`append` on JSON: per row "" when it was written, else the outcome that stood there before."""
+    async def append_json(self, task: str, records: Sequence[tuple[str, str | bytes, str | bytes]]) -> list[str]:
+        """`append` for JSON (identity, outcome, trace or ""): per record "" when written, else the earlier outcome."""
         args: list[str | bytes | int] = [keys.outcome_prefix(task), self._outcome_ttl_s, self._cap]
-        for row in rows:
-            args.extend(row)
+        for record in records:
+            args.extend(record)
         replies: list[str] = await self._append([keys.traces_key(task)], args)
         if replies == ["full"]:
             raise Overloaded("the trace log is at its cap", code=TRACE_LOG_FULL, retry_after=30)
         return replies
 
     async def cursor(self, lineage: LineageKey) -> str:
-        """The id of the last trace a finished cycle of this line has consumed; `0-0` before the first."""
+        """The id of the last trace that a finished cycle of this lineage has consumed; `0-0` before the first."""
         stream = keys.traces_key(lineage.task)
         try:
             await self._redis.xgroup_create(stream, lineage.label, id="0-0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-        for group in await self._redis.xinfo_groups(stream):
-            if group["name"] == lineage.label:
-                return str(group["last-delivered-id"])
-        return "0-0"
-
-    async def advance_cursor(self, lineage: LineageKey, until: str) -> None:
-        """Move the line's cursor up to `until`: behind it stands nothing of this line's. Never backwards.
-
-        A line without traffic would hold the whole task's traces back from the archive. While a cycle is under way
-        the cursor is the cycle's.
-        """
-        await self._advance_cursor(
-            [keys.traces_key(lineage.task), keys.checkpoint_key(lineage)], [lineage.label, until]
-        )
-
-    async def read(
-        self, lineage: LineageKey, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, until: str = "+"
-    ) -> Window:
-        """The first `count` of this line's traces behind `after`, up to `until`, that are wanted, oldest first."""
-        found: list[Trace] = []
-        while len(found) < count:
-            page = await entries(self._redis, keys.traces_key(lineage.task), after=after, until=until, count=_PAGE)
-            for entry_id, fields in page:
-                after = entry_id
-                trace = Trace.model_validate_json(fields["trace"])
-                if (trace.lineage, trace.scope) == (lineage.name, lineage.scope) and wanted(trace):
-                    found.append(trace)
-                    if len(found) == count:
-                        break
-            if len(page) < _PAGE:
-                break
-        return Window(found, after)
-
-    async def entries_after(self, task: str, after: str, count: int, *, until: str = "+") -> list[tuple[str, Trace]]:
-        """The next `count` traces of a task, of all its lines, behind `after` and up to `until`, with their ids."""
-        found = await entries(self._redis, keys.traces_key(task), after=after, until=until, count=count)
-        return [(entry_id, Trace.model_validate_json(fields["trace"])) for entry_id, fields in found]
+        groups = await self._redis.xinfo_groups(stream)
+        return next((str(group["last-delivered-id"]) for group in groups if group["name"] == lineage.label), "0-0")
 
     async def cursors(self, task: str) -> list[str]:
-        """The cursor of every line that has one, whether a worker serves it or not."""
+        """The cursor of every lineage that has one, whether a worker serves it or not."""
         if not await self._redis.exists(keys.traces_key(task)):
             return []
         return [str(group["last-delivered-id"]) for group in await self._redis.xinfo_groups(keys.traces_key(task))]
 
-    async def latest(
-        self, task: str, count: int, *, until: str = "+", wanted: Callable[[Trace], bool] = _any
-    ) -> list[Trace]:
-        """The newest `count` traces of a task up to `until` that are wanted, newest first, out of the last 16,384."""
-        return (await self.browse(task, count, until=until, wanted=wanted, reach=_LATEST)).traces
+    async def advance_cursor(self, lineage: LineageKey, to: str) -> None:
+        """Move the lineage's cursor to the entry `to`, which must have no trace of this lineage before it.
 
-    async def browse(
-        self, task: str, count: int, *, until: str = "+", wanted: Callable[[Trace], bool] = _any, reach: int
-    ) -> Slice:
-        """The newest `count` traces up to `until` that are wanted, newest first, out of `reach` entries or few more."""
-        found: list[Trace] = []
-        for _ in range(0, reach, _PAGE):
-            page = await newest(self._redis, keys.traces_key(task), until=until, count=_PAGE)
+        Without this, a lineage without traffic would keep the whole task's traces from being trimmed. It never
+        moves backwards, nor while a cycle is under way: then the cursor is the cycle's.
+        """
+        await self._advance_cursor([keys.traces_key(lineage.task), keys.checkpoint_key(lineage)], [lineage.label, to])
+
+    async def read(
+        self, lineage: LineageKey, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, until: str = "+"
+    ) -> TraceRange:
+        """The first `count` wanted traces of this lineage behind `after` and up to `until`, oldest first."""
+        traces: list[Trace] = []
+        while len(traces) < count:
+            page = await read_entries(self._redis, keys.traces_key(lineage.task), after=after, until=until, count=_PAGE)
+            for entry_id, fields in page:
+                after = entry_id
+                trace = Trace.model_validate_json(fields["trace"])
+                if (trace.lineage, trace.scope) == (lineage.name, lineage.scope) and wanted(trace):
+                    traces.append(trace)
+                    if len(traces) == count:
+                        break
+            if len(page) < _PAGE:
+                break
+        return TraceRange(traces, after)
+
+    async def entries_after(self, task: str, after: str, count: int, *, until: str = "+") -> list[tuple[str, Trace]]:
+        """The next `count` traces of a task, of all its lineages, behind `after` and up to `until`, with their ids."""
+        page = await read_entries(self._redis, keys.traces_key(task), after=after, until=until, count=count)
+        return [(entry_id, Trace.model_validate_json(fields["trace"])) for entry_id, fields in page]
+
+    async def recent(
+        self,
+        task: str,
+        count: int,
+        *,
+        until: str = "+",
+        wanted: Callable[[Trace], bool] = _any,
+        max_scanned: int = MAX_SCANNED,
+    ) -> TraceRange:
+        """The newest `count` wanted traces up to `until`, newest first, among about `max_scanned` entries."""
+        traces: list[Trace] = []
+        for _ in range(0, max_scanned, _PAGE):
+            page = await read_newest(self._redis, keys.traces_key(task), until=until, count=_PAGE)
             for entry_id, fields in page:
                 until = f"({entry_id}"
                 trace = Trace.model_validate_json(fields["trace"])
                 if wanted(trace):
-                    found.append(trace)
-                    if len(found) == count:
-                        return Slice(found, entry_id)
+                    traces.append(trace)
+                    if len(traces) == count:
+                        return TraceRange(traces, entry_id)
             if len(page) < _PAGE:
-                return Slice(found, None)
-        return Slice(found, until.removeprefix("("))
+                return TraceRange(traces, "")
+        return TraceRange(traces, until.removeprefix("("))
 
     async def by_ids(self, task: str, trace_ids: Set[str]) -> dict[str, Trace]:
-        """Those of a task's last 16,384 traces that have one of these ids."""
-        found: dict[str, Trace] = {}
+        """Those of a task's newest `MAX_SCANNED` traces that have one of these ids, by id."""
+        traces: dict[str, Trace] = {}
         until = "+"
-        for _ in range(0, _LATEST, _PAGE):
-            page = await newest(self._redis, keys.traces_key(task), until=until, count=_PAGE)
+        for _ in range(0, MAX_SCANNED, _PAGE):
+            page = await read_newest(self._redis, keys.traces_key(task), until=until, count=_PAGE)
             for entry_id, fields in page:
                 until = f"({entry_id}"
-                if any(name in fields["trace"] for name in trace_ids):  # most are passed over unread
+                if any(trace_id in fields["trace"] for trace_id in trace_ids):  # spares parsing most of them
                     trace = Trace.model_validate_json(fields["trace"])
                     if trace.trace_id in trace_ids:
-                        found[trace.trace_id] = trace
-            if len(page) < _PAGE or len(found) == len(trace_ids):
+                        traces[trace.trace_id] = trace
+            if len(page) < _PAGE or len(traces) == len(trace_ids):
                 break
-        return found
+        return traces
 
 
-def _pin_state(row: Sequence[str]) -> PinState:
-    status, value, *outcomes = row
+def _pin_state(reply: Sequence[str]) -> PinState:
+    status, value, *outcomes = reply
     return PinState(
         active=RubricPointer.parse(value) if value else None,
-        refused=status == "pinned",
+        conflict=status == "pinned",
         outcomes=tuple(stored_outcome(text) if text else None for text in outcomes),
     )
 
 
-def row_of(record: OutcomeRecord) -> Row:
-    """A record as JSON."""
-    trace = record.trace.to_json() if record.trace is not None else b""
-    return Row(record.identity, record.result.to_json(), trace)
-
-
 def stored_outcome(text: str | bytes) -> ItemResult:
-    """An outcome that was stored earlier, as a retry is answered with it."""
+    """A stored outcome as a retry receives it, marked `cached`. Raises `ValueError`."""
     return msgspec.structs.replace(parse_result(text), cached=True)
+
+
+def first_stored(record: OutcomeRecord, reply: str) -> ItemResult:
+    """The outcome that counts: the record's own where the reply is "", else the one that was stored earlier."""
+    return record.result if reply == "" else stored_outcome(reply)

@@ -161,8 +161,8 @@ async def get_traces(
 ) -> TracePage:
     """The line's newest traces that fit, newest first; those that were archived and trimmed are not among them."""
     until = f"({before}" if before else "+"
-    found = await deps.log.browse(lineage.task, limit, until=until, wanted=wanted.on(lineage), reach=MAX_SCANNED)
-    return TracePage(traces=tuple(found.traces), older=found.older)
+    found = await deps.log.recent(lineage.task, limit, until=until, wanted=wanted.on(lineage), max_scanned=MAX_SCANNED)
+    return TracePage(traces=tuple(found.traces), older=found.end or None)
 
 
 @reading.get("/traces/{task}/{trace_id}")

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from regrade.contracts.score import Outcome
 from services.kit.errors import Conflict, ServiceError
 from services.kit.store import keys
-from services.kit.store.redis import LuaFunction, entries, position
+from services.kit.store.redis import LuaFunction, entry_position, read_entries
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.archive.parquet import ArchiveStore, TraceFile
 from services.meta_reward.metrics import MetaRewardMetrics
@@ -116,7 +116,7 @@ class Archiver:
 
     async def _has_full_file(self, task: str, state: ArchiveState) -> bool:
         """Whether a file's worth of traces is there, or some that have waited long enough."""
-        first = await entries(self._redis, keys.traces_key(task), after=state.done, count=1)
+        first = await read_entries(self._redis, keys.traces_key(task), after=state.done, count=1)
         if not first:
             return False
         # `kept` is what is archived and still in the stream: the rest of the stream is what is not.
@@ -124,7 +124,7 @@ class Archiver:
         if waiting >= self._limits.rows:
             return True
         seconds, microseconds = await self._redis.time()
-        arrived, _ = position(first[0][0])
+        arrived, _ = entry_position(first[0][0])
         return seconds + microseconds / 1e6 - arrived / 1e3 >= self._limits.every_s
 
     async def _archive(self, task: str, token: str, state: ArchiveState) -> tuple[ArchiveState, bool]:
@@ -161,12 +161,12 @@ class Archiver:
 
     async def _removable(self, task: str, state: ArchiveState) -> list[FileRange]:
         """Archived ranges that every line has consumed, beyond the number of traces that stay."""
-        consumed = min((position(cursor) for cursor in await self._log.cursors(task)), default=(0, 0))
+        consumed = min((entry_position(cursor) for cursor in await self._log.cursors(task)), default=(0, 0))
         length = int(await self._redis.xlen(keys.traces_key(task)))
         found = []
         for file_range in state.kept:
             length -= file_range.rows
-            if position(file_range.last) > consumed or length < self._limits.keep:
+            if entry_position(file_range.last) > consumed or length < self._limits.keep:
                 break
             found.append(file_range)
         return found
@@ -175,7 +175,7 @@ class Archiver:
         removable = await self._removable(task, state)
         if not removable:
             return state
-        milliseconds, number = position(removable[-1].last)
+        milliseconds, number = entry_position(removable[-1].last)
         rest = state.model_copy(update={"kept": state.kept[len(removable) :]})
         return await self._save(task, token, rest, keep_from=f"{milliseconds}-{number + 1}")
 

@@ -175,7 +175,7 @@ async def get_action(
         active = context["active"]
         if active is None:
             raise Invalid(f"{lineage.task!r} has no active rubric in {lineage.label!r}")
-        wanted = digest or await deps.store.before(lineage, active.digest)
+        wanted = digest or await deps.store.digest_before(lineage, active.digest)
         context["target"] = await find_rubric(deps, lineage, wanted)
         context["current"] = await deps.store.labelled(lineage, active.digest)
         context["blocks"] = side_by_side(context["current"], context["target"])

@@ -86,7 +86,9 @@ async def get_overview(
 ) -> Response:
     """How the line does: reward, evidence, alarms, and the timeline of its rubrics."""
     context = await page_context(lineage, deps, viewer, "overview", lineage.task)
-    traces = (await deps.log.browse(lineage.task, _PLOTTED_TRACES, wanted=_training(lineage), reach=MAX_SCANNED)).traces
+    traces = (
+        await deps.log.recent(lineage.task, _PLOTTED_TRACES, wanted=_training(lineage), max_scanned=MAX_SCANNED)
+    ).traces
     runs = runs_in(traces)
     chosen = run if run in runs else next(iter(runs), None)
     events = await deps.store.latest(lineage, _EVENTS, before=before)
@@ -195,7 +197,9 @@ async def get_traces(
     given = {name: value for name, value in request.query_params.items() if value and name in TraceFilter.model_fields}
     wanted = TraceFilter.model_validate(given)
     until = f"({before}" if before else "+"
-    found = await deps.log.browse(lineage.task, _TRACES, until=until, wanted=wanted.on(lineage), reach=MAX_SCANNED)
+    found = await deps.log.recent(
+        lineage.task, _TRACES, until=until, wanted=wanted.on(lineage), max_scanned=MAX_SCANNED
+    )
     context |= {
         "form_values": {name: given.get(name, "") for name in TraceFilter.model_fields},
         "filters": given,
@@ -216,7 +220,7 @@ async def get_trace(lineage: LineageDep, deps: Deps, viewer: ViewerDep, trace_id
     context = await page_context(own, deps, viewer, "traces", "Trace")
     rubric = await find_rubric(deps, own, trace.digest)
     group = TraceFilter.model_construct(run=trace.run, step=trace.step, group=trace.group)
-    siblings = await deps.log.browse(lineage.task, _SIBLINGS, wanted=group.on(own), reach=MAX_SCANNED)
+    siblings = await deps.log.recent(lineage.task, _SIBLINGS, wanted=group.on(own), max_scanned=MAX_SCANNED)
     context |= {
         "trace": trace,
         "rubric": rubric,

@@ -10,7 +10,7 @@ from statistics import NormalDist, fmean, variance
 from typing import NamedTuple
 
 from regrade.contracts import Audited, AuditFigures
-from services.kit.store.redis import position
+from services.kit.store.redis import entry_position
 
 _CONFIDENCE = 0.95
 _MIN_TRACES = 8
@@ -69,8 +69,8 @@ def change_by_activation(
 
 def audit_figures(audits: AuditEntries, window: tuple[str, str], digest: str, compared: int) -> AuditFigures:
     """What the audit says of the traces in `window` (ids: after, up to and including) and under the active rubric."""
-    after, end = map(position, window)
-    within = [one for entry_id, one in with_score(audits) if after < position(entry_id) <= end]
+    after, end = map(entry_position, window)
+    within = [one for entry_id, one in with_score(audits) if after < entry_position(entry_id) <= end]
     change = change_since_activation(audits, digest, compared)
     return AuditFigures(
         traces=len(within),
@@ -82,7 +82,7 @@ def audit_figures(audits: AuditEntries, window: tuple[str, str], digest: str, co
 
 
 def _is_after(entry_id: str, other: str) -> bool:
-    return position(entry_id) > position(other)
+    return entry_position(entry_id) > entry_position(other)
 
 
 def _change(earlier: Sequence[Audited], later: Sequence[Audited], fewest: int) -> AuditChange | None:

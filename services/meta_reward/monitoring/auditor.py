@@ -15,7 +15,7 @@ from regrade.contracts import Audited, Trace
 from regrade.tasks import load_pack
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.redis import entries, newest, position
+from services.kit.store.redis import entry_position, read_entries, read_newest
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.clients.shadow import reward_of
@@ -37,7 +37,7 @@ class AuditStore:
 
     async def read(self, lineage: LineageKey) -> list[tuple[str, Audited]]:
         """All of them, oldest first, by their ids in the trace stream."""
-        found = await entries(self._redis, keys.audits_key(lineage))
+        found = await read_entries(self._redis, keys.audits_key(lineage))
         return [(entry_id, Audited.model_validate_json(fields["audit"])) for entry_id, fields in found]
 
     async def cursor(self, lineage: LineageKey) -> str:
@@ -46,11 +46,11 @@ class AuditStore:
 
     async def add(self, lineage: LineageKey, found: Sequence[tuple[str, Audited]], cursor: str) -> None:
         """Enter what was audited up to `cursor`, at once; what stands there already is left as it is."""
-        last = await newest(self._redis, keys.audits_key(lineage), count=1)
-        behind = position(last[0][0]) if last else (0, 0)
+        last = await read_newest(self._redis, keys.audits_key(lineage), count=1)
+        behind = entry_position(last[0][0]) if last else (0, 0)
         async with self._redis.pipeline(transaction=True) as pipe:
             for entry_id, one in found:
-                if position(entry_id) > behind:
+                if entry_position(entry_id) > behind:
                     pipe.xadd(keys.audits_key(lineage), {"audit": one.model_dump_json()}, id=entry_id, maxlen=_KEPT)
             pipe.set(keys.audit_cursor_key(lineage), cursor)
             await pipe.execute()

@@ -92,10 +92,13 @@ class CheckpointStore:
     ) -> None:
         """Write a checkpoint, the events and the values (by key) that belong to it. Raises `Conflict` when fenced."""
         values = values or {}
-        args: list[str | int] = [token, checkpoint.model_dump_json(), RETENTION_S, len(events)]
-        for event in events:
-            passed = event.gate if event.gate is not None and event.gate.passed else None
-            args += [event_json(event), event.digest if passed else "", passed.active.digest if passed else ""]
+        args = {
+            "token": token,
+            "checkpoint": checkpoint.model_dump_json(),
+            "ttl_s": RETENTION_S,
+            "events": [_event_args(event) for event in events],
+            "values": list(values.values()),
+        }
         redis_keys = [
             keys.lease_key(lineage),
             keys.checkpoint_key(lineage),
@@ -103,5 +106,11 @@ class CheckpointStore:
             keys.gate_passes_key(lineage),
             *values,
         ]
-        if not await self._save(redis_keys, [*args, *values.values()]):
+        if not await self._save(redis_keys, args):
             raise Conflict("the cycle lost its lease; what it found was refused", code="fenced")
+
+
+def _event_args(event: LineageEvent) -> dict[str, str]:
+    gate = event.gate if event.gate is not None and event.gate.passed else None
+    passed, against = (event.digest, gate.active.digest) if gate is not None else ("", "")
+    return {"event": event_json(event), "passed": passed, "against": against}

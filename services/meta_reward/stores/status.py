@@ -11,7 +11,7 @@ from regrade.contracts import Alarm, Contract, CycleReport, CycleStatus, Pause, 
 from services.kit.errors import Conflict, NotFound
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.redis import LuaFunction, newest
+from services.kit.store.redis import LuaFunction, read_newest
 
 RETENTION_S = 30 * 86_400
 """How long baselines and alarms outlive their last measurement."""
@@ -149,15 +149,23 @@ class StatusStore:
             keys.traces_key(lineage.task),
             keys.reports_key(lineage),
             keys.checkpoint_key(lineage),
+            keys.cycles_without_activation_key(lineage),
+            keys.cycle_request_key(lineage),
         ]
-        redis_keys += [keys.cycles_without_activation_key(lineage), keys.cycle_request_key(lineage)]
-        cursor = "" if report.abandoned else last_trace
-        if not await self._finish(redis_keys, [token, lineage.label, cursor, report.model_dump_json(), ended, served]):
+        args = {
+            "token": token,
+            "group": lineage.label,
+            "cursor": "" if report.abandoned else last_trace,
+            "report": report.model_dump_json(),
+            "ended": ended,
+            "request": served,
+        }
+        if not await self._finish(redis_keys, args):
             raise Conflict("the cycle lost its lease; its report was refused", code="fenced")
 
     async def reports(self, lineage: LineageKey, count: int = MAX_REPORTS, *, skip: int = 0) -> list[CycleReport]:
         """The newest `count` reports of ended cycles behind the `skip` newest, oldest first."""
-        found = await newest(self._redis, keys.reports_key(lineage), count=skip + count)
+        found = await read_newest(self._redis, keys.reports_key(lineage), count=skip + count)
         return [CycleReport.model_validate_json(fields["report"]) for _, fields in reversed(found[skip:])]
 
     async def report(self, lineage: LineageKey, cycle: str) -> CycleReport:

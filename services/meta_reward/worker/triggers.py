@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from regrade.contracts import Alarm, CycleStatus, Trace
-from services.kit.store.redis import position
+from services.kit.store.redis import entry_position
 from services.meta_reward.settings import MetaRewardSettings
 
 
@@ -30,7 +30,7 @@ def _alarmed(alarms: Sequence[Alarm], cursor: str) -> str | None:
 
     Each call costs a gate's decision; so behind cycles that brought nothing an alarm waits for ever more traces.
     """
-    new = [alarm for alarm in alarms if position(alarm.since) > position(cursor)]
+    new = [alarm for alarm in alarms if entry_position(alarm.since) > entry_position(cursor)]
     listed = ", ".join(f"{alarm.name} ({alarm.figure:.2f}, raised above {alarm.threshold:.2f})" for alarm in new)
     return f"alarm: {listed}" if listed else None
 

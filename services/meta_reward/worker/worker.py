@@ -224,7 +224,7 @@ class Worker:
         if len(after) < count:
             return None
         earlier = _scored_under(lineage, previous)
-        before = await deps.log.latest(lineage.task, 4 * count, until=last.id, wanted=earlier)
+        before = (await deps.log.recent(lineage.task, 4 * count, until=last.id, wanted=earlier)).traces
         reason = spread_collapse_reason(before, after, await self._trusted_mean(lineage, last))
         if reason is None:
             await deps.status_store.settle(lineage, last.id)

@@ -7,7 +7,7 @@ from operator import mul
 from typing import NamedTuple
 
 from regrade.contracts import LEVELS, TOP_LEVEL, LlmCriterion, Mode
-from services.kit.results import ItemError, Usage, total
+from services.kit.results import ItemError, Usage, total_usage
 from services.reward.judge.engine.base import Distribution, Sampling
 from services.reward.judge.engine_client import Answer, Asker, EngineCalls
 from services.reward.judge.prompt import Chat, Material, ask_execution, ask_levels, ask_plan, ask_rationale, then_levels
@@ -205,4 +205,4 @@ class _Sheet:
 
 
 def _sum_of(bills: Sequence[Usage]) -> Usage:
-    return bills[0] if len(bills) == 1 else total(bills)
+    return bills[0] if len(bills) == 1 else total_usage(bills)

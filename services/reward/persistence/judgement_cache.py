@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pydantic_core import from_json, to_json
 
 from services.kit.store import keys
-from services.kit.store.redis import Commands, LuaFunction
+from services.kit.store.redis import CommandSender, LuaFunction
 from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 
 Distributions = tuple[tuple[float, ...], ...]
@@ -19,7 +19,7 @@ class JudgementStore:
     A cache: while Redis is away nothing is known and nothing is kept, and nobody is failed for it.
     """
 
-    def __init__(self, pipe: Commands, circuit: CircuitBreaker, *, ttl_s: int = 86_400) -> None:
+    def __init__(self, pipe: CommandSender, circuit: CircuitBreaker, *, ttl_s: int = 86_400) -> None:
         self._pipe = pipe
         self._circuit = circuit
         self._remember = LuaFunction(pipe, "remember")

@@ -28,9 +28,9 @@ _ERRORS: dict[str, type[redis_errors.RedisError]] = {
 
 
 class MultiplexedConnection:
-    """Commands to the Redis that `redis` is a client of. `timeout_s` bounds the wait for an answer.
+    """CommandSender to the Redis that `redis` is a client of. `timeout_s` bounds the wait for an answer.
 
-    Commands must bear to be repeated: one whose connection is lost is sent again over a new one, once.
+    CommandSender must bear to be repeated: one whose connection is lost is sent again over a new one, once.
     """
 
     def __init__(self, redis: Redis, *, timeout_s: float = 5.0) -> None:

@@ -20,8 +20,7 @@ from services.kit.store.trace_log import (
     PinRequest,
     PinState,
     TraceLog,
-    row_of,
-    stored_outcome,
+    first_stored,
 )
 from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
@@ -54,7 +53,7 @@ class OutcomeStore:
 
     async def resolve(self, task: str, pins: Sequence[PinRequest], on_outage: OnOutage) -> list[PinState]:
         """Fix or read every pin and fetch known outcomes. Raises `RedisUnavailable`, `Overloaded`."""
-        held = [tuple(self._held(task, base) for base in pin.items) for pin in pins]
+        held = [tuple(self._held(task, base) for base in pin.item_bases) for pin in pins]
         try:
             with self._circuit.guard():
                 states = await self._log.resolve(task, pins)
@@ -68,7 +67,7 @@ class OutcomeStore:
                 if state.active is not None:
                     self._pins.set(pin.key, state.active, pin.ttl_s)
                     self._actives.observe(pin.lineage, state.active)
-        return [_overlaid(state, outcomes) for state, outcomes in zip(states, held, strict=True)]
+        return [_with_spooled(state, outcomes) for state, outcomes in zip(states, held, strict=True)]
 
     async def append(self, task: str, records: Sequence[OutcomeRecord], on_outage: OnOutage) -> AppendResult:
         """Keep outcomes and traces, first writer wins. Raises `RedisUnavailable`, `Overloaded`, `Unavailable`."""
@@ -88,25 +87,24 @@ class OutcomeStore:
         digests = dict.fromkeys(record.result.rubric.digest for record in records)
         rubrics = await asyncio.gather(*(self._actives.rubric(task, digest) for digest in digests))
         replies = await spool.write([_entry(task, record) for record in records], [(task, r) for r in rubrics])
-        results = [
-            record.result if reply == "" else stored_outcome(reply)
-            for record, reply in zip(records, replies, strict=True)
-        ]
+        results = [first_stored(record, reply) for record, reply in zip(records, replies, strict=True)]
         return AppendResult(results, degraded=True)
 
     def _without_redis(self, pin: PinRequest) -> PinState:
         """The pin as this replica knows it, else as it makes it up: what is asked for, else what was last active."""
-        none = (None,) * len(pin.items)
+        none = (None,) * len(pin.item_bases)
         told = self._pins.get(pin.key)
         if told is not None:
-            return PinState(told, pin.wanted is not None and pin.wanted.digest != told.digest, none, degraded=True)
-        active = pin.wanted or self._actives.last(pin.lineage)
+            return PinState(
+                told, pin.requested is not None and pin.requested.digest != told.digest, none, degraded=True
+            )
+        active = pin.requested or self._actives.last_known(pin.lineage)
         if active is None:
             raise RedisUnavailable(
                 f"Redis is unavailable, and this replica has never served {pin.lineage.label} of {pin.lineage.task}"
             )
         made_up = self._pins.choose_provisional(pin.key, pin.lineage, active, pin.ttl_s)
-        return PinState(pin.wanted or made_up, False, none, unpinned=True, degraded=True)
+        return PinState(pin.requested or made_up, False, none, unpinned=True, degraded=True)
 
     def _held(self, task: str, base: str) -> ItemResult | None:
         return self._spool.held(task, base) if self._spool is not None else None
@@ -117,8 +115,8 @@ class OutcomeStore:
             self._spool.refuse_if_full()
 
 
-def _overlaid(state: PinState, held: tuple[ItemResult | None, ...]) -> PinState:
-    if state.refused or state.active is None:
+def _with_spooled(state: PinState, held: tuple[ItemResult | None, ...]) -> PinState:
+    if state.conflict or state.active is None:
         return state
     outcomes = tuple(waiting or known for waiting, known in zip(held, state.outcomes, strict=True))
     return state._replace(outcomes=outcomes, degraded=state.degraded or any(held))
@@ -129,7 +127,7 @@ def _base(record: OutcomeRecord) -> str:
 
 
 def _entry(task: str, record: OutcomeRecord) -> Entry:
-    _, outcome, trace = row_of(record)
+    _, outcome, trace = record.to_json()
     ref = record.result.rubric
     rubric = RubricPointer(ref.digest, ref.version, ref.scope)
     return Entry(
@@ -140,7 +138,7 @@ def _entry(task: str, record: OutcomeRecord) -> Entry:
         pin=record.pin.key if record.pin is not None else "",
         made_up=Flag.UNPINNED in record.result.flags,
         ttl_s=record.pin.ttl_s if record.pin is not None else 0,
-        outcome=str(outcome, "utf-8") if isinstance(outcome, bytes) else outcome,
-        trace=str(trace, "utf-8") if isinstance(trace, bytes) else trace,
+        outcome=outcome.decode(),
+        trace=trace.decode(),
         time=time.time(),
     )

@@ -18,7 +18,7 @@ from services.kit.errors import Overloaded
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import check_writable
 from services.kit.store.rubric_store import RubricPointer, RubricStore
-from services.kit.store.trace_log import PinRequest, Row, TraceLog
+from services.kit.store.trace_log import PinRequest, TraceLog
 from services.reward.items.identity import item_identity
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
@@ -104,15 +104,15 @@ class Recovery:
         lineages: Sequence[SpoolLine] = await self._spool.adopt()
         for lineage in lineages:
             if isinstance(lineage, StoredRubric):
-                self._store.keep(lineage.task, Rubric.model_validate_json(lineage.rubric))
+                self._store.add_to_cache(lineage.task, Rubric.model_validate_json(lineage.rubric))
             elif lineage.pin:
                 pin = _pin_of(lineage)
-                assert pin.wanted is not None
-                self._actives.observe(pin.lineage, pin.wanted)
+                assert pin.requested is not None
+                self._actives.observe(pin.lineage, pin.requested)
                 if lineage.made_up:
-                    self._pins.choose_provisional(pin.key, pin.lineage, pin.wanted, pin.ttl_s)
+                    self._pins.choose_provisional(pin.key, pin.lineage, pin.requested, pin.ttl_s)
                 else:
-                    self._pins.set(pin.key, pin.wanted, pin.ttl_s)
+                    self._pins.set(pin.key, pin.requested, pin.ttl_s)
 
     async def _come_back(self) -> bool:
         """Close the circuit if Redis can be written to and has been told the pins made up."""
@@ -140,7 +140,7 @@ class Recovery:
         for pin in pins:
             by_task[pin.lineage.task].append(pin)
         for task, of_task in by_task.items():
-            for digest in {pin.wanted.digest for pin in of_task if pin.wanted is not None}:
+            for digest in {pin.requested.digest for pin in of_task if pin.requested is not None}:
                 await self._have_rubric(task, digest)
             for pin, state in zip(of_task, await self._log.resolve(task, of_task), strict=True):
                 assert state.active is not None
@@ -185,8 +185,8 @@ class Recovery:
         rows = []
         for entry in batch:
             active = holds[entry.pin] if entry.pin else RubricPointer.parse(entry.rubric)
-            rows.append(Row(item_identity(entry.base, active.digest), entry.outcome, entry.trace))
-        await self._log.append_rows(task, rows)
+            rows.append((item_identity(entry.base, active.digest), entry.outcome, entry.trace))
+        await self._log.append_json(task, rows)
 
 
 def _pin_of(entry: Entry) -> PinRequest:

@@ -87,9 +87,10 @@ class Pins:
                     f"task {request.task!r} has no active rubric in lineage {request.lineage!r}; put one first",
                     code="unknown_task",
                 )
-            if state.refused:
+            if state.conflict:
                 raise Conflict(
-                    f"pinned to rubric {state.active.digest}, the request names {pin.wanted and pin.wanted.digest}",
+                    f"pinned to rubric {state.active.digest}; "
+                    f"the request names {pin.requested and pin.requested.digest}",
                     code="pinned",
                 )
             rubric = await self._actives.rubric(request.task, state.active.digest)

@@ -9,7 +9,7 @@ from regrade.contracts import ErrorCode, Flag, Mode, Purpose, Role, ScoreItem, S
 from regrade.tasks import judge_mode, judge_role
 from services.kit.errors import Unavailable
 from services.kit.http.client import UpstreamError
-from services.kit.results import CriterionScore, ItemError, ItemResult, ScoreResponse, Trace, Usage, total
+from services.kit.results import CriterionScore, ItemError, ItemResult, ScoreResponse, Trace, Usage, total_usage
 from services.kit.store.trace_log import OutcomeRecord
 from services.reward.items.identity import content_of, group_of, item_bases, item_identity, item_ids, trace_id
 from services.reward.items.text import Text, look
@@ -112,7 +112,7 @@ class ScoreService:
         computed, spooled = await self._settle(request, new, engine.model, started)
         results = tuple(case.resolved.known or computed[id(case)] for case in cases)
         _refuse_if_judge_is_away(results)
-        usage = total(case.usage for case in new)
+        usage = total_usage(case.usage for case in new)
         self._metrics.scored(request, results, usage)
         return ScoreResponse(results=results, usage=usage, degraded=spooled or any(r.degraded for r in resolved))
 

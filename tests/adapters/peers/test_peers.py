@@ -67,7 +67,7 @@ def _are_rewards(rewards: list[object]) -> bool:
 
 async def _traces(redis: Redis, samples: list[dict[str, str]]) -> list[Trace]:
     prompt = samples[0]["prompt"]
-    return [trace for trace in await TraceLog(redis).latest(TASK, 200) if as_text(trace.prompt) == prompt]
+    return [trace for trace in (await TraceLog(redis).recent(TASK, 200)).traces if as_text(trace.prompt) == prompt]
 
 
 async def test_scores_and_retries(peer: Peer, name: str, judge: FaultyJudge, redis: Redis) -> None:

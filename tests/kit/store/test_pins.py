@@ -81,11 +81,11 @@ async def test_a_named_rubric_is_pinned_and_another_one_refused(store: RubricSto
     await activate(store, TWO)
     named = RubricPointer(ONE.digest, 1, None)
     (state,) = await trace_log.resolve(TASK, [_pin(wanted=named)])
-    assert (state.active, state.refused) == (named, False)
+    assert (state.active, state.conflict) == (named, False)
     (state,) = await trace_log.resolve(TASK, [_pin(wanted=RubricPointer(TWO.digest, 2, None))])
-    assert (state.active, state.refused, state.outcomes) == (named, True, ())
+    assert (state.active, state.conflict, state.outcomes) == (named, True, ())
     (state,) = await trace_log.resolve(TASK, [_pin(wanted=named)])
-    assert not state.refused
+    assert not state.conflict
 
 
 async def test_nothing_active_pins_nothing(redis: Redis, store: RubricStore, trace_log: TraceLog) -> None:

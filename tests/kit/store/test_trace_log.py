@@ -22,7 +22,7 @@ async def test_i5_the_first_writer_wins(trace_log: TraceLog) -> None:
     assert await trace_log.append(TASK, [first]) == [first.result]
     (stored,) = await trace_log.append(TASK, [second])
     assert stored == replace(first.result, cached=True)
-    assert [trace.reward for trace in await trace_log.latest(TASK, 10)] == [0.25]
+    assert [trace.reward for trace in (await trace_log.recent(TASK, 10)).traces] == [0.25]
 
 
 async def test_i5_concurrent_writers_leave_one_trace_and_agree(redis_url: str, trace_log: TraceLog) -> None:
@@ -38,7 +38,7 @@ async def test_i5_concurrent_writers_leave_one_trace_and_agree(redis_url: str, t
     answers = await asyncio.gather(*(write(n) for n in range(40)))
     for client in clients:
         await client.aclose()
-    traces = await trace_log.latest(TASK, 1_000)
+    traces = (await trace_log.recent(TASK, 1_000)).traces
     assert sorted(trace.item_id for trace in traces) == identities
     rewards = {trace.item_id: trace.reward for trace in traces}
     assert all(answer == [rewards[identity] for identity in identities] for answer in answers)
@@ -47,13 +47,13 @@ async def test_i5_concurrent_writers_leave_one_trace_and_agree(redis_url: str, t
 async def test_i5_a_batch_that_repeats_an_item_leaves_one_trace(trace_log: TraceLog) -> None:
     written, repeated = await trace_log.append(TASK, [record("a"), record("a")])
     assert (written.cached, repeated.cached) == (False, True)
-    assert len(await trace_log.latest(TASK, 10)) == 1
+    assert len((await trace_log.recent(TASK, 10)).traces) == 1
 
 
 async def test_an_outcome_without_a_trace_is_stored_alone(trace_log: TraceLog) -> None:
     silent = OutcomeRecord("a", record("a").result, None)
     await trace_log.append(TASK, [silent])
-    assert await trace_log.latest(TASK, 10) == []
+    assert (await trace_log.recent(TASK, 10)).traces == []
     (stored,) = await trace_log.append(TASK, [silent])
     assert stored.cached
 
@@ -84,7 +84,7 @@ async def test_a_window_holds_one_lines_traces_in_order(trace_log: TraceLog) -> 
     assert [trace.item_id for trace in window.traces] == ["m4", "m5", "m6", "m7", "m8", "m9"]
     assert await trace_log.read(LINEAGE, window.end, 100) == ([], window.end)
     assert len((await trace_log.read(SCOPED, "0-0", 100)).traces) == 10
-    assert [trace.item_id for trace in await trace_log.latest(TASK, 3)] == ["b9", "s9", "m9"]
+    assert [trace.item_id for trace in (await trace_log.recent(TASK, 3)).traces] == ["b9", "s9", "m9"]
 
 
 async def test_a_window_passes_over_what_is_not_wanted(trace_log: TraceLog) -> None:
@@ -108,8 +108,11 @@ async def test_the_latest_that_are_wanted(trace_log: TraceLog) -> None:
     await trace_log.append(TASK, [record("a"), record("b")])
     end = (await trace_log.read(LINEAGE, "0-0", 2)).end
     await trace_log.append(TASK, [record(f"e{n}", purpose="eval") for n in range(600)])
-    assert [t.item_id for t in await trace_log.latest(TASK, 5, wanted=lambda t: t.purpose == "train")] == ["b", "a"]
-    assert [t.item_id for t in await trace_log.latest(TASK, 1, until=end)] == ["b"]
+    assert [t.item_id for t in (await trace_log.recent(TASK, 5, wanted=lambda t: t.purpose == "train")).traces] == [
+        "b",
+        "a",
+    ]
+    assert [t.item_id for t in (await trace_log.recent(TASK, 1, until=end)).traces] == ["b"]
 
 
 async def test_a_line_has_a_cursor_of_its_own(redis: Redis, trace_log: TraceLog) -> None:

@@ -15,7 +15,7 @@ from regrade.contracts import CriterionScore, Trace
 from services.kit.errors import Conflict
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.redis import entries
+from services.kit.store.redis import read_entries
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.archive.archiver import ArchiveLimits, Archiver
 from services.meta_reward.archive.parquet import SCHEMA, ArchiveStore, TraceFile, trace_of
@@ -61,7 +61,7 @@ def names(folder: Path) -> list[str]:
 
 
 async def ids(redis: Redis) -> list[str]:
-    return [entry_id for entry_id, _ in await entries(redis, keys.traces_key(TASK))]
+    return [entry_id for entry_id, _ in await read_entries(redis, keys.traces_key(TASK))]
 
 
 async def test_what_is_read_back_is_what_was_written(redis: Redis, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from regrade.errors import RequestError
 from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.redis import entries
+from services.kit.store.redis import read_entries
 from services.meta_reward.evidence.alarms import AUDIT_CONTRADICTS, update_alarms
 from services.meta_reward.evidence.audit import audit_figures, change_by_activation, change_since_activation
 from services.meta_reward.evidence.window import summarise_window
@@ -165,7 +165,7 @@ async def test_i8_each_trace_is_audited_once_whoever_audits(
         await redis.delete(keys.audit_cursor_key(LINEAGE))
         await auditor_of(meta, redis).audit_new_traces(LINEAGE)
         assert await AuditStore(redis).read(LINEAGE) == first, "the same lots, and none entered twice"
-        assert len(await entries(redis, keys.traces_key(TASK))) == 32, "an audit leaves no trace"
+        assert len(await read_entries(redis, keys.traces_key(TASK))) == 32, "an audit leaves no trace"
         text = generate_latest(registry).decode()
         assert f'regrade_meta_audited_traces_total{{outcome="scored",task="essay_writing"}} {len(first)}.0' in text
         assert f'regrade_meta_audit_share_ratio{{task="essay_writing"}} {len(first) / 32}' in text
@@ -179,7 +179,7 @@ async def test_a_look_costs_no_more_than_its_batch(redis: Redis, reward_url: str
         await auditor_of(meta, redis).audit_new_traces(LINEAGE)
         found = await AuditStore(redis).read(LINEAGE)
         assert len(found) == 4
-        newest = [entry_id for entry_id, _ in await entries(redis, keys.traces_key(TASK))][-4:]
+        newest = [entry_id for entry_id, _ in await read_entries(redis, keys.traces_key(TASK))][-4:]
         assert [entry_id for entry_id, _ in found] == newest
 
 

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from regrade.contracts import EventKind, GatePass
 from regrade.tasks import load_pack
 from services.kit.store import keys
-from services.kit.store.redis import entries
+from services.kit.store.redis import read_entries
 from services.kit.store.rubric_store import RubricPointer, RubricStore
 from tests.support.builders import LINEAGE, TASK, activate, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text, certain
@@ -90,7 +90,7 @@ async def test_i8_a_verdict_outlives_the_worker(redis: Redis, reward_url: str, f
         assert await active_digest(meta) == FLAT.digest
         assert await redis.get(keys.watched_activation_key(LINEAGE)) == (await meta.deps.store.history(LINEAGE))[-1].id
     async with running_meta(redis, reward_url, fake_engine, every_traces=PATIENT) as meta:
-        judged = await entries(redis, keys.traces_key(TASK), after=(await meta.deps.store.history(LINEAGE))[-1].id)
+        judged = await read_entries(redis, keys.traces_key(TASK), after=(await meta.deps.store.history(LINEAGE))[-1].id)
         assert await redis.xdel(keys.traces_key(TASK), *(entry_id for entry_id, _ in judged)) == 8
         fake_engine.script = meta_script(judge)
         await train(meta.client, "A third try at the essay. ", step=3)
@@ -106,13 +106,13 @@ async def test_watch_leaves_alone_what_it_did_not_judge(redis: Redis, reward_url
         await pass_the_gate(meta.deps.store)
         await train(meta.client, "A second try at the essay. ", step=2)
         own = rubric(llm("own"))
-        read = meta.deps.log.latest
+        read = meta.deps.log.recent
 
         async def while_an_operator_acts(*about: object, **more: object) -> object:
             await activate(meta.deps.store, own)
             return await read(*about, **more)  # type: ignore[arg-type]
 
-        meta.deps.log.latest = while_an_operator_acts  # type: ignore[assignment, method-assign]
+        meta.deps.log.recent = while_an_operator_acts  # type: ignore[assignment, method-assign]
         await meta.worker.watch(LINEAGE)
         assert await active_digest(meta) == own.digest
 

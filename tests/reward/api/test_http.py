@@ -218,7 +218,7 @@ async def test_candidates_that_differ_in_checks_cost_no_judge_call(
     assert response.usage.judge_calls == 0
     await client.score(TASK, items, rubric=more, purpose="shadow", fresh=True)
     assert len(fake_engine.calls) == 3
-    assert await trace_log.latest(TASK, 10) == []
+    assert (await trace_log.recent(TASK, 10)).traces == []
 
 
 async def test_concurrent_equal_judgements_join_one_call(client: RewardClient, fake_engine: FakeEngine) -> None:

@@ -19,7 +19,7 @@ async def test_scores_in_request_order(client: RewardClient, fake_engine: FakeEn
     assert [result.id for result in response.results] == ["i0", "i1", "i2", "i3"]
     assert all(result.reward is not None and 0.0 <= result.reward <= 1.0 for result in response.results)
     assert response.usage.judge_calls == len(fake_engine.calls) == 4
-    assert len(await trace_log.latest(TASK, 10)) == 4
+    assert len((await trace_log.recent(TASK, 10)).traces) == 4
 
 
 async def test_an_answer_always_has_the_same_keys(client: RewardClient, fake_engine: FakeEngine) -> None:
@@ -37,7 +37,7 @@ async def test_a_trace_holds_the_item_as_it_came(client: RewardClient, trace_log
     turns = (Message(role="system", content="Be brief."), Message(role="user", content=PROMPT))
     asked = ScoreItem(id="a", prompt=turns, completion=ESSAY, group="g", reference="r", truncated=True)
     (result,) = (await client.score(TASK, [asked], run="run", step=7)).results
-    (trace,) = await trace_log.latest(TASK, 10)
+    (trace,) = (await trace_log.recent(TASK, 10)).traces
     assert (trace.prompt, trace.completion, trace.reference, trace.group) == (turns, ESSAY, "r", "g")
     assert (trace.task, trace.run, trace.step, trace.item_id, trace.purpose) == (TASK, "run", 7, "a", "train")
     assert (trace.trace_id, trace.reward, trace.digest) == (result.trace_id, result.reward, result.rubric.digest)
@@ -47,7 +47,7 @@ async def test_a_trace_holds_the_item_as_it_came(client: RewardClient, trace_log
 
 async def test_a_group_not_given_is_the_prompts(client: RewardClient, trace_log: TraceLog) -> None:
     await client.score(TASK, [item(0, id="0"), item(1, id="1"), item(2, id="2", prompt="Another one.")])
-    groups = {trace.item_id: trace.group for trace in await trace_log.latest(TASK, 10)}
+    groups = {trace.item_id: trace.group for trace in (await trace_log.recent(TASK, 10)).traces}
     assert groups["0"] == groups["1"] != groups["2"]
 
 
@@ -69,7 +69,7 @@ async def test_i5_an_item_that_failed_is_scored_when_it_comes_again(
     again = await client.score(TASK, items, run="r", step=1)
     assert [(result.reward, result.cached) for result in again.results] == [(0.8, True), (0.8, False), (0.8, True)]
     assert len(fake_engine.calls) == again.usage.judge_calls == 1
-    assert sorted(trace.item_id for trace in await trace_log.latest(TASK, 10)) == ["0", "1", "2"]
+    assert sorted(trace.item_id for trace in (await trace_log.recent(TASK, 10)).traces) == ["0", "1", "2"]
 
 
 async def test_i5_a_503_leaves_nothing_behind(reward_url: str, fake_engine: FakeEngine, trace_log: TraceLog) -> None:
@@ -78,16 +78,16 @@ async def test_i5_a_503_leaves_nothing_behind(reward_url: str, fake_engine: Fake
     async with RewardClient(reward_url, patience_s=0.0) as client:
         with pytest.raises(ServiceUnavailableError, match="judge_unavailable"):
             await client.score(TASK, items, run="r", step=1)
-        assert await trace_log.latest(TASK, 10) == []
+        assert (await trace_log.recent(TASK, 10)).traces == []
         fake_engine.script = lambda _: certain(3)
         assert not any(result.cached for result in (await client.score(TASK, items, run="r", step=1)).results)
-    assert len(await trace_log.latest(TASK, 10)) == 3
+    assert len((await trace_log.recent(TASK, 10)).traces) == 3
 
 
 async def test_i5_an_item_twice_in_a_batch_is_one_item(client: RewardClient, trace_log: TraceLog) -> None:
     first, second = (await client.score(TASK, [item(0, id="a"), item(0, id="a")], run="r", step=1)).results
     assert (first.trace_id, first.reward) == (second.trace_id, second.reward)
-    assert len(await trace_log.latest(TASK, 10)) == 1
+    assert len((await trace_log.recent(TASK, 10)).traces) == 1
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ async def test_what_tells_two_items_apart(client: RewardClient, trace_log: Trace
     for asked in (item(0, id="a"), item(0, id="a") | fields):
         (result,) = (await client.score(TASK, [asked], run="r", step=1)).results
         assert not result.cached
-    assert len(await trace_log.latest(TASK, 10)) == 2
+    assert len((await trace_log.recent(TASK, 10)).traces) == 2
 
 
 @pytest.mark.parametrize("place", [{"run": "other", "step": 1}, {"run": "r", "step": 2}, {"run": "r"}], ids=str)
@@ -112,7 +112,7 @@ async def test_the_same_item_elsewhere_is_another(
     (result,) = (await client.score(TASK, [item(0, id="a")], **place)).results
     assert not result.cached
     assert fake_engine.calls == []
-    assert len(await trace_log.latest(TASK, 10)) == 2
+    assert len((await trace_log.recent(TASK, 10)).traces) == 2
 
 
 async def test_i5_a_retry_after_the_rubric_changed_is_answered_from_its_pin(
@@ -122,7 +122,7 @@ async def test_i5_a_retry_after_the_rubric_changed_is_answered_from_its_pin(
     await activate(store, checks_only())
     again = await client.score(TASK, [item(0, id="a")], run="r", step=1)
     assert again.results[0] == first.results[0].model_copy(update={"cached": True})
-    assert len(await trace_log.latest(TASK, 10)) == 1
+    assert len((await trace_log.recent(TASK, 10)).traces) == 1
 
 
 async def test_i2_concurrent_batches_of_one_replica_agree(client: RewardClient, store: RubricStore) -> None:
@@ -170,9 +170,9 @@ async def test_purposes_leave_what_they_should(
 ) -> None:
     """Shadow leaves neither trace nor pin; evaluation by a named rubric leaves a trace and no pin."""
     await client.score(TASK, [item(0, id="a")], run="r", step=1, rubric=checks_only(), purpose="shadow")
-    assert await trace_log.latest(TASK, 10) == []
+    assert (await trace_log.recent(TASK, 10)).traces == []
     await client.score(TASK, [item(0, id="a")], run="r", step=1, rubric=1, purpose="eval")
-    assert [trace.purpose for trace in await trace_log.latest(TASK, 10)] == ["eval"]
+    assert [trace.purpose for trace in (await trace_log.recent(TASK, 10)).traces] == ["eval"]
     await activate(store, checks_only(7))
     trained = await client.score(TASK, [item(0, id="a")], run="r", step=1)
     assert trained.results[0].rubric.version == 2

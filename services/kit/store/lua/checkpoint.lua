@@ -1,19 +1,19 @@
--- Save what a cycle's stage has done, with all that it leaves behind, under the cycle's fencing token.
--- Saying the same again changes nothing: the answer of the first time may have been lost.
--- KEYS: lease, checkpoint, lineage, passed, then keys to be set. ARGV: token, checkpoint JSON, TTL in s of the
--- keys to be set, number of events, three for each (event JSON, digest that passed the gate or "", against which
--- digest), then a value for each key to be set. Returns 1, or 0 when fenced off.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if redis.call('GET', KEYS[2]) == ARGV[2] then return 1 end
-redis.call('SET', KEYS[2], ARGV[2])
-local at = 5
-for _ = 1, tonumber(ARGV[4]) do
-  redis.call('XADD', KEYS[3], '*', 'event', ARGV[at])
-  if ARGV[at + 1] ~= '' then redis.call('HSET', KEYS[4], ARGV[at + 1], ARGV[at + 2]) end
-  at = at + 3
+-- Save the result of a cycle's stage, with the events and values that belong to it, under the cycle's fencing token.
+-- Saving the same checkpoint again changes nothing: the caller may have lost the first reply.
+-- KEYS: lease, checkpoint, lineage events, gate passes, then keys to be set.
+-- ARGV[1]: JSON {token, checkpoint (JSON), ttl_s, events = {{event (JSON), passed, against}}, values}; `passed` is
+-- the digest that passed the gate (or ""), `against` the digest it was compared with, `values` one for each key to be
+-- set, kept for `ttl_s`.
+-- Returns 1, or 0 when the lease is another's.
+local args = cjson.decode(ARGV[1])
+if redis.call('GET', KEYS[1]) ~= args.token then return 0 end
+if redis.call('GET', KEYS[2]) == args.checkpoint then return 1 end
+redis.call('SET', KEYS[2], args.checkpoint)
+for _, entry in ipairs(args.events) do
+  redis.call('XADD', KEYS[3], '*', 'event', entry.event)
+  if entry.passed ~= '' then redis.call('HSET', KEYS[4], entry.passed, entry.against) end
 end
-for i = 5, #KEYS do
-  redis.call('SET', KEYS[i], ARGV[at], 'EX', ARGV[3])
-  at = at + 1
+for i, value in ipairs(args.values) do
+  redis.call('SET', KEYS[4 + i], value, 'EX', args.ttl_s)
 end
 return 1
