@@ -73,7 +73,7 @@ class RubricStore:
             raise NotFound(f"task {task!r} has no rubric {digest}", code="unknown_rubric")
         rubric = Rubric.model_validate_json(text)
         if rubric.digest != digest:
-            raise ValueError(f"the content stored under rubric digest {digest} has digest {rubric.digest}")
+            raise ValueError(f"the store holds another rubric under {digest}: its digest is {rubric.digest}")
         self.add_to_cache(task, rubric)
         return rubric
 
@@ -242,7 +242,7 @@ class RubricStore:
         async for event in self._newest_first(lineage):
             if event.kind is EventKind.ACTIVATED and event.digest == digest and event.previous:
                 return event.previous
-        raise Conflict("the active rubric is the lineage's first, there is none to roll back to", code="first_version")
+        raise Conflict("this is the lineage's first rubric: there is nothing to roll back to", code="first_version")
 
     async def history(self, lineage: LineageKey) -> list[LineageEvent]:
         """Every event of the lineage, oldest first."""
@@ -297,7 +297,7 @@ _CONFLICTS = {
     "ungated": "rubric {detail} has not passed the gate against the active one",
     "rolled_back": "rolled back: {detail}; only an override can activate it again",
     "cooling": "rubric {detail} was rolled back automatically; the cooldown before another automatic rollback lasts",
-    "never_active": "rubric {detail} was never active, so it cannot be rolled back to",
+    "never_active": "rubric {detail} has never been active, so it cannot be rolled back to",
 }
 
 
