@@ -4,10 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Tests run on as many workers as there are processors, at most four; WORKERS=0 runs them in one process.
+WORKERS  ?= logical
+PARALLEL := --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup
+
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-console test-vllm test-trainers bench-attacks bench-hacking bench-training check check-deploy test-compose fire-drill format bench-score soak bench-engine bench-activation bench-interference clean
+.PHONY: help demo serve test test-quick test-console test-vllm test-trainers bench-attacks bench-hacking bench-training check check-deploy test-compose fire-drill format bench-score soak bench-engine bench-activation bench-interference clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,9 +32,12 @@ demo: $(STAMP) ## the whole loop on this machine: train, judge, re-grade; ends w
 serve: $(STAMP) ## both services on ports 8700 and 8701 with a small real judge, until Ctrl-C
 	@$(BIN)/python -m services.local --serve true $(ARGS)
 
-test: $(STAMP) ## all tests, with branch coverage
+test: $(STAMP) ## all tests, with branch coverage, on as many workers as processors (WORKERS=0: one process)
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
+
+test-quick: $(STAMP) ## the tests that start no process, train nothing and need no llama.cpp: under two minutes
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not engine" $(ARGS)
 
 test-console: $(STAMP) ## the console's tests alone; those in a browser need a Chromium (REGRADE_TEST_CHROMIUM names one)
 	$(BIN)/python -m pytest tests/meta_reward/console $(ARGS)

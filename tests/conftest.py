@@ -35,29 +35,65 @@ from tests.support.valkey import Valkey, running_valkey
 settings.register_profile("regrade", deadline=None, derandomize=True, database=None)
 settings.load_profile("regrade")
 
+for size in ("COLUMNS", "LINES"):  # xdist sets them to 80 and 24, and a `rich` console keeps what it was made with
+    os.environ.pop(size, None)
 
 VLLM_URL = "REGRADE_TEST_VLLM_URL"
+_PROCESS_FIXTURES = {"spawn_reward", "spawn_meta", "spawned"}
+"""Fixtures that start a service as a process: tests with one of them are marked `slow`."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs vLLM or other trainers, which are large, unless asked for by marker or given by URL."""
-    wanted = config.option.markexpr
-    absent = [marker for marker in ("vllm", "inprocess", "trainers") if marker not in wanted]
-    if os.environ.get(VLLM_URL) and "vllm" in absent:
-        absent.remove("vllm")
-    left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in absent)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    """Mark what starts processes, deselect what is too large to run unasked, and put the slow tests first.
+
+    Slow tests first: with several workers the short ones then fill the gaps at the end.
+    """
+    for item in items:
+        if _PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+        if item.get_closest_marker("engine"):
+            item.add_marker(pytest.mark.xdist_group("engine"))
+    _deselect(config, items, _absent(config))
+    items.sort(key=lambda item: not (item.get_closest_marker("engine") or item.get_closest_marker("slow")))
+
+
+def _absent(config: pytest.Config) -> list[str]:
+    """Markers of tests that need vLLM or other trainers: not run unless selected by `-m`, or given by URL."""
+    selected = config.option.markexpr + (" vllm" if os.environ.get(VLLM_URL) else "")
+    return [marker for marker in ("vllm", "inprocess", "trainers") if marker not in selected]
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], markers: list[str]) -> None:
+    unwanted = [item for item in items if any(item.get_closest_marker(marker) for marker in markers)]
+    if unwanted:
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = [item for item in items if item not in unwanted]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadgroup` a module stays on one worker, so that its fixtures are made once; a group does too."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByModule(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            group = super()._split_scope(nodeid)
+            return nodeid.partition("::")[0] if group == nodeid else group
+
+    if config.option.dist != "loadgroup":
+        return None
+    config.option.loadscopereorder = False  # the order of the collection, see above
+    return ByModule(config, log)
 
 
 class StartReward(Protocol):
-    """Starts a reward service in this process, on the fake engine unless told otherwise."""
+    """Starts a reward service in this process, on the fake engine unless `settings` name another."""
 
     def __call__(self, **settings: Any) -> ServerThread: ...
 
 
 class SpawnReward(Protocol):
-    """Starts a reward service as a process of its own, on the fake engine unless told otherwise."""
+    """Starts a reward service as a process, on the fake engine unless `settings` name another."""
 
     def __call__(self, **settings: Any) -> Process: ...
 
@@ -127,7 +163,7 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 async def inprocess() -> AsyncIterator[Callable[[], Awaitable[Engine]]]:
-    """What opens vLLM in this very process; tests that use it run in vLLM's environment, in one event loop."""
+    """Opens vLLM in the test's own process; its tests run in vLLM's environment, in one event loop."""
     from services.reward.judge.engine.inprocess import InprocessModel
 
     model = InprocessModel(

@@ -116,6 +116,7 @@ def test_the_blocking_face(reward_url: str) -> None:
         client.readiness()
 
 
+@pytest.mark.slow
 def test_import_is_light() -> None:
     code = (
         "import regrade, regrade.adapters.trl, sys;"

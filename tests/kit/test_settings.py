@@ -19,6 +19,7 @@ def _started(module: str, *arguments: str, **env: str) -> subprocess.CompletedPr
     return subprocess.run(command, env=inherited | env, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "value", "told"),
     [
@@ -36,6 +37,7 @@ def test_unusable_settings_are_told_in_a_sentence(module: str, name: str, value:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_own_variable_troubles_no_service() -> None:
     done = _started("services.meta_reward", "--help", REGRADE_META_URL="http://127.0.0.1:8701")
     assert done.returncode == 0
@@ -59,6 +61,7 @@ def test_settings_are_read_from_the_files_of_the_secrets_folder(
     assert settings.judge_key.get_secret_value() == "from-environment"
 
 
+@pytest.mark.slow
 def test_a_mistyped_secret_file_or_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "REGRADE_REWARD_REDIS_URI").write_text("redis://redis:6379/0")
     done = _started("services.reward", REGRADE_SECRETS_DIR=str(tmp_path))

@@ -15,6 +15,8 @@ from services.local.engine import gguf_path
 from services.local.processes import Processes, StackError
 from services.local.valkey import PASSWORD_VARIABLE
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "a-long-password"
 
 

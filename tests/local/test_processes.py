@@ -10,6 +10,8 @@ import pytest
 
 from services.local.processes import Processes, StackError
 
+pytestmark = pytest.mark.slow
+
 WAITS = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"

@@ -11,6 +11,8 @@ import pytest
 from services.local.engine import gguf_path
 from services.local.repack import repacked
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -15,6 +15,8 @@ from services.local.stack import Stack
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine
 
+pytestmark = pytest.mark.slow
+
 
 def test_stack_starts_and_is_observed(tmp_path: Path, fake_engine: FakeEngine) -> None:
     settings = LocalSettings(judge_url=fake_engine.url, runs_dir=tmp_path)

@@ -21,8 +21,10 @@ from tests.trainer.test_train import policy
 __all__ = ["policy"]
 
 pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("training"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(600),
 ]
 
 

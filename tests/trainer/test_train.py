@@ -24,7 +24,12 @@ from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text
 from tests.support.tiny_policy import make_policy
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("training"),
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(600),
+]
 
 
 @pytest.fixture(scope="module")

@@ -202,6 +202,7 @@ async def test_a_cycles_evidence_and_sample_know_the_audit(
         assert report.evidence.audit.audit_mean == 0.2
 
 
+@pytest.mark.slow
 def test_an_audit_service_of_its_own_keeps_its_own_books(
     redis_url: str, start_reward: StartReward, fake_engine: FakeEngine, tmp_path: Path
 ) -> None:

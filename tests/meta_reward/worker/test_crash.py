@@ -21,6 +21,8 @@ from tests.support.servers import Process, spawn_service
 from tests.support.valkey import Valkey
 from tests.support.waiting import until, wait_until
 
+pytestmark = pytest.mark.slow
+
 SpawnMeta = Callable[..., Process]
 NARROW: dict[str, Any] = {"every_traces": 16, "samples": 3}
 

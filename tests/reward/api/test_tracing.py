@@ -70,6 +70,7 @@ def test_of_requests_without_a_trace_a_share_is_traced(traced_url: str, spans: I
     assert spans.get_finished_spans() == ()
 
 
+@pytest.mark.slow
 def test_without_a_collector_nothing_of_it_is_imported() -> None:
     said = subprocess.run(
         [
