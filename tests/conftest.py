@@ -75,7 +75,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `--dist loadgroup` a module stays on one worker, so that its fixtures are made once; a group does too."""
     from xdist.scheduler import LoadGroupScheduling
 
-    class ByModule(LoadGroupScheduling):
+    class ByModule(LoadGroupScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             group = super()._split_scope(nodeid)
             return nodeid.partition("::")[0] if group == nodeid else group

@@ -21,11 +21,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from services.local.engine import MODEL_NAME
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 _START_S = 120.0
 _GRACE_S = 60.0
-_SHUTDOWN_POLL_S = 0.005
+_SHUTDOWN_S = 1.0
 _CACHE = Path(__file__).parents[2] / ".cache"
 _VLLM_PYTHON = _CACHE / "vllm" / "bin" / "python"
 VLLM_MODEL = _CACHE / "vllm-model"
@@ -66,14 +66,16 @@ class _Server(uvicorn.Server):
             listener.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
+        await asyncio.sleep(0)  # idle connections are closed by the next turn of the loop
         try:
-            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
-                while self.server_state.connections or self.server_state.tasks:
-                    await asyncio.sleep(_SHUTDOWN_POLL_S)
+            await until(self._is_idle, "the connections to close", timeout_s=_SHUTDOWN_S)
         except TimeoutError:
             for task in self.server_state.tasks:
                 task.cancel()
         await self.lifespan.shutdown()
+
+    def _is_idle(self) -> bool:
+        return not (self.server_state.connections or self.server_state.tasks)
 
 
 class ServerThread:
@@ -83,7 +85,7 @@ class ServerThread:
         self.app = app
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none")
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
