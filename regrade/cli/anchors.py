@@ -1,39 +1,51 @@
-"""`regrade anchors`: pairs of your own for the gate to measure on."""
+"""`regrade anchors`: import labelled pairs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regrade.cli.connection import DEFAULT_META_URL, By, Key, MetaUrl, Reason, Task, connect, console, present
+from regrade.cli.connection import (
+    DEFAULT_META_URL,
+    ByOption,
+    KeyOption,
+    MetaUrlOption,
+    ReasonOption,
+    TaskArgument,
+    connect,
+    print_text,
+    read_jsonl,
+)
 from regrade.contracts import AnchorsAnswer, ImportAnchors, LabelledPair
 
-app = typer.Typer(help="Look after the cases that the gate measures on.", no_args_is_help=True)
+app = typer.Typer(help="Anchors: completions whose right order is known, which the gate tests candidates on.")
 
 
-@app.callback()
+@app.callback(no_args_is_help=True)
 def anchors() -> None:
-    """Cases that the gate measures on."""
+    """Keep `import` a subcommand; typer would drop the name of a group's only command."""
 
 
 @app.command("import")
 def import_pairs(
-    task: Task,
+    task: TaskArgument,
     file: Annotated[
-        Path, typer.Argument(help="JSONL of {prompt, better, worse} and perhaps a reference, as a person has judged.")
+        Path, typer.Argument(help="JSONL; each line has prompt, better, worse and, if checks need it, reference.")
     ],
-    reason: Reason,
-    by: By = "operator",
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
+    reason: ReasonOption,
+    by: ByOption = "operator",
+    meta_url: MetaUrlOption = DEFAULT_META_URL,
+    key: KeyOption = "",
 ) -> None:
-    """Add labelled pairs to a task's anchors. The gate counts its decisions anew on twice as many originals."""
+    """Add pairs that people have ranked to a task's anchors.
+
+    The gate's error budget starts anew once the originals have doubled.
+
+    Example: regrade anchors import essay_writing pairs.jsonl --reason "our graders"
+    """
     with connect(meta_url, key) as client:
-        lines = present(file).read_text(encoding="utf-8").split("\n")
-        pairs = tuple(LabelledPair.model_validate_json(line) for line in lines if line.strip())
-        wanted = ImportAnchors(pairs=pairs, by=by, reason=reason)
-        answer = client.call("POST", f"/anchors/{task}", AnchorsAnswer, json=wanted.model_dump(mode="json"))
-    console.print(
-        f"{answer.pairs} pairs; anchors {answer.version}: {answer.originals} originals, {answer.cases} items a rubric",
-        soft_wrap=True,
+        body = ImportAnchors(pairs=tuple(read_jsonl(file, LabelledPair)), by=by, reason=reason)
+        answer = client.call("POST", f"/anchors/{task}", AnchorsAnswer, json=body)
+    print_text(
+        f"{answer.pairs} pairs; anchors {answer.version}: {answer.originals} originals, {answer.cases} items a rubric"
     )

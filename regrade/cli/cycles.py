@@ -1,138 +1,126 @@
-"""`regrade cycles`: what each cycle saw, tried and decided, with the figures."""
+"""`regrade cycles`: evidence, candidates and gate figures of each evolution cycle."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from regrade.cli.connection import (
-    DEFAULT_META_URL,
-    AsJson,
-    Key,
-    Lineage,
-    MetaUrl,
-    ScopeOption,
-    Task,
-    clock,
-    connect,
-    console,
-    place,
+    JsonOption,
+    MetaService,
+    TaskArgument,
+    local_time,
+    meta_command,
     print_json,
-    words,
+    print_table,
+    print_text,
 )
-from regrade.contracts import MAIN_LINEAGE, CycleReport, Evidence, LineageEvent
+from regrade.contracts import CycleReport, Evidence, LineageEvent
 
-_HELP = """Look at cycles: what the traces showed, what was proposed, and what the gate measured.
+_HELP = """Cycles: what the traces showed, what was proposed, and what the gate measured.
 
-A cycle reads a window of traces (evidence), draws a sample, lets proposers write candidates, lints them, measures them
-on anchors that no proposer has seen (gate), and activates the best one, if any gained for certain.
+A cycle reads a window of traces (evidence), draws a sample, lets proposers write candidates, lints them, tests them on
+anchors that no proposer has seen (gate), and activates the best one if its gain is statistically certain.
 """
-_CHANGES = 6
+_MAX_CHANGES = 6
+"""Figures in a summary line; more do not fit an 80-column terminal."""
 
 app = typer.Typer(help=_HELP, no_args_is_help=True)
 
 
 @app.command("list")
+@meta_command
 def list_cycles(
-    task: Task,
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="So many of the newest.")] = 20,
-    skip: Annotated[int, typer.Option(min=0, help="Leave out so many of the newest.")] = 0,
-    as_json: AsJson = False,
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
+    meta: MetaService,
+    task: TaskArgument,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Number of cycles.")] = 20,
+    skip: Annotated[int, typer.Option(min=0, help="Number of newest cycles to skip.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the cycles that have ended, oldest first: why each began, what it saw, what came of it."""
-    asked = place(lineage, scope) | {"limit": limit, "skip": skip}
-    with connect(meta_url, key) as client:
-        reports = client.call("GET", f"/cycles/{task}", list[CycleReport], params=asked)
+    """List finished cycles, oldest first: trigger, evidence and result.
+
+    Example: regrade cycles list essay_writing --limit 5
+    """
+    reports = meta.get(f"/cycles/{task}", list[CycleReport], limit=limit, skip=skip)
     if as_json:
-        print_json(reports)
-        return
-    table = Table("cycle", "ended", "why it began", "traces", "steps", "reward", "candidates", "what came of it")
-    for report in reports:
-        seen = report.evidence
-        steps = "" if seen.first_step is None else f"{seen.first_step} to {seen.last_step}"
-        table.add_row(
-            words(report.cycle),
-            clock(report.finished),
-            words(report.trigger),
-            str(seen.traces),
-            steps,
-            f"{seen.reward_mean:.2f} ± {seen.reward_std:.2f}",
-            str(report.candidates),
-            words(_outcome(report)),
-        )
-    console.print(table)
+        return print_json(reports)
+    columns = ("cycle", "ended", "trigger", "traces", "steps", "reward", "candidates", "result")
+    print_table(columns, map(_row, reports))
 
 
 @app.command()
+@meta_command
 def show(
-    task: Task,
-    cycle: Annotated[str, typer.Argument(help="A cycle's name, as `regrade cycles list` tells it.")],
-    as_json: AsJson = False,
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
+    meta: MetaService,
+    task: TaskArgument,
+    cycle: Annotated[str, typer.Argument(help="Id of the cycle, from `regrade cycles list`.")],
+    as_json: JsonOption = False,
 ) -> None:
-    """Show one cycle: its evidence, its alarms, and the gate's figures for every candidate, refused ones too.
+    """Show one cycle: its evidence, its alarms, and the gate's figures for each candidate.
 
-    order: share of anchor pairs put right, active → candidate. gain: of net order; certain where its lower bound,
-    corrected for the number of candidates and decisions, is above 0.
+    order: share of anchor pairs in the right order, active → candidate.
+    gain: in net order; certain if its lower bound, corrected for candidates and decisions, is above 0.
+
+    Example: regrade cycles show essay_writing 7
     """
-    with connect(meta_url, key) as client:
-        report = client.call("GET", f"/cycles/{task}/{cycle}", CycleReport, params=place(lineage, scope))
-        if as_json:
-            print_json(report)
-            return
-        events = client.call("GET", f"/lineage/{task}", list[LineageEvent], params=place(lineage, scope))
-    console.print(words(f"{report.cycle}, ended {clock(report.finished)}: {_outcome(report)}"), soft_wrap=True)
-    console.print(words(f"began because: {report.trigger}"), soft_wrap=True)
-    _show_evidence(report.evidence)
-    _show_verdicts([event for event in events if event.cycle == cycle])
+    report = meta.get(f"/cycles/{task}/{cycle}", CycleReport)
+    if as_json:
+        return print_json(report)
+    events = meta.get(f"/lineage/{task}", list[LineageEvent])
+    print_text(f"{report.cycle}, ended {local_time(report.finished)}: {_result(report)}")
+    print_text(f"trigger: {report.trigger}")
+    _print_evidence(report.evidence)
+    _print_candidates([event for event in events if event.cycle == cycle])
     for note in report.notes:
-        console.print(words(f"note: {note}"), soft_wrap=True)
+        print_text(f"note: {note}")
 
 
-def _outcome(report: CycleReport) -> str:
+def _result(report: CycleReport) -> str:
     if report.abandoned:
         return f"abandoned: {report.abandoned}"
     return f"activated {report.activated[:8]}" if report.activated else "activated nothing"
 
 
-def _show_evidence(seen: Evidence) -> None:
-    console.print(
-        f"{seen.traces} traces, {seen.groups} groups; reward {seen.reward_mean:.2f} ± {seen.reward_std:.2f} "
-        f"({seen.reward_drift:+.2f} since the first steps); {seen.zero_variance_groups:.0%} of groups without spread; "
-        f"{seen.saturated_share:.0%} saturated, {seen.flagged_share:.0%} flagged",
-        soft_wrap=True,
+def _row(report: CycleReport) -> tuple[object, ...]:
+    evidence = report.evidence
+    steps = "" if evidence.first_step is None else f"{evidence.first_step} to {evidence.last_step}"
+    reward = f"{evidence.reward_mean:.2f} ± {evidence.reward_std:.2f}"
+    ended, result = local_time(report.finished), _result(report)
+    return report.cycle, ended, report.trigger, evidence.traces, steps, reward, report.candidates, result
+
+
+def _print_evidence(evidence: Evidence) -> None:
+    reward = f"{evidence.reward_mean:.2f} ± {evidence.reward_std:.2f}"
+    print_text(
+        f"{evidence.traces} traces, {evidence.groups} groups; reward {reward} ({evidence.reward_drift:+.2f} since the "
+        f"first steps); {evidence.zero_variance_groups:.0%} of groups without spread; "
+        f"{evidence.saturated_share:.0%} saturated, {evidence.flagged_share:.0%} flagged"
     )
-    console.print(f"moved most since the first steps: {_largest(seen.drift)}", soft_wrap=True)
-    console.print(f"what the reward follows: {_largest(seen.correlation)}", soft_wrap=True)
-    for alarm in seen.alarms:
-        told = f"alarm: {alarm.name} {alarm.figure:.2f}, above {alarm.threshold:.2f}"
-        console.print(words(told, style="yellow"), soft_wrap=True)
+    print_text(f"largest changes since the first steps: {_largest(evidence.drift)}")
+    print_text(f"strongest correlations with the reward: {_largest(evidence.correlation)}")
+    for alarm in evidence.alarms:
+        print_text(f"alarm: {alarm.name} {alarm.figure:.2f}, above {alarm.threshold:.2f}", style="yellow")
 
 
-def _largest(figures: Mapping[str, float]) -> str:
-    order = sorted(figures.items(), key=lambda entry: -abs(entry[1]))
-    return ", ".join(f"{name} {value:+.2f}" for name, value in order[:_CHANGES] if value) or "nothing"
+def _largest(values: Mapping[str, float]) -> str:
+    ordered = sorted(values.items(), key=lambda entry: -abs(entry[1]))
+    return ", ".join(f"{name} {value:+.2f}" for name, value in ordered[:_MAX_CHANGES] if value) or "none"
 
 
-def _show_verdicts(events: Sequence[LineageEvent]) -> None:
-    table = Table("what", "digest", "by", "order", "gain", "lower bound", "attacks resisted", "reason")
+def _print_candidates(events: Sequence[LineageEvent]) -> None:
+    columns = ("event", "digest", "by", "order", "attacks resisted", "gain", "lower bound", "reason")
+    rows = []
     for event in events:
         gate = event.gate
-        figures = [""] * 4
-        if gate is not None:
-            figures = [
-                f"{gate.active.order:.2f} → {gate.candidate.order:.2f}",
-                f"{gate.order_gain:+.2f}",
-                f"{gate.order_gain_lower:+.2f}",
-                f"{gate.active.attacks_resisted:.2f} → {gate.candidate.attacks_resisted:.2f}",
-            ]
-        table.add_row(event.kind.value, event.digest[:8], words(event.by), *figures, words(event.reason))
-    console.print(table)
+        gain = (f"{gate.order_gain:+.2f}", f"{gate.order_gain_lower:+.2f}") if gate else ("", "")
+        rows.append((event.kind.value, event.digest[:8], event.by, *gate_figures(event), *gain, event.reason))
+    print_table(columns, rows)
+
+
+def gate_figures(event: LineageEvent) -> tuple[str, str]:
+    """Anchor order and attacks resisted of an event, each as active → candidate; empty if there was no gate."""
+    if event.gate is None:
+        return "", ""
+    active, candidate = event.gate.active, event.gate.candidate
+    attacks = f"{active.attacks_resisted:.2f} → {candidate.attacks_resisted:.2f}"
+    return f"{active.order:.2f} → {candidate.order:.2f}", attacks

@@ -1,136 +1,110 @@
-"""`regrade status`, `evolve`, `pause`, `resume`, `alarms`: the worker, and what an operator asks of it."""
+"""`regrade status`, `evolve`, `pause`, `resume`, `alarms`: the state and control of the meta-reward worker."""
 
-import time
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from regrade.cli.connection import (
-    DEFAULT_META_URL,
-    AsJson,
-    By,
-    Key,
-    Lineage,
-    MetaUrl,
-    Reason,
-    ScopeOption,
-    Task,
-    connect,
-    console,
-    place,
+    ByOption,
+    JsonOption,
+    MetaService,
+    ReasonOption,
+    TaskArgument,
+    local_time,
+    meta_command,
     print_json,
-    words,
+    print_table,
+    print_text,
 )
-from regrade.contracts import MAIN_LINEAGE, Alarm, CycleStatus
+from regrade.contracts import Alarm, CycleStatus
 
 
-def status(
-    task: Task,
-    as_json: AsJson = False,
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
-) -> None:
-    """Tell what the meta-reward worker does for a task now, what waits, and which alarms are raised."""
-    with connect(meta_url, key) as client:
-        now = client.call("GET", f"/status/{task}", CycleStatus, params=place(lineage, scope))
-        raised = client.call("GET", f"/alarms/{task}", list[Alarm], params=place(lineage, scope))
-    if as_json:
-        print_json(now)
-        return
-    _tell(now)
-    for alarm in raised:
-        console.print(words(f"alarm: {alarm.name} {alarm.figure:.2f}, above {alarm.threshold:.2f}", style="yellow"))
+@meta_command
+def status(meta: MetaService, task: TaskArgument, as_json: JsonOption = False) -> None:
+    """Show what the meta-reward worker does for a task, how many traces wait, and which alarms are raised.
 
-
-def evolve(
-    task: Task,
-    reason: Reason = "asked for from the command line",
-    by: By = "operator",
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
-) -> None:
-    """Ask the meta-reward service for a cycle now. It needs traces that no cycle has seen yet."""
-    now = _ask("", task, reason, by, lineage, scope, meta_url, key)
-    console.print(f"asked for; {now.completed} cycles done so far, {now.lag} traces wait", soft_wrap=True)
-    console.print(f"what comes of it: regrade cycles list {task}")
-
-
-def pause(
-    task: Task,
-    reason: Reason,
-    by: By = "operator",
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
-) -> None:
-    """Start no more cycles but on request (evolve). One under way goes on; scoring is not touched."""
-    _tell(_ask("/pause", task, reason, by, lineage, scope, meta_url, key))
-
-
-def resume(
-    task: Task,
-    reason: Reason = "resumed from the command line",
-    by: By = "operator",
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
-) -> None:
-    """Start cycles again when they are due."""
-    _tell(_ask("/resume", task, reason, by, lineage, scope, meta_url, key))
-
-
-def alarms(
-    task: Task,
-    as_json: AsJson = False,
-    traces: Annotated[int, typer.Option(min=0, help="So many of the traces that show each alarm.")] = 3,
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
-) -> None:
-    """List the alarms that are raised: how far each figure went, and which traces show it.
-
-    An alarm starts a cycle. It stands until its figure is back below "lowered at". Look at one of its traces with
-    `regrade traces show TASK ID`.
+    Example: regrade status essay_writing
     """
-    with connect(meta_url, key) as client:
-        raised = client.call("GET", f"/alarms/{task}", list[Alarm], params=place(lineage, scope))
+    current = meta.get(f"/status/{task}", CycleStatus)
+    alarms = meta.get(f"/alarms/{task}", list[Alarm])
     if as_json:
-        print_json(raised)
-        return
+        return print_json(current)
+    _print_status(current)
+    for alarm in alarms:
+        print_text(f"alarm: {alarm.name} {alarm.figure:.2f}, above {alarm.threshold:.2f}", style="yellow")
+
+
+@meta_command
+def evolve(
+    meta: MetaService,
+    task: TaskArgument,
+    reason: ReasonOption = "requested from the command line",
+    by: ByOption = "operator",
+) -> None:
+    """Request an evolution cycle. It needs traces that no cycle has read yet.
+
+    Example: regrade evolve essay_writing --reason "new prompts"
+    """
+    current = meta.post(f"/cycles/{task}", CycleStatus, by=by, reason=reason)
+    print_text(f"cycle requested; {current.completed} cycles done, {current.lag} traces wait")
+    print_text(f"see its result with: regrade cycles list {task}")
+
+
+@meta_command
+def pause(meta: MetaService, task: TaskArgument, reason: ReasonOption, by: ByOption = "operator") -> None:
+    """Start no more cycles except on request. A running cycle continues, and scoring is not affected.
+
+    Example: regrade pause essay_writing --reason "a deadline"
+    """
+    _print_status(meta.post(f"/cycles/{task}/pause", CycleStatus, by=by, reason=reason))
+
+
+@meta_command
+def resume(
+    meta: MetaService,
+    task: TaskArgument,
+    reason: ReasonOption = "resumed from the command line",
+    by: ByOption = "operator",
+) -> None:
+    """Start cycles again after `regrade pause`.
+
+    Example: regrade resume essay_writing
+    """
+    _print_status(meta.post(f"/cycles/{task}/resume", CycleStatus, by=by, reason=reason))
+
+
+@meta_command
+def alarms(
+    meta: MetaService,
+    task: TaskArgument,
+    as_json: JsonOption = False,
+    traces: Annotated[int, typer.Option(min=0, help="Example traces of each alarm.")] = 3,
+) -> None:
+    """List raised alarms: the figure, its thresholds, and example traces.
+
+    An alarm starts one cycle, and clears when its figure is back below "lowered at".
+
+    Example: regrade alarms essay_writing, then regrade traces show essay_writing ID
+    """
+    raised = meta.get(f"/alarms/{task}", list[Alarm])
+    if as_json:
+        return print_json(raised)
     if not raised:
-        console.print("no alarm is raised")
-        return
-    table = Table("alarm", "figure", "raised above", "lowered at", "traces that show it")
+        return print_text("no alarm is raised")
+    rows = []
     for alarm in raised:
-        limits = (f"{alarm.figure:.2f}", f"{alarm.threshold:.2f}", f"{alarm.lowered_at:.2f}")
-        table.add_row(words(alarm.name), *limits, words("\n".join(alarm.traces[:traces])))
-    console.print(table)
+        figures = (f"{value:.2f}" for value in (alarm.figure, alarm.threshold, alarm.lowered_at))
+        rows.append((alarm.name, *figures, "\n".join(alarm.traces[:traces])))
+    print_table(("alarm", "figure", "raised above", "lowered at", "example traces"), rows)
 
 
-def _ask(
-    deed: str, task: str, reason: str, by: str, lineage: str, scope: str | None, meta_url: str, key: str
-) -> CycleStatus:
-    with connect(meta_url, key) as client:
-        body = {"by": by, "reason": reason}
-        return client.call("POST", f"/cycles/{task}{deed}", CycleStatus, json=body, params=place(lineage, scope))
-
-
-def _tell(now: CycleStatus) -> None:
-    line = f"{now.stage.value}{f' ({now.detail})' if now.detail else ''}; {now.completed} cycles done, {now.lag} traces"
-    console.print(words(f"{line} wait"), soft_wrap=True)
-    if now.fruitless:
-        console.print(f"the last {now.fruitless} cycles activated nothing: the next one waits for more", soft_wrap=True)
-    if now.paused is not None:
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(now.paused.since))
-        told = f"paused by {now.paused.by} since {since}: {now.paused.reason}"
-        console.print(words(told, style="yellow"), soft_wrap=True)
-    if now.error:
-        console.print(words(f"the last cycle failed: {now.error}", style="red"), soft_wrap=True)
+def _print_status(current: CycleStatus) -> None:
+    stage = f"{current.stage.value} ({current.detail})" if current.detail else current.stage.value
+    print_text(f"{stage}; {current.completed} cycles done, {current.lag} traces wait")
+    if current.fruitless:
+        print_text(f"the last {current.fruitless} cycles activated nothing, so the next one waits for more traces")
+    if current.paused is not None:
+        paused = current.paused
+        print_text(f"paused by {paused.by} since {local_time(paused.since)}: {paused.reason}", style="yellow")
+    if current.error:
+        print_text(f"the last cycle failed: {current.error}", style="red")

@@ -1,4 +1,4 @@
-"""The `regrade` command: what each word of it does stands in the module of that name."""
+"""The `regrade` command: `score`, `doctor` and `schema`, and the commands of the other modules of this package."""
 
 import json
 from pathlib import Path
@@ -6,54 +6,48 @@ from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter
-from rich.table import Table
 
 from regrade import contracts
 from regrade.cli import anchors, cycles, evolution, rubric, tasks, traces
 from regrade.cli.connection import (
     DEFAULT_META_URL,
-    DEFAULT_URL,
-    AsJson,
-    Key,
-    MetaUrl,
-    Task,
-    Url,
+    JsonOption,
+    KeyOption,
+    MetaUrlOption,
+    TaskArgument,
+    UrlOption,
     connect,
     console,
     fail,
-    plain_errors,
+    one_line_errors,
     print_json,
+    print_table,
+    print_text,
+    read_jsonl,
 )
 from regrade.cli.doctor import examine
-from regrade.contracts import Purpose, ScoreItem, ScoreResponse
+from regrade.client import DEFAULT_URL
+from regrade.contracts import ItemResult, Purpose, ScoreItem
 
-_HELP = """Score texts, look after the rubric they are scored by, and watch it evolve.
+_HELP = """Score completions with an LLM judge, manage the rubric that it scores by, and watch the rubric evolve.
 
 \b
-a first look      regrade doctor
-score a text      regrade score TASK --prompt ... --completion ...
-what goes on      regrade status TASK
-what happened     regrade rubric history TASK
-why               regrade cycles list TASK, then cycles show TASK CYCLE
-what was scored   regrade traces list TASK --flag instruction
-step in           regrade rubric rollback TASK --reason "too strict"
-wait              regrade pause TASK --reason "a deadline", then resume
+check the installation     regrade doctor
+score a completion         regrade score TASK --prompt ... --completion ...
+see the current state      regrade status TASK
+see what happened          regrade rubric history TASK
+see why                    regrade cycles list TASK, then regrade cycles show TASK CYCLE
+see what was scored        regrade traces list TASK --flag instruction
+undo an activation         regrade rubric rollback TASK --reason "too strict"
+suspend evolution          regrade pause TASK --reason "a deadline", then regrade resume TASK
 
-The services are found by --url and --meta-url, or REGRADE_URL and REGRADE_META_URL; a key by REGRADE_KEY.
-The same with pictures: /console of the meta-reward service.
+Set REGRADE_URL, REGRADE_META_URL and REGRADE_KEY to leave out --url, --meta-url and --key.
+The meta-reward service shows the same in a browser, under /console.
 """
 
-app = typer.Typer(
-    name="regrade",
-    help=_HELP,
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-)
-app.add_typer(rubric.app, name="rubric")
-app.add_typer(anchors.app, name="anchors")
-app.add_typer(cycles.app, name="cycles")
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(traces.app, name="traces")
+app = typer.Typer(name="regrade", help=_HELP, no_args_is_help=True, pretty_exceptions_show_locals=False)
+for group in (rubric, anchors, cycles, tasks, traces):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for command in (evolution.status, evolution.evolve, evolution.pause, evolution.resume, evolution.alarms):
     app.command()(command)
 
@@ -62,36 +56,50 @@ _CONTRACTS = {name: getattr(contracts, name) for name in contracts.__all__ if na
 
 @app.command()
 def score(
-    task: Task,
-    prompt: Annotated[str, typer.Option(help="The prompt the completion answers.")] = "",
+    task: TaskArgument,
+    prompt: Annotated[str, typer.Option(help="The prompt that the completion answers.")] = "",
     completion: Annotated[str, typer.Option(help="The completion to score.")] = "",
-    file: Annotated[Path | None, typer.Option(help="JSONL of {prompt, completion, ...}, instead of the two.")] = None,
-    as_json: AsJson = False,
-    url: Url = DEFAULT_URL,
-    key: Key = "",
+    file: Annotated[
+        Path | None, typer.Option(help="JSONL instead; each line has prompt, completion and other item fields.")
+    ] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = "",
 ) -> None:
-    """Score completions by the active rubric. Counts as evaluation: traced, but no evidence for evolution."""
+    """Score completions by the active rubric.
+
+    They count as evaluation: traced, but no evidence for evolution.
+
+    Example: regrade score essay_writing --prompt "Why plant trees?" --completion "They give shade."
+    """
     if file is None and not completion:
-        fail("give --completion (and --prompt), or --file")
+        fail("nothing to score: give --completion (and --prompt), or --file")
     with connect(url, key) as client:
-        items = [ScoreItem(prompt=prompt, completion=completion)] if file is None else _read_items(file)
+        items = [ScoreItem(prompt=prompt, completion=completion)] if file is None else read_jsonl(file, ScoreItem)
         answer = client.score(task, items, purpose=Purpose.EVAL)
     if as_json:
         print_json(answer)
     else:
-        _show_scores(answer)
+        print_table(("item", "reward", "criteria", "flags", "rubric"), map(_row, answer.results))
 
 
 @app.command()
 def doctor(
-    task: Annotated[str, typer.Argument(help="A task with a task pack.")] = "essay_writing",
-    originals: Annotated[int, typer.Option(min=2, help="Trusted originals to measure the judge on.")] = 8,
-    url: Url = DEFAULT_URL,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
+    task: Annotated[str, typer.Argument(help="A task that has a task pack.")] = "essay_writing",
+    originals: Annotated[int, typer.Option(min=2, help="Number of trusted originals to measure the judge on.")] = 8,
+    url: UrlOption = DEFAULT_URL,
+    meta_url: MetaUrlOption = DEFAULT_META_URL,
+    key: KeyOption = "",
 ) -> None:
-    """Check every part, measure how well the judge tells good text from damaged, and say what to do."""
-    with plain_errors():
+    """Check both services and what they depend on, measure the judge, and print a remedy for each problem.
+
+    The judge scores trusted originals and damaged copies of them.
+    Its anchor AUC is the share of pairs in the right order: 0.5 is chance, below 0.7 is too weak.
+    Ends with status 1 if something is broken.
+
+    Example: regrade doctor essay_writing --originals 16
+    """
+    with one_line_errors():
         healthy = examine(task, originals, url, meta_url, key)
     if not healthy:
         raise typer.Exit(1)
@@ -99,27 +107,24 @@ def doctor(
 
 @app.command()
 def schema(
-    name: Annotated[str, typer.Argument(help="A contract, e.g. Rubric; without one, their names are listed.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A contract, e.g. Rubric; without a name, all contracts are listed.")
+    ] = "",
 ) -> None:
-    """Print the JSON Schema of a contract."""
+    """Print the JSON Schema of a contract.
+
+    Example: regrade schema ScoreRequest
+    """
     if not name:
-        console.print("\n".join(sorted(_CONTRACTS)))
+        print_text("\n".join(sorted(_CONTRACTS)))
     elif name not in _CONTRACTS:
         fail(f"no contract {name!r}; `regrade schema` lists them")
     else:
         console.print_json(json.dumps(TypeAdapter(_CONTRACTS[name]).json_schema()))
 
 
-def _read_items(file: Path) -> list[ScoreItem]:
-    lines = file.read_text(encoding="utf-8").split("\n")
-    return [ScoreItem.model_validate_json(line) for line in lines if line.strip()]
-
-
-def _show_scores(answer: ScoreResponse) -> None:
-    table = Table("item", "reward", "criteria", "flags", "rubric")
-    for result in answer.results:
-        reward = f"{result.reward:.3f}" if result.reward is not None else f"none: {result.error and result.error.code}"
-        criteria = ", ".join(f"{c.id} {c.score:.2f}" if c.score is not None else f"{c.id} -" for c in result.criteria)
-        version = result.rubric.version or result.rubric.digest[:8]
-        table.add_row(result.id[:8], reward, criteria, ", ".join(result.flags), f"v{version}")
-    console.print(table)
+def _row(result: ItemResult) -> tuple[str, ...]:
+    reward = f"{result.reward:.3f}" if result.reward is not None else f"none: {result.error and result.error.code}"
+    criteria = ", ".join(f"{c.id} {c.score:.2f}" if c.score is not None else f"{c.id} -" for c in result.criteria)
+    version = result.rubric.version or result.rubric.digest[:8]
+    return result.id[:8], reward, criteria, ", ".join(result.flags), f"v{version}"

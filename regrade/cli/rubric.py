@@ -4,142 +4,131 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from regrade.cli.connection import (
-    DEFAULT_META_URL,
-    DEFAULT_URL,
-    AsJson,
-    By,
-    Key,
-    Lineage,
-    MetaUrl,
-    Reason,
+    ByOption,
+    JsonOption,
+    KeyOption,
+    LineageOption,
+    MetaService,
+    ReasonOption,
     ScopeOption,
-    Task,
-    Url,
-    clock,
+    TaskArgument,
+    UrlOption,
     connect,
-    console,
-    place,
-    present,
+    local_time,
+    meta_command,
     print_json,
-    words,
+    print_table,
+    print_text,
 )
+from regrade.cli.cycles import gate_figures
+from regrade.client import DEFAULT_URL
 from regrade.contracts import MAIN_LINEAGE, EventKind, LineageEvent, PutRubricAnswer, Rubric, RubricDiff
 
-app = typer.Typer(help="Look after rubrics.", no_args_is_help=True)
+app = typer.Typer(help="Rubrics: activate, show, compare, list and roll back.", no_args_is_help=True)
 
-Which = Annotated[str, typer.Argument(help="A version number or a digest.")]
+_DIFF_STYLES = {"+": "green", "-": "red", "@": "dim"}
+
+VersionArgument = Annotated[str, typer.Argument(help="A version number or a digest.")]
 
 
 @app.command()
 def put(
-    task: Task,
-    file: Annotated[Path, typer.Argument(help="The rubric as JSON; `regrade schema Rubric` describes it.")],
-    reason: Reason,
-    by: By = "operator",
-    expected: Annotated[str | None, typer.Option(help="Digest believed to be active.")] = None,
-    url: Url = DEFAULT_URL,
-    key: Key = "",
+    task: TaskArgument,
+    file: Annotated[Path, typer.Argument(help="The rubric as JSON; `regrade schema Rubric` prints its JSON Schema.")],
+    reason: ReasonOption,
+    by: ByOption = "operator",
+    expected: Annotated[
+        str | None, typer.Option(help="Digest that must be active now, else the command fails.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = "",
 ) -> None:
-    """Make a rubric of your own active. Recorded as bootstrap or override, since it passes no gate."""
+    """Activate a rubric of your own. It passes no gate and is recorded as an override.
+
+    Example: regrade rubric put essay_writing mine.json --reason "our house style"
+    """
     with connect(url, key) as client:
-        rubric = Rubric.model_validate_json(present(file).read_bytes())
-        answer = client.put_rubric(task, rubric, by=by, reason=reason, expected=expected)
-    console.print(f"version {answer.version} is active: {answer.digest}", soft_wrap=True)
+        rubric = Rubric.model_validate_json(file.read_bytes())
+        _print_active(client.put_rubric(task, rubric, by=by, reason=reason, expected=expected))
 
 
 @app.command()
 def show(
-    task: Task,
-    version: Annotated[int | None, typer.Option(help="A version; the active one if left out.")] = None,
-    digest: Annotated[str | None, typer.Option(help="A digest.")] = None,
-    lineage: Lineage = MAIN_LINEAGE,
+    task: TaskArgument,
+    version: Annotated[int | None, typer.Option(help="Version to show; default: the active one.")] = None,
+    digest: Annotated[str | None, typer.Option(help="Digest to show.")] = None,
+    lineage: LineageOption = MAIN_LINEAGE,
     scope: ScopeOption = None,
-    url: Url = DEFAULT_URL,
-    key: Key = "",
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = "",
 ) -> None:
-    """Print a rubric as JSON."""
+    """Print a rubric as JSON.
+
+    Example: regrade rubric show essay_writing --version 1
+    """
     with connect(url, key) as client:
-        rubric = client.rubric(task, version=version, digest=digest, lineage=lineage, scope=scope)
-    console.print_json(rubric.model_dump_json())
+        print_json(client.rubric(task, version=version, digest=digest, lineage=lineage, scope=scope))
 
 
 @app.command()
-def diff(
-    task: Task,
-    before: Which,
-    after: Which,
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
-) -> None:
-    """Show what changed between two rubrics."""
-    params = place(lineage, scope) | {"before": before, "after": after}
-    with connect(meta_url, key) as client:
-        found = client.call("GET", f"/rubrics/{task}/diff", RubricDiff, params=params)
-    styles = {"+": "green", "-": "red", "@": "dim"}
-    for line in found.text.splitlines():
-        console.print(words(line, style=styles.get(line[:1], "")))
+@meta_command
+def diff(meta: MetaService, task: TaskArgument, before: VersionArgument, after: VersionArgument) -> None:
+    """Compare two rubrics.
+
+    Example: regrade rubric diff essay_writing 1 2
+    """
+    for line in meta.get(f"/rubrics/{task}/diff", RubricDiff, before=before, after=after).text.splitlines():
+        print_text(line, style=_DIFF_STYLES.get(line[:1], ""))
 
 
 @app.command()
+@meta_command
 def history(
-    task: Task,
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="So many of the newest events.")] = 200,
-    before: Annotated[str | None, typer.Option(help="Older ones than this event (its id, with --json).")] = None,
-    as_json: AsJson = False,
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
+    meta: MetaService,
+    task: TaskArgument,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Number of events.")] = 200,
+    before: Annotated[str | None, typer.Option(help="Only events before this id (see --json).")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List what happened to a task's rubrics, oldest first, with the gate's figures (active → candidate)."""
-    asked = place(lineage, scope) | {"limit": limit} | ({"before": before} if before else {})
-    with connect(meta_url, key) as client:
-        events = client.call("GET", f"/lineage/{task}", list[LineageEvent], params=asked)
+    """List what happened to a task's rubrics, oldest first, with the gate's figures (active → candidate).
+
+    Example: regrade rubric history essay_writing
+    """
+    events = meta.get(f"/lineage/{task}", list[LineageEvent], limit=limit, before=before)
     if as_json:
-        print_json(events)
-        return
-    table = Table("time", "what", "version", "digest", "by", "order", "attacks resisted", "reason")
+        return print_json(events)
+    rows = []
     for event in events:
-        gate = event.gate
-        table.add_row(
-            clock(event.time),
-            event.kind.value,
-            str(event.version or ""),
-            event.digest[:8],
-            words(event.by),
-            f"{gate.active.order:.2f} → {gate.candidate.order:.2f}" if gate else "",
-            f"{gate.active.attacks_resisted:.2f} → {gate.candidate.attacks_resisted:.2f}" if gate else "",
-            words(event.reason),
-        )
-    console.print(table)
+        rubric = (event.kind.value, event.version, event.digest[:8])
+        rows.append((local_time(event.time), *rubric, event.by, *gate_figures(event), event.reason))
+    print_table(("time", "event", "version", "digest", "by", "order", "attacks resisted", "reason"), rows)
 
 
 @app.command()
+@meta_command
 def rollback(
-    task: Task,
-    reason: Reason,
-    by: By = "operator",
-    version: Annotated[int | None, typer.Option(help="The version to return to; else the one before.")] = None,
-    lineage: Lineage = MAIN_LINEAGE,
-    scope: ScopeOption = None,
-    meta_url: MetaUrl = DEFAULT_META_URL,
-    key: Key = "",
+    meta: MetaService,
+    task: TaskArgument,
+    reason: ReasonOption,
+    by: ByOption = "operator",
+    version: Annotated[int | None, typer.Option(help="Version to return to; default: the previous one.")] = None,
 ) -> None:
-    """Go back to an earlier version, at once and on every replica."""
-    with connect(meta_url, key) as client:
-        expected = _active(client.call("GET", f"/lineage/{task}", list[LineageEvent], params=place(lineage, scope)))
-        body = {"by": by, "reason": reason, "version": version, "expected": expected}
-        answer = client.call(
-            "POST", f"/rubrics/{task}/rollback", PutRubricAnswer, json=body, params=place(lineage, scope)
-        )
-    console.print(f"version {answer.version} is active: {answer.digest}", soft_wrap=True)
+    """Activate an earlier version again, at once and on every replica.
+
+    Example: regrade rubric rollback essay_writing --reason "too strict"
+    """
+    # Naming the active rubric makes a retry harmless: if the first try's response was lost, the second one conflicts.
+    expected = _active_digest(meta.get(f"/lineage/{task}", list[LineageEvent]))
+    path = f"/rubrics/{task}/rollback"
+    _print_active(meta.post(path, PutRubricAnswer, by=by, reason=reason, version=version, expected=expected))
 
 
-def _active(history: list[LineageEvent]) -> str | None:
+def _print_active(answer: PutRubricAnswer) -> None:
+    print_text(f"version {answer.version} is active: {answer.digest}")
+
+
+def _active_digest(history: list[LineageEvent]) -> str | None:
     changes = (EventKind.ACTIVATED, EventKind.ROLLED_BACK)
     return next((event.digest for event in reversed(history) if event.kind in changes), None)

@@ -1,68 +1,77 @@
-"""`regrade tasks`: which tasks there are, a new one from a skeleton, and whether one holds together."""
+"""`regrade tasks`: list task packs, create one, validate one."""
 
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Column, Table
+from rich.table import Column
 
-from regrade.cli.connection import console, fail
+from regrade.cli.connection import fail, print_table, print_text
 from regrade.tasks import BrokenTaskError, UnknownTaskError, available_tasks, load_pack
 from regrade.tasks.pack import TASKS_DIR, Evaluator, Kind, read_pack
 from regrade.tasks.scaffold import new_pack
 from regrade.tasks.validate import findings
 
-app = typer.Typer(help="Task packs: a folder for each task.", no_args_is_help=True)
+app = typer.Typer(help="Task packs: a folder with prompts, rubrics and anchors for each task.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_tasks() -> None:
-    """The tasks at hand: those that ship with Regrade, and those in the folders of REGRADE_TASKS_DIR."""
-    table = Table(Column("task", no_wrap=True), "kind", "mode", "evaluator", "prompts", "originals", "rubrics")
-    for task in available_tasks():
-        try:
-            pack = load_pack(task)
-        except BrokenTaskError as error:
-            table.add_row(task, f"[red]broken:[/] {error}")
-            continue
-        counts = (str(len(pack.prompts)), str(len(pack.originals)))
-        table.add_row(task, pack.kind, pack.mode.value, pack.evaluator, *counts, ", ".join(pack.rubrics))
-    console.print(table)
+    """List the tasks of this package and of the folders in REGRADE_TASKS_DIR."""
+    columns = (Column("task", no_wrap=True), "kind", "mode", "evaluator", "prompts", "originals", "rubrics")
+    print_table(columns, (_row(task) for task in available_tasks()))
 
 
 @app.command()
 def new(
     task: Annotated[str, typer.Argument(help="Name of the task: letters, digits, _ . and -.")],
-    folder: Annotated[Path, typer.Option("--in", help="Folder of your packs; it is made.")] = Path("tasks"),
-    kind: Annotated[Kind, typer.Option(help="breadth: one rubric for all; depth: guidelines a scope.")] = "breadth",
-    evaluator: Annotated[Evaluator, typer.Option(help="What a trained policy is measured by.")] = "judge",
+    folder: Annotated[Path, typer.Option("--in", help="Folder for your packs; created if missing.")] = Path("tasks"),
+    kind: Annotated[
+        Kind, typer.Option(help="breadth: one rubric for all prompts. depth: guidelines for each scope.")
+    ] = "breadth",
+    evaluator: Annotated[Evaluator, typer.Option(help="How a trained policy is evaluated.")] = "judge",
 ) -> None:
-    """Write a task pack to start from, outside of this package."""
+    """Create a task pack to start from: every file is there, with lines to replace.
+
+    Example: regrade tasks new haiku --in my-tasks
+    """
     try:
-        place = new_pack(folder, task, kind=kind, evaluator=evaluator)
+        pack = new_pack(folder, task, kind=kind, evaluator=evaluator)
     except (FileExistsError, ValueError) as error:
         fail(str(error))
-    console.print(f"written: {place}", soft_wrap=True)
-    console.print(f"next: edit its files, then `regrade tasks validate {place}`", soft_wrap=True)
+    print_text(f"written: {pack}")
+    print_text(f"next: edit its files, then `regrade tasks validate {pack}`")
     if str(folder.resolve()) not in os.environ.get(TASKS_DIR, "").split(os.pathsep):
-        console.print(f"services and trainer find it by: export {TASKS_DIR}={folder.resolve()}", soft_wrap=True)
+        print_text(f"for the services and the trainer: export {TASKS_DIR}={folder.resolve()}")
 
 
 @app.command()
 def validate(
-    task: Annotated[str, typer.Argument(help="A task's name, or the folder of its pack.")],
+    task: Annotated[str, typer.Argument(help="Name of a task, or the folder of its pack.")],
 ) -> None:
-    """Say what is wrong with a task pack; ends with status 1 when it cannot be trained on."""
+    """Check a task pack; ends with status 1 if it cannot be used for training.
+
+    Example: regrade tasks validate my-tasks/haiku
+    """
     try:
         pack = read_pack(Path(task).resolve()) if Path(task).is_dir() else load_pack(task)
     except (BrokenTaskError, UnknownTaskError) as error:
         fail(str(error))
-    found = findings(pack)
-    for finding in found:
-        mark = "[red]error[/]" if finding.fatal else "[yellow]advice[/]"
-        console.print(f"{mark}: {finding.text}", soft_wrap=True)
-    if any(finding.fatal for finding in found):
+    problems = findings(pack)
+    for problem in problems:
+        mark, style = ("error", "red") if problem.fatal else ("advice", "yellow")
+        print_text(f"{mark}: {problem.text}", style)
+    if any(problem.fatal for problem in problems):
         raise typer.Exit(1)
     prompts, originals = len(pack.prompts), len(pack.originals)
-    console.print(f"[green]{pack.name} holds together:[/] {prompts} prompts, {originals} trusted originals")
+    print_text(f"{pack.name} is valid: {prompts} prompts, {originals} trusted originals", style="green")
+
+
+def _row(task: str) -> tuple[object, ...]:
+    try:
+        pack = load_pack(task)
+    except BrokenTaskError as error:
+        return task, f"broken: {error}"
+    counts = (len(pack.prompts), len(pack.originals))
+    return task, pack.kind, pack.mode.value, pack.evaluator, *counts, ", ".join(pack.rubrics)

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from regrade import BlockingRewardClient
@@ -64,7 +65,7 @@ def test_rubrics(urls: list[str], tmp_path: Path) -> None:
     history = fine("rubric", "history", TASK, *meta)
     assert "house style" in history
     assert "rolled_back" in history
-    assert "asked for" in fine("evolve", TASK, *meta)
+    assert "cycle requested" in fine("evolve", TASK, *meta)
 
 
 def test_anchors_import(urls: list[str], tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_errors_are_one_line(urls: list[str], tmp_path: Path) -> None:
     broken.write_text('{"criteria": []}')
     for arguments, words in (
         (("rubric", "show", "no_such_task", *urls[:2]), "unknown_task"),
-        (("rubric", "put", TASK, str(tmp_path / "none.json"), "--reason", "x", *urls[:2]), "no file"),
+        (("rubric", "put", TASK, str(tmp_path / "none.json"), "--reason", "x", *urls[:2]), "No such file"),
         (("rubric", "put", TASK, str(broken), "--reason", "x", *urls[:2]), "criteria"),
         (("schema", "Nothing"), "no contract"),
     ):
@@ -124,6 +125,23 @@ def test_errors_are_one_line(urls: list[str], tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert words in result.output
         assert "Traceback" not in result.output
+
+
+def _commands(command: Any, path: str = "regrade") -> Iterator[tuple[str, Any]]:
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _commands(child, f"{path} {name}")
+
+
+def test_every_command_and_option_has_a_help_text() -> None:
+    for path, command in _commands(get_command(app)):
+        assert command.help, path
+        assert [parameter.name for parameter in command.params if not getattr(parameter, "help", "")] == [], path
+
+
+def test_the_environment_names_the_meta_reward_service() -> None:
+    result = CliRunner().invoke(app, ["status", TASK], env={"REGRADE_META_URL": "http://127.0.0.1:9"})
+    assert "unreachable: http://127.0.0.1:9" in result.output
 
 
 def test_schema() -> None:

@@ -174,8 +174,8 @@ def test_the_command_makes_checks_and_lists(tmp_path: Path, monkeypatch: pytest.
     assert made.exit_code == 0, made.output
     assert run.invoke(app, ["tasks", "new", "limerick", "--in", str(tmp_path)]).exit_code == 1
     assert run.invoke(app, ["tasks", "new", "no name", "--in", str(tmp_path)]).exit_code == 1
-    assert "holds together" in run.invoke(app, ["tasks", "validate", "limerick"]).output
-    assert "holds together" in run.invoke(app, ["tasks", "validate", str(tmp_path / "limerick")]).output
+    assert "is valid" in run.invoke(app, ["tasks", "validate", "limerick"]).output
+    assert "is valid" in run.invoke(app, ["tasks", "validate", str(tmp_path / "limerick")]).output
     (tmp_path / "limerick" / "prompts.jsonl").write_text("")
     broken = run.invoke(app, ["tasks", "validate", str(tmp_path / "limerick")])
     assert broken.exit_code == 1
