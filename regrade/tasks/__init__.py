@@ -1,4 +1,4 @@
-"""Task packs, one folder each."""
+"""Task packs: one folder for each task."""
 
 from regrade.tasks.pack import (
     Attack,

@@ -1,6 +1,7 @@
-"""Anchors: cases whose right ordering is known, made by damaging trusted originals or labelled by a user. Pure.
+"""Anchors: pairs of completions whose right order is known, which the gate tests rubrics on. Pure.
 
-An original or a labelled pair is either for the proposers to look at or for the gate to measure on, never both.
+They are made by damaging trusted originals and by inserting attacks into them, or labelled by a user. Each original and
+each labelled pair is either visible to the proposers or held out for the gate, never both.
 """
 
 import hashlib
@@ -17,19 +18,20 @@ from regrade.tasks.pack import Original, TaskPack
 _WORD = re.compile(r"\w+")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _VISIBLE_SHARE = 0.4
-_KEYWORDS = 40
-_SHORTEST_KEYWORD = 5
+"""Proposers need examples, and the gate needs more of them for its statistical power."""
+_MAX_KEYWORDS = 40
+_MIN_KEYWORD_LETTERS = 5
 _VERSION_DIGITS = 12
-_CHANGED = 0.1
-_MOVED = 0.3
+_MIN_CHANGED_SHARE = 0.1
+_MIN_MOVED_SHARE = 0.3
 LABELLED = "labelled"
-"""The kind of a case that a user put below its original."""
+"""The `kind` of the worse completion of a labelled pair."""
 
 
 class AnchorCase(NamedTuple):
-    """A completion for a prompt: an original (`kind` is "original"), a damaged twin, or an attacked one.
+    """A completion to score: an original, or one made from the original at index `original`.
 
-    `original` is the index of the original it was made from.
+    `kind` is "original", the name of a transform, the family of an attack, or `LABELLED`.
     """
 
     original: int
@@ -39,12 +41,12 @@ class AnchorCase(NamedTuple):
     reference: str | None = None
 
     def item(self, index: int) -> ScoreItem:
-        """As `/score` takes it."""
+        """The case as an item of `/score`."""
         return ScoreItem(id=f"anchor-{index}", prompt=self.prompt, completion=self.completion, reference=self.reference)
 
 
 class AnchorSet(NamedTuple):
-    """Originals first, then their damaged twins, then attacks. Proposers may see what is `visible`, nothing else."""
+    """The gate's cases, held out from proposers, and the originals and pairs that proposers may see."""
 
     visible: tuple[Original, ...]
     originals: tuple[AnchorCase, ...]
@@ -52,22 +54,22 @@ class AnchorSet(NamedTuple):
     attacked: tuple[AnchorCase, ...]
     visible_pairs: tuple[LabelledPair, ...] = ()
     early_originals: int = 0
-    """How many of the originals, the last ones, are early completions of the policy."""
+    """Number of originals, the last ones, that are early completions of the policy."""
 
     @property
     def version(self) -> str:
-        """Names what the gate measures on: figures of one version compare, those of two do not."""
+        """Hash of the cases: figures of the same version are comparable."""
         return sha256_of([list(case) for case in self.cases])[:_VERSION_DIGITS]
 
     @property
     def base(self) -> str:
-        """Names it without early completions: decisions of one base share an error level."""
-        kept = self.base_originals
-        return sha256_of([list(case) for case in self.cases if case.original < kept])[:_VERSION_DIGITS]
+        """Hash of the cases without early completions: decisions on one base share an error budget."""
+        count = self.base_originals
+        return sha256_of([list(case) for case in self.cases if case.original < count])[:_VERSION_DIGITS]
 
     @property
     def base_originals(self) -> int:
-        """Originals of the base: all but the early completions."""
+        """Number of originals that are not early completions."""
         return len(self.originals) - self.early_originals
 
     @property
@@ -76,35 +78,35 @@ class AnchorSet(NamedTuple):
         return self.originals + self.damaged + self.attacked
 
 
-def first_line(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
-    """Only the first line or sentence: what a policy that has learnt to write titles does."""
-    return _first(original.completion)
-
-
 def has_more_than_first_line(completion: str) -> bool:
-    """Whether there is anything behind the first line or sentence. A title is no text to trust, however early."""
-    return bool(completion.strip()) and _first(completion.strip()) != completion.strip()
+    """Whether anything follows the first line or sentence; a title alone is not a text to trust."""
+    return bool(completion.strip()) and _first_sentence(completion.strip()) != completion.strip()
 
 
-def _first(completion: str) -> str:
+def _first_sentence(completion: str) -> str:
     return _SENTENCE.split(completion.splitlines()[0])[0]
 
 
+def first_line(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
+    """The first line or sentence alone: a policy that has learned to write titles."""
+    return _first_sentence(original.completion)
+
+
 def cut_off(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
-    """Broken off in the middle of a sentence."""
+    """The beginning, up to the middle of a sentence."""
     tokens = original.completion.split(" ")
-    at = max(1, int(len(tokens) * rng.uniform(0.55, 0.75)))
-    return " ".join(tokens[:at]).rstrip(" .,;:!?\n")
+    end = max(1, int(len(tokens) * rng.uniform(0.55, 0.75)))
+    return " ".join(tokens[:end]).rstrip(" .,;:!?\n")
 
 
 def shuffled(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
-    """Its sentences in another order."""
+    """The sentences in random order."""
     sentences = _SENTENCE.split(original.completion)
     return " ".join(rng.sample(sentences, len(sentences)))
 
 
 def repeated(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
-    """Its first two sentences over and over, to about the original's length."""
+    """The first two sentences repeated up to about the original's length."""
     sentences = _SENTENCE.split(original.completion)
     block = " ".join(sentences[:2])
     return " ".join([block] * max(2, round(len(original.completion) / len(block))))
@@ -116,89 +118,95 @@ def other_prompt(original: Original, rng: random.Random, others: Sequence[Origin
 
 
 def padded(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
-    """Drawn out to more than its length by a piece of an answer to another prompt: longer is not better."""
+    """The original followed by an answer to another prompt: longer is not better."""
     return f"{original.completion} {rng.choice(others).completion}"
 
 
 def keywords(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
-    """The words that carry its meaning, as a list: what a policy writes that is paid for the topic alone."""
-    found = dict.fromkeys(word for word in _WORD.findall(original.completion.lower()) if len(word) >= _SHORTEST_KEYWORD)
-    return ", ".join(list(found)[:_KEYWORDS])
+    """A list of the original's long words: a policy that is rewarded for the topic alone."""
+    words = _WORD.findall(original.completion.lower())
+    unique = dict.fromkeys(word for word in words if len(word) >= _MIN_KEYWORD_LETTERS)
+    return ", ".join(list(unique)[:_MAX_KEYWORDS])
 
 
-TRANSFORMS: dict[str, Callable[[Original, random.Random, Sequence[Original]], str]] = {
-    "first_line": first_line,
-    "cut_off": cut_off,
-    "shuffled": shuffled,
-    "repeated": repeated,
-    "other_prompt": other_prompt,
-    "padded": padded,
-    "keywords": keywords,
+Transform = Callable[[Original, random.Random, Sequence[Original]], str]
+
+TRANSFORMS: dict[str, Transform] = {
+    transform.__name__: transform
+    for transform in (first_line, cut_off, shuffled, repeated, other_prompt, padded, keywords)
 }
+"""Ways to damage a completion, by name; the names are part of the gate's reports."""
 
 
-def is_substantially_changed(text: str, twin: str) -> bool:
-    """Whether a twin holds other pairs of neighbouring words, or the same words mostly elsewhere."""
-    tokens, others = _WORD.findall(text.lower()), _WORD.findall(twin.lower())
+def is_substantially_changed(text: str, damaged: str) -> bool:
+    """Whether a tenth of the neighbouring word pairs differ, or, with equal words, three tenths of them have moved."""
+    tokens, others = _WORD.findall(text.lower()), _WORD.findall(damaged.lower())
     if Counter(tokens) == Counter(others):
-        moved: int = sum(one != other for one, other in zip(tokens, others, strict=True))
-        return moved > _MOVED * len(tokens)
-    one, other = Counter(pairwise(tokens)), Counter(pairwise(others))
-    changed = (one - other).total() + (other - one).total()
-    return changed > _CHANGED * (one.total() + other.total())
+        moved: int = sum(token != other for token, other in zip(tokens, others, strict=True))
+        return moved > _MIN_MOVED_SHARE * len(tokens)
+    before, after = Counter(pairwise(tokens)), Counter(pairwise(others))
+    changed = (before - after).total() + (after - before).total()
+    return changed > _MIN_CHANGED_SHARE * (before.total() + after.total())
+
+
+def _differs(text: str, damaged: str) -> bool:
+    return text.strip() != damaged.strip()
 
 
 def build_anchors(
     pack: TaskPack, max_originals: int, labelled: Sequence[LabelledPair] = (), early: Sequence[Original] = ()
 ) -> AnchorSet:
-    """The task's anchor set: the same for every cycle, so that figures of different cycles compare.
+    """The task's anchor set. Equal arguments give equal sets, so figures of different cycles are comparable.
 
-    `early` are completions of the policy that are trusted as originals are; a twin of theirs has to be really changed.
-
-    A transform that leaves an original as it was makes no anchor. Of a labelled pair the better one counts as an
-    original with one twin, the worse one; it is neither damaged nor attacked, for nobody says it is good.
+    `early` are early completions of the policy, trusted like originals; a transform must change them substantially,
+    and an original at all, to make a case. The better completion of a labelled pair counts as an original whose only
+    damaged copy is the worse one; since nobody calls it good, it is neither transformed nor attacked.
     """
-    visible = tuple(o for o in pack.originals if _fraction(o.id) < _VISIBLE_SHARE)
-    hidden = [o for o in pack.originals if _fraction(o.id) >= _VISIBLE_SHARE][:max_originals]
-    damaged = []
-    for index, original in enumerate(hidden):
-        others = [other for other in hidden if other.id != original.id]
-        for name, transform in TRANSFORMS.items():
-            rng = random.Random(f"{original.id}:{name}")  # noqa: S311 - a fixed choice, not a secret
-            twin = transform(original, rng, others)
-            if twin.strip() != original.completion.strip():
-                damaged.append(AnchorCase(index, name, original.prompt, twin, original.reference))
-    attacked = [
-        AnchorCase(n % len(hidden), attack.family, hidden[n % len(hidden)].prompt,
-             attack.applied_to(hidden[n % len(hidden)].completion), hidden[n % len(hidden)].reference)
-        for n, attack in enumerate(pack.attacks)
-    ]  # fmt: skip
-    originals = [AnchorCase(i, "original", o.prompt, o.completion, o.reference) for i, o in enumerate(hidden)]
-    kept = sorted(labelled, key=lambda pair: pair.identity)
-    for index, pair in enumerate((p for p in kept if _fraction(p.identity) >= _VISIBLE_SHARE), len(hidden)):
+    held_out = [original for original in pack.originals if is_held_out(original.id)][:max_originals]
+    originals = [_original_case(index, original) for index, original in enumerate(held_out)]
+    damaged: list[AnchorCase] = []
+    for index, original in enumerate(held_out):
+        damaged += _damaged(index, original, [other for other in held_out if other.id != original.id], _differs)
+    attacked = []
+    for number, attack in enumerate(pack.attacks):
+        target = originals[number % len(originals)]
+        attacked.append(target._replace(kind=attack.family, completion=attack.applied_to(target.completion)))
+    pairs = sorted(labelled, key=lambda pair: pair.identity)
+    for pair in (pair for pair in pairs if is_held_out(pair.identity)):
+        index = len(originals)
         originals.append(AnchorCase(index, "original", pair.prompt, pair.better, pair.reference))
         damaged.append(AnchorCase(index, LABELLED, pair.prompt, pair.worse, pair.reference))
     for index, original in enumerate(early, len(originals)):
-        originals.append(AnchorCase(index, "original", original.prompt, original.completion, original.reference))
-        damaged += _damaged_early(index, original, [other for other in hidden if other.prompt != original.prompt])
-    shown = tuple(pair for pair in kept if _fraction(pair.identity) < _VISIBLE_SHARE)
-    return AnchorSet(visible, tuple(originals), tuple(damaged), tuple(attacked), shown, len(early))
+        originals.append(_original_case(index, original))
+        others = [other for other in held_out if other.prompt != original.prompt]
+        damaged += _damaged(index, original, others, is_substantially_changed)
+    return AnchorSet(
+        visible=tuple(original for original in pack.originals if not is_held_out(original.id)),
+        originals=tuple(originals),
+        damaged=tuple(damaged),
+        attacked=tuple(attacked),
+        visible_pairs=tuple(pair for pair in pairs if not is_held_out(pair.identity)),
+        early_originals=len(early),
+    )
 
 
-def _damaged_early(index: int, original: Original, others: Sequence[Original]) -> list[AnchorCase]:
-    twins = {
-        name: transform(original, random.Random(f"{original.id}:{name}"), others)  # noqa: S311 - a fixed choice
-        for name, transform in TRANSFORMS.items()
-    }
-    changed = {name: twin for name, twin in twins.items() if is_substantially_changed(original.completion, twin)}
-    return [AnchorCase(index, name, original.prompt, twin, original.reference) for name, twin in changed.items()]
+def _original_case(index: int, original: Original) -> AnchorCase:
+    return AnchorCase(index, "original", original.prompt, original.completion, original.reference)
 
 
-def is_held_out(name: str) -> bool:
-    """Whether a thing of that name is the gate's; else proposers may see it."""
-    return _fraction(name) >= _VISIBLE_SHARE
+def _damaged(
+    index: int, original: Original, others: Sequence[Original], is_changed: Callable[[str, str], bool]
+) -> list[AnchorCase]:
+    case, cases = _original_case(index, original), []
+    for name, transform in TRANSFORMS.items():
+        rng = random.Random(f"{original.id}:{name}")  # noqa: S311 - a fixed choice, not a secret
+        completion = transform(original, rng, others)
+        if is_changed(original.completion, completion):
+            cases.append(case._replace(kind=name, completion=completion))
+    return cases
 
 
-def _fraction(name: str) -> float:
-    """A fixed pseudo-random number in [0, 1) for a name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
+def is_held_out(identity: str) -> bool:
+    """Whether the original, pair or trace with this id is held out for the gate; a fixed pseudo-random choice."""
+    fraction = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4]) / 2**32
+    return fraction >= _VISIBLE_SHARE

@@ -1,13 +1,12 @@
-"""Task packs: what Regrade knows of a task. A folder each; adding a task is adding a folder.
+"""Task packs: everything Regrade knows about a task, in one folder. Adding a task is adding a folder.
 
-<task>/task.toml        role words, prompt template, judge mode, schedule, evaluator, name of the starting rubric
+<task>/task.toml        role texts, prompt template, judge mode, schedule, evaluator, name of the starting rubric
 <task>/rubrics/*.json   rubrics to start from
-<task>/prompts.jsonl    prompts to train on: {id, prompt, reference?, scope?}
+<task>/prompts.jsonl    training prompts: {id, prompt, reference?, scope?}
 <task>/anchors.jsonl    trusted originals: {id, prompt, completion, reference?, scope?}
-<task>/attacks.jsonl    attack texts: {id, family, placement, template}; left out, the common ones serve
+<task>/attacks.jsonl    attacks on the judge: {id, family, placement, template}; optional, default: the common ones
 
-Folders are looked for where `REGRADE_TASKS_DIR` says (several: the system's path separator between), then among
-those that ship with this package.
+Packs are searched in the folders of `REGRADE_TASKS_DIR` (separated like `PATH`), then in this package.
 """
 
 import json
@@ -18,7 +17,7 @@ from functools import cache, lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -27,103 +26,129 @@ from regrade.contracts.base import Count
 
 TASKS_DIR = "REGRADE_TASKS_DIR"
 SLOT = "{prompt}"
+DEFAULT_JUDGE_ROLE = "a careful examiner"
 
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
 Kind = Literal["breadth", "depth"]
-"""Breadth: one rubric holds for all instances. Depth: each scope of alike instances has guidelines of its own."""
 Evaluator = Literal["judge", "rouge", "verdict", "math"]
-"""What a trained policy is measured by: pairwise judgement, overlap with a reference, a verdict, a final answer."""
 
 T = TypeVar("T")
 
 _NAME = TypeAdapter(Name)
 _COMMON = "_common"
+"""Folder of the attacks for packs without their own."""
 
 
 class UnknownTaskError(LookupError):
-    """There is no task pack of that name."""
+    """No task pack has this name."""
 
 
 class BrokenTaskError(ValueError):
-    """A task pack that cannot be read: the file, and what is wrong with it."""
+    """A task pack cannot be read: the file and the problem."""
 
 
 class TrainingPrompt(Contract):
-    """A prompt for the policy, with the reference that checks and evaluators compare with."""
+    """A prompt for the policy."""
 
     id: Name
+    """Unique among the prompts."""
     prompt: Text
+    """The prompt, inserted into the pack's `policy_prompt`."""
     reference: Text | None = None
+    """What checks and evaluators compare with."""
     scope: Scope | None = None
+    """Scope of a depth task."""
 
 
 class Original(Contract):
-    """A completion known to be good; damaged twins of it make anchors."""
+    """A trusted completion; damaged copies of it become anchors."""
 
     id: Name
+    """Unique among the originals; decides whether it is held out for the gate."""
     prompt: Text
+    """The prompt, inserted into the pack's `policy_prompt`."""
     completion: Text
+    """A good answer."""
     reference: Text | None = None
+    """What checks compare with."""
     scope: Scope | None = None
+    """Scope of a depth task."""
 
 
 class Attack(Contract):
-    """A text aimed at the judge, put before, after, or in place of an honest completion."""
+    """A text that tries to influence the judge."""
 
     id: Name
+    """Unique among the attacks."""
     family: Name
+    """Kind of attack, e.g. `begging`."""
     placement: Literal["whole", "suffix", "prefix"]
+    """Instead of, after or before an honest completion."""
     template: Text
+    """The text."""
 
     def applied_to(self, completion: str) -> str:
-        """The attacked completion. Joined, never formatted: a template holds braces of its own."""
+        """The attacked completion. Joined instead of formatted, since a template may hold braces."""
         if self.placement == "suffix":
             return f"{completion}\n\n{self.template}"
         return f"{self.template}\n\n{completion}" if self.placement == "prefix" else self.template
 
 
 class TaskPack(Contract):
-    """Everything that is known of one task. Prompts, also the originals', stand as the policy is given them."""
+    """A task; all prompts are already inserted into `policy_prompt`."""
 
     name: Name
+    """Name of the task, and of its folder."""
     kind: Kind = "breadth"
+    """breadth: one rubric for all prompts. depth: guidelines for each scope."""
     judge_role: Text
+    """What the judge is: "You are <judge_role>"."""
     meta_role: Text
+    """What the meta-judge is."""
     language: str = Field(pattern=r"^[a-z]{2}$")
+    """Language of the completions (ISO 639-1)."""
     scopes: tuple[Scope, ...] = ()
+    """Scopes of a depth task."""
     policy_prompt: Text = SLOT
+    """Template of the policy's prompt, with one `{prompt}`."""
     mode: Mode = Mode.EXPECTED
+    """How the judge reaches a level."""
     every_steps: Count = Field(default=10, ge=1)
+    """Training steps between two evolution cycles."""
     evaluator: Evaluator = "judge"
+    """How a trained policy is evaluated: comparison by a judge, ROUGE with a reference, label or final answer."""
     verdicts: tuple[Text, ...] = ()
+    """The labels of evaluator `verdict`."""
     starting_rubric: Rubric
+    """The rubric that is active first."""
     rubrics: dict[Name, Rubric]
+    """All rubrics of the pack, by file name."""
     prompts: tuple[TrainingPrompt, ...]
+    """Training prompts."""
     originals: tuple[Original, ...]
+    """Trusted originals."""
     attacks: tuple[Attack, ...]
+    """Attacks on the judge."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.policy_prompt.count(SLOT) != 1:
-            raise ValueError(f"policy_prompt names {SLOT} once: that is where the dataset's text goes")
+            raise ValueError(f"policy_prompt must hold {SLOT} exactly once, in the place of the dataset's text")
         if (self.evaluator == "verdict") != bool(self.verdicts):
-            raise ValueError("evaluator 'verdict' takes a list of verdicts, the others take none")
+            raise ValueError("evaluator 'verdict' needs a list of verdicts, and the other evaluators take none")
         if len(set(self.scopes)) < len(self.scopes):
             raise ValueError("a scope is listed twice")
         return self
 
     def for_policy(self, text: str) -> str:
-        """A dataset's text as the policy is given it. Joined, never formatted: the text may hold braces."""
+        """A dataset's text as the policy's prompt."""
         return for_policy(self.policy_prompt, text)
 
 
 def for_policy(template: str, text: str) -> str:
-    """`template` with `text` in its slot."""
+    """`template` with `text` in its slot. Joined instead of formatted, since `text` may hold braces."""
     before, _, after = template.partition(SLOT)
     return f"{before}{text}{after}"
-
-
-DEFAULT_JUDGE_ROLE = "a careful examiner"
 
 
 def load_pack(task: str) -> TaskPack:
@@ -132,43 +157,43 @@ def load_pack(task: str) -> TaskPack:
 
 
 def available_tasks() -> list[str]:
-    """The names of the packs at hand."""
+    """Names of all packs."""
     return sorted(_folders(os.environ.get(TASKS_DIR, "")))
 
 
-class Judging(NamedTuple):
-    """How a task is judged unless a service or a request says otherwise."""
-
-    role: str
-    mode: Mode
-
-
 def judge_role(task: str) -> str:
-    """The role words for a task's judge; plain ones for a task without a pack."""
-    return _judging(task, os.environ.get(TASKS_DIR, "")).role
+    """What the task's judge is; `DEFAULT_JUDGE_ROLE` without a pack."""
+    pack = _find(task, os.environ.get(TASKS_DIR, ""))
+    return pack.judge_role if pack else DEFAULT_JUDGE_ROLE
 
 
 def judge_mode(task: str) -> Mode:
-    """How the task's judge reaches a level; by expected level for a task without a pack."""
-    return _judging(task, os.environ.get(TASKS_DIR, "")).mode
+    """How the task's judge reaches a level; `expected` without a pack."""
+    pack = _find(task, os.environ.get(TASKS_DIR, ""))
+    return pack.mode if pack else Mode.EXPECTED
 
 
 @lru_cache(maxsize=256)
-def _judging(task: str, folders: str) -> Judging:
-    if task not in _folders(folders):
-        return Judging(DEFAULT_JUDGE_ROLE, Mode.EXPECTED)
-    pack = load_pack(task)
-    return Judging(pack.judge_role, pack.mode)
+def _find(task: str, search_path: str) -> TaskPack | None:
+    return _load(task, search_path) if task in _folders(search_path) else None
 
 
-def _folders(named: str) -> dict[str, Traversable]:
-    """Every pack's folder by the task's name; of two of one name the first folder named has it."""
-    found: dict[str, Traversable] = {}
-    roots: list[Traversable] = [Path(part).expanduser() for part in named.split(os.pathsep) if part]
+@cache
+def _load(task: str, search_path: str) -> TaskPack:
+    folder = _folders(search_path).get(task)
+    if folder is None:
+        raise UnknownTaskError(f"no task pack {task!r}; available: {', '.join(available_tasks())}")
+    return read_pack(folder)
+
+
+def _folders(search_path: str) -> dict[str, Traversable]:
+    """The folder of each task; the first one on the search path wins."""
+    folders: dict[str, Traversable] = {}
+    roots: list[Traversable] = [Path(part).expanduser() for part in search_path.split(os.pathsep) if part]
     for root in [*roots, resources.files("regrade.tasks")]:
         for folder in _subfolders(root):
-            found.setdefault(folder.name, folder)
-    return found
+            folders.setdefault(folder.name, folder)
+    return folders
 
 
 def _subfolders(root: Traversable) -> Iterator[Traversable]:
@@ -176,29 +201,22 @@ def _subfolders(root: Traversable) -> Iterator[Traversable]:
         yield from (folder for folder in root.iterdir() if folder.joinpath("task.toml").is_file())
 
 
-@cache
-def _load(task: str, folders: str) -> TaskPack:
-    folder = _folders(folders).get(task)
-    if folder is None:
-        raise UnknownTaskError(f"no task pack {task!r}; there are: {', '.join(available_tasks())}")
-    return read_pack(folder)
-
-
 def read_pack(folder: Traversable) -> TaskPack:
-    """The pack in a folder, read anew. Raises `BrokenTaskError`."""
-    about = _read(folder, "task.toml", tomllib.loads)
-    rubrics = _rubrics(folder)
-    starting = about.pop("starting_rubric", None)
+    """The pack in a folder, not cached. Raises `BrokenTaskError`."""
+    settings = _read(folder, "task.toml", tomllib.loads)
+    rubrics = _read_rubrics(folder)
+    starting = settings.pop("starting_rubric", None)
     if starting not in rubrics:
-        raise BrokenTaskError(f"{folder.name}/task.toml: starting_rubric names {starting!r}, no file of rubrics/")
-    template = about.get("policy_prompt", SLOT)
-    pack = about | {
+        raise BrokenTaskError(f"{folder.name}/task.toml: starting_rubric names {starting!r}, which is not in rubrics/")
+    template = settings.get("policy_prompt", SLOT)
+    own_attacks = folder.joinpath("attacks.jsonl").is_file()
+    pack = settings | {
         "name": folder.name,
         "starting_rubric": rubrics[starting],
         "rubrics": rubrics,
-        "prompts": _asked(folder, "prompts", template),
-        "originals": _asked(folder, "anchors", template),
-        "attacks": _attacks(folder),
+        "prompts": _read_prompts(folder, "prompts", template),
+        "originals": _read_prompts(folder, "anchors", template),
+        "attacks": _read_jsonl(folder if own_attacks else resources.files("regrade.tasks") / _COMMON, "attacks"),
     }
     try:
         _NAME.validate_python(folder.name)
@@ -207,28 +225,22 @@ def read_pack(folder: Traversable) -> TaskPack:
         raise BrokenTaskError(f"{folder.name}: {error}") from error
 
 
-def _rubrics(folder: Traversable) -> dict[str, Rubric]:
-    place = folder.joinpath("rubrics")
-    names = sorted(file.name for file in place.iterdir() if file.name.endswith(".json")) if place.is_dir() else []
-    return {name.removesuffix(".json"): _read(place, name, Rubric.model_validate_json) for name in names}
+def _read_rubrics(pack: Traversable) -> dict[str, Rubric]:
+    folder = pack / "rubrics"
+    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".json")) if folder.is_dir() else []
+    return {name.removesuffix(".json"): _read(folder, name, Rubric.model_validate_json) for name in names}
 
 
-def _asked(folder: Traversable, name: str, template: object) -> list[object]:
-    """Lines with a prompt, each put into the policy's template."""
-    lines = _lines(folder, name)
-    for line in lines:
-        if isinstance(line, dict) and isinstance(line.get("prompt"), str) and isinstance(template, str):
-            line["prompt"] = for_policy(template, line["prompt"])
-    return lines
+def _read_prompts(folder: Traversable, name: str, template: object) -> list[object]:
+    """The lines of a file, each `prompt` inserted into the template."""
+    entries = _read_jsonl(folder, name)
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(entry.get("prompt"), str) and isinstance(template, str):
+            entry["prompt"] = for_policy(template, entry["prompt"])
+    return entries
 
 
-def _attacks(folder: Traversable) -> list[object]:
-    if folder.joinpath("attacks.jsonl").is_file():
-        return _lines(folder, "attacks")
-    return _lines(resources.files("regrade.tasks").joinpath(_COMMON), "attacks")
-
-
-def _lines(folder: Traversable, name: str) -> list[object]:
+def _read_jsonl(folder: Traversable, name: str) -> list[object]:
     return _read(folder, f"{name}.jsonl", lambda text: [json.loads(line) for line in text.splitlines() if line.strip()])
 
 

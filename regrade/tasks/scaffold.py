@@ -1,4 +1,4 @@
-"""A task pack to start from: every file there is, with lines that show their form and are meant to be replaced."""
+"""Creates a task pack to start from: all files, with example lines to replace."""
 
 import json
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from pydantic import TypeAdapter
 from regrade.contracts import Name
 from regrade.tasks.pack import SLOT, Evaluator, Kind
 
-_REFERENCE: dict[str, str] = {"rouge": "A reference text of your own.", "verdict": "yes", "math": "4"}
+_REFERENCES: dict[str, str] = {"rouge": "A reference text of your own.", "verdict": "yes", "math": "4"}
 _TOML = """\
-# How the judge and the meta-judge are addressed: "You are ...".
+# What the judge and the meta-judge are: "You are ...".
 judge_role = "an expert for {task}"
 meta_role = "a teacher of experts for {task}"
 language = "en"
-# breadth: one rubric for all prompts. depth: each scope has guidelines of its own; then list them in scopes.
+# breadth: one rubric for all prompts. depth: guidelines for each scope of `scopes`.
 kind = "{kind}"
 scopes = {scopes}
-# What the policy is given; the text of a dataset goes into the slot.
+# Template of the policy's prompt; the text of a dataset goes into the braces.
 policy_prompt = "{slot}"
-# expected (cheapest), reasoned (a rationale first) or planned (a plan for each prompt first).
+# How the judge reaches a level: expected (cheapest), reasoned (rationale first) or planned (plan first).
 mode = "{mode}"
-# Training steps between two rubric cycles.
+# Training steps between two evolution cycles.
 every_steps = 10
-# What a trained policy is measured by: judge, rouge, verdict or math.
+# How a trained policy is evaluated: judge, rouge, verdict or math.
 evaluator = "{evaluator}"
 verdicts = {verdicts}
 starting_rubric = "one_line"
@@ -33,22 +33,23 @@ starting_rubric = "one_line"
 
 
 def new_pack(folder: Path, task: str, *, kind: Kind, evaluator: Evaluator) -> Path:
-    """Write a pack into `folder/task`. Raises `FileExistsError`, or `ValueError` for a name that is none."""
+    """Write a pack into `folder/task` and return that folder. Raises `FileExistsError`, `ValueError` for a bad name."""
     TypeAdapter(Name).validate_python(task)
-    place = folder / task
-    (place / "rubrics").mkdir(parents=True)
-    (place / "task.toml").write_text(_about(task, kind, evaluator), encoding="utf-8")
+    pack = folder / task
+    (pack / "rubrics").mkdir(parents=True)
+    (pack / "task.toml").write_text(_settings(task, kind, evaluator), encoding="utf-8")
     rubric = json.dumps(_rubric(task, evaluator), indent=2)
-    (place / "rubrics" / "one_line.json").write_text(f"{rubric}\n", encoding="utf-8")
-    more = {"reference": _REFERENCE[evaluator]} if evaluator in _REFERENCE else {}
-    more |= {"scope": "general"} if kind == "depth" else {}
-    _write(place / "prompts.jsonl", [{"id": f"p{n}", "prompt": f"Prompt {n} to train on."} | more for n in range(1, 5)])
-    _write(place / "anchors.jsonl", [_original(n) | more for n in range(1, 25)])
-    return place
+    (pack / "rubrics" / "one_line.json").write_text(f"{rubric}\n", encoding="utf-8")
+    fields = {"reference": _REFERENCES[evaluator]} if evaluator in _REFERENCES else {}
+    fields |= {"scope": "general"} if kind == "depth" else {}
+    prompts = [{"id": f"p{n}", "prompt": f"Training prompt {n}."} | fields for n in range(1, 5)]
+    _write_jsonl(pack / "prompts.jsonl", prompts)
+    _write_jsonl(pack / "anchors.jsonl", [_original(n) | fields for n in range(1, 25)])
+    return pack
 
 
-def _about(task: str, kind: Kind, evaluator: Evaluator) -> str:
-    slots = {
+def _settings(task: str, kind: Kind, evaluator: Evaluator) -> str:
+    values = {
         "task": task,
         "kind": kind,
         "scopes": '["general"]' if kind == "depth" else "[]",
@@ -57,13 +58,14 @@ def _about(task: str, kind: Kind, evaluator: Evaluator) -> str:
         "evaluator": evaluator,
         "verdicts": '["yes", "no"]' if evaluator == "verdict" else "[]",
     }
-    return "".join(slots.get(part, part) for part in _TOML.replace("}", "{").split("{"))
+    return "".join(values.get(part, part) for part in _TOML.replace("}", "{").split("{"))
 
 
 def _rubric(task: str, evaluator: Evaluator) -> dict[str, Any]:
     levels = ["Nothing of use, or another task.", "Very poor.", "Poor.", "Acceptable.", "Good.", "Excellent."]
-    about = {"name": "Overall quality", "description": f"How good is the response as an answer to its {task} prompt?"}
-    criteria: list[dict[str, Any]] = [{"kind": "llm", "id": "quality"} | about | {"levels": levels}]
+    question = f"How good is the response as an answer to its {task} prompt?"
+    quality = {"kind": "llm", "id": "quality", "name": "Overall quality", "description": question, "levels": levels}
+    criteria: list[dict[str, Any]] = [quality]
     answer = {"kind": "check", "id": "answer", "name": "The answer is right"}
     if evaluator == "verdict":
         criteria.append(answer | {"check": {"check": "verdict_equal", "verdicts": ["yes", "no"]}})
@@ -73,13 +75,12 @@ def _rubric(task: str, evaluator: Evaluator) -> dict[str, Any]:
 
 
 def _original(number: int) -> dict[str, str]:
-    text = f"Replace this by an answer to prompt {number} that you would vouch for. It has several sentences. Each of "
-    return {
-        "id": f"a{number}",
-        "prompt": f"Prompt {number} of the trusted originals.",
-        "completion": f"{text}them says something of its own, so that damage can be told from order.",
-    }
+    completion = (
+        f"Replace this by an answer to prompt {number} that you trust. It needs several sentences. Each of them says "
+        "something of its own, so that a damaged copy is clearly worse."
+    )
+    return {"id": f"a{number}", "prompt": f"Prompt {number} of the trusted originals.", "completion": completion}
 
 
-def _write(path: Path, lines: Sequence[dict[str, str]]) -> None:
-    path.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")
+def _write_jsonl(path: Path, entries: Sequence[dict[str, str]]) -> None:
+    path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries), encoding="utf-8")

@@ -1,103 +1,108 @@
-"""Whether a task pack that can be read can also be trained on, and what its gate will be able to show. Pure."""
+"""Checks whether a readable task pack can be used for training, and which gains its gate can detect. Pure."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from regrade.contracts import Rubric
 from regrade.contracts.checks import NEEDS_REFERENCE, VerdictEqual
 from regrade.tasks.anchors import build_anchors
 from regrade.tasks.pack import TaskPack
 
-FEWEST_ORIGINALS = 8
-"""The gate decides nothing on fewer originals that the proposers have not seen."""
+MIN_ORIGINALS = 8
+"""The gate refuses to decide on fewer held-out originals."""
 ENOUGH_ORIGINALS = 40
-_MOST = 10_000
-_NEEDS = {"rouge", "verdict", "math"}
+"""With fewer originals in the pack, the gate detects only large gains."""
+_ALL_ORIGINALS = 10_000
+_MIN_WORDS = 8
+"""A shorter original leaves the transforms little to damage."""
+_NEEDS_REFERENCE = {"rouge", "verdict", "math"}
+_LISTED_IDS = 5
 
 
 class Finding(NamedTuple):
-    """Something to mend (`fatal`), or to know."""
+    """A problem: `fatal` if the pack cannot be used for training, else advice."""
 
     fatal: bool
     text: str
 
 
 def findings(pack: TaskPack) -> list[Finding]:
-    """What is wrong with a pack, fatal first."""
-    found = [*_lists(pack), *_references(pack), *_scopes(pack), *_verdicts(pack)]
-    if not any(finding.fatal for finding in found):
-        found.extend(_gate(pack))
-    return sorted(found, key=lambda finding: not finding.fatal)
+    """All problems of a pack, fatal ones first."""
+    problems = [*_lists(pack), *_references(pack), *_scopes(pack), *_verdicts(pack)]
+    if not any(problem.fatal for problem in problems):
+        problems.extend(_gate(pack))
+    return sorted(problems, key=lambda problem: not problem.fatal)
 
 
 def _lists(pack: TaskPack) -> Iterator[Finding]:
     if not pack.prompts:
-        yield Finding(True, "prompts.jsonl is empty: there is nothing to train on")
+        yield Finding(True, "prompts.jsonl is empty: add prompts to train on")
     if not pack.originals:
-        yield Finding(True, "anchors.jsonl is empty: the gate has nothing to measure on")
+        yield Finding(True, "anchors.jsonl is empty: add trusted originals for the gate")
     for name, entries in (("prompts", pack.prompts), ("anchors", pack.originals), ("attacks", pack.attacks)):
-        twice = [entry for entry, count in Counter(e.id for e in entries).items() if count > 1]
-        if twice:
-            yield Finding(True, f"{name}.jsonl: ids stand twice: {', '.join(twice[:5])}")
+        repeated = [entry for entry, count in Counter(e.id for e in entries).items() if count > 1]
+        if repeated:
+            yield Finding(True, f"{name}.jsonl: repeated ids: {_listed(repeated)}")
     shared = {p.prompt for p in pack.prompts} & {o.prompt for o in pack.originals}
     if shared:
-        yield Finding(False, f"{len(shared)} prompts stand in prompts.jsonl and anchors.jsonl: the gate is less blind")
+        yield Finding(
+            False, f"{len(shared)} prompts are in both prompts.jsonl and anchors.jsonl: the gate is less blind"
+        )
 
 
 def _references(pack: TaskPack) -> Iterator[Finding]:
     """An item without the reference that a check or the evaluator needs can never be scored."""
-    needing = [f"rubric {name!r}" for name, rubric in pack.rubrics.items() if _needs_reference(rubric)]
-    measured = [f"evaluator {pack.evaluator!r}"] if pack.evaluator in _NEEDS else []
-    for name, entries, wants in (("prompts", pack.prompts, needing + measured), ("anchors", pack.originals, needing)):
-        without = [entry.id for entry in entries if entry.reference is None]
-        if without and wants:
-            text = f"{len(without)} lines without a reference, which {wants[0]} needs: {', '.join(without[:5])}"
+    rubrics = [
+        f"rubric {name!r}"
+        for name, rubric in pack.rubrics.items()
+        if any(isinstance(criterion.check, NEEDS_REFERENCE) for criterion in rubric.check_criteria)
+    ]
+    evaluator = [f"evaluator {pack.evaluator!r}"] if pack.evaluator in _NEEDS_REFERENCE else []
+    for name, entries, needed_by in (
+        ("prompts", pack.prompts, rubrics + evaluator),
+        ("anchors", pack.originals, rubrics),
+    ):
+        missing = [entry.id for entry in entries if entry.reference is None]
+        if missing and needed_by:
+            text = f"{len(missing)} lines without a reference, which {needed_by[0]} needs: {_listed(missing)}"
             yield Finding(True, f"{name}.jsonl: {text}")
-
-
-def _needs_reference(rubric: Rubric) -> bool:
-    return any(isinstance(criterion.check, NEEDS_REFERENCE) for criterion in rubric.check_criteria)
 
 
 def _scopes(pack: TaskPack) -> Iterator[Finding]:
     used = {entry.scope for entries in (pack.prompts, pack.originals) for entry in entries if entry.scope}
     unknown = sorted(used - set(pack.scopes))
     if unknown:
-        yield Finding(True, f"scopes that task.toml does not list: {', '.join(unknown[:5])}")
+        yield Finding(True, f"scopes that task.toml does not list: {_listed(unknown)}")
     if pack.kind == "depth" and not pack.scopes:
-        yield Finding(False, "a depth task without scopes evolves one rubric for all; list scopes in task.toml")
+        yield Finding(False, "a depth task without scopes evolves one rubric for all prompts: list scopes in task.toml")
     if pack.kind == "breadth" and pack.scopes:
-        yield Finding(True, 'a breadth task has one rubric for all: kind = "depth", or no scopes')
+        yield Finding(True, 'a breadth task has one rubric for all prompts: set kind = "depth", or remove the scopes')
 
 
 def _verdicts(pack: TaskPack) -> Iterator[Finding]:
     known = set(pack.verdicts)
     if not known:
         return
-    named = [(e.id, e.reference) for entries in (pack.prompts, pack.originals) for e in entries]
-    odd = [entry for entry, reference in named if reference not in known]
-    if odd:
-        yield Finding(True, f"references that are no verdict of task.toml: {', '.join(odd[:5])}")
+    unknown = [e.id for entries in (pack.prompts, pack.originals) for e in entries if e.reference not in known]
+    if unknown:
+        yield Finding(True, f"references that are no verdict of task.toml: {_listed(unknown)}")
     for name, rubric in pack.rubrics.items():
         checks = [c.check for c in rubric.check_criteria if isinstance(c.check, VerdictEqual)]
         if any(set(check.verdicts) != known for check in checks):
-            yield Finding(True, f"rubric {name!r}: verdict_equal knows other verdicts than task.toml")
+            yield Finding(True, f"rubric {name!r}: the verdicts of verdict_equal differ from those of task.toml")
 
 
 def _gate(pack: TaskPack) -> Iterator[Finding]:
-    anchors = build_anchors(pack, _MOST)
-    hidden = len(anchors.originals)
-    if hidden < FEWEST_ORIGINALS:
-        text = f"{hidden} of {len(pack.originals)} originals are unseen by the proposers; the gate decides on no fewer "
-        yield Finding(False, f"{text}than {FEWEST_ORIGINALS}: rubrics will not evolve. Add originals")
-    elif len(pack.originals) < ENOUGH_ORIGINALS:
-        text = f"{len(pack.originals)} originals; with {ENOUGH_ORIGINALS} the gate can tell smaller gains"
-        yield Finding(False, text)
-    short = _one_liners(pack)
+    total, held_out = len(pack.originals), len(build_anchors(pack, _ALL_ORIGINALS).originals)
+    if held_out < MIN_ORIGINALS:
+        text = f"{held_out} of {total} originals are held out for the gate, which needs {MIN_ORIGINALS}"
+        yield Finding(False, f"{text}: rubrics will not evolve. Add originals")
+    elif total < ENOUGH_ORIGINALS:
+        yield Finding(False, f"{total} originals; with {ENOUGH_ORIGINALS} the gate can detect smaller gains")
+    short = [original.id for original in pack.originals if len(original.completion.split()) < _MIN_WORDS]
     if short:
-        yield Finding(False, f"anchors.jsonl: one sentence alone leaves little to damage: {', '.join(short[:5])}")
+        yield Finding(False, f"anchors.jsonl: originals too short to damage: {_listed(short)}")
 
 
-def _one_liners(pack: TaskPack) -> Sequence[str]:
-    return [original.id for original in pack.originals if len(original.completion.split()) < FEWEST_ORIGINALS]
+def _listed(ids: list[str]) -> str:
+    return ", ".join(ids[:_LISTED_IDS])

@@ -108,7 +108,7 @@ def test_a_rollback_whose_answer_was_lost_goes_back_once(urls: list[str], monkey
         monkeypatch.setattr(httpx.AsyncClient, "request", loses_the_first_answer)
         result = run("rubric", "rollback", TASK, "--reason", "too strict", *urls[2:])
         assert result.exit_code == 1
-        assert "another rubric is active by now" in result.output
+        assert "another rubric is active" in result.output
         assert client.rubric(TASK).version == 2
 
 

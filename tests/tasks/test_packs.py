@@ -15,7 +15,7 @@ from regrade.tasks import BrokenTaskError, UnknownTaskError, available_tasks, ju
 from regrade.tasks.anchors import build_anchors
 from regrade.tasks.pack import TASKS_DIR, for_policy, read_pack
 from regrade.tasks.scaffold import new_pack
-from regrade.tasks.validate import FEWEST_ORIGINALS, findings
+from regrade.tasks.validate import MIN_ORIGINALS, findings
 from services.kit.text.math_equal import MathEqualPool
 from services.reward.screening.checks import CheckCatalogue, Subject
 from tests.conftest import StartReward
@@ -112,7 +112,7 @@ def test_every_skeleton_can_be_trained_on(tmp_path: Path, kind: Any, evaluator: 
     pack = read_pack(place)
     assert (pack.kind, pack.evaluator) == (kind, evaluator)
     assert [finding for finding in findings(pack) if finding.fatal] == []
-    assert len(build_anchors(pack, 24).originals) >= FEWEST_ORIGINALS
+    assert len(build_anchors(pack, 24).originals) >= MIN_ORIGINALS
     with pytest.raises(FileExistsError):
         new_pack(tmp_path, "mine", kind=kind, evaluator=evaluator)
 
@@ -145,14 +145,14 @@ def test_findings_say_what_to_mend(folder: Path) -> None:
     _rewrite(place / "prompts.jsonl", lambda line: line | {"id": "p", "reference": None, "scope": "general"})
     _rewrite(place / "anchors.jsonl", lambda line: line | {"scope": "elsewhere"})
     told = " ".join(finding.text for finding in findings(read_pack(place)) if finding.fatal)
-    assert "ids stand twice: p" in told
+    assert "repeated ids: p" in told
     assert "without a reference" in told
     assert "elsewhere" in told
     verdicts = new_pack(folder, "votes", kind="breadth", evaluator="verdict")
     _rewrite(verdicts / "prompts.jsonl", lambda line: line | {"reference": "maybe"})
     assert any("no verdict" in finding.text for finding in findings(read_pack(verdicts)))
     (verdicts / "prompts.jsonl").write_text("")
-    assert any("nothing to train on" in finding.text for finding in findings(read_pack(verdicts)))
+    assert any("add prompts to train on" in finding.text for finding in findings(read_pack(verdicts)))
 
 
 def test_few_originals_are_told(folder: Path) -> None:
