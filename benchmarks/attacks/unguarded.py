@@ -14,9 +14,9 @@ from services.reward.app import judge_limits
 from services.reward.items.text import look
 from services.reward.judge.admission import Admission
 from services.reward.judge.engine.base import Engine
-from services.reward.judge.engine_client import Asker, EngineCalls
-from services.reward.judge.judge import Exam, Judge
-from services.reward.judge.prompt import fenced, material, system_turn
+from services.reward.judge.engine_client import EngineClient, JudgeContext
+from services.reward.judge.judge import Judge, JudgeItem
+from services.reward.judge.prompt import fenced, prompt_parts, system_turn
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker
 from services.reward.persistence.judgement_cache import JudgementStore
@@ -36,17 +36,17 @@ class Unguarded:
 
     async def reward(self, mode: Mode, prompt: str, completion: str) -> float | None:
         """The reward; None where the engine gives no usable answer."""
-        shown = material(
+        shown = prompt_parts(
             system=system_turn(self._pack.judge_role, self._rubric, FENCE_KEY),
             task=fenced("TASK", look(prompt), FENCE_KEY),
             reference=None,
             completion=look(completion),
             fence_key=FENCE_KEY,
         )
-        asker = Asker(self._engine, self._pack.name, Purpose.SHADOW, FENCE_KEY)
-        (verdict,) = await self._judge.judge(asker, mode, [Exam(shown, self._rubric.llm_criteria)])
+        context = JudgeContext(self._engine, self._pack.name, Purpose.SHADOW, FENCE_KEY)
+        (item_scores,) = await self._judge.judge(context, mode, [JudgeItem(shown, self._rubric.llm_criteria)])
         scores = {}
-        for name, found in verdict.judgements.items():
+        for name, found in item_scores.judgements.items():
             if isinstance(found, ItemError):
                 return None
             scores[name] = found.score
@@ -59,7 +59,7 @@ async def unguarded(engine: Engine, redis_url: str, pack: TaskPack) -> AsyncIter
     settings = RewardSettings()
     redis, circuit = connect(SecretStr(redis_url)), CircuitBreaker()
     room = Admission(capacity=settings.judge_in_flight, shadow_capacity=settings.judge_in_flight, queue=1)
-    calls = EngineCalls(JudgementStore(redis, circuit), room, RewardMetrics(CollectorRegistry()))
+    calls = EngineClient(JudgementStore(redis, circuit), room, RewardMetrics(CollectorRegistry()))
     try:
         yield Unguarded(Judge(calls, judge_limits(settings)), engine, pack)
     finally:

@@ -43,7 +43,7 @@ from services.reward.settings import RewardSettings
 
 OUT = Path(__file__).parents[1] / "out"
 SHARDS = (1, 2, 3, 5)
-DEFAULT_SHARD: int = RewardSettings.model_fields["judge_shard"].default
+DEFAULT_SHARD: int = RewardSettings.model_fields["judge_criteria_per_call"].default
 _RATIONALE_TOKENS = 60
 _RATIONALE_WORDS = 30
 """The service lets a rationale of so many words have twice as many tokens."""
@@ -145,7 +145,7 @@ def _services(
             env = {
                 "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
                 "JUDGE_URL": engine_url,
-                "JUDGE_SHARD": str(shard),
+                "JUDGE_CRITERIA_PER_CALL": str(shard),
                 "JUDGE_TIMEOUT_S": str(_TIMEOUT_S),
                 "RATIONALE_WORDS": str(_RATIONALE_WORDS),
                 "LOG_LEVEL": "WARNING",

@@ -29,7 +29,7 @@ from services.reward.api.state import RewardState
 from services.reward.api.trainer_routes import router as wires
 from services.reward.judge.admission import Admission
 from services.reward.judge.engine.discovery import EngineHandle, open_engine
-from services.reward.judge.engine_client import EngineCalls
+from services.reward.judge.engine_client import EngineClient
 from services.reward.judge.judge import Judge, JudgeLimits
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker
@@ -167,7 +167,7 @@ async def _open_state(
         shadow_share=settings.shadow_share,
         quiet_s=settings.shadow_quiet_s,
     )
-    calls = EngineCalls(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
+    calls = EngineClient(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
     service = ScoreService(
         pins=Pins(actives, ledger, settings),
         ledger=ledger,
@@ -208,7 +208,7 @@ async def _open_state(
 def judge_limits(settings: RewardSettings) -> JudgeLimits:
     """How much the judge is asked at once, and how long it may write."""
     return JudgeLimits(
-        shard=settings.judge_shard,
+        criteria_per_call=settings.judge_criteria_per_call,
         rationale_words=settings.rationale_words,
         plan_words=settings.plan_words,
         samples=settings.judge_samples,

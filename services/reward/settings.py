@@ -52,8 +52,8 @@ class RewardSettings(ServiceSettings):
         0.5, ge=0, description="So long behind its last conversation training is taken to go on."
     )
     judge_queue: int = Field(4_096, ge=1, description="Conversations that may wait for the engine; beyond that: 429.")
-    judge_shard: int = Field(
-        1, ge=1, le=8, description="Criteria asked in one call. More cost less and agree less with people."
+    judge_criteria_per_call: int = Field(
+        1, ge=1, le=8, description="LLM criteria scored in one engine call. More cost less and agree less with people."
     )
     task_modes: dict[Name, Mode] = Field(
         {}, description='Judge mode by task (JSON object), where the request names none; else "expected".'

@@ -10,7 +10,7 @@ from services.kit.store.trace_log import TraceLog
 from services.kit.templates import fill
 from services.kit.text.fence import fence, neutralise
 from services.reward.judge.engine.base import ChatMessages
-from services.reward.judge.prompt import Chat, then_levels
+from services.reward.judge.prompt import JudgeConversation, append_level_question
 from tests.support.builders import ESSAY, PROMPT, TASK
 from tests.support.conversations import CONVERSATIONS, RUBRIC, plan_for
 from tests.support.fake_engine import FakeEngine
@@ -57,11 +57,11 @@ def test_i4_prompt_structure_is_untouched(render: Render, attack: str) -> None:
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_i4_what_the_judge_itself_wrote_is_neutralised(attack: str) -> None:
     """A judge may be made to quote the response: its words come back as its own turn and as nothing else."""
-    asked = Chat(CONVERSATIONS["reasoned, rationale"](ESSAY), ())
-    went_on = then_levels(asked, attack, RUBRIC.llm_criteria[:1]).messages
+    asked = JudgeConversation(CONVERSATIONS["reasoned, rationale"](ESSAY), ())
+    went_on = append_level_question(asked, attack, RUBRIC.llm_criteria[:1]).messages
     assert [message["role"] for message in went_on] == ["system", "user", "assistant", "user"]
     assert went_on[2]["content"] == neutralise(attack).text
-    assert went_on[3] == then_levels(asked, "Fine.", RUBRIC.llm_criteria[:1]).messages[3]
+    assert went_on[3] == append_level_question(asked, "Fine.", RUBRIC.llm_criteria[:1]).messages[3]
 
 
 def test_i4_the_plan_is_made_before_any_response_is_seen() -> None:

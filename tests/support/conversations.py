@@ -2,7 +2,7 @@
 
 from services.reward.items.text import look
 from services.reward.judge.engine.base import ChatMessages
-from services.reward.judge.prompt import ask_plan, fenced, material, system_turn
+from services.reward.judge.prompt import fenced, plan_conversation, prompt_parts, system_turn
 from tests.support.builders import PROMPT, llm, rubric
 from tests.support.judge_conversations import FENCE_KEY, conversations
 from tests.support.prompt_structure import Render
@@ -21,5 +21,5 @@ def plan_for(prompt: str) -> ChatMessages:
     system = system_turn("an examiner", RUBRIC, FENCE_KEY)
     unseen = look("unseen")
     task = fenced("TASK", look(prompt), FENCE_KEY)
-    shown = material(system=system, task=task, reference=None, completion=unseen, fence_key=FENCE_KEY)
-    return ask_plan(shown, 40).messages
+    shown = prompt_parts(system=system, task=task, reference=None, completion=unseen, fence_key=FENCE_KEY)
+    return plan_conversation(shown, 40).messages

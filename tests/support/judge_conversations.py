@@ -6,15 +6,15 @@ The plan is none of them: it is made before any completion is seen.
 from regrade.contracts import Mode, Rubric
 from services.reward.items.text import look
 from services.reward.judge.prompt import (
-    Chat,
-    Material,
-    ask_execution,
-    ask_levels,
-    ask_rationale,
+    JudgeConversation,
+    PromptParts,
+    append_level_question,
+    execution_conversation,
     fenced,
-    material,
+    level_conversation,
+    prompt_parts,
+    rationale_conversation,
     system_turn,
-    then_levels,
 )
 from tests.support.prompt_structure import Render
 
@@ -29,8 +29,8 @@ def conversations(rubric: Rubric, prompt: str, role: str = "an examiner") -> dic
     system = system_turn(role, rubric, FENCE_KEY)
     task = fenced("TASK", look(prompt), FENCE_KEY)
 
-    def shown(completion: str) -> Material:
-        return material(
+    def shown(completion: str) -> PromptParts:
+        return prompt_parts(
             system=system,
             task=task,
             reference=look("A reference."),
@@ -38,23 +38,23 @@ def conversations(rubric: Rubric, prompt: str, role: str = "an examiner") -> dic
             fence_key=FENCE_KEY,
         )
 
-    def rationale(completion: str) -> Chat:
-        return ask_rationale(shown(completion), criteria[0], _WORDS)
+    def rationale(completion: str) -> JudgeConversation:
+        return rationale_conversation(shown(completion), criteria[0], _WORDS)
 
-    def execution(completion: str) -> Chat:
-        return ask_execution(shown(completion), "First look for an answer.", _WORDS, FENCE_KEY)
+    def execution(completion: str) -> JudgeConversation:
+        return execution_conversation(shown(completion), "First look for an answer.", _WORDS, FENCE_KEY)
 
     return {
         Mode.EXPECTED: {
-            "level": lambda completion: ask_levels(shown(completion), criteria[:1]).messages,
-            "levels": lambda completion: ask_levels(shown(completion), criteria).messages,
+            "level": lambda completion: level_conversation(shown(completion), criteria[:1]).messages,
+            "levels": lambda completion: level_conversation(shown(completion), criteria).messages,
         },
         Mode.REASONED: {
             "rationale": lambda completion: rationale(completion).messages,
-            "level": lambda completion: then_levels(rationale(completion), _WRITTEN, criteria[:1]).messages,
+            "level": lambda completion: append_level_question(rationale(completion), _WRITTEN, criteria[:1]).messages,
         },
         Mode.PLANNED: {
             "execution": lambda completion: execution(completion).messages,
-            "levels": lambda completion: then_levels(execution(completion), _WRITTEN, criteria).messages,
+            "levels": lambda completion: append_level_question(execution(completion), _WRITTEN, criteria).messages,
         },
     }

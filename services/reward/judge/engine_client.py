@@ -14,7 +14,7 @@ from services.reward.items.identity import judgement_identities
 from services.reward.judge.admission import Admission
 from services.reward.judge.engine.base import ChatMessages, ChoiceAnswer, Engine, Sampling, TextAnswer
 from services.reward.judge.engine.scheduling import siblings_apart
-from services.reward.judge.prompt import Chat
+from services.reward.judge.prompt import JudgeConversation
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.judgement_cache import Judged, JudgementStore
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _NOTHING = Usage()
 
 
-class Asker(NamedTuple):
+class JudgeContext(NamedTuple):
     """On whose behalf calls are made: the engine, the task, what for, whether stored answers will do, until when.
 
     `fence_key` is the key of the fences in its conversations. `deadline` is a time of the event loop's
@@ -56,7 +56,7 @@ class _Seat(NamedTuple):
     number: int
 
 
-class EngineCalls:
+class EngineClient:
     """Asks engines on behalf of everybody in this process."""
 
     def __init__(self, store: JudgementStore, admission: Admission, metrics: RewardMetrics) -> None:
@@ -67,76 +67,84 @@ class EngineCalls:
         self._flights: set[asyncio.Task[None]] = set()
 
     async def choose(
-        self, asker: Asker, chats: Sequence[Chat], choices: Sequence[str], *, positions: int
+        self, context: JudgeContext, chats: Sequence[JudgeConversation], choices: Sequence[str], *, positions: int
     ) -> list[Answer]:
         """A distribution over `choices` for each position of each conversation, in order."""
 
         async def ask(batch: Sequence[ChatMessages]) -> Sequence[ChoiceAnswer | UpstreamError]:
-            return await asker.engine.choose(batch, choices, positions=positions)
+            return await context.engine.choose(batch, choices, positions=positions)
 
-        return await self._answers(asker, chats, f"choose {positions} of {' '.join(choices)}", ask)
+        return await self._answers(context, chats, f"choose {positions} of {' '.join(choices)}", ask)
 
-    async def write(self, asker: Asker, chats: Sequence[Chat], sampling: Sampling) -> list[Answer]:
+    async def write(
+        self, context: JudgeContext, chats: Sequence[JudgeConversation], sampling: Sampling
+    ) -> list[Answer]:
         """A written turn for each conversation, in order: the same one for all who ask, on every replica."""
 
         async def ask(batch: Sequence[ChatMessages]) -> Sequence[TextAnswer | UpstreamError]:
-            return await asker.engine.write(batch, sampling)
+            return await context.engine.write(batch, sampling)
 
-        return await self._answers(asker, chats, f"write {sampling}", ask)
+        return await self._answers(context, chats, f"write {sampling}", ask)
 
     async def aclose(self) -> None:
         """Drop the calls under way."""
         for task in list(self._flights):
             await cancel_and_wait(task)
 
-    async def _answers(self, asker: Asker, chats: Sequence[Chat], asked: str, ask: _Ask) -> list[Answer]:
-        identities = judgement_identities([chat.path for chat in chats], asker.engine.model, asked)
+    async def _answers(
+        self, context: JudgeContext, chats: Sequence[JudgeConversation], asked: str, ask: _Ask
+    ) -> list[Answer]:
+        identities = judgement_identities([chat.path for chat in chats], context.engine.model, asked)
         distinct = dict(zip(identities, chats, strict=True))
-        known = {} if asker.fresh else await self._store.get(asker.task, list(distinct))
+        known = {} if context.fresh else await self._store.get(context.task, list(distinct))
         own = {i: chat for i, chat in distinct.items() if i not in known and i not in self._flying}
         seats = {i: self._flying[i] for i in distinct if i not in known and i in self._flying}
-        seats |= self._take_off(asker, own, ask)
-        landed = await self._landed(seats, asker.deadline)
+        seats |= self._take_off(context, own, ask)
+        landed = await self._landed(seats, context.deadline)
         found: dict[str, Judged | ItemError] = {**known, **{i: _judged(answer) for i, answer in landed.items()}}
         bills = {i: _usage(landed[i]) for i in own}
         return [Answer(found[i], bills.pop(i, _NOTHING)) for i in identities]
 
-    def _take_off(self, asker: Asker, calls: Mapping[str, Chat], ask: _Ask) -> dict[str, _Seat]:
+    def _take_off(self, context: JudgeContext, calls: Mapping[str, JudgeConversation], ask: _Ask) -> dict[str, _Seat]:
         """Start the calls that nobody has made, as many to a request as the engine takes."""
         loop = asyncio.get_running_loop()
         identities = list(calls)
-        if asker.engine.slots > 1:
-            identities = [identities[n] for n in siblings_apart([c.path for c in calls.values()], asker.engine.slots)]
+        if context.engine.slots > 1:
+            identities = [identities[n] for n in siblings_apart([c.path for c in calls.values()], context.engine.slots)]
         seats: dict[str, _Seat] = {}
-        size = asker.engine.batch
-        if asker.purpose is Purpose.SHADOW:
+        size = context.engine.batch
+        if context.purpose is Purpose.SHADOW:
             size = min(size, self._admission.shadow_capacity)
         for start in range(0, len(identities), size):
             part = identities[start : start + size]
             flight: asyncio.Future[Sequence[_Landed]] = loop.create_future()
             seats |= {identity: _Seat(flight, number) for number, identity in enumerate(part)}
-            task = loop.create_task(self._fly(flight, asker, {i: calls[i].messages for i in part}, ask))
+            task = loop.create_task(self._fly(flight, context, {i: calls[i].messages for i in part}, ask))
             self._flights.add(task)
             task.add_done_callback(self._flights.discard)
         self._flying |= seats
         return seats
 
     async def _fly(
-        self, flight: asyncio.Future[Sequence[_Landed]], asker: Asker, calls: Mapping[str, ChatMessages], ask: _Ask
+        self,
+        flight: asyncio.Future[Sequence[_Landed]],
+        context: JudgeContext,
+        calls: Mapping[str, ChatMessages],
+        ask: _Ask,
     ) -> None:
         """One engine request, and the storing of its answers. Whatever happens, everybody who waits is told."""
         answers: Sequence[_Landed] = [UpstreamUnavailable("the call was dropped")] * len(calls)
         try:
-            async with self._admission.room(len(calls), asker.purpose):
+            async with self._admission.room(len(calls), context.purpose):
                 with self._metrics.judge_call(len(calls)) as ended:
                     answers = await ask(list(calls.values()))
                     ended(answers)
             _log_failures(answers)
             if any(isinstance(answer, TextAnswer) for answer in answers):
-                answers = await self._agreed(asker.task, calls, answers)
+                answers = await self._agreed(context.task, calls, answers)
             else:  # of distributions any will do: nobody waits until they are stored
                 flight.set_result(answers)
-                await self._store.put(asker.task, _learnt(calls, answers))
+                await self._store.put(context.task, _learnt(calls, answers))
         finally:
             for identity in calls:
                 del self._flying[identity]

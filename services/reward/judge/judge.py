@@ -9,8 +9,16 @@ from typing import NamedTuple
 from regrade.contracts import LEVELS, TOP_LEVEL, LlmCriterion, Mode
 from services.kit.results import ItemError, Usage, total_usage
 from services.reward.judge.engine.base import Distribution, Sampling
-from services.reward.judge.engine_client import Answer, Asker, EngineCalls
-from services.reward.judge.prompt import Chat, Material, ask_execution, ask_levels, ask_plan, ask_rationale, then_levels
+from services.reward.judge.engine_client import Answer, EngineClient, JudgeContext
+from services.reward.judge.prompt import (
+    JudgeConversation,
+    PromptParts,
+    append_level_question,
+    execution_conversation,
+    level_conversation,
+    plan_conversation,
+    rationale_conversation,
+)
 
 _CHOICES = tuple(str(level) for level in LEVELS)
 _SQUARES = tuple(level * level for level in LEVELS)
@@ -22,7 +30,7 @@ _TOKENS_A_WORD = 2
 class JudgeLimits(NamedTuple):
     """Criteria asked in one call, words of a rationale and of a plan, and how many rationales are averaged."""
 
-    shard: int
+    criteria_per_call: int
     rationale_words: int
     plan_words: int
     samples: int
@@ -37,14 +45,14 @@ class Judgement(NamedTuple):
     rationale: str | None = None
 
 
-class Exam(NamedTuple):
+class JudgeItem(NamedTuple):
     """An item to be judged."""
 
-    shown: Material
+    shown: PromptParts
     criteria: tuple[LlmCriterion, ...]
 
 
-class Verdict(NamedTuple):
+class ItemScores(NamedTuple):
     """A judgement or an error for each criterion of an exam, by id, and what the engine was billed for them."""
 
     judgements: dict[str, Judgement | ItemError]
@@ -56,7 +64,7 @@ class _Question(NamedTuple):
 
     exam: int
     criteria: tuple[LlmCriterion, ...]
-    chat: Chat
+    chat: JudgeConversation
     rationale: str | None = None
 
 
@@ -74,80 +82,83 @@ def judgement_of(probabilities: Sequence[float], rationale: str | None = None) -
 class Judge:
     """Asks an engine for levels, after a rationale or by a plan where the mode says so."""
 
-    def __init__(self, calls: EngineCalls, limits: JudgeLimits) -> None:
+    def __init__(self, calls: EngineClient, limits: JudgeLimits) -> None:
         self._calls = calls
         self._limits = limits
 
-    async def judge(self, asker: Asker, mode: Mode, exams: Sequence[Exam]) -> list[Verdict]:
+    async def judge(self, context: JudgeContext, mode: Mode, exams: Sequence[JudgeItem]) -> list[ItemScores]:
         """One verdict an exam, in order. A criterion that fails has its error; all the others go on."""
         sheet = _Sheet(exams)
         if mode is Mode.REASONED:
-            questions = await self._reason(asker, sheet)
+            questions = await self._reason(context, sheet)
         elif mode is Mode.PLANNED:
-            questions = await self._carry_out(asker, sheet)
+            questions = await self._carry_out(context, sheet)
         else:
             questions = [
-                _Question(n, shard, ask_levels(exam.shown, shard))
+                _Question(n, shard, level_conversation(exam.shown, shard))
                 for n, exam in enumerate(exams)
                 for shard in self._shards(exam)
             ]
-        await self._ask_levels(asker, sheet, questions)
+        await self._ask_levels(context, sheet, questions)
         return sheet.verdicts()
 
     async def aclose(self) -> None:
         """Drop the calls under way."""
         await self._calls.aclose()
 
-    def _shards(self, exam: Exam) -> list[tuple[LlmCriterion, ...]]:
-        size = self._limits.shard
+    def _shards(self, exam: JudgeItem) -> list[tuple[LlmCriterion, ...]]:
+        size = self._limits.criteria_per_call
         return [exam.criteria[start : start + size] for start in range(0, len(exam.criteria), size)]
 
-    async def _reason(self, asker: Asker, sheet: "_Sheet") -> list[_Question]:
+    async def _reason(self, context: JudgeContext, sheet: "_Sheet") -> list[_Question]:
         """A rationale for each criterion, `samples` of them, each followed by its level (the paper's way)."""
         asked = [
-            _Question(n, (criterion,), ask_rationale(exam.shown, criterion, self._limits.rationale_words))
+            _Question(n, (criterion,), rationale_conversation(exam.shown, criterion, self._limits.rationale_words))
             for n, exam in enumerate(sheet.exams)
             for criterion in exam.criteria
         ]
         drawn = await asyncio.gather(
-            *(self._write(asker, asked, self._limits.rationale_words, seed) for seed in range(self._limits.samples))
+            *(self._write(context, asked, self._limits.rationale_words, seed) for seed in range(self._limits.samples))
         )
         return [
-            _Question(q.exam, q.criteria, then_levels(q.chat, text, q.criteria), text)
+            _Question(q.exam, q.criteria, append_level_question(q.chat, text, q.criteria), text)
             for answers in drawn
             for q, text in sheet.written(asked, answers)
         ]
 
-    async def _carry_out(self, asker: Asker, sheet: "_Sheet") -> list[_Question]:
+    async def _carry_out(self, context: JudgeContext, sheet: "_Sheet") -> list[_Question]:
         """A plan for each task, carried out on each response, followed by the levels (the paper's way for math)."""
         limits = self._limits
         wanted = [
-            _Question(n, exam.criteria, ask_plan(exam.shown, limits.plan_words)) for n, exam in enumerate(sheet.exams)
+            _Question(n, exam.criteria, plan_conversation(exam.shown, limits.plan_words))
+            for n, exam in enumerate(sheet.exams)
         ]
-        plans = sheet.written(wanted, await self._write(asker, wanted, limits.plan_words, 0))
+        plans = sheet.written(wanted, await self._write(context, wanted, limits.plan_words, 0))
         asked = [
-            q._replace(chat=ask_execution(sheet.exams[q.exam].shown, plan, limits.rationale_words, asker.fence_key))
+            q._replace(
+                chat=execution_conversation(sheet.exams[q.exam].shown, plan, limits.rationale_words, context.fence_key)
+            )
             for q, plan in plans
         ]
         drawn = await asyncio.gather(
-            *(self._write(asker, asked, limits.rationale_words, seed) for seed in range(limits.samples))
+            *(self._write(context, asked, limits.rationale_words, seed) for seed in range(limits.samples))
         )
         return [
-            _Question(q.exam, shard, then_levels(q.chat, text, shard), text)
+            _Question(q.exam, shard, append_level_question(q.chat, text, shard), text)
             for answers in drawn
             for q, text in sheet.written(asked, answers)
             for shard in self._shards(sheet.exams[q.exam])
         ]
 
-    async def _write(self, asker: Asker, asked: Sequence[_Question], words: int, seed: int) -> list[Answer]:
+    async def _write(self, context: JudgeContext, asked: Sequence[_Question], words: int, seed: int) -> list[Answer]:
         temperature = self._limits.temperature if self._limits.samples > 1 else 0.0
         sampling = Sampling(words * _TOKENS_A_WORD, temperature, seed)
-        return await self._calls.write(asker, [question.chat for question in asked], sampling)
+        return await self._calls.write(context, [question.chat for question in asked], sampling)
 
-    async def _ask_levels(self, asker: Asker, sheet: "_Sheet", questions: Sequence[_Question]) -> None:
+    async def _ask_levels(self, context: JudgeContext, sheet: "_Sheet", questions: Sequence[_Question]) -> None:
         async def of_size(size: int) -> None:
             alike = [question for question in questions if len(question.criteria) == size]
-            answers = await self._calls.choose(asker, [q.chat for q in alike], _CHOICES, positions=size)
+            answers = await self._calls.choose(context, [q.chat for q in alike], _CHOICES, positions=size)
             for question, answer in zip(alike, answers, strict=True):
                 sheet.enter(question, answer)
 
@@ -157,7 +168,7 @@ class Judge:
 class _Sheet:
     """What is known of a batch of exams: bills, errors, and the distributions drawn for each criterion."""
 
-    def __init__(self, exams: Sequence[Exam]) -> None:
+    def __init__(self, exams: Sequence[JudgeItem]) -> None:
         self.exams = exams
         self._bills: list[list[Usage]] = [[] for _ in exams]
         self._errors: dict[tuple[int, str], ItemError] = {}
@@ -180,10 +191,10 @@ class _Sheet:
                 drawn = self._drawn.setdefault((question.exam, criterion.id), [])
                 drawn.append((distribution, question.rationale))
 
-    def verdicts(self) -> list[Verdict]:
+    def verdicts(self) -> list[ItemScores]:
         """One an exam: a criterion's judgement is its mean distribution's, unless any part of it failed."""
         return [
-            Verdict({c.id: self._judgement(n, c.id) for c in exam.criteria}, _sum_of(self._bills[n]))
+            ItemScores({c.id: self._judgement(n, c.id) for c in exam.criteria}, _sum_of(self._bills[n]))
             for n, exam in enumerate(self.exams)
         ]
 

@@ -17,27 +17,27 @@ from services.reward.items.text import Text, look
 from services.reward.judge.engine.base import ChatMessages
 
 
-class Part(NamedTuple):
+class PromptPart(NamedTuple):
     """A piece of a conversation, and what tells it from every other piece that can stand in its place."""
 
     text: str
     digest: str
 
 
-class Chat(NamedTuple):
+class JudgeConversation(NamedTuple):
     """A conversation and its path. Equal paths are equal conversations; a common start is a common prefix."""
 
     messages: ChatMessages
     path: tuple[str, ...]
 
 
-class Material(NamedTuple):
+class PromptParts(NamedTuple):
     """What the judge is shown of one item: the system turn, and the task, reference and response in their fences."""
 
-    system: Part
-    task: Part
-    reference: Part | None
-    response: Part
+    system: PromptPart
+    task: PromptPart
+    reference: PromptPart | None
+    response: PromptPart
 
 
 def render_rubric(rubric: Rubric) -> str:
@@ -49,20 +49,22 @@ def render_rubric(rubric: Rubric) -> str:
     return "\n\n".join(blocks)
 
 
-def system_turn(role: str, rubric: Rubric, fence_key: bytes) -> Part:
+def system_turn(role: str, rubric: Rubric, fence_key: bytes) -> PromptPart:
     """Who the judge is, what is material, and the rubric. Its digest stands for the key of all fences, too."""
     text = _filled("system", role=role, rubric=render_rubric(rubric))
-    return Part(text, hashlib.blake2b(utf8(text), key=_short(fence_key), digest_size=32).hexdigest())
+    return PromptPart(text, hashlib.blake2b(utf8(text), key=_short(fence_key), digest_size=32).hexdigest())
 
 
-def fenced(label: str, text: Text, fence_key: bytes) -> Part:
+def fenced(label: str, text: Text, fence_key: bytes) -> PromptPart:
     """A text that nobody vouches for, as it is shown."""
-    return Part(enclose(label, text.safe, text.safe_digest, fence_key), text.safe_digest.hex())
+    return PromptPart(enclose(label, text.safe, text.safe_digest, fence_key), text.safe_digest.hex())
 
 
-def material(*, system: Part, task: Part, reference: Text | None, completion: Text, fence_key: bytes) -> Material:
+def prompt_parts(
+    *, system: PromptPart, task: PromptPart, reference: Text | None, completion: Text, fence_key: bytes
+) -> PromptParts:
     """An item as it is shown to the judge; `task` is its prompt, `fenced` once for all of its group."""
-    return Material(
+    return PromptParts(
         system,
         task,
         fenced("REFERENCE", reference, fence_key) if reference is not None else None,
@@ -70,33 +72,35 @@ def material(*, system: Part, task: Part, reference: Text | None, completion: Te
     )
 
 
-def ask_levels(shown: Material, criteria: Sequence[LlmCriterion]) -> Chat:
+def level_conversation(shown: PromptParts, criteria: Sequence[LlmCriterion]) -> JudgeConversation:
     """Asks for the level of each criterion, one digit a line."""
     return _opening(shown.system, (shown.task, shown.response), _level_question(criteria))
 
 
-def ask_rationale(shown: Material, criterion: LlmCriterion, words: int) -> Chat:
+def rationale_conversation(shown: PromptParts, criterion: LlmCriterion, words: int) -> JudgeConversation:
     """Asks what speaks for and against one criterion."""
     question = _filled("rationale", criterion=criterion.name, words=str(words))
     return _opening(shown.system, (shown.task, shown.response), question)
 
 
-def ask_plan(shown: Material, words: int) -> Chat:
+def plan_conversation(shown: PromptParts, words: int) -> JudgeConversation:
     """Asks for a plan that holds for every response to the task: the same for a whole group."""
     return _opening(shown.system, (shown.task, shown.reference), _filled("plan", words=str(words)))
 
 
-def ask_execution(shown: Material, plan: str, words: int, fence_key: bytes) -> Chat:
+def execution_conversation(shown: PromptParts, plan: str, words: int, fence_key: bytes) -> JudgeConversation:
     """Asks for the plan to be carried out on the response."""
     seen = (shown.task, shown.reference, fenced("PLAN", look(plan), fence_key), shown.response)
     return _opening(shown.system, seen, _filled("execute", words=str(words)))
 
 
-def then_levels(asked: Chat, written: str, criteria: Sequence[LlmCriterion]) -> Chat:
+def append_level_question(
+    asked: JudgeConversation, written: str, criteria: Sequence[LlmCriterion]
+) -> JudgeConversation:
     """Goes on from what the judge wrote to the level of each criterion. What it wrote may quote the response."""
     said, question = neutralise(written).text, _level_question(criteria)
     turns = ({"role": "assistant", "content": said}, {"role": "user", "content": question})
-    return Chat((*asked.messages, *turns), (*asked.path, said, question))
+    return JudgeConversation((*asked.messages, *turns), (*asked.path, said, question))
 
 
 def _level_question(criteria: Sequence[LlmCriterion]) -> str:
@@ -111,10 +115,10 @@ def _question_about(names: tuple[str, ...]) -> str:
     return _filled("levels", criteria=listed, count=str(len(names)))
 
 
-def _opening(system: Part, seen: Sequence[Part | None], question: str) -> Chat:
+def _opening(system: PromptPart, seen: Sequence[PromptPart | None], question: str) -> JudgeConversation:
     told = "".join([f"{part.text}\n\n" for part in seen if part is not None])
     turns = ({"role": "system", "content": system.text}, {"role": "user", "content": told + question})
-    return Chat(turns, (system.digest, *["" if part is None else part.digest for part in seen], question))
+    return JudgeConversation(turns, (system.digest, *["" if part is None else part.digest for part in seen], question))
 
 
 def _filled(name: str, **values: str) -> str:

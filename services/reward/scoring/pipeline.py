@@ -16,9 +16,9 @@ from services.reward.items.text import Text, look
 from services.reward.judge.admission import Admission
 from services.reward.judge.engine.base import Engine
 from services.reward.judge.engine.discovery import EngineHandle
-from services.reward.judge.engine_client import Asker
-from services.reward.judge.judge import Exam, Judge, Verdict
-from services.reward.judge.prompt import Material, Part, fenced, material, system_turn
+from services.reward.judge.engine_client import JudgeContext
+from services.reward.judge.judge import ItemScores, Judge, JudgeItem
+from services.reward.judge.prompt import PromptPart, PromptParts, fenced, prompt_parts, system_turn
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.scoring.aggregate import aggregate, fires
@@ -77,7 +77,7 @@ class ScoreService:
         self._metrics = metrics
         self._fence_key = fence_key
         self._max_completion_chars = max_completion_chars
-        self._systems: dict[tuple[str, str], Part] = {}
+        self._systems: dict[tuple[str, str], PromptPart] = {}
 
     def use_fence_key(self, fence_key: bytes) -> None:
         """Fence with this key from now on: the replicas' shared one, once Redis has told it."""
@@ -93,7 +93,7 @@ class ScoreService:
         self._admission.refuse_if_full()
         mode = request.mode or self._modes.get(request.task) or judge_mode(request.task)
         engine = await self._open_engine()
-        asker = Asker(engine, request.task, request.purpose, self._fence_key, request.fresh, deadline)
+        context = JudgeContext(engine, request.task, request.purpose, self._fence_key, request.fresh, deadline)
         prompts, completions = _looked_at(request.items)
         contents = list(map(content_of, request.items, prompts, completions))
         ids = item_ids(request.items, contents)
@@ -108,7 +108,7 @@ class ScoreService:
         new = [case for case in cases if case.resolved.known is None]
         await self._screen_all(new)
         asked = [case for case in new if not case.decided and case.error is None]
-        await self._ask_judge(asker, mode, asked, explain=request.explain)
+        await self._ask_judge(context, mode, asked, explain=request.explain)
         computed, spooled = await self._settle(request, new, engine.model, started)
         results = tuple(case.resolved.known or computed[id(case)] for case in cases)
         _refuse_if_judge_is_away(results)
@@ -160,19 +160,19 @@ class ScoreService:
             case.flags.append(Flag.VETOED)
             case.error = None
 
-    async def _ask_judge(self, asker: Asker, mode: Mode, cases: Sequence[_Case], *, explain: bool) -> None:
-        role = judge_role(asker.task)
+    async def _ask_judge(self, context: JudgeContext, mode: Mode, cases: Sequence[_Case], *, explain: bool) -> None:
+        role = judge_role(context.task)
         prompts = {case.prompt.safe_digest: case.prompt for case in cases}
         tasks = {digest: fenced("TASK", prompt, self._fence_key) for digest, prompt in prompts.items()}
         exams = [
-            Exam(self._shown(role, case, tasks[case.prompt.safe_digest]), case.resolved.rubric.llm_criteria)
+            JudgeItem(self._shown(role, case, tasks[case.prompt.safe_digest]), case.resolved.rubric.llm_criteria)
             for case in cases
         ]
-        for case, verdict in zip(cases, await self._judge.judge(asker, mode, exams), strict=True):
-            _note(case, verdict, explain=explain)
+        for case, item_scores in zip(cases, await self._judge.judge(context, mode, exams), strict=True):
+            _note(case, item_scores, explain=explain)
 
-    def _shown(self, role: str, case: _Case, task: Part) -> Material:
-        return material(
+    def _shown(self, role: str, case: _Case, task: PromptPart) -> PromptParts:
+        return prompt_parts(
             system=self._system(role, case.resolved),
             task=task,
             reference=None if case.item.reference is None else look(case.item.reference),
@@ -180,7 +180,7 @@ class ScoreService:
             fence_key=self._fence_key,
         )
 
-    def _system(self, role: str, resolved: Resolved) -> Part:
+    def _system(self, role: str, resolved: Resolved) -> PromptPart:
         """The system turn of a rubric, written once for all its items."""
         key = (role, resolved.active.digest)
         if key not in self._systems:
@@ -228,9 +228,9 @@ def _noticed(case: _Case) -> list[Flag]:
     return list(dict.fromkeys((*case.prompt.flags, *completion.flags, *attempts(completion.safe_utf8))))
 
 
-def _note(case: _Case, verdict: Verdict, *, explain: bool) -> None:
-    case.usage = verdict.usage
-    for name, found in verdict.judgements.items():
+def _note(case: _Case, item_scores: ItemScores, *, explain: bool) -> None:
+    case.usage = item_scores.usage
+    for name, found in item_scores.judgements.items():
         if isinstance(found, ItemError):
             case.error = found
             continue

@@ -136,9 +136,9 @@ async def test_samples_are_averaged(start_reward: StartReward, store: RubricStor
     assert result.criteria[0].confidence < 1.0
 
 
-@pytest.mark.parametrize(("shard", "calls"), [(1, 5), (2, 3), (5, 1)])
-async def test_a_shard_is_asked_in_one_call(
-    start_reward: StartReward, store: RubricStore, fake_engine: FakeEngine, shard: int, calls: int
+@pytest.mark.parametrize(("criteria_per_call", "calls"), [(1, 5), (2, 3), (5, 1)])
+async def test_several_criteria_are_asked_in_one_call(
+    start_reward: StartReward, store: RubricStore, fake_engine: FakeEngine, criteria_per_call: int, calls: int
 ) -> None:
     """Each criterion gets the level of its own line, whatever the number of criteria a call."""
     names = ["one", "two", "three", "four", "five"]
@@ -150,18 +150,18 @@ async def test_a_shard_is_asked_in_one_call(
         return certain(*levels)
 
     fake_engine.script = script
-    async with RewardClient(start_reward(judge_shard=shard).url) as client:
+    async with RewardClient(start_reward(judge_criteria_per_call=criteria_per_call).url) as client:
         (result,) = (await client.score(TASK, [item(0)])).results
     assert len(fake_engine.calls) == calls
     assert [c.score for c in result.criteria] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
 
 
-async def test_i3_a_shard_that_answers_too_few_lines_is_null(
+async def test_i3_a_call_that_answers_too_few_lines_is_null(
     start_reward: StartReward, store: RubricStore, fake_engine: FakeEngine
 ) -> None:
     await activate(store, TWO)
     fake_engine.script = lambda _: distribution([0, 0, 0, 0, 0, 1.0])
-    async with RewardClient(start_reward(judge_shard=2).url) as client:
+    async with RewardClient(start_reward(judge_criteria_per_call=2).url) as client:
         (result,) = (await client.score(TASK, [item(0)])).results
     assert result.reward is None
     assert result.error is not None
