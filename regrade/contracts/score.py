@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
@@ -27,6 +27,23 @@ class Mode(StrEnum):
     """A rationale, then a level."""
     PLANNED = "planned"
     """A plan shared by the group, its execution for each completion, then a level."""
+
+    def judge_calls(self, llm_criteria: int) -> int:
+        """Most judge calls for one item under a rubric with that many LLM criteria.
+
+        For one criterion a call and one sample, which are the defaults; stored and shared answers cost less.
+        """
+        if llm_criteria == 0:
+            return 0
+        match self:
+            case Mode.EXPECTED:
+                return llm_criteria
+            case Mode.REASONED:
+                return 2 * llm_criteria
+            case Mode.PLANNED:
+                return 2 + llm_criteria
+            case _:
+                assert_never(self)
 
 
 class Purpose(StrEnum):

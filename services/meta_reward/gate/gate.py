@@ -111,7 +111,7 @@ class Gate:
         left = self._limits.calls
         for number, candidate in enumerate(candidates, 1):
             await self._tell(f"candidate {number} of {len(candidates)} on {len(self._items)} anchors")
-            each = calls_per_item(candidate.rubric, self._limits.mode)
+            each = self._limits.mode.judge_calls(len(candidate.rubric.llm_criteria))
             cost = each * (len(self._items) + len(self._early))
             if left is not None and cost > left:
                 reason = f"budget: up to {cost} judge calls to measure it, {left} are left of {self._limits.calls}"
@@ -241,14 +241,6 @@ class Gate:
             for kind, share in own.inverted.items()
             if share > _MAX_INVERTED and share > active.inverted[kind] + self._limits.margin
         ]
-
-
-def calls_per_item(rubric: Rubric, mode: Mode) -> int:
-    """Judge calls an item takes at most: a level a criterion; a rationale before each; or a plan, carried out once."""
-    criteria = len(rubric.llm_criteria)
-    if mode is Mode.EXPECTED or criteria == 0:
-        return criteria
-    return 2 * criteria if mode is Mode.REASONED else criteria + 2
 
 
 async def _no_progress(_: str) -> None:

@@ -132,6 +132,7 @@ class Judge:
         wanted = [
             _Question(n, exam.criteria, plan_conversation(exam.shown, limits.plan_words))
             for n, exam in enumerate(sheet.exams)
+            if exam.criteria
         ]
         plans = sheet.written(wanted, await self._write(context, wanted, limits.plan_words, 0))
         asked = [

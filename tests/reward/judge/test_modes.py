@@ -91,6 +91,20 @@ async def test_a_plan_is_made_once_for_a_group_and_all_replicas(
     assert "[BEGIN REFERENCE " in executed[-1]["content"]
 
 
+@pytest.mark.parametrize("llm_criteria", [0, 1, 3])
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_a_mode_makes_as_many_calls_as_it_declares(
+    start_reward: StartReward, store: RubricStore, fake_engine: FakeEngine, mode: Mode, llm_criteria: int
+) -> None:
+    """`Mode.judge_calls` is what the meta-reward service's gate budgets with."""
+    await activate(store, rubric(*(llm(f"c{n}") for n in range(llm_criteria)), min_words(5)))
+    fake_engine.script = scripted
+    async with RewardClient(start_reward().url) as client:
+        response = await client.score(TASK, [item(0)], mode=mode)
+    assert response.results[0].reward is not None
+    assert len(fake_engine.calls) == response.usage.judge_calls == mode.judge_calls(llm_criteria)
+
+
 @pytest.mark.parametrize(
     ("mode", "step"), [(Mode.REASONED, "rationale"), (Mode.PLANNED, "plan"), (Mode.PLANNED, "execution")]
 )
