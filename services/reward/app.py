@@ -196,7 +196,7 @@ async def _open_state(
     metrics.watch_admission(lambda: admission.waiting, settings.judge_in_flight)
     metrics.watch_outages(
         lambda: circuit.is_open,
-        lambda: spool.bytes if spool else 0,
+        lambda: spool.size if spool else 0,
         lambda: spool.entries if spool else 0,
         settings.spool_max_bytes if spool else 0,
     )

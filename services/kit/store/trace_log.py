@@ -242,6 +242,6 @@ def stored_outcome(text: str | bytes) -> ItemResult:
     return msgspec.structs.replace(parse_result(text), cached=True)
 
 
-def first_stored(record: OutcomeRecord, reply: str) -> ItemResult:
-    """The outcome that counts: the record's own where the reply is "", else the one that was stored earlier."""
-    return record.result if reply == "" else stored_outcome(reply)
+def first_stored(record: OutcomeRecord, reply: str | bytes) -> ItemResult:
+    """The outcome that counts: the record's own where the reply is empty, else the one that was stored earlier."""
+    return stored_outcome(reply) if reply else record.result

@@ -1,14 +1,13 @@
-"""What goes on behind the requests: the probe of a Redis that is away, and what it is told once it is back.
+"""The background loop of a replica: probes an unavailable Redis, replays the spool, refreshes the active rubrics.
 
-First the pins made up meanwhile, then requests go to Redis again, then the spool is replayed. A replay may be
-repeated from any point: the first writer of an outcome wins, and a segment is deleted when all of it is acknowledged.
+When Redis accepts writes again it first gets the provisional pins, then the requests, then the spool. A replay may be
+repeated from any point, because the first writer of an outcome wins.
 """
 
 import asyncio
-import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -23,21 +22,18 @@ from services.reward.items.identity import item_identity
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
-from services.reward.persistence.spool import Segment, Spool
-from services.reward.persistence.spool_segments import Entry, StoredRubric
-from services.reward.persistence.spool_segments import Line as SpoolLine
+from services.reward.persistence.spool import Spool, SpoolEntry, SpoolFile
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _PROBE_S = 1.0
-_LONGEST_PAUSE_S = 30.0
-_BATCH_ENTRIES = 64
-_BATCH_BYTES = 4_000_000
+_MAX_PAUSE_S = 30.0
+_PINS_A_CALL = 64
 
 
 class Recovery:
-    """Runs in the background of one replica. `prepare` is what the service needs of Redis once."""
+    """Runs in the background of one replica. `prepare` is called once, when Redis first answers."""
 
     def __init__(
         self,
@@ -66,7 +62,7 @@ class Recovery:
         self._prepared = False
 
     async def start(self) -> None:
-        """Take over what earlier processes left, and prepare; a Redis that is away is prepared when it comes."""
+        """Adopt the spools of dead processes, and prepare; without Redis, `run` prepares when it answers."""
         await self.adopt()
         try:
             await self._prepare_once()
@@ -74,19 +70,19 @@ class Recovery:
             self._circuit.open(error)
 
     async def run(self) -> None:
-        """Until cancelled: notice when Redis is back, replay, take over what dead processes left, check the actives."""
+        """Loop until cancelled: probe an unavailable Redis, else adopt spools, replay, refresh active rubrics."""
         loop = asyncio.get_running_loop()
         next_poll, next_replay, pause = 0.0, 0.0, _TICK_S
         while True:
             await self._circuit.wait_until_open(_TICK_S)
-            if self._circuit.is_open and not await self._come_back():
+            if self._circuit.is_open and not await self._reconnect():
                 await asyncio.sleep(_PROBE_S)
                 continue
             try:
                 await self.adopt()
                 if loop.time() >= next_replay:
                     done = await self._replay()
-                    pause = _TICK_S if done else min(_LONGEST_PAUSE_S, 2 * pause)
+                    pause = _TICK_S if done else min(_MAX_PAUSE_S, 2 * pause)
                     next_replay = loop.time() + (0.0 if done else pause)
                 if loop.time() >= next_poll:
                     next_poll = loop.time() + self._poll_s
@@ -94,36 +90,34 @@ class Recovery:
             except RedisUnavailable:
                 await asyncio.sleep(_PROBE_S)
             except Exception:
-                log.exception("the recovery from a Redis outage does not get on; it is tried again")
-                next_replay = loop.time() + _LONGEST_PAUSE_S
+                log.exception("the recovery from a Redis outage failed; retrying")
+                next_replay = loop.time() + _MAX_PAUSE_S
 
     async def adopt(self) -> None:
-        """Take over the spools of dead processes, with the pins and rubrics that stand in them."""
+        """Take over the spools of dead processes, with their pins and rubrics."""
         if self._spool is None:
             return
-        lineages: Sequence[SpoolLine] = await self._spool.adopt()
-        for lineage in lineages:
-            if isinstance(lineage, StoredRubric):
-                self._store.add_to_cache(lineage.task, Rubric.model_validate_json(lineage.rubric))
-            elif lineage.pin:
-                pin = _pin_of(lineage)
-                assert pin.requested is not None
-                self._actives.observe(pin.lineage, pin.requested)
-                if lineage.made_up:
-                    self._pins.choose_provisional(pin.key, pin.lineage, pin.requested, pin.ttl_s)
-                else:
-                    self._pins.set(pin.key, pin.requested, pin.ttl_s)
+        adopted = await self._spool.adopt()
+        for task, rubric in adopted.rubrics:
+            self._store.add_to_cache(task, Rubric.model_validate_json(rubric))
+        for entry in adopted.pins:
+            pin, active = _pin_of(entry), RubricPointer.parse(entry.rubric)
+            self._actives.observe(pin.lineage, active)
+            if entry.provisional:
+                self._pins.choose_provisional(pin.key, pin.lineage, active, pin.ttl_s)
+            else:
+                self._pins.set(pin.key, active, pin.ttl_s)
 
-    async def _come_back(self) -> bool:
-        """Close the circuit if Redis can be written to and has been told the pins made up."""
+    async def _reconnect(self) -> bool:
+        """Close the circuit once Redis accepts writes and has the provisional pins; whether it did."""
         try:
             async with asyncio.timeout(_PROBE_S):
                 await check_writable(self._redis)
             await self._prepare_once()
-            while pins := self._pins.provisional(_BATCH_ENTRIES):
-                await self._settle(pins)
-        except Exception as error:  # any: the circuit stays open, and the next probe says why
-            log.info("Redis is still away", extra={"detail": f"{type(error).__name__}: {error}"})
+            while pins := self._pins.provisional(_PINS_A_CALL):
+                await self._send_pins(pins)
+        except Exception as error:  # whatever it is, the circuit stays open, and the next probe logs it again
+            log.info("Redis is still unavailable", extra={"detail": f"{type(error).__name__}: {error}"})
             return False
         self._circuit.close()
         return True
@@ -133,77 +127,74 @@ class Recovery:
             await self._prepare()
             self._prepared = True
 
-    async def _settle(self, pins: Sequence[PinRequest]) -> dict[str, RubricPointer]:
-        """Put pins where they are free; what each of them holds by then, by key."""
-        holds: dict[str, RubricPointer] = {}
+    async def _send_pins(self, pins: Sequence[PinRequest]) -> dict[str, RubricPointer]:
+        """Set pins where they are not set; what each of them holds then, by key."""
+        held: dict[str, RubricPointer] = {}
         by_task: defaultdict[str, list[PinRequest]] = defaultdict(list)
         for pin in pins:
             by_task[pin.lineage.task].append(pin)
-        for task, of_task in by_task.items():
-            for digest in {pin.requested.digest for pin in of_task if pin.requested is not None}:
-                await self._have_rubric(task, digest)
-            for pin, state in zip(of_task, await self._log.resolve(task, of_task), strict=True):
+        for task, pins_of_task in by_task.items():
+            for digest in {pin.requested.digest for pin in pins_of_task if pin.requested is not None}:
+                await self._restore_rubric(task, digest)
+            for pin, state in zip(pins_of_task, await self._log.resolve(task, pins_of_task), strict=True):
                 assert state.active is not None
-                holds[pin.key] = state.active
+                held[pin.key] = state.active
                 self._pins.set(pin.key, state.active, pin.ttl_s)
-        return holds
+        return held
 
-    async def _have_rubric(self, task: str, digest: str) -> None:
-        """A Redis that lost its data must not hold a pin to a rubric that it does not have."""
+    async def _restore_rubric(self, task: str, digest: str) -> None:
+        """Store a rubric again: a Redis that lost its data must not hold a pin to a rubric that it does not have."""
         cached = self._store.cached(task, digest)
         if cached is not None:
             await self._store.put(task, cached)
 
     async def _replay(self) -> bool:
-        """Everything in the spool; whether Redis took all of it. Raises `RedisUnavailable`."""
-        if self._spool is None or self._spool.empty:
+        """Send the whole spool to Redis; whether Redis took all of it. Raises `RedisUnavailable`."""
+        if self._spool is None or not self._spool.entries:
             return True
-        full: set[str] = set()
-        for segment in await self._spool.sealed():
-            for batch in _batches(await self._spool.pending(segment)):
-                if batch[0].task not in full:
-                    await self._replay_batch(self._spool, segment, batch, full)
-            if not segment.pending:
-                self._spool.drop(segment)
-        return not full
+        full_tasks: set[str] = set()
+        for file in await self._spool.sealed():
+            if await self._replay_file(self._spool, file, full_tasks):
+                await self._spool.drop(file)
+        return not full_tasks
 
-    async def _replay_batch(self, spool: Spool, segment: Segment, batch: list[Entry], full: set[str]) -> None:
-        task = batch[0].task
+    async def _replay_file(self, spool: Spool, file: SpoolFile, full_tasks: set[str]) -> bool:
+        """Whether Redis took all of a file; the tasks whose trace log is at its cap are added to `full_tasks`."""
+        complete = True
+        batch, position = await spool.batch(file, 0)
+        while batch:
+            by_task: defaultdict[str, list[SpoolEntry]] = defaultdict(list)
+            for entry in batch:
+                by_task[entry.task].append(entry)
+            for task, entries in by_task.items():
+                if task not in full_tasks and await self._replay_entries(task, entries):
+                    await spool.acknowledge(file, entries)
+                    self._metrics.replayed(len(entries))
+                else:
+                    full_tasks.add(task)
+                    complete = False
+            batch, position = await spool.batch(file, position)
+        return complete
+
+    async def _replay_entries(self, task: str, entries: Sequence[SpoolEntry]) -> bool:
         try:
-            await self._circuit.call(lambda: self._append(task, batch))
+            await self._circuit.call(lambda: self._append(task, entries))
         except Overloaded:
             log.warning("the spool waits: the trace log is at its cap", extra={"task": task})
-            full.add(task)
-            return
-        spool.acknowledge(segment, batch)
-        self._metrics.replayed(len(batch))
+            return False
+        return True
 
-    async def _append(self, task: str, batch: Sequence[Entry]) -> None:
-        """Store each outcome under the digest that its pin holds: that is where a retry looks for it."""
-        pins = {entry.pin: _pin_of(entry) for entry in batch if entry.pin}
-        holds = await self._settle(list(pins.values()))
-        rows = []
-        for entry in batch:
-            active = holds[entry.pin] if entry.pin else RubricPointer.parse(entry.rubric)
-            rows.append((item_identity(entry.base, active.digest), entry.outcome, entry.trace))
-        await self._log.append_json(task, rows)
+    async def _append(self, task: str, entries: Sequence[SpoolEntry]) -> None:
+        """Store each outcome under the digest that its pin holds in Redis: that is where a retry looks for it."""
+        pins = {entry.pin: _pin_of(entry) for entry in entries if entry.pin}
+        held = await self._send_pins(list(pins.values()))
+        records = []
+        for entry in entries:
+            active = held[entry.pin] if entry.pin else RubricPointer.parse(entry.rubric)
+            records.append((item_identity(entry.base, active.digest), entry.outcome, entry.trace))
+        await self._log.append_json(task, records)
 
 
-def _pin_of(entry: Entry) -> PinRequest:
+def _pin_of(entry: SpoolEntry) -> PinRequest:
     active = RubricPointer.parse(entry.rubric)
     return PinRequest(entry.pin, LineageKey(entry.task, entry.lineage, active.scope), active, entry.ttl_s, ())
-
-
-def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Entries of one task, few enough for one call."""
-    for _, run in itertools.groupby(sorted(entries, key=lambda entry: entry.task), key=lambda entry: entry.task):
-        batch: list[Entry] = []
-        size = 0
-        for entry in run:
-            size += len(entry.outcome) + len(entry.trace)
-            if batch and (len(batch) == _BATCH_ENTRIES or size > _BATCH_BYTES):
-                yield batch
-                batch, size = [], len(entry.outcome) + len(entry.trace)
-            batch.append(entry)
-        if batch:
-            yield batch
