@@ -90,10 +90,10 @@ class RewardSettings(ServiceSettings):
         description="Folder on a lasting volume for what Redis cannot take; empty: while Redis is away, /score is 503.",
     )
     spool_max_bytes: int = Field(
-        1_000_000_000, ge=4_096, description="Size of one replica's spool; a batch beyond it is answered 429."
-    )
-    spool_segment_bytes: int = Field(
-        8_000_000, ge=1_024, description="Size at which the spool begins another file; one is deleted once replayed."
+        1_000_000_000,
+        ge=4_096,
+        description="Outcomes and traces that one replica's spool holds; its SQLite files "
+        "take up some 15 % more. A batch beyond it is answered 429.",
     )
     spool_max_age_s: int = Field(
         5 * 86_400, ge=60, description="No more is spooled beside an entry of this age; below outcome_ttl_s."
