@@ -5,7 +5,7 @@ expression in a check, only a name and bounded parameters, so a meta-judge may p
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,35 +15,42 @@ MAX_SCHEMA_BYTES = 8_192
 _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 
 
-class MinWords(Contract):
+class CheckParameters(Contract):
+    """Base of a check's parameters; `check` is its name."""
+
+    needs_reference: ClassVar[bool] = False
+    """Whether the item must bring a reference."""
+
+
+class MinWords(CheckParameters):
     """At least `words` words; below it the value falls linearly to 0."""
 
     check: Literal["min_words"]
     words: Count = Field(ge=1, le=20_000)
 
 
-class MaxWords(Contract):
+class MaxWords(CheckParameters):
     """At most `words` words; above it the value falls linearly to 0 at twice the limit."""
 
     check: Literal["max_words"]
     words: Count = Field(ge=1, le=20_000)
 
 
-class MinSentences(Contract):
+class MinSentences(CheckParameters):
     """At least `sentences` sentences; below it the value falls linearly to 0."""
 
     check: Literal["min_sentences"]
     sentences: Count = Field(ge=1, le=1_000)
 
 
-class Language(Contract):
+class Language(CheckParameters):
     """The completion is written in `language` (ISO 639-1)."""
 
     check: Literal["language"]
     language: str = Field(pattern=r"^[a-z]{2}$")
 
 
-class NotRepetitive(Contract):
+class NotRepetitive(CheckParameters):
     """The share of distinct word n-grams reaches `min_distinct`; 0 at half of it, linear between."""
 
     check: Literal["not_repetitive"]
@@ -51,53 +58,55 @@ class NotRepetitive(Contract):
     min_distinct: Number = Field(default=0.9, gt=0.0, le=1.0)
 
 
-class NoPromptCopy(Contract):
+class NoPromptCopy(CheckParameters):
     """At most `max_copied` of the completion's word 5-grams stand in the prompt; 0 when all do."""
 
     check: Literal["no_prompt_copy"]
     max_copied: Number = Field(default=0.2, ge=0.0, lt=1.0)
 
 
-class OnTopic(Contract):
+class OnTopic(CheckParameters):
     """The completion uses at least `min_overlap` of the prompt's content words; linear below."""
 
     check: Literal["on_topic"]
     min_overlap: Number = Field(default=0.25, gt=0.0, le=1.0)
 
 
-class Matches(Contract):
+class Matches(CheckParameters):
     """The completion contains a match of `pattern`, an RE2 (linear-time) regular expression."""
 
     check: Literal["matches"]
     pattern: str = Field(min_length=1, max_length=256)
 
 
-class EndsProperly(Contract):
+class EndsProperly(CheckParameters):
     """The completion ends with a finished sentence, not in the middle of one."""
 
     check: Literal["ends_properly"]
 
 
-class BoxedAnswer(Contract):
+class BoxedAnswer(CheckParameters):
     r"""The completion holds a non-empty `\boxed{...}` answer."""
 
     check: Literal["boxed_answer"]
 
 
-class MathEqual(Contract):
+class MathEqual(CheckParameters):
     """The completion's final answer equals the item's reference by math-verify."""
 
+    needs_reference: ClassVar[bool] = True
     check: Literal["math_equal"]
 
 
-class VerdictEqual(Contract):
+class VerdictEqual(CheckParameters):
     """The last of `verdicts` that the completion names is the item's reference."""
 
+    needs_reference: ClassVar[bool] = True
     check: Literal["verdict_equal"]
     verdicts: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(min_length=2, max_length=16)
 
 
-class JsonSchema(Contract):
+class JsonSchema(CheckParameters):
     """The completion is a JSON document that fits `schema_`."""
 
     check: Literal["json_schema"]
@@ -129,8 +138,6 @@ Check = Annotated[
     | JsonSchema,
     Field(discriminator="check"),
 ]
-
-NEEDS_REFERENCE = (MathEqual, VerdictEqual)
 
 
 def _words(schema: Any) -> Iterator[str]:

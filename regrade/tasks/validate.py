@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from regrade.contracts.checks import NEEDS_REFERENCE, VerdictEqual
+from regrade.contracts.checks import VerdictEqual
 from regrade.tasks.anchors import build_anchors
 from regrade.tasks.pack import TaskPack
 
@@ -55,7 +55,7 @@ def _references(pack: TaskPack) -> Iterator[Finding]:
     rubrics = [
         f"rubric {name!r}"
         for name, rubric in pack.rubrics.items()
-        if any(isinstance(criterion.check, NEEDS_REFERENCE) for criterion in rubric.check_criteria)
+        if any(criterion.check.needs_reference for criterion in rubric.check_criteria)
     ]
     evaluator = [f"evaluator {pack.evaluator!r}"] if pack.evaluator in _NEEDS_REFERENCE else []
     for name, entries, needed_by in (

@@ -41,7 +41,6 @@ from services.reward.persistence.replica_cache import ActiveRubricCache, PinCach
 from services.reward.persistence.spool import open_spool
 from services.reward.scoring.pins import Pins
 from services.reward.scoring.pipeline import ScoreService
-from services.reward.screening.checks import CheckCatalogue
 from services.reward.settings import RewardSettings
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ async def _open_state(
         judge=Judge(calls, judge_limits(settings)),
         admission=admission,
         modes=settings.task_modes,
-        checks=CheckCatalogue(math_pool),
+        math_pool=math_pool,
         metrics=metrics,
         fence_key=settings.fence_key.get_secret_value().encode() or secrets.token_bytes(32),
         max_completion_chars=settings.max_completion_chars,

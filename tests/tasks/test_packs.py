@@ -16,8 +16,9 @@ from regrade.tasks.anchors import build_anchors
 from regrade.tasks.pack import TASKS_DIR, for_policy, read_pack
 from regrade.tasks.scaffold import new_pack
 from regrade.tasks.validate import MIN_ORIGINALS, findings
+from services.kit.checks.base import CheckInput
+from services.kit.checks.registry import evaluate_check
 from services.kit.text.math_equal import MathEqualPool
-from services.reward.screening.checks import CheckCatalogue, Subject
 from tests.conftest import StartReward
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine
@@ -55,11 +56,10 @@ async def test_trusted_originals_satisfy_the_hand_written_checks(task: str) -> N
     pack = load_pack(task)
     pool = MathEqualPool(timeout_s=60.0, workers=1)
     try:
-        catalogue = CheckCatalogue(pool)
         for original in pack.originals:
-            subject = Subject(original.prompt, original.completion, original.reference)
+            subject = CheckInput(original.prompt, original.completion, original.reference)
             for criterion in pack.rubrics["hand_written"].check_criteria:
-                assert await catalogue.value(criterion.check, subject) >= 0.9, (original.id, criterion.id)
+                assert await evaluate_check(criterion.check, subject, pool) >= 0.9, (original.id, criterion.id)
     finally:
         pool.close()
 

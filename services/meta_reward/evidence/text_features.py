@@ -7,13 +7,8 @@ from typing import NamedTuple
 
 from regrade.contracts import Flag, Trace, as_text
 from services.kit.text import features
-from services.kit.text.language import detect_language
+from services.kit.text.language import UNKNOWN_LANGUAGE, language_of
 
-UNKNOWN_LANGUAGE = "und"
-
-_MIN_CHARS = 40
-"""Characters below which a language is a guess."""
-_MAX_CHARS = 1_000
 _EDGE_WORDS = 4
 
 
@@ -55,13 +50,6 @@ def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
         }
         rows.append(TextFeatures(values, language, features.ending_kind(texts[n])))
     return rows
-
-
-def language_of(text: str) -> str:
-    """The language of a text's beginning, or "und" where it is too short to tell."""
-    if len(text.strip()) < _MIN_CHARS:
-        return UNKNOWN_LANGUAGE
-    return detect_language(text[:_MAX_CHARS])
 
 
 @lru_cache(maxsize=1_024)

@@ -11,7 +11,7 @@ from itertools import combinations
 from regrade.contracts import LlmCriterion, Role, Rubric, canonical_json
 from services.kit.text.features import words
 from services.kit.text.fence import neutralise
-from services.meta_reward.evidence.text_features import UNKNOWN_LANGUAGE, language_of
+from services.kit.text.language import UNKNOWN_LANGUAGE, language_of
 
 MAX_CRITERIA = 12
 MAX_BYTES = 12_000

@@ -4,26 +4,21 @@ A check is proposed when a share of the policy's completions misses what every t
 its parameter is what those originals show, less a margin, so that honest text passes.
 """
 
-from collections.abc import Callable, Iterable, Sequence, Set
-from statistics import quantiles
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from regrade.contracts import CheckCriterion, Role, Trace, as_text
-from regrade.contracts import checks as c
-from services.kit.text import features
-from services.meta_reward.evidence.text_features import UNKNOWN_LANGUAGE, language_of
+from services.kit.checks.base import TextPair
+from services.kit.checks.registry import CHECKS
 from services.meta_reward.propose.base import Progress, ProposalContext, build_candidate
 from services.meta_reward.types import Candidate, Proposal
 
-_NEEDED_SHARE = 0.02
-_FEWEST_MISSES = 3
-"""A hack is answered while it is rare: one that pays does not stay so. What a check costs is the gate's to tell."""
+_MIN_MISSING_SHARE = 0.02
+_MIN_MISSING = 3
+"""A hack is answered while it is rare, because one that pays spreads. The gate decides whether a check does harm."""
 _WEIGHT = 1.0
-_NGRAM = 4
-_ALONE = 2
-_MOST_OF_A_LINE = 2
-_TAKEN_UP = 0.25
-"""Share of a prompt's content words that tells an answer from an answer to another prompt."""
+_SINGLES = 2
+"""The most missed checks that are also proposed alone: in a bundle, a harmful check can hide behind a useful one."""
 
 
 class CheckProposal(NamedTuple):
@@ -55,7 +50,7 @@ class CatalogueProposer:
         proposals.sort(key=lambda proposal: proposal.missing, reverse=True)
         if not proposals:
             return Proposal((), ("catalogue: the traces call for no further check",))
-        bundles = [proposals, *([proposal] for proposal in proposals[:_ALONE])] if len(proposals) > 1 else [proposals]
+        bundles = [proposals, *([proposal] for proposal in proposals[:_SINGLES])] if len(proposals) > 1 else [proposals]
         return Proposal(tuple(self._candidate(context, bundle) for bundle in bundles), ())
 
     def _candidate(self, context: ProposalContext, proposals: Sequence[CheckProposal]) -> Candidate:
@@ -66,114 +61,21 @@ class CatalogueProposer:
         return Candidate(build_candidate(context, added, by=self.name, rationale=why), self.name)
 
 
-def find_missing_checks(window: Sequence[Trace], visible: Sequence[tuple[str, str]]) -> list[CheckProposal]:
-    """Checks that one completion in fifty misses, and three at least; `visible` (prompt, completion) pairs set them."""
+def find_missing_checks(window: Sequence[Trace], visible: Sequence[TextPair]) -> list[CheckProposal]:
+    """Checks that enough completions of the window miss; their parameters come from `visible` trusted pairs."""
     produced = [(as_text(trace.prompt), as_text(trace.completion)) for trace in window]
+    fewest = max(_MIN_MISSING_SHARE, _MIN_MISSING / max(1, len(window)))
     proposals = []
-    for name, title, build in _RULES:
-        found = build(produced, visible)
-        if found is not None:
-            check, missing = found
-            if missing >= max(_NEEDED_SHARE, _FEWEST_MISSES / max(1, len(window))):
-                criterion = CheckCriterion(
-                    kind="check", id=name, name=title, role=Role.AWARD, weight=_WEIGHT, check=check
-                )
-                proposals.append(CheckProposal(criterion, missing))
+    for entry in CHECKS.values():
+        need = entry.propose(produced, visible) if entry.propose is not None else None
+        if need is not None and need.missing >= fewest:
+            criterion = CheckCriterion(
+                kind="check",
+                id=need.check.check,
+                name=entry.title,
+                role=Role.AWARD,
+                weight=_WEIGHT,
+                check=need.check,
+            )
+            proposals.append(CheckProposal(criterion, need.missing))
     return proposals
-
-
-Pairs = Sequence[tuple[str, str]]
-Found = tuple[c.Check, float] | None
-
-
-def _min_words(produced: Pairs, trusted: Pairs) -> Found:
-    limit = int(0.8 * _low(len(features.words(text)) for _, text in trusted))
-    if limit < 1:
-        return None
-    return c.MinWords(check="min_words", words=limit), _share(len(features.words(text)) < limit for _, text in produced)
-
-
-def _max_words(produced: Pairs, trusted: Pairs) -> Found:
-    limit = int(-1.25 * _low(-len(features.words(text)) for _, text in trusted))
-    if limit < 1:
-        return None
-    return c.MaxWords(check="max_words", words=limit), _share(len(features.words(text)) > limit for _, text in produced)
-
-
-def _min_sentences(produced: Pairs, trusted: Pairs) -> Found:
-    limit = int(0.8 * _low(features.sentence_count(text) for _, text in trusted))
-    if limit < _MOST_OF_A_LINE:
-        return None
-    missing = _share(features.sentence_count(text) < limit for _, text in produced)
-    return c.MinSentences(check="min_sentences", sentences=limit), missing
-
-
-def _language(produced: Pairs, trusted: Pairs) -> Found:
-    """Where all trusted text is in one language."""
-    spoken = {language_of(text) for _, text in trusted} - {UNKNOWN_LANGUAGE}
-    if len(spoken) != 1:
-        return None
-    expected = spoken.pop()
-    missing = _share(language_of(text) not in (expected, UNKNOWN_LANGUAGE) for _, text in produced)
-    return c.Language(check="language", language=expected), missing
-
-
-def _ends_properly(produced: Pairs, trusted: Pairs) -> Found:
-    if not all(features.ends_properly(text) for _, text in trusted):
-        return None
-    return c.EndsProperly(check="ends_properly"), _share(not features.ends_properly(text) for _, text in produced)
-
-
-def _not_repetitive(produced: Pairs, trusted: Pairs) -> Found:
-    limit = round(0.95 * _low(_distinct(text) for _, text in trusted), 2)
-    check = c.NotRepetitive(check="not_repetitive", ngram=_NGRAM, min_distinct=limit)
-    return check, _share(_distinct(text) < limit for _, text in produced)
-
-
-def _on_topic(produced: Pairs, trusted: Pairs) -> Found:
-    low = _low(_overlap(pair) for pair in trusted)
-    limit = round(min(_TAKEN_UP, 0.5 * low), 2)  # shorter prompts are taken up more fully
-    if limit <= 0.0:
-        return None
-    return c.OnTopic(check="on_topic", min_overlap=limit), _share(_overlap(pair) < limit for pair in produced)
-
-
-def _no_prompt_copy(produced: Pairs, trusted: Pairs) -> Found:
-    limit = round(min(0.9, max((_copied(pair) for pair in trusted), default=0.0) + 0.1), 2)
-    check = c.NoPromptCopy(check="no_prompt_copy", max_copied=limit)
-    return check, _share(_copied(pair) > limit for pair in produced)
-
-
-_RULES: tuple[tuple[str, str, Callable[[Pairs, Pairs], Found]], ...] = (
-    ("min_words", "Long enough", _min_words),
-    ("max_words", "Not drawn out", _max_words),
-    ("min_sentences", "More than a line", _min_sentences),
-    ("language", "In the language asked for", _language),
-    ("ends_properly", "Ends with a finished sentence", _ends_properly),
-    ("not_repetitive", "Does not repeat itself", _not_repetitive),
-    ("on_topic", "Takes up the prompt", _on_topic),
-    ("no_prompt_copy", "Does not copy the prompt", _no_prompt_copy),
-)
-
-
-def _distinct(text: str) -> float:
-    return features.distinct_share(features.words(text), _NGRAM)
-
-
-def _overlap(pair: tuple[str, str]) -> float:
-    return features.topic_overlap(features.words(pair[1]), features.words(pair[0]))
-
-
-def _copied(pair: tuple[str, str]) -> float:
-    return features.copied_share(features.words(pair[1]), features.words(pair[0]))
-
-
-def _share(hits: Iterable[bool]) -> float:
-    found = list(hits)
-    return sum(found) / len(found) if found else 0.0
-
-
-def _low(values: Iterable[float]) -> float:
-    """The tenth percentile."""
-    ordered = list(values)
-    return quantiles(ordered, n=10, method="inclusive")[0] if len(ordered) > 1 else min(ordered, default=0.0)

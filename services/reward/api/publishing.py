@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from regrade.contracts import MAIN_LINEAGE, Override, PutRubric, PutRubricAnswer, Rubric
 from regrade.tasks import load_pack
+from services.kit.checks.registry import validate_check
 from services.kit.errors import Conflict, Invalid
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
-from services.reward.screening.checks import validate_check
 
 log = logging.getLogger(__name__)
 

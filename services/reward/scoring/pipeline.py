@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 
 from regrade.contracts import ErrorCode, Flag, Mode, Purpose, Role, ScoreItem, ScoreRequest, as_text
 from regrade.tasks import judge_mode, judge_role
+from services.kit.checks.base import CheckError, CheckInput
+from services.kit.checks.registry import evaluate_check, runs_in_worker
 from services.kit.errors import Unavailable
 from services.kit.http.client import UpstreamError
 from services.kit.results import CriterionScore, ItemError, ItemResult, ScoreResponse, Trace, Usage, total_usage
 from services.kit.store.trace_log import OutcomeRecord
+from services.kit.text.math_equal import MathEqualPool
 from services.reward.items.identity import content_of, group_of, item_bases, item_identity, item_ids, trace_id
 from services.reward.items.text import Text, look
 from services.reward.judge.admission import Admission
@@ -23,7 +26,6 @@ from services.reward.metrics import RewardMetrics
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.scoring.aggregate import aggregate, fires
 from services.reward.scoring.pins import Pins, Resolved
-from services.reward.screening.checks import CheckCatalogue, CheckError, Subject, needs_worker
 from services.reward.screening.guards import guard
 from services.reward.screening.injection import attempts
 
@@ -62,7 +64,7 @@ class ScoreService:
         judge: Judge,
         admission: Admission,
         modes: Mapping[str, Mode],
-        checks: CheckCatalogue,
+        math_pool: MathEqualPool,
         metrics: RewardMetrics,
         fence_key: bytes,
         max_completion_chars: int,
@@ -73,7 +75,7 @@ class ScoreService:
         self._judge = judge
         self._admission = admission
         self._modes = modes
-        self._checks = checks
+        self._math_pool = math_pool
         self._metrics = metrics
         self._fence_key = fence_key
         self._max_completion_chars = max_completion_chars
@@ -128,7 +130,7 @@ class ScoreService:
 
     async def _screen_all(self, cases: Sequence[_Case]) -> None:
         """Side by side where a check waits for a worker, so that one item's endless algebra delays no other's."""
-        if any(needs_worker(case.resolved.rubric) for case in cases):
+        if any(runs_in_worker(c.check) for case in cases for c in case.resolved.rubric.check_criteria):
             await asyncio.gather(*map(self._screen, cases))
         else:
             for case in cases:
@@ -146,10 +148,10 @@ class ScoreService:
             case.decided = True
             return
         case.flags.extend(_noticed(case))
-        subject = Subject(case.prompt.raw, case.completion.raw, case.item.reference)
+        subject = CheckInput(case.prompt.raw, case.completion.raw, case.item.reference)
         for criterion in case.resolved.rubric.check_criteria:
             try:
-                value = await self._checks.value(criterion.check, subject)
+                value = await evaluate_check(criterion.check, subject, self._math_pool)
             except CheckError as error:
                 case.error = ItemError(code=ErrorCode.CHECK_FAILED, message=str(error), retryable=False)
                 continue

@@ -11,8 +11,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from regrade.contracts.checks import Check
+from services.kit.checks.base import CheckError, CheckInput
+from services.kit.checks.registry import evaluate_check, validate_check
 from services.kit.text.math_equal import MathEqualPool
-from services.reward.screening.checks import CheckCatalogue, CheckError, Subject, validate_check
 from tests.support.builders import ESSAY, PROMPT
 from tests.support.waiting import until
 
@@ -30,7 +31,7 @@ def pool() -> Iterator[MathEqualPool]:
 
 
 async def _value(parameters: dict[str, Any], completion: str, reference: str | None = None) -> float:
-    return await CheckCatalogue(MathEqualPool()).value(_check(parameters), Subject(PROMPT, completion, reference))
+    return await evaluate_check(_check(parameters), CheckInput(PROMPT, completion, reference), MathEqualPool())
 
 
 @pytest.mark.parametrize(
@@ -122,20 +123,19 @@ def _worker(pool: MathEqualPool) -> int:
 
 
 async def test_a_math_worker_that_dies_costs_one_item_and_no_more(pool: MathEqualPool) -> None:
-    catalogue = CheckCatalogue(pool)
-    subject = Subject(PROMPT, r"\boxed{4}", "4")
+    subject = CheckInput(PROMPT, r"\boxed{4}", "4")
     check = _check({"check": "math_equal"})
-    assert await catalogue.value(check, subject) == 1.0
+    assert await evaluate_check(check, subject, pool) == 1.0
     os.kill(_worker(pool), signal.SIGKILL)
 
     async def served() -> bool:
         try:
-            return await catalogue.value(check, subject) == 1.0
+            return await evaluate_check(check, subject, pool) == 1.0
         except CheckError:
             return False
 
     await until(served, "a new worker")
-    assert await catalogue.value(check, subject) == 1.0
+    assert await evaluate_check(check, subject, pool) == 1.0
 
 
 async def test_math_takes_no_answer_for_a_wrong_one() -> None:

@@ -3,14 +3,15 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import TypeAdapter
 
 from regrade.contracts.checks import Check
+from services.kit.checks.base import CheckError, CheckInput
+from services.kit.checks.registry import CHECKS, evaluate_check, validate_check
 from services.kit.text.math_equal import MathEqualPool, boxed
-from services.reward.screening.checks import CheckCatalogue, CheckError, Subject, validate_check
 from tests.support.builders import ESSAY, PROMPT
 
 GERMAN = "Bäume machen eine Stadt freundlicher, denn ihr Schatten kühlt im Sommer die Straßen und die Häuser."
@@ -18,10 +19,10 @@ PERSON = {"type": "object", "required": ["name"], "properties": {"name": {"type"
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> Iterator[CheckCatalogue]:
-    pool = MathEqualPool(timeout_s=3.0)
-    yield CheckCatalogue(pool)
-    pool.close()
+def pool() -> Iterator[MathEqualPool]:
+    workers = MathEqualPool(timeout_s=3.0)
+    yield workers
+    workers.close()
 
 
 def parsed(parameters: dict[str, Any]) -> Check:
@@ -30,9 +31,9 @@ def parsed(parameters: dict[str, Any]) -> Check:
 
 
 async def value(
-    catalogue: CheckCatalogue, parameters: dict[str, Any], completion: str, reference: str | None = None
+    pool: MathEqualPool, parameters: dict[str, Any], completion: str, reference: str | None = None
 ) -> float:
-    return await catalogue.value(parsed(parameters), Subject(PROMPT, completion, reference))
+    return await evaluate_check(parsed(parameters), CheckInput(PROMPT, completion, reference), pool)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +62,10 @@ async def value(
     ids=lambda v: v.get("check") if isinstance(v, dict) else None,
 )
 async def test_good_passes_and_bad_fails(
-    catalogue: CheckCatalogue, parameters: dict[str, Any], good: str, bad: str, reference: str | None
+    pool: MathEqualPool, parameters: dict[str, Any], good: str, bad: str, reference: str | None
 ) -> None:
-    assert await value(catalogue, parameters, good, reference) == 1.0
-    assert await value(catalogue, parameters, bad, reference) == 0.0
+    assert await value(pool, parameters, good, reference) == 1.0
+    assert await value(pool, parameters, bad, reference) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -76,44 +77,44 @@ async def test_good_passes_and_bad_fails(
         ({"check": "on_topic", "min_overlap": 1.0}, ["x", "cities", "cities plant", "cities plant trees"]),
     ],
 )
-async def test_ramps_have_slope(catalogue: CheckCatalogue, parameters: dict[str, Any], texts: list[str]) -> None:
-    values = [await value(catalogue, parameters, text) for text in texts]
+async def test_ramps_have_slope(pool: MathEqualPool, parameters: dict[str, Any], texts: list[str]) -> None:
+    values = [await value(pool, parameters, text) for text in texts]
     assert values == sorted(values)
     assert len(set(values)) == len(values)
     assert (values[0], values[-1]) == (0.0, 1.0)
 
 
-async def test_no_reference_is_no_zero(catalogue: CheckCatalogue) -> None:
+async def test_no_reference_is_no_zero(pool: MathEqualPool) -> None:
     for parameters in ({"check": "math_equal"}, {"check": "verdict_equal", "verdicts": ["a", "b"]}):
         with pytest.raises(CheckError, match="reference"):
-            await value(catalogue, parameters, "a")
+            await value(pool, parameters, "a")
 
 
-async def test_a_pattern_made_to_hang_does_not(catalogue: CheckCatalogue) -> None:
+async def test_a_pattern_made_to_hang_does_not(pool: MathEqualPool) -> None:
     started = time.perf_counter()
-    assert await value(catalogue, {"check": "matches", "pattern": "^(a+)+$"}, "a" * 50_000 + "!") == 0.0
+    assert await value(pool, {"check": "matches", "pattern": "^(a+)+$"}, "a" * 50_000 + "!") == 0.0
     assert time.perf_counter() - started < 5.0
 
 
-async def test_algebra_without_end_is_no_zero_and_the_next_is_served(catalogue: CheckCatalogue) -> None:
+async def test_algebra_without_end_is_no_zero_and_the_next_is_served(pool: MathEqualPool) -> None:
     with pytest.raises(CheckError, match="in time"):
-        await value(catalogue, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
-    assert await value(catalogue, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
+        await value(pool, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
+    assert await value(pool, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
 
 
-async def test_endless_algebra_of_one_item_keeps_no_other_waiting(catalogue: CheckCatalogue) -> None:
+async def test_endless_algebra_of_one_item_keeps_no_other_waiting(pool: MathEqualPool) -> None:
     """Several workers: what can be decided is, while others run out of their time."""
-    tower = value(catalogue, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
+    tower = value(pool, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
     stuck = asyncio.create_task(tower)
     await asyncio.sleep(0)
-    assert await value(catalogue, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
+    assert await value(pool, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
     assert not stuck.done()
     with pytest.raises(CheckError, match="in time"):
         await stuck
 
 
-async def test_json_bomb_is_a_zero(catalogue: CheckCatalogue) -> None:
-    assert await value(catalogue, {"check": "json_schema", "schema": PERSON}, "[" * 100_000) == 0.0
+async def test_json_bomb_is_a_zero(pool: MathEqualPool) -> None:
+    assert await value(pool, {"check": "json_schema", "schema": PERSON}, "[" * 100_000) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,11 @@ def test_unusable_parameters_are_told(parameters: dict[str, Any]) -> None:
 def test_boxed() -> None:
     assert boxed(r"\boxed{1} then \boxed{\frac{a}{b}}") == r"\frac{a}{b}"
     assert boxed(r"\boxed{never closed") == boxed("nothing") == ""
+
+
+def test_every_check_of_the_contract_has_an_entry() -> None:
+    union, _ = get_args(Check)
+    assert set(CHECKS) == set(get_args(union))
+    for entry in CHECKS.values():
+        assert (entry.evaluate is None) != (entry.evaluate_in_worker is None)
+        assert entry.title or entry.propose is None

@@ -1,0 +1,49 @@
+"""Every check of the catalogue: one line registers its entry. `regrade.contracts.checks.Check` lists the parameters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from regrade.contracts import checks as parameters
+from services.kit.checks import answer, length, style
+from services.kit.checks.base import CheckEntry, CheckError, CheckInput
+from services.kit.text.math_equal import MathEqualPool
+
+CHECKS: Mapping[type[parameters.CheckParameters], CheckEntry[Any]] = {
+    parameters.MinWords: length.MIN_WORDS,
+    parameters.MaxWords: length.MAX_WORDS,
+    parameters.MinSentences: length.MIN_SENTENCES,
+    parameters.Language: style.LANGUAGE,
+    parameters.EndsProperly: style.ENDS_PROPERLY,
+    parameters.NotRepetitive: style.NOT_REPETITIVE,
+    parameters.OnTopic: style.ON_TOPIC,
+    parameters.NoPromptCopy: style.NO_PROMPT_COPY,
+    parameters.Matches: answer.MATCHES,
+    parameters.BoxedAnswer: answer.BOXED_ANSWER,
+    parameters.MathEqual: answer.MATH_EQUAL,
+    parameters.VerdictEqual: answer.VERDICT_EQUAL,
+    parameters.JsonSchema: answer.JSON_SCHEMA,
+}
+"""In the order in which the catalogue proposer names equally needed checks."""
+
+
+async def evaluate_check(check: parameters.Check, texts: CheckInput, pool: MathEqualPool) -> float:
+    """The check's value in [0, 1] for one completion. Raises `CheckError`."""
+    if check.needs_reference and texts.reference is None:
+        raise CheckError(f"{check.check} needs the item's reference")
+    entry = CHECKS[type(check)]
+    if entry.evaluate is not None:
+        return entry.evaluate(check, texts)
+    assert entry.evaluate_in_worker is not None
+    return await entry.evaluate_in_worker(check, texts, pool)
+
+
+def runs_in_worker(check: parameters.Check) -> bool:
+    """Whether the check is decided in a worker process, and so may take seconds."""
+    return CHECKS[type(check)].evaluate_in_worker is not None
+
+
+def validate_check(check: parameters.Check) -> None:
+    """Refuse parameters that the library behind a check does not take. Raises `ValueError`."""
+    entry = CHECKS[type(check)]
+    if entry.validate is not None:
+        entry.validate(check)
