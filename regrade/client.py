@@ -7,7 +7,6 @@ and the item has one trace.
 import asyncio
 import functools
 import os
-import random
 import time
 import uuid
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter
 
+from regrade.backoff import backoff_s
 from regrade.contracts import (
     MAIN_LINEAGE,
     ErrorCode,
@@ -37,6 +37,7 @@ from regrade.loop_thread import LoopThread
 DEFAULT_URL = "http://127.0.0.1:8700"
 
 _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 30.0
 _SERVICE_TIMEOUT_SHARE = 0.9
 """The share of `timeout_s` that the service may use; the rest is for the network in both directions."""
@@ -202,15 +203,15 @@ class _Patience:
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
-        self._next_s = 0.25
+        self._failures = 0
 
     async def wait(self, at_least_s: float = 0.0) -> bool:
         """Wait until the next try is due; False at once when it would come too late."""
-        pause = max(at_least_s, self._next_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        self._failures += 1
+        pause = max(at_least_s, backoff_s(self._failures, first_s=_FIRST_WAIT_S, max_s=_LONGEST_WAIT_S))
         if time.monotonic() + pause > self._deadline:
             return False
         await asyncio.sleep(pause)
-        self._next_s = min(_LONGEST_WAIT_S, 2 * self._next_s)
         return True
 
 

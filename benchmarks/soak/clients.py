@@ -14,6 +14,7 @@ from benchmarks.soak.book import Book
 from benchmarks.soak.parts import Part, Parts
 from benchmarks.soak.traffic import TASKS, Order, Traffic, rubric_of
 from regrade import RegradeError, RewardClient
+from regrade.backoff import backoff_s
 
 _PATIENCE_S = 90.0
 _CLIENT_PATIENCE_S = 2.0
@@ -78,7 +79,7 @@ class Clients:
             if time.monotonic() > deadline:
                 self._book.violations.note("every request is answered in the end", order.kind)
                 return
-            await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**tries) * self._rng.uniform(0.5, 1.5))
+            await asyncio.sleep(backoff_s(tries, first_s=0.2, max_s=_LONGEST_PAUSE_S))
 
     async def _once(self, http: aiohttp.ClientSession, order: Order, part: Part, *, hasty: bool) -> bool:
         """One request; whether it settled the order."""

@@ -129,7 +129,7 @@ def _engine(
         )
         return EngineHandle(model.open), model.aclose
     endpoint = JsonEndpoint(
-        session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries, watch=metrics
+        session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries, metrics=metrics
     )
     opened = partial(
         open_engine,

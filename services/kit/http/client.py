@@ -1,8 +1,7 @@
-"""Outgoing JSON over HTTP: one session, explicit time-outs, and the only retries, with jitter and a budget."""
+"""JSON over HTTP to an engine: one session, explicit timeouts, and the only layer that retries, within a budget."""
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -12,9 +11,12 @@ import msgspec
 from pydantic import SecretStr
 from pydantic_core import from_json
 
+from regrade.backoff import backoff_s
 from services.kit.http.load_balancing import Replica, Replicas, RetryBudget, split_urls
 
-_MAX_ANSWER_BYTES = 16_000_000
+_MAX_RESPONSE_BYTES = 16_000_000
+"""Above the log-probabilities of the largest batch; a larger body is not read to its end."""
+
 _BUSY_STATUS = frozenset({408, 429})
 _RETRIED_STATUS = _BUSY_STATUS | {500, 502, 503, 504}
 _PROBE_TIMEOUT_S = 5.0
@@ -23,21 +25,21 @@ log = logging.getLogger(__name__)
 
 
 class UpstreamError(Exception):
-    """The other side gave no usable answer."""
+    """The upstream gave no usable answer."""
 
     retryable = True
 
 
 class UpstreamUnavailable(UpstreamError):
-    """No answer within the retry budget: refused connections, time-outs, 5xx, 429."""
+    """No answer within the retries: refused connections, timeouts, 5xx, 429."""
 
 
 class UpstreamBusy(UpstreamUnavailable):
-    """It is there, and will not take more just now: 429, 408."""
+    """The upstream is up and takes no more requests at present: 429, 408."""
 
 
 class UpstreamRefused(UpstreamError):
-    """The request itself was refused, with `status` where HTTP did; asking again brings the same."""
+    """The request itself was refused, with `status` where it was by HTTP; a retry would be refused, too."""
 
     retryable = False
 
@@ -47,39 +49,40 @@ class UpstreamRefused(UpstreamError):
 
 
 class UpstreamMalformed(UpstreamError):
-    """An answer that is not what the protocol promises."""
+    """A response that does not follow the protocol."""
 
 
-class Watch(Protocol):
-    """What is told of replicas and retries; for metrics."""
+class UpstreamMetrics(Protocol):
+    """Counts ejections and retries."""
 
     def replicas_ejected(self, count: int) -> None:
-        """How many replicas are out of service now."""
+        """The number of replicas that are ejected."""
         ...
 
     def retry(self, *, afforded: bool) -> None:
-        """A request failed and was tried again, or was not because the budget is spent."""
+        """A request failed; it is retried if the budget affords it."""
         ...
 
 
 def open_session(
     *, connections: int, timeout_s: float, traced: aiohttp.TraceConfig | None = None
 ) -> aiohttp.ClientSession:
-    """The process's HTTP session: `connections` at most at once, `timeout_s` for a whole call."""
+    """An HTTP session with at most `connections` connections and `timeout_s` for a whole call."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=60.0),
-        cookie_jar=aiohttp.DummyCookieJar(),  # an engine has nothing to remember with us
+        cookie_jar=aiohttp.DummyCookieJar(),  # engines set none that matter
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=5.0),
         trace_configs=[traced] if traced is not None else None,
     )
 
 
 class JsonEndpoint:
-    """A JSON API behind one or several base URLs (comma-separated), alike in what they serve.
+    """A JSON API behind one or several base URLs (comma-separated) that serve the same.
 
-    A request goes to the replica with the least under way. A failed one is tried `retries` times more,
-    on another replica where there is one, else `backoff_s` apart and doubling. Replicas that keep failing
-    are left out until they answer `probe_path` as `accept` wants it; with none left, requests fail at once.
+    A request goes to the replica with the fewest requests in flight. A failed one is retried up to `retries` times:
+    at once on another replica, else after a wait that starts at `backoff_s` and doubles. A replica that keeps failing
+    is ejected until it answers a GET of `probe_path` and `check_probe`, which may raise `UpstreamError`, accepts the
+    answer. With every replica ejected, requests fail at once.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class JsonEndpoint:
         retries: int = 2,
         backoff_s: float = 0.2,
         probe_path: str = "/v1/models",
-        watch: Watch | None = None,
+        metrics: UpstreamMetrics | None = None,
     ) -> None:
         self._session = session
         self._replicas = Replicas(split_urls(base_urls, key.get_secret_value() if key is not None else ""))
@@ -99,25 +102,25 @@ class JsonEndpoint:
         self._retries = retries
         self._backoff_s = backoff_s
         self._probe_path = probe_path
-        self._watch = watch
-        self.accept: Callable[[Any], None] = lambda _: None
+        self._metrics = metrics
+        self.check_probe: Callable[[Any], None] = lambda _: None
 
     async def get(self, path: str) -> Any:
         """One GET. Raises `UpstreamError`."""
         return await self._with_retries("GET", path, None, 1, from_json)
 
     async def post(self, path: str, payload: Any, weight: int = 1, read: Callable[[bytes], Any] = from_json) -> Any:
-        """One POST; `weight` is what it adds to a replica's load, `read` makes of the body what is answered.
+        """One POST, its response parsed by `read`; it counts as `weight` requests in flight.
 
-        Raises `UpstreamError`; `UpstreamMalformed` where `read` raises `ValueError`.
+        Raises `UpstreamError`; `UpstreamMalformed` when `read` raises `ValueError`.
         """
         return await self._with_retries("POST", path, msgspec.json.encode(payload), weight, read)
 
     async def probe_all(self) -> list[Any]:
-        """Probe every replica, leave out those away, and tell the others' answers, in order.
+        """Probe every replica and return the answers of those that are up, in order.
 
-        None stands for a replica that is there and does not answer the probe with JSON. Raises
-        `UpstreamUnavailable` when all are away.
+        None stands for a replica that is up and does not answer the probe with JSON. Raises `UpstreamUnavailable`
+        when none is up.
         """
         probes = await asyncio.gather(*(self._probe(replica) for replica in self._replicas.all))
         answers = [probe for probe in probes if not isinstance(probe, UpstreamError)]
@@ -139,7 +142,7 @@ class JsonEndpoint:
                     raise
             tried.add(replica)
             if self._replicas.least_loaded(tried) in tried:
-                await asyncio.sleep(self._backoff_s * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                await asyncio.sleep(backoff_s(attempt + 1, first_s=self._backoff_s))
         raise AssertionError("unreachable")
 
     async def _choose(self, tried: set[Replica]) -> Replica:
@@ -148,7 +151,7 @@ class JsonEndpoint:
             await self._probe(candidate)
         replica = self._replicas.least_loaded(tried)
         if replica is None:
-            raise UpstreamUnavailable(f"out of service after repeated failures (all {len(self._replicas.all)})")
+            raise UpstreamUnavailable(f"all {len(self._replicas.all)} replicas are ejected after repeated failures")
         return replica
 
     async def _send_to(
@@ -161,22 +164,22 @@ class JsonEndpoint:
             raise
         except UpstreamUnavailable as error:
             if replica.record_failure(time.monotonic()):
-                log.warning("replica out of service", extra={"replica": replica.address.name, "detail": str(error)})
+                log.warning("replica ejected", extra={"replica": replica.address.name, "detail": str(error)})
                 self._report_ejected()
             raise
         except UpstreamRefused:
             replica.record_success()
             raise
-        if method == "POST":  # a server whose model is stuck may still tell what it serves
+        if method == "POST":  # a server whose model hangs may still answer a GET
             replica.record_success()
         return answer
 
     async def _probe(self, replica: Replica) -> Any:
-        """What a replica answers at the probe's path: in service if that is acceptable, else an error and out."""
+        """Probe a replica: the answer, and it is back in service; or the error, and it is ejected."""
         replica.probed = True
         try:
-            answer = await self._answer_to_probe(replica)
-            self.accept(answer)
+            answer = await self._get_probe(replica)
+            self.check_probe(answer)
         except UpstreamError as error:
             log.warning("replica failed its probe", extra={"replica": replica.address.name, "detail": str(error)})
             replica.eject(time.monotonic())
@@ -188,7 +191,7 @@ class JsonEndpoint:
             replica.probed = False
             self._report_ejected()
 
-    async def _answer_to_probe(self, replica: Replica) -> Any:
+    async def _get_probe(self, replica: Replica) -> Any:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 return await self._send(replica, "GET", self._probe_path, None, from_json)
@@ -214,8 +217,8 @@ class JsonEndpoint:
         if response.status in _RETRIED_STATUS:
             raise UpstreamUnavailable(f"HTTP {response.status} at {path}")
         if response.status >= 300:
-            told = answer[:300].decode(errors="replace")
-            raise UpstreamRefused(f"HTTP {response.status} at {path}: {told}", response.status)
+            detail = answer[:300].decode(errors="replace")
+            raise UpstreamRefused(f"HTTP {response.status} at {path}: {detail}", response.status)
         try:
             return read(answer)
         except ValueError as error:
@@ -223,19 +226,19 @@ class JsonEndpoint:
 
     def _affords_retry(self) -> bool:
         afforded = self._budget.try_spend()
-        if self._watch is not None:
-            self._watch.retry(afforded=afforded)
+        if self._metrics is not None:
+            self._metrics.retry(afforded=afforded)
         return afforded
 
     def _report_ejected(self) -> None:
-        if self._watch is not None:
-            self._watch.replicas_ejected(self._replicas.ejected)
+        if self._metrics is not None:
+            self._metrics.replicas_ejected(self._replicas.ejected)
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
     chunks = bytearray()
     async for chunk in response.content.iter_chunked(65_536):
         chunks += chunk
-        if len(chunks) > _MAX_ANSWER_BYTES:
-            raise UpstreamMalformed(f"an answer of more than {_MAX_ANSWER_BYTES} bytes")
+        if len(chunks) > _MAX_RESPONSE_BYTES:
+            raise UpstreamMalformed(f"a response of more than {_MAX_RESPONSE_BYTES} bytes")
     return bytes(chunks)

@@ -1,8 +1,8 @@
-"""Which replica of an upstream is asked next, which are out of service, and how many retries are affordable.
+"""Load balancing over the replicas of an upstream: least loaded first, ejection after failures, a retry budget.
 
-A replica leaves service after several failures in a row, for a time that grows with each return to
-failure. It comes back by one probe, and stays on probation until a request succeeds. With every
-replica out, requests fail at once: an engine that is down is not waited for by each caller in turn.
+A replica is ejected after several failures in a row, each time for longer. One successful probe puts it back in
+service; its next failure ejects it again until a request has succeeded. With every replica ejected, requests fail at
+once, so that callers do not wait for an engine that is down.
 """
 
 import base64
@@ -13,14 +13,21 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from regrade.backoff import backoff_s
+
 Clock = Callable[[], float]
 
 _FAILURES = 5
-_FIRST_REST_S = 1.0
-_LONGEST_REST_S = 60.0
+"""Failures in a row that eject a replica: single lost connections do not."""
+
+_FIRST_EJECTION_S = 1.0
+_MAX_EJECTION_S = 60.0
+
 _RETRIES_A_REQUEST = 0.1
+"""In an outage, retries add at most a tenth to the load."""
+
 _RETRIES_A_SECOND = 1.0
-_RETRIES_AT_ONCE = 100.0
+_MAX_RETRIES_SAVED = 100.0
 
 
 class Address(NamedTuple):
@@ -34,10 +41,10 @@ class Address(NamedTuple):
 def split_urls(text: str, key: str = "") -> tuple[Address, ...]:
     """The addresses in a comma-separated list of base URLs.
 
-    Raises `ValueError`, whose message repeats nothing of the text: it may hold a password.
+    Raises `ValueError`, whose message does not repeat the text: it may hold a password.
     """
-    found = (_address(part.strip(), position, key) for position, part in enumerate(text.split(","), start=1))
-    return tuple({address.url: address for address in found}.values())
+    addresses = (_address(part.strip(), position, key) for position, part in enumerate(text.split(","), start=1))
+    return tuple({address.url: address for address in addresses}.values())
 
 
 def _address(text: str, position: int, key: str) -> Address:
@@ -61,7 +68,7 @@ def _address(text: str, position: int, key: str) -> Address:
 
 
 class Replica:
-    """One address, what is under way with it, and how it has fared."""
+    """One address, its requests in flight, and its state of service."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -73,16 +80,16 @@ class Replica:
 
     @property
     def in_service(self) -> bool:
-        """Whether it may be asked."""
+        """Whether it is not ejected."""
         return self._ejected_until is None
 
     def ready_for_probe(self, now: float) -> bool:
-        """Whether it has rested, and nobody probes it yet."""
+        """Whether its ejection is over and no probe of it is in flight."""
         return self._ejected_until is not None and self._ejected_until <= now and not self.probed
 
     @contextmanager
     def load(self, weight: int) -> Iterator[None]:
-        """Count `weight` as under way."""
+        """Count `weight` requests as in flight."""
         self.in_flight += weight
         try:
             yield
@@ -90,16 +97,16 @@ class Replica:
             self.in_flight -= weight
 
     def record_success(self) -> None:
-        """A request succeeded: past failures are forgotten, unless it has been taken out since."""
+        """A request succeeded: the count of failures starts again, unless the replica was ejected since."""
         if self.in_service:
             self._failures = self._ejections = 0
 
     def reinstate(self) -> None:
-        """A probe succeeded: back in service, and out again at the first failure."""
+        """A probe succeeded: back in service, to be ejected again at the first failure."""
         self._ejected_until = None
 
     def record_failure(self, now: float) -> bool:
-        """A request failed; true if that takes it out of service. Stragglers of an earlier failure change nothing."""
+        """A request failed; true if that ejects the replica. Once ejected, later failures are ignored."""
         if not self.in_service:
             return False
         self._failures += 1
@@ -109,11 +116,10 @@ class Replica:
         return True
 
     def eject(self, now: float) -> None:
-        """Out of service, each time longer than the last."""
+        """Take it out of service, each time for longer."""
         self._failures = _FAILURES
-        longest = min(_LONGEST_REST_S, _FIRST_REST_S * 2**self._ejections)
-        self._ejected_until = now + longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-        self._ejections = min(self._ejections + 1, 16)
+        self._ejections += 1
+        self._ejected_until = now + backoff_s(self._ejections, first_s=_FIRST_EJECTION_S, max_s=_MAX_EJECTION_S)
 
 
 class Replicas:
@@ -124,37 +130,37 @@ class Replicas:
 
     @property
     def ejected(self) -> int:
-        """How many are out of service."""
+        """How many are ejected."""
         return sum(not replica.in_service for replica in self.all)
 
     def ready_for_probe(self, now: float) -> Replica | None:
-        """One to be probed now, if any is."""
+        """A replica whose probe is due, or None."""
         return next((replica for replica in self.all if replica.ready_for_probe(now)), None)
 
     def least_loaded(self, tried: Collection[Replica] = ()) -> Replica | None:
-        """The one in service with the fewest conversations under way, rather one not yet tried; a draw by lot."""
+        """The replica in service with the least load, if possible one not yet tried; ties are broken at random."""
         serving = [replica for replica in self.all if replica.in_service]
         fresh = [replica for replica in serving if replica not in tried] or serving
-        return min(fresh, key=lambda replica: (replica.in_flight, random.random()), default=None)  # noqa: S311 - a lot
+        return min(fresh, key=lambda replica: (replica.in_flight, random.random()), default=None)  # noqa: S311 - no secret
 
 
 class RetryBudget:
-    """A tenth of the requests may be retries, and a few beyond that; in an outage they would multiply the load."""
+    """Token bucket of retries, so that an outage does not multiply the load."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._tokens = _RETRIES_AT_ONCE
+        self._tokens = _MAX_RETRIES_SAVED
         self._updated_at = clock()
 
     def record_request(self) -> None:
-        """A request was made."""
+        """Add the share of a retry that a request permits."""
         now = self._clock()
         self._tokens += _RETRIES_A_REQUEST + _RETRIES_A_SECOND * (now - self._updated_at)
-        self._tokens = min(self._tokens, _RETRIES_AT_ONCE)
+        self._tokens = min(self._tokens, _MAX_RETRIES_SAVED)
         self._updated_at = now
 
     def try_spend(self) -> bool:
-        """Whether a retry is affordable; it is paid for."""
+        """Take a retry from the budget; false if it is empty."""
         if self._tokens < 1.0:
             return False
         self._tokens -= 1.0

@@ -6,12 +6,12 @@ sample is tried again here, until its caller is about to give up.
 
 import asyncio
 import hashlib
-import random
 from collections.abc import Sequence
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from regrade.backoff import backoff_s
 from regrade.contracts import MAIN_LINEAGE, ErrorCode, Mode, Name, Purpose, ScoreItem, ScoreRequest
 from regrade.contracts.base import Contract
 from regrade.micro_batching import MicroBatcher
@@ -49,16 +49,17 @@ class Together:
         """
         deadline = asyncio.get_running_loop().time() + hold_s
         found: dict[int, ItemResult] = {}
-        pause = _FIRST_PAUSE_S
+        failures = 0
         while len(found) < len(items):
             missing = [number for number in range(len(items)) if number not in found]
             problem = await self._once(target, items, missing, deadline, found)
             if problem is None:
                 continue
+            failures += 1
+            pause = backoff_s(failures, first_s=_FIRST_PAUSE_S, max_s=_LONGEST_PAUSE_S)
             if asyncio.get_running_loop().time() + pause > deadline:
                 raise problem
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-            pause = min(_LONGEST_PAUSE_S, 2 * pause)
+            await asyncio.sleep(pause)
         return [found[number] for number in range(len(items))]
 
     async def aclose(self) -> None:

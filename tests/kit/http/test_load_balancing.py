@@ -79,7 +79,7 @@ async def test_a_failing_call_is_tried_on_another_at_once(fake_engine: FakeEngin
     watched = Watched()
     async with open_session(connections=4, timeout_s=5.0) as session:
         urls = f"{fake_engine.url}, {other_engine.url}"
-        endpoint = JsonEndpoint(session, urls, retries=1, backoff_s=30.0, watch=watched)
+        endpoint = JsonEndpoint(session, urls, retries=1, backoff_s=30.0, metrics=watched)
         for _ in range(40):
             assert (await endpoint.post(CHAT, BODY))["choices"]
     assert len(fake_engine.calls) == 5, "left out after five failures in a row"
@@ -91,11 +91,11 @@ async def test_a_failing_call_is_tried_on_another_at_once(fake_engine: FakeEngin
 async def test_one_probe_brings_it_back_on_probation(
     fake_engine: FakeEngine, other_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "_FIRST_REST_S", 0.3)
+    monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 0.3)
     fake_engine.script = lambda _: BROKEN
     watched = Watched()
     async with open_session(connections=20, timeout_s=5.0) as session:
-        endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}", watch=watched)
+        endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}", metrics=watched)
         for _ in range(40):
             await endpoint.post(CHAT, BODY)
         assert fake_engine.probes == 0
@@ -117,7 +117,7 @@ async def test_one_probe_brings_it_back_on_probation(
 async def test_with_all_out_calls_fail_at_once_until_a_probe_succeeds(
     fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "_FIRST_REST_S", 2.0)
+    monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 2.0)
     fake_engine.script = lambda _: Reply(hang=True)
     async with open_session(connections=20, timeout_s=0.2) as session:
         endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
@@ -173,7 +173,7 @@ async def test_retries_stay_within_their_budget(fake_engine: FakeEngine, monkeyp
     fake_engine.script = lambda _: Reply(status=429)
     watched = Watched()
     async with open_session(connections=4, timeout_s=5.0) as session:
-        endpoint = JsonEndpoint(session, fake_engine.url, retries=2, backoff_s=0.0, watch=watched)
+        endpoint = JsonEndpoint(session, fake_engine.url, retries=2, backoff_s=0.0, metrics=watched)
         for _ in range(30):
             with pytest.raises(UpstreamBusy):
                 await endpoint.post(CHAT, BODY)

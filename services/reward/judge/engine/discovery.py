@@ -135,7 +135,7 @@ async def _agree_on_model(endpoint: JsonEndpoint, model: str) -> str:
         accept = _serves(model if model in listed else listed[0])
         for answer in answers:
             accept(answer)
-        endpoint.accept = accept
+        endpoint.check_probe = accept
     return model
 
 

@@ -57,7 +57,7 @@ async def test_a_server_that_lists_no_models_is_asked_for_the_one_named(fake_eng
 async def test_an_endpoint_that_comes_back_with_another_model_stays_out(
     fake_engine: FakeEngine, second_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "_FIRST_REST_S", 0.0)
+    monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 0.0)
     second_engine.stop()
     async with open_session(connections=2, timeout_s=5.0) as session:
         endpoint = JsonEndpoint(session, f"{fake_engine.url},{second_engine.url}", backoff_s=0.001)
@@ -104,7 +104,7 @@ async def test_no_item_is_lost_when_one_of_two_engines_dies(
 async def test_with_every_engine_out_the_door_says_so_at_once(
     start_reward: StartReward, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "_FIRST_REST_S", 60.0)
+    monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 60.0)
     service = start_reward(bootstrap_tasks=[TASK], judge_timeout_s=0.5)
     async with httpx.AsyncClient(base_url=service.url) as http:
         assert (await http.post("/score", json={"task": TASK, "items": [item()]})).status_code == 200
