@@ -126,7 +126,7 @@ async def test_with_all_out_calls_fail_at_once_until_a_probe_succeeds(
                 await endpoint.post(CHAT, BODY)
         assert len(fake_engine.calls) == 5
         for _ in range(50):
-            with pytest.raises(UpstreamUnavailable, match="out of service"):
+            with pytest.raises(UpstreamUnavailable, match="are ejected"):
                 await endpoint.post(CHAT, BODY)
         assert len(fake_engine.calls) == 5
         fake_engine.script = lambda _: WELL
@@ -163,12 +163,12 @@ async def test_telling_what_it_serves_does_not_show_that_it_works(fake_engine: F
                 await endpoint.post(CHAT, BODY)
             if len(fake_engine.calls) < 5:
                 await endpoint.get("/v1/models")
-        with pytest.raises(UpstreamUnavailable, match="out of service"):
+        with pytest.raises(UpstreamUnavailable, match="are ejected"):
             await endpoint.post(CHAT, BODY)
 
 
 async def test_retries_stay_within_their_budget(fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "_RETRIES_AT_ONCE", 3.0)
+    monkeypatch.setattr(replicas, "_MAX_RETRIES_SAVED", 3.0)
     monkeypatch.setattr(replicas, "_RETRIES_A_SECOND", 0.0)
     fake_engine.script = lambda _: Reply(status=429)
     watched = Watched()
@@ -252,6 +252,6 @@ async def test_credentials_are_sent_and_never_told(fake_engine: FakeEngine, capl
         told.append(repr(away.value))
     assert [headers["Authorization"] for headers in fake_engine.headers[:2]] == ["Basic bWU6aHVzaC0x", "Bearer hush-2"]
     logged = "".join(f"{record.getMessage()}{record.__dict__}" for record in caplog.records)
-    assert "out of service" in logged
+    assert "replica ejected" in logged
     assert "hush" not in logged + "".join(told)
     assert "bWU6" not in logged + "".join(told)
