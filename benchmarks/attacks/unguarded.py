@@ -11,7 +11,7 @@ from regrade.tasks import TaskPack
 from services.kit.results import ItemError
 from services.kit.store.redis import connect
 from services.reward.app import judge_limits
-from services.reward.items.text import look
+from services.reward.items.text import prepare_text
 from services.reward.judge.admission import Admission
 from services.reward.judge.engine.base import Engine
 from services.reward.judge.engine_client import EngineClient, JudgeContext
@@ -38,9 +38,9 @@ class Unguarded:
         """The reward; None where the engine gives no usable answer."""
         shown = prompt_parts(
             system=system_turn(self._pack.judge_role, self._rubric, FENCE_KEY),
-            task=fenced("TASK", look(prompt), FENCE_KEY),
+            task=fenced("TASK", prepare_text(prompt), FENCE_KEY),
             reference=None,
-            completion=look(completion),
+            completion=prepare_text(completion),
             fence_key=FENCE_KEY,
         )
         context = JudgeContext(self._engine, self._pack.name, Purpose.SHADOW, FENCE_KEY)

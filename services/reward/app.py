@@ -21,12 +21,12 @@ from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.kit.text.math_equal import MathEqualPool
 from services.kit.web.server import Readiness, install_common_routes
-from services.reward.api.micro_batching import Together
+from services.reward.api.micro_batching import RetryingBatcher
 from services.reward.api.publishing import bootstrap, lineages_of
 from services.reward.api.quotas import Quotas
 from services.reward.api.routes import router, scoring
 from services.reward.api.state import RewardState
-from services.reward.api.trainer_routes import router as wires
+from services.reward.api.trainer_routes import router as trainer_router
 from services.reward.judge.admission import Admission
 from services.reward.judge.engine.discovery import EngineHandle, open_engine
 from services.reward.judge.engine_client import EngineClient
@@ -40,7 +40,7 @@ from services.reward.persistence.recovery import Recovery
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
 from services.reward.persistence.spool import open_spool
 from services.reward.scoring.pins import Pins
-from services.reward.scoring.pipeline import ScoreService
+from services.reward.scoring.pipeline import ScoringPipeline
 from services.reward.settings import RewardSettings
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
             finally:
                 for task in background:
                     await cancel_and_wait(task)
-                await state.together.aclose()
+                await state.batcher.aclose()
                 await state.service.aclose()
                 if state.spool is not None:
                     await state.spool.aclose()
@@ -93,7 +93,7 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
     )
     app.include_router(scoring)
     app.include_router(router)
-    app.include_router(wires)
+    app.include_router(trainer_router)
     install_common_routes(app, settings, registry, _ready)
     if tracing is not None:
         from services.reward.tracing import TracedRequests
@@ -158,7 +158,7 @@ async def _open_state(
     trace_log = TraceLog(redis, pipe, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
     pins, actives = PinCache(), ActiveRubricCache(store, circuit, metrics)
     spool = open_spool(settings)
-    ledger = OutcomeStore(trace_log, circuit, pins, actives, spool)
+    outcomes = OutcomeStore(trace_log, circuit, pins, actives, spool)
     admission = Admission(
         capacity=settings.judge_in_flight,
         shadow_capacity=settings.shadow_in_flight or max(1, settings.judge_in_flight // 8),
@@ -167,9 +167,9 @@ async def _open_state(
         quiet_s=settings.shadow_quiet_s,
     )
     calls = EngineClient(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
-    service = ScoreService(
-        pins=Pins(actives, ledger, settings),
-        ledger=ledger,
+    service = ScoringPipeline(
+        pins=Pins(actives, outcomes, settings),
+        outcomes=outcomes,
         engine=engine,
         judge=Judge(calls, judge_limits(settings)),
         admission=admission,
@@ -199,9 +199,9 @@ async def _open_state(
         lambda: spool.entries if spool else 0,
         settings.spool_max_bytes if spool else 0,
     )
-    together = Together(service, size=settings.wire_batch, wait_s=settings.wire_wait_s)
+    batcher = RetryingBatcher(service, size=settings.trainer_batch, wait_s=settings.trainer_batch_wait_s)
     quotas = Quotas(settings.tenants, metrics)
-    return RewardState(redis, store, engine, service, together, circuit, actives, spool, recovery, quotas)
+    return RewardState(redis, store, engine, service, batcher, circuit, actives, spool, recovery, quotas)
 
 
 def judge_limits(settings: RewardSettings) -> JudgeLimits:
@@ -216,7 +216,7 @@ def judge_limits(settings: RewardSettings) -> JudgeLimits:
 
 
 async def _prepare(
-    settings: RewardSettings, redis: Redis, store: RubricStore, actives: ActiveRubricCache, service: ScoreService
+    settings: RewardSettings, redis: Redis, store: RubricStore, actives: ActiveRubricCache, service: ScoringPipeline
 ) -> None:
     """What is needed of Redis once, at start or when it first answers: starting rubrics, and the shared fence key."""
     await bootstrap(store, settings.bootstrap_tasks)

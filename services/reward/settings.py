@@ -58,10 +58,10 @@ class RewardSettings(ServiceSettings):
     task_modes: dict[Name, Mode] = Field(
         {}, description='Judge mode by task (JSON object), where the request names none; else "expected".'
     )
-    wire_batch: int = Field(
+    trainer_batch: int = Field(
         64, ge=1, le=512, description="Samples of the trainers' own routes that are scored as one batch, at most."
     )
-    wire_wait_s: float = Field(
+    trainer_batch_wait_s: float = Field(
         0.1, ge=0, le=10, description="How long such a sample waits for others at most; 0: for those of this moment."
     )
     rationale_words: int = Field(80, ge=8, le=400, description="Longest rationale, in words.")

@@ -243,7 +243,7 @@ def vllm() -> Iterator[FakeEngine]:
 async def test_callers_of_one_sample_cost_the_judge_few_requests(start_reward: StartReward, vllm: FakeEngine) -> None:
     """64 at once: an eighth of the requests at most, where one request may hold many conversations."""
     wait_s = 0.3
-    service = start_reward(bootstrap_tasks=[TASK], judge_url=vllm.url, wire_wait_s=wait_s)
+    service = start_reward(bootstrap_tasks=[TASK], judge_url=vllm.url, trainer_batch_wait_s=wait_s)
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=service.url, params=QUERY, timeout=30.0, limits=limits) as http:
         asked = [http.post("/adapters/openrlhf", json=_openrlhf(f"{ESSAY} {n}")) for n in range(64)]

@@ -1,6 +1,6 @@
 """The judge's conversations for a rubric of two criteria, by mode and by what is asked."""
 
-from services.reward.items.text import look
+from services.reward.items.text import prepare_text
 from services.reward.judge.engine.base import ChatMessages
 from services.reward.judge.prompt import fenced, plan_conversation, prompt_parts, system_turn
 from tests.support.builders import PROMPT, llm, rubric
@@ -19,7 +19,7 @@ CONVERSATIONS: dict[str, Render] = {
 def plan_for(prompt: str) -> ChatMessages:
     """The one conversation that shows no completion."""
     system = system_turn("an examiner", RUBRIC, FENCE_KEY)
-    unseen = look("unseen")
-    task = fenced("TASK", look(prompt), FENCE_KEY)
+    unseen = prepare_text("unseen")
+    task = fenced("TASK", prepare_text(prompt), FENCE_KEY)
     shown = prompt_parts(system=system, task=task, reference=None, completion=unseen, fence_key=FENCE_KEY)
     return plan_conversation(shown, 40).messages

@@ -4,7 +4,7 @@ The plan is none of them: it is made before any completion is seen.
 """
 
 from regrade.contracts import Mode, Rubric
-from services.reward.items.text import look
+from services.reward.items.text import prepare_text
 from services.reward.judge.prompt import (
     JudgeConversation,
     PromptParts,
@@ -27,14 +27,14 @@ def conversations(rubric: Rubric, prompt: str, role: str = "an examiner") -> dic
     """By mode and by what is asked. `rubric` needs an LLM criterion."""
     criteria = rubric.llm_criteria
     system = system_turn(role, rubric, FENCE_KEY)
-    task = fenced("TASK", look(prompt), FENCE_KEY)
+    task = fenced("TASK", prepare_text(prompt), FENCE_KEY)
 
     def shown(completion: str) -> PromptParts:
         return prompt_parts(
             system=system,
             task=task,
-            reference=look("A reference."),
-            completion=look(completion),
+            reference=prepare_text("A reference."),
+            completion=prepare_text(completion),
             fence_key=FENCE_KEY,
         )
 

@@ -17,7 +17,7 @@ from regrade.contracts.base import Contract
 from regrade.micro_batching import MicroBatcher
 from services.kit.errors import Overloaded, Unavailable
 from services.kit.results import ItemResult
-from services.reward.scoring.pipeline import ScoreService
+from services.reward.scoring.pipeline import ScoringPipeline
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 5.0
@@ -35,10 +35,10 @@ class Target(Contract):
     purpose: Purpose = Purpose.TRAIN
 
 
-class Together:
+class RetryingBatcher:
     """Samples without a step, pinned by group. Equal samples of a prompt are one item: their callers name none."""
 
-    def __init__(self, service: ScoreService, *, size: int, wait_s: float) -> None:
+    def __init__(self, service: ScoringPipeline, *, size: int, wait_s: float) -> None:
         self._service = service
         self._batcher: MicroBatcher[Target, ScoreItem, ItemResult] = MicroBatcher(self._ask, size=size, wait_s=wait_s)
 

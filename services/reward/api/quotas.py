@@ -29,7 +29,7 @@ class Tenant(BaseModel):
     items_per_minute: float | None = Field(None, gt=0)
 
 
-class Budget:
+class TokenBucket:
     """A minute's worth that refills evenly. While something is left the next may be taken whole, on credit.
 
     So a batch larger than the budget is served, and paid for by waiting.
@@ -54,30 +54,30 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class TenantBudgets:
     """A tenant's budgets in this replica."""
 
     name: str
-    requests: Budget | None
-    items: Budget | None
+    requests: TokenBucket | None
+    items: TokenBucket | None
 
 
 class Quotas:
     """Every tenant's account, found by key."""
 
     def __init__(self, tenants: Mapping[str, Tenant], metrics: RewardMetrics, clock: Clock = time.monotonic) -> None:
-        def budget(per_minute: float | None) -> Budget | None:
-            return None if per_minute is None else Budget(per_minute, clock)
+        def budget(per_minute: float | None) -> TokenBucket | None:
+            return None if per_minute is None else TokenBucket(per_minute, clock)
 
         self._metrics = metrics
         self._accounts = [
             (key.get_secret_value().encode(), account)
             for name, tenant in tenants.items()
-            for account in [Account(name, budget(tenant.requests_per_minute), budget(tenant.items_per_minute))]
+            for account in [TenantBudgets(name, budget(tenant.requests_per_minute), budget(tenant.items_per_minute))]
             for key in tenant.keys
         ]
 
-    def enter(self, key: str) -> Account | None:
+    def enter(self, key: str) -> TenantBudgets | None:
         """Count a request of the tenant whose key this is; None for keys without one.
 
         Raises `Overloaded` where one of its budgets is spent. The body has not been read yet.
@@ -90,7 +90,7 @@ class Quotas:
                 account.requests.take(1)
         return account
 
-    def charge(self, account: Account | None, items: int) -> None:
+    def charge(self, account: TenantBudgets | None, items: int) -> None:
         """Count a request's items. Raises `Overloaded` where requests that came meanwhile have spent the budget."""
         if account is None:
             return
@@ -99,7 +99,7 @@ class Quotas:
             account.items.take(items)
         self._metrics.tenant(account.name, "admitted", items)
 
-    def _account_of(self, key: str) -> Account | None:
+    def _account_of(self, key: str) -> TenantBudgets | None:
         """Compared with every key in constant time, so that neither value nor position leaks."""
         given, found = key.encode(), None
         for known, account in self._accounts:
@@ -107,7 +107,7 @@ class Quotas:
                 found = account
         return found
 
-    def _refuse_if_spent(self, account: Account, budget: Budget | None, what: str) -> None:
+    def _refuse_if_spent(self, account: TenantBudgets, budget: TokenBucket | None, what: str) -> None:
         wait_s = 0.0 if budget is None else budget.wait_s()
         if wait_s > 0.0:
             self._metrics.tenant(account.name, "refused")

@@ -33,7 +33,7 @@ _MARGIN_S = 15.0
 """Kept of a trainer's time limit, for the way there and back and a slow judge's last answer."""
 
 
-class WireQuery(Target):
+class TrainerQuery(Target):
     """The query of a trainer's URL. `hold_s`: how long a sample is tried, judge or Redis away or not."""
 
     scope: Scope | None = None
@@ -45,7 +45,7 @@ class WireQuery(Target):
         return Target(task=self.task, run=self.run, mode=self.mode, lineage=self.lineage, purpose=self.purpose)
 
 
-class FilteredQuery(WireQuery):
+class FilteredQuery(TrainerQuery):
     """Of a trainer that can filter. `unscored=nan` answers NaN for what cannot be scored: its group is left out."""
 
     unscored: Literal["error", "nan"] = "error"
@@ -57,7 +57,7 @@ class SlimeQuery(FilteredQuery):
     reply: Literal["float", "dict"] = "float"
 
 
-async def _wire_key(request: Request, credentials: Credentials) -> str:
+async def _trainer_key(request: Request, credentials: Credentials) -> str:
     """The caller's key, once it is known to be one."""
     given = credentials or _of_url(request.headers.get("authorization", ""))
     await require_key(request, given)
@@ -79,12 +79,12 @@ def _of_url(header: str) -> HTTPAuthorizationCredentials | None:
 router = APIRouter(
     prefix="/adapters",
     tags=["trainers"],
-    dependencies=[Depends(_wire_key)],
+    dependencies=[Depends(_trainer_key)],
     responses=error_responses(401, 404, 413, 422, 429, 503),
 )
 
 
-Key = Annotated[str, Depends(_wire_key)]
+Key = Annotated[str, Depends(_trainer_key)]
 
 
 @router.post("/openrlhf", response_model=openrlhf.OpenRLHFResponse)
@@ -107,7 +107,7 @@ async def slime_reward(
 
 @router.post("/nemo-gym/verify", response_model=nemo_gym.VerifyResponse)
 async def nemo_gym_verify(
-    body: nemo_gym.VerifyRequest, query: Annotated[WireQuery, Query()], state: State, key: Key
+    body: nemo_gym.VerifyRequest, query: Annotated[TrainerQuery, Query()], state: State, key: Key
 ) -> Response:
     """NeMo Gym's `/verify`. A judge that fails is a 200 with reward 0.0 and the class of failure that Gym filters."""
     (item,) = _mapped(lambda: [nemo_gym.to_item(body, query.scope)])
@@ -125,7 +125,7 @@ async def nemo_gym_verify(
 
 @router.post("/nemo-gym/compare", response_model=nemo_gym.CompareResponse)
 async def nemo_gym_compare(
-    body: nemo_gym.CompareRequest, query: Annotated[WireQuery, Query()], state: State, key: Key
+    body: nemo_gym.CompareRequest, query: Annotated[TrainerQuery, Query()], state: State, key: Key
 ) -> Response:
     """NeMo Gym's `/compare`: the group's rewards, each by itself; an error where one of them cannot be had."""
     results = await _scored(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, lambda: nemo_gym.to_items(body, query.scope))
@@ -133,7 +133,7 @@ async def nemo_gym_compare(
 
 
 async def _scored(
-    state: RewardState, key: str, query: WireQuery, gives_up_after_s: float, items: Callable[[], list[ScoreItem]]
+    state: RewardState, key: str, query: TrainerQuery, gives_up_after_s: float, items: Callable[[], list[ScoreItem]]
 ) -> list[ItemResult]:
     """The outcomes; all of them rewards, unless the caller wants NaN for the others. Raises `ServiceError`."""
     results = await _logged(query, _held(state, key, query, gives_up_after_s, _mapped(items)))
@@ -145,7 +145,7 @@ async def _scored(
     return results
 
 
-async def _logged(query: WireQuery, results: Awaitable[list[ItemResult]]) -> list[ItemResult]:
+async def _logged(query: TrainerQuery, results: Awaitable[list[ItemResult]]) -> list[ItemResult]:
     """These trainers tell their users little of why a call was refused. Outages are told where they are met."""
     try:
         return await results
@@ -167,7 +167,7 @@ def _mapped(items: Callable[[], list[ScoreItem]]) -> list[ScoreItem]:
 
 
 async def _held(
-    state: RewardState, key: str, query: WireQuery, gives_up_after_s: float, items: list[ScoreItem]
+    state: RewardState, key: str, query: TrainerQuery, gives_up_after_s: float, items: list[ScoreItem]
 ) -> list[ItemResult]:
     """The outcomes, once the caller's budget and the judge allow it. Raises `ServiceError` when waiting has not helped.
 
@@ -183,7 +183,7 @@ async def _held(
             if error.retry_after is None or loop.time() + error.retry_after > until:
                 raise
             await asyncio.sleep(error.retry_after)
-    return await state.together.score(query.target, items, hold_s=max(0.0, until - loop.time()))
+    return await state.batcher.score(query.target, items, hold_s=max(0.0, until - loop.time()))
 
 
 def _json(answer: BaseModel | dict[str, Any] | float) -> Response:

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 from regrade.contracts import Conversation, Mode, ScoreItem, ScoreRequest, as_text
 from services.kit.text.fence import utf8
-from services.reward.items.text import Text
+from services.reward.items.text import PreparedText
 
 
-def content_of(item: ScoreItem, prompt: Text, completion: Text) -> tuple[str, ...]:
+def content_of(item: ScoreItem, prompt: PreparedText, completion: PreparedText) -> tuple[str, ...]:
     """What an item says, by digest: `prompt` and `completion` are its texts."""
     reference, scope = item.reference, item.scope
     return (
@@ -73,7 +73,7 @@ def _prompt_hash(prompt: str) -> str:
     return hashlib.sha256(utf8(prompt)).hexdigest()
 
 
-def _digest(content: str | Conversation, text: Text) -> str:
+def _digest(content: str | Conversation, text: PreparedText) -> str:
     if isinstance(content, str):
         return text.digest.hex()
     turns = (part for message in content for part in (message.role, message.content))

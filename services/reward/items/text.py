@@ -7,7 +7,7 @@ from regrade.contracts import Flag
 from services.kit.text.fence import is_plain, neutralise, utf8
 
 
-class Text(NamedTuple):
+class PreparedText(NamedTuple):
     """A text as it came and as it may be shown, the SHA-256 of either, and flags for what was taken out of it."""
 
     raw: str
@@ -18,12 +18,12 @@ class Text(NamedTuple):
     flags: tuple[Flag, ...]
 
 
-def look(text: str) -> Text:
+def prepare_text(text: str) -> PreparedText:
     """Everything at once: the bytes of a text are made and read one time."""
     raw = utf8(text)
     digest = hashlib.sha256(raw).digest()
     if is_plain(raw):
-        return Text(text, digest, text, raw, digest, ())
+        return PreparedText(text, digest, text, raw, digest, ())
     safe, flags = neutralise(text)
     shown = utf8(safe)
-    return Text(text, digest, safe, shown, hashlib.sha256(shown).digest(), flags)
+    return PreparedText(text, digest, safe, shown, hashlib.sha256(shown).digest(), flags)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from regrade.contracts import LlmCriterion, Rubric
 from services.kit.templates import fill, load_template
 from services.kit.text.fence import enclose, neutralise, utf8
-from services.reward.items.text import Text, look
+from services.reward.items.text import PreparedText, prepare_text
 from services.reward.judge.engine.base import ChatMessages
 
 
@@ -55,13 +55,13 @@ def system_turn(role: str, rubric: Rubric, fence_key: bytes) -> PromptPart:
     return PromptPart(text, hashlib.blake2b(utf8(text), key=_short(fence_key), digest_size=32).hexdigest())
 
 
-def fenced(label: str, text: Text, fence_key: bytes) -> PromptPart:
+def fenced(label: str, text: PreparedText, fence_key: bytes) -> PromptPart:
     """A text that nobody vouches for, as it is shown."""
     return PromptPart(enclose(label, text.safe, text.safe_digest, fence_key), text.safe_digest.hex())
 
 
 def prompt_parts(
-    *, system: PromptPart, task: PromptPart, reference: Text | None, completion: Text, fence_key: bytes
+    *, system: PromptPart, task: PromptPart, reference: PreparedText | None, completion: PreparedText, fence_key: bytes
 ) -> PromptParts:
     """An item as it is shown to the judge; `task` is its prompt, `fenced` once for all of its group."""
     return PromptParts(
@@ -90,7 +90,7 @@ def plan_conversation(shown: PromptParts, words: int) -> JudgeConversation:
 
 def execution_conversation(shown: PromptParts, plan: str, words: int, fence_key: bytes) -> JudgeConversation:
     """Asks for the plan to be carried out on the response."""
-    seen = (shown.task, shown.reference, fenced("PLAN", look(plan), fence_key), shown.response)
+    seen = (shown.task, shown.reference, fenced("PLAN", prepare_text(plan), fence_key), shown.response)
     return _opening(shown.system, seen, _filled("execute", words=str(words)))
 
 

@@ -30,9 +30,9 @@ class Resolved(NamedTuple):
 class Pins:
     """Finds each item's rubric: the named candidate, else its pin's, else the active one, which is then pinned."""
 
-    def __init__(self, actives: ActiveRubricCache, ledger: OutcomeStore, settings: RewardSettings) -> None:
+    def __init__(self, actives: ActiveRubricCache, outcomes: OutcomeStore, settings: RewardSettings) -> None:
         self._actives = actives
-        self._ledger = ledger
+        self._outcomes = outcomes
         self._settings = settings
 
     async def resolve(self, request: ScoreRequest, bases: Sequence[str]) -> list[Resolved]:
@@ -79,7 +79,7 @@ class Pins:
             group = group_of(item) if request.step is None else ""
             members.setdefault((item.scope, group), []).append(index)
         pins = [await self._pin_request(request, group, indices, bases) for (_, group), indices in members.items()]
-        states = await self._ledger.resolve(request.task, pins, request.on_outage)
+        states = await self._outcomes.resolve(request.task, pins, request.on_outage)
         resolved: list[Resolved | None] = [None] * len(request.items)
         for indices, state, pin in zip(members.values(), states, pins, strict=True):
             if state.active is None:

@@ -15,7 +15,7 @@ from services.kit.results import CriterionScore, ItemError, ItemResult, ScoreRes
 from services.kit.store.trace_log import OutcomeRecord
 from services.kit.text.math_equal import MathEqualPool
 from services.reward.items.identity import content_of, group_of, item_bases, item_identity, item_ids, trace_id
-from services.reward.items.text import Text, look
+from services.reward.items.text import PreparedText, prepare_text
 from services.reward.judge.admission import Admission
 from services.reward.judge.engine.base import Engine
 from services.reward.judge.engine.discovery import EngineHandle
@@ -27,7 +27,7 @@ from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.scoring.aggregate import aggregate, fires
 from services.reward.scoring.pins import Pins, Resolved
 from services.reward.screening.guards import guard
-from services.reward.screening.injection import attempts
+from services.reward.screening.injection import injection_flags
 
 _RETRY_AFTER_S = 5
 _MAX_SYSTEM_TURNS = 512
@@ -35,15 +35,15 @@ _NOTHING = Usage()
 
 
 @dataclass(slots=True)
-class _Case:
+class ScoringState:
     """One item on its way: what is known of it grows stage by stage."""
 
     item: ScoreItem
     item_id: str
     identity: str
     resolved: Resolved
-    prompt: Text
-    completion: Text
+    prompt: PreparedText
+    completion: PreparedText
     flags: list[str] = field(default_factory=list)
     scores: dict[str, CriterionScore] = field(default_factory=dict)
     error: ItemError | None = None
@@ -52,14 +52,14 @@ class _Case:
     usage: Usage = _NOTHING
 
 
-class ScoreService:
+class ScoringPipeline:
     """Scores batches; keeps nothing that Redis does not have, but a spool while it is away (I8)."""
 
     def __init__(
         self,
         *,
         pins: Pins,
-        ledger: OutcomeStore,
+        outcomes: OutcomeStore,
         engine: EngineHandle,
         judge: Judge,
         admission: Admission,
@@ -70,7 +70,7 @@ class ScoreService:
         max_completion_chars: int,
     ) -> None:
         self._pins = pins
-        self._ledger = ledger
+        self._outcomes = outcomes
         self._engine = engine
         self._judge = judge
         self._admission = admission
@@ -96,13 +96,13 @@ class ScoreService:
         mode = request.mode or self._modes.get(request.task) or judge_mode(request.task)
         engine = await self._open_engine()
         context = JudgeContext(engine, request.task, request.purpose, self._fence_key, request.fresh, deadline)
-        prompts, completions = _looked_at(request.items)
+        prompts, completions = prepare_texts(request.items)
         contents = list(map(content_of, request.items, prompts, completions))
         ids = item_ids(request.items, contents)
         bases = item_bases(request, mode, ids, contents, engine.model)
         resolved = await self._pins.resolve(request, bases)
         cases = [
-            _Case(item, name, item_identity(base, r.active.digest), r, prompt, completion)
+            ScoringState(item, name, item_identity(base, r.active.digest), r, prompt, completion)
             for item, name, base, r, prompt, completion in zip(
                 request.items, ids, bases, resolved, prompts, completions, strict=True
             )
@@ -111,7 +111,7 @@ class ScoreService:
         await self._screen_all(new)
         asked = [case for case in new if not case.decided and case.error is None]
         await self._ask_judge(context, mode, asked, explain=request.explain)
-        computed, spooled = await self._settle(request, new, engine.model, started)
+        computed, spooled = await self._persist(request, new, engine.model, started)
         results = tuple(case.resolved.known or computed[id(case)] for case in cases)
         _refuse_if_judge_is_away(results)
         usage = total_usage(case.usage for case in new)
@@ -128,7 +128,7 @@ class ScoreService:
         except UpstreamError as error:
             raise _judge_is_away(str(error)) from error
 
-    async def _screen_all(self, cases: Sequence[_Case]) -> None:
+    async def _screen_all(self, cases: Sequence[ScoringState]) -> None:
         """Side by side where a check waits for a worker, so that one item's endless algebra delays no other's."""
         if any(runs_in_worker(c.check) for case in cases for c in case.resolved.rubric.check_criteria):
             await asyncio.gather(*map(self._screen, cases))
@@ -136,7 +136,7 @@ class ScoreService:
             for case in cases:
                 await self._screen(case)
 
-    async def _screen(self, case: _Case) -> None:
+    async def _screen(self, case: ScoringState) -> None:
         """Guards, then checks; a guard or a fired veto settles the item."""
         if case.resolved.unpinned:
             case.flags.append(Flag.UNPINNED)
@@ -147,7 +147,7 @@ class ScoreService:
             case.flags.append(stopped)
             case.decided = True
             return
-        case.flags.extend(_noticed(case))
+        case.flags.extend(detect_flags(case))
         subject = CheckInput(case.prompt.raw, case.completion.raw, case.item.reference)
         for criterion in case.resolved.rubric.check_criteria:
             try:
@@ -162,7 +162,9 @@ class ScoreService:
             case.flags.append(Flag.VETOED)
             case.error = None
 
-    async def _ask_judge(self, context: JudgeContext, mode: Mode, cases: Sequence[_Case], *, explain: bool) -> None:
+    async def _ask_judge(
+        self, context: JudgeContext, mode: Mode, cases: Sequence[ScoringState], *, explain: bool
+    ) -> None:
         role = judge_role(context.task)
         prompts = {case.prompt.safe_digest: case.prompt for case in cases}
         tasks = {digest: fenced("TASK", prompt, self._fence_key) for digest, prompt in prompts.items()}
@@ -171,13 +173,13 @@ class ScoreService:
             for case in cases
         ]
         for case, item_scores in zip(cases, await self._judge.judge(context, mode, exams), strict=True):
-            _note(case, item_scores, explain=explain)
+            apply_scores(case, item_scores, explain=explain)
 
-    def _shown(self, role: str, case: _Case, task: PromptPart) -> PromptParts:
+    def _shown(self, role: str, case: ScoringState, task: PromptPart) -> PromptParts:
         return prompt_parts(
             system=self._system(role, case.resolved),
             task=task,
-            reference=None if case.item.reference is None else look(case.item.reference),
+            reference=None if case.item.reference is None else prepare_text(case.item.reference),
             completion=case.completion,
             fence_key=self._fence_key,
         )
@@ -191,8 +193,8 @@ class ScoreService:
             self._systems[key] = system_turn(role, resolved.rubric, self._fence_key)
         return self._systems[key]
 
-    async def _settle(
-        self, request: ScoreRequest, cases: Sequence[_Case], model: str, started: float
+    async def _persist(
+        self, request: ScoreRequest, cases: Sequence[ScoringState], model: str, started: float
     ) -> tuple[dict[int, ItemResult], bool]:
         """Aggregate, then store and trace what has a reward; what a concurrent retry stored first is what counts.
 
@@ -212,25 +214,25 @@ class ScoreService:
             )
             for case in kept
         ]
-        stored = await self._ledger.append(request.task, records, request.on_outage)
+        stored = await self._outcomes.append(request.task, records, request.on_outage)
         results.update(zip(map(id, kept), stored.results, strict=True))
         return results, stored.degraded
 
 
-def _looked_at(items: Sequence[ScoreItem]) -> tuple[list[Text], list[Text]]:
+def prepare_texts(items: Sequence[ScoreItem]) -> tuple[list[PreparedText], list[PreparedText]]:
     """Each item's prompt and completion; a prompt is looked at once for all of its group."""
     prompts = [as_text(item.prompt) for item in items]
-    seen = {prompt: look(prompt) for prompt in set(prompts)}
-    return [seen[prompt] for prompt in prompts], [look(as_text(item.completion)) for item in items]
+    seen = {prompt: prepare_text(prompt) for prompt in set(prompts)}
+    return [seen[prompt] for prompt in prompts], [prepare_text(as_text(item.completion)) for item in items]
 
 
-def _noticed(case: _Case) -> list[Flag]:
+def detect_flags(case: ScoringState) -> list[Flag]:
     """What was taken out of the prompt and the completion, and what the completion tries; each flag once."""
     completion = case.completion
-    return list(dict.fromkeys((*case.prompt.flags, *completion.flags, *attempts(completion.safe_utf8))))
+    return list(dict.fromkeys((*case.prompt.flags, *completion.flags, *injection_flags(completion.safe_utf8))))
 
 
-def _note(case: _Case, item_scores: ItemScores, *, explain: bool) -> None:
+def apply_scores(case: ScoringState, item_scores: ItemScores, *, explain: bool) -> None:
     case.usage = item_scores.usage
     for name, found in item_scores.judgements.items():
         if isinstance(found, ItemError):
@@ -240,7 +242,7 @@ def _note(case: _Case, item_scores: ItemScores, *, explain: bool) -> None:
         case.scores[name] = CriterionScore(id=name, score=found.score, confidence=found.confidence, rationale=rationale)
 
 
-def _result(request: ScoreRequest, case: _Case) -> ItemResult:
+def _result(request: ScoreRequest, case: ScoringState) -> ItemResult:
     rubric, active = case.resolved.rubric, case.resolved.active
     reward: float | None = None
     raw: float | None = None
@@ -267,7 +269,7 @@ def _result(request: ScoreRequest, case: _Case) -> ItemResult:
     )
 
 
-def _trace(request: ScoreRequest, case: _Case, result: ItemResult, model: str, latency_ms: float) -> Trace:
+def _trace(request: ScoreRequest, case: ScoringState, result: ItemResult, model: str, latency_ms: float) -> Trace:
     assert result.reward is not None
     assert result.raw is not None
     return Trace(

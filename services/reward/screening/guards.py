@@ -5,7 +5,7 @@ import unicodedata
 
 from regrade.contracts import Flag
 from services.kit.text.fence import without_control_tokens
-from services.reward.items.text import Text
+from services.reward.items.text import PreparedText
 
 _LONGEST_OPENER = 240
 _SEGMENT = re.compile(r"[\n.:!?。：！？|]+")
@@ -41,7 +41,7 @@ adım adım düşünelim; lời giải; đáp án; الحل; الجواب; ال�
 """
 
 
-def guard(completion: Text, *, max_chars: int) -> Flag | None:
+def guard(completion: PreparedText, *, max_chars: int) -> Flag | None:
     """The reason why this completion earns nothing, or None when it is to be judged."""
     text = completion.raw
     if not text.strip():

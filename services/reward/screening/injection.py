@@ -110,7 +110,7 @@ _EACH = {flag: _compiled(*patterns) for flag, patterns in _PATTERNS.items()}
 _ANY = _compiled(*(pattern for patterns in _PATTERNS.values() for pattern in patterns))
 
 
-def attempts(completion: bytes) -> tuple[Flag, ...]:
+def injection_flags(completion: bytes) -> tuple[Flag, ...]:
     """The flags of what a completion (UTF-8, hidden characters taken out) tries; most try nothing."""
     texts = [completion]
     unusual = completion.translate(None, _ASCII).decode("utf-8", "replace")

@@ -5,7 +5,7 @@ import pytest
 from regrade import RewardClient
 from regrade.contracts import Flag
 from regrade.tasks import load_pack
-from services.reward.items.text import look
+from services.reward.items.text import prepare_text
 from services.reward.screening.guards import guard
 from tests.support.builders import PROMPT, TASK
 from tests.support.fake_engine import FakeEngine
@@ -23,7 +23,7 @@ LIMIT = 60_000
     ],
 )  # fmt: skip
 def test_a_short_answer_is_never_guarded(text: str) -> None:
-    assert guard(look(text), max_chars=LIMIT) is None
+    assert guard(prepare_text(text), max_chars=LIMIT) is None
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_short_answer_is_never_guarded(text: str) -> None:
     ],
 )  # fmt: skip
 def test_an_opener_alone_has_no_content(text: str) -> None:
-    assert guard(look(text), max_chars=LIMIT) is Flag.NO_CONTENT
+    assert guard(prepare_text(text), max_chars=LIMIT) is Flag.NO_CONTENT
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_an_opener_alone_has_no_content(text: str) -> None:
     ],
 )
 def test_what_is_nothing_at_all(text: str, flag: Flag) -> None:
-    assert guard(look(text), max_chars=LIMIT) is flag
+    assert guard(prepare_text(text), max_chars=LIMIT) is flag
 
 
 def test_no_trusted_text_is_guarded() -> None:
     originals = load_pack(TASK).originals
-    assert {guard(look(original.completion), max_chars=LIMIT) for original in originals} == {None}
+    assert {guard(prepare_text(original.completion), max_chars=LIMIT) for original in originals} == {None}
 
 
 async def test_an_opener_costs_no_judge_call(client: RewardClient, fake_engine: FakeEngine) -> None:

@@ -11,9 +11,9 @@ from regrade import RewardClient
 from regrade.contracts import Flag
 from regrade.tasks import load_pack
 from services.kit.text.fence import neutralise, utf8
-from services.reward.items.text import look
+from services.reward.items.text import prepare_text
 from services.reward.screening.guards import guard
-from services.reward.screening.injection import attempts
+from services.reward.screening.injection import injection_flags
 from tests.support.attack_corpus import Pattern, load_patterns
 from tests.support.builders import ESSAY, PROMPT, TASK
 from tests.support.fake_engine import FakeEngine, certain, chat
@@ -45,23 +45,25 @@ HONEST = [
 def test_honest_text_tries_nothing(text: str) -> None:
     safe, flags = neutralise(text)
     assert (safe, flags) == (text, ())
-    assert attempts(utf8(text)) == ()
+    assert injection_flags(utf8(text)) == ()
 
 
 def test_no_text_of_the_pack_tries_anything() -> None:
     texts = (
         [o.completion for o in PACK.originals] + [p.prompt for p in PACK.prompts] + [o.prompt for o in PACK.originals]
     )
-    assert Counter(flag for text in texts for flag in (*attempts(utf8(text)), *neutralise(text).flags)) == Counter()
+    assert (
+        Counter(flag for text in texts for flag in (*injection_flags(utf8(text)), *neutralise(text).flags)) == Counter()
+    )
 
 
 @pytest.mark.parametrize("pattern", load_patterns(), ids=lambda pattern: pattern.id)
 def test_each_pattern_raises_its_flags(pattern: Pattern) -> None:
     """On honest text before, after and around it: exactly the flags that the corpus names, no others."""
     text = pattern.applied_to(ESSAY)
-    stopped = guard(look(text), max_chars=60_000)
+    stopped = guard(prepare_text(text), max_chars=60_000)
     safe, found = neutralise(text)
-    raised = (stopped,) if stopped else (*found, *attempts(utf8(safe)))
+    raised = (stopped,) if stopped else (*found, *injection_flags(utf8(safe)))
     assert (stopped is not None) is pattern.guarded
     assert set(raised) == set(pattern.flags)
 
@@ -76,8 +78,8 @@ def test_every_flag_of_an_attempt_is_in_the_corpus() -> None:
     | st.lists(st.sampled_from(load_patterns()).map(lambda p: p.template), max_size=5).map("".join)
 )
 def test_any_text_gets_an_answer(text: str) -> None:
-    assert set(attempts(utf8(text))) <= set(Flag)
-    assert set(attempts(utf8("\ud800" + text))) <= set(Flag)
+    assert set(injection_flags(utf8(text))) <= set(Flag)
+    assert set(injection_flags(utf8("\ud800" + text))) <= set(Flag)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_the_time_is_linear_in_the_text(piece: str) -> None:
         runs = []
         for _ in range(3):
             started = time.thread_time()
-            attempts(utf8(text))
+            injection_flags(utf8(text))
             neutralise(text)
             runs.append(time.thread_time() - started)
         return min(runs)
@@ -120,8 +122,8 @@ def test_an_honest_text_costs_microseconds() -> None:
     runs = []
     for _ in range(200):
         started = time.thread_time_ns()
-        guard(look(text), max_chars=60_000)
-        attempts(utf8(neutralise(text).text))
+        guard(prepare_text(text), max_chars=60_000)
+        injection_flags(utf8(neutralise(text).text))
         runs.append(time.thread_time_ns() - started)
     assert min(runs) < 100_000
 
