@@ -20,7 +20,7 @@ from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.clients.meta_judge import MetaJudge
-from services.meta_reward.cycle import CycleDeps
+from services.meta_reward.deps import CycleDeps
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.registry import build_proposers
 from services.meta_reward.settings import MetaRewardSettings

@@ -1,4 +1,4 @@
-"""`python -m services.meta_reward`: serve it; settings come from options (`--help`) and `REGRADE_META_*`."""
+"""`python -m services.meta_reward`: serve it; options (`--help`) or variables `REGRADE_META_*` configure it."""
 
 from services.kit.logging import configure_logging
 from services.kit.settings import read_settings
@@ -8,7 +8,7 @@ from services.meta_reward.settings import MetaRewardSettings
 
 
 def main() -> None:
-    """Read the settings, open the port, serve until told to stop."""
+    """Read the settings and serve until SIGTERM or SIGINT."""
     settings = read_settings(MetaRewardSettings)
     configure_logging("meta_reward", settings.log_level)
     serve(create_app(settings), settings)

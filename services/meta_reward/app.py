@@ -1,4 +1,4 @@
-"""Composition of the meta-reward service: the worker and its HTTP face in one process."""
+"""The meta-reward service: routes, console and the background worker in one process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,12 +22,14 @@ from services.meta_reward.api.routes import operating, reading
 from services.meta_reward.clients.meta_judge import MetaJudge, MetaJudgeCache
 from services.meta_reward.console.actions import action_routes
 from services.meta_reward.console.pages import pages
-from services.meta_reward.cycle import CycleDeps
+from services.meta_reward.cycle_run import RESUME_WITHIN_S
+from services.meta_reward.deps import CycleDeps
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.monitoring.auditor import Auditor, AuditStore
+from services.meta_reward.monitoring.auditor import Auditor
 from services.meta_reward.propose.registry import build_proposers
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.anchors import AnchorStore
+from services.meta_reward.stores.audits import AuditStore
 from services.meta_reward.stores.checkpoints import CheckpointStore
 from services.meta_reward.stores.leases import Leases
 from services.meta_reward.stores.status import StatusStore
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def create_app(settings: MetaRewardSettings) -> FastAPI:
-    """The meta-reward service's app. Nothing is opened before its lifespan starts."""
+    """The app. Clients and background tasks are opened in its lifespan and closed in reverse order."""
     registry = CollectorRegistry()
     metrics = MetaRewardMetrics(registry)
 
@@ -65,7 +67,7 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
     app = FastAPI(
         title="Regrade meta-reward service",
         version=version("regrade"),
-        summary="Reads traces, proposes rubrics, and lets none become active but through the gate.",
+        summary="Reads traces, proposes rubrics, and activates those that pass the gate.",
         lifespan=lifespan,
     )
     app.include_router(reading)
@@ -89,7 +91,7 @@ async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExi
             max_tokens=settings.meta_judge_max_tokens,
             in_flight=settings.meta_judge_in_flight,
             fence_key=await shared_fence_key(redis),
-            cache=MetaJudgeCache(redis, ttl_s=int(settings.resume_within_s) + 1),
+            cache=MetaJudgeCache(redis, ttl_s=int(RESUME_WITHIN_S) + 1),
         )
     return CycleDeps(
         store=RubricStore(redis),
@@ -105,15 +107,15 @@ async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExi
 
 
 async def _open_audit(
-    deps: CycleDeps, book: AuditStore, leases: Leases, metrics: MetaRewardMetrics, stack: AsyncExitStack
+    deps: CycleDeps, audits: AuditStore, leases: Leases, metrics: MetaRewardMetrics, stack: AsyncExitStack
 ) -> Auditor:
-    """The judge that trains audits by another rubric, or another service's judge does, under a key of its own."""
+    """An auditor that uses the reward service at `audit_url`, or the training judge when there is none."""
     settings, client = deps.settings, deps.client
     if settings.audit_url:
         key = settings.audit_key.get_secret_value()
         client = await stack.enter_async_context(RewardClient(settings.audit_url, key=key))
     return Auditor(
-        book=book,
+        audits=audits,
         store=deps.store,
         log=deps.log,
         client=client,
@@ -124,7 +126,7 @@ async def _open_audit(
 
 
 def _open_archive(settings: MetaRewardSettings, redis: Redis, leases: Leases, metrics: MetaRewardMetrics) -> "Archiver":
-    """Imported only where it is wanted: pyarrow takes a hundred megabytes."""
+    """Imported here because pyarrow takes a hundred megabytes of memory, and most services archive nothing."""
     from services.meta_reward.archive.archiver import ArchiveLimits, Archiver
     from services.meta_reward.archive.parquet import ArchiveStore
 

@@ -1,7 +1,7 @@
-"""Which lines evolve here: those of the tasks served, and of their scopes that have a rubric of their own.
+"""The lineages that evolve: those of the served tasks, and of their scopes that have a rubric of their own.
 
-A trace stands in the line of the rubric that scored it, so these are all the scopes that traces can show. What is
-asked for in another scope was scored by the next wider line, and is that one's evidence.
+A trace belongs to the lineage of the rubric that scored it, so these cover every trace. A scope without a rubric is
+scored by the next wider lineage, and is evidence there.
 """
 
 import logging
@@ -12,16 +12,17 @@ from services.meta_reward.settings import MetaRewardSettings, served_lineages
 
 log = logging.getLogger(__name__)
 
+MAX_SCOPES = 64
+"""Scopes of one task that evolve. The worker polls every lineage in turn, so an unbounded number would delay them all;
+the shipped packs name at most 7."""
+
 
 async def lineages_of(store: RubricStore, settings: MetaRewardSettings) -> tuple[LineageKey, ...]:
-    """Each served task's own line, and behind it those of its scopes, at most `max_scopes` of them."""
-    found: list[LineageKey] = []
-    for lineage in served_lineages(settings):
-        scoped = [
-            one for one in await store.lineages(lineage.task) if one.name == lineage.name and one.scope is not None
-        ]
-        if len(scoped) > settings.max_scopes:
-            left = len(scoped) - settings.max_scopes
-            log.debug("scopes are left as they are", extra={"task": lineage.task, "scopes": left})
-        found += [lineage, *scoped[: settings.max_scopes]]
-    return tuple(found)
+    """Each served task's main lineage, followed by those of its first `MAX_SCOPES` scopes."""
+    lineages: list[LineageKey] = []
+    for main in served_lineages(settings):
+        scoped = [key for key in await store.lineages(main.task) if key.name == main.name and key.scope is not None]
+        if len(scoped) > MAX_SCOPES:
+            log.debug("scopes over the limit", extra={"task": main.task, "scopes": len(scoped) - MAX_SCOPES})
+        lineages += [main, *scoped[:MAX_SCOPES]]
+    return tuple(lineages)

@@ -1,4 +1,4 @@
-"""What the meta-reward service measures of itself; label values come from closed sets."""
+"""Prometheus metrics of the meta-reward service; every label value comes from a closed set."""
 
 from collections import Counter as Counts
 from collections import defaultdict
@@ -10,63 +10,53 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.kit.store.keys import LineageKey
 
+# A cycle without candidates takes seconds; a gate on a slow judge takes up to half an hour.
 _CYCLE_SECONDS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0)
-_STAGE_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0)
+_STAGE_SECONDS = (0.1, 0.5, *_CYCLE_SECONDS)
 
 RollbackReason = Literal["spread", "audit"]
 
 
 class MetaRewardMetrics:
-    """Counters and gauges of one app, by task; what scopes have of a line each is added up."""
+    """Metrics of one app, by task; the values of a task's scopes are summed."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, ("task", *labels), registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ("task",), registry=registry)
+
         self._cycles = Histogram(
             "regrade_cycle_seconds", "Finished cycles.", ("task",), buckets=_CYCLE_SECONDS, registry=registry
         )
         self._stages = Histogram(
             "regrade_meta_stage_seconds",
-            "Stages of cycles, as far as they came.",
+            "Stages that cycles have completed.",
             ("task", "stage"),
             buckets=_STAGE_SECONDS,
             registry=registry,
         )
-        self._activations = Counter(
-            "regrade_activations_total", "Rubrics activated by a cycle.", ("task",), registry=registry
-        )
-        self._rollbacks = Counter(
-            "regrade_meta_rollbacks_total", "Automatic rollbacks.", ("task", "reason"), registry=registry
-        )
-        self._verdicts = Counter(
+        self._activations = counter("regrade_activations_total", "Rubrics activated by a cycle.")
+        self._rollbacks = counter("regrade_meta_rollbacks_total", "Automatic rollbacks.", "reason")
+        self._outcomes = counter(
             "regrade_meta_verdicts_total",
-            "Candidates by what became of them (gated, rejected, failed) and why.",
-            ("task", "outcome", "reason"),
-            registry=registry,
+            "Candidates by outcome (gated, rejected, failed) and reason code.",
+            "outcome",
+            "reason",
         )
-        self._failures = Counter(
-            "regrade_cycle_failures_total", "Looks at a line that failed.", ("task", "error"), registry=registry
+        self._failures = counter("regrade_cycle_failures_total", "Polls of a lineage that failed.", "error")
+        self._archived = counter("regrade_archived_traces_total", "Traces written to the archive.")
+        self._lag = gauge("regrade_meta_reward_lag_traces", "Traces that no cycle has consumed.")
+        self._audited = counter(
+            "regrade_meta_audited_traces_total",
+            "Traces sent to the audit judge: scored, or null where it gave no usable score.",
+            "outcome",
         )
-        self._archived = Counter(
-            "regrade_archived_traces_total", "Traces written to the archive.", ("task",), registry=registry
-        )
-        self._lag = Gauge(
-            "regrade_meta_reward_lag_traces", "Traces no cycle has seen yet.", ("task",), registry=registry
+        self._audit_share = gauge(
+            "regrade_meta_audit_share_ratio", "Share of the training traces audited since the process started."
         )
         self._lags: defaultdict[str, dict[LineageKey, int]] = defaultdict(dict)
-        self._measure_audit(registry)
-
-    def _measure_audit(self, registry: CollectorRegistry) -> None:
-        self._audited = Counter(
-            "regrade_meta_audited_traces_total",
-            "Traces put to the audit judge: scored, or null where it gave nothing usable.",
-            ("task", "outcome"),
-            registry=registry,
-        )
-        self._audit_share = Gauge(
-            "regrade_meta_audit_share_ratio",
-            "Audited share of the training traces looked at since the start.",
-            ("task",),
-            registry=registry,
-        )
         self._audit_counts: defaultdict[str, Counts[str]] = defaultdict(Counts)
 
     def archived(self, task: str, traces: int) -> None:
@@ -78,34 +68,34 @@ class MetaRewardMetrics:
         return self._cycles.labels(task).time()
 
     def stages(self, task: str, seconds: Mapping[str, float]) -> None:
-        """Note how long the stages of a cycle took."""
-        for stage, took in seconds.items():
-            self._stages.labels(task, stage).observe(took)
+        """Observe the duration of each completed stage of a cycle."""
+        for stage, duration_s in seconds.items():
+            self._stages.labels(task, stage).observe(duration_s)
 
-    def verdicts(self, task: str, counts: Mapping[tuple[str, str], int]) -> None:
-        """Count what became of a cycle's candidates, by outcome and kind of reason."""
+    def outcomes(self, task: str, counts: Mapping[tuple[str, str], int]) -> None:
+        """Count the outcomes of a cycle's candidates, by (outcome, reason code)."""
         for (outcome, reason), count in counts.items():
-            self._verdicts.labels(task, outcome, reason).inc(count)
+            self._outcomes.labels(task, outcome, reason).inc(count)
 
     def activated(self, task: str) -> None:
         """Count an activation."""
         self._activations.labels(task).inc()
 
     def rolled_back(self, task: str, reason: RollbackReason) -> None:
-        """Count a rollback by the watch."""
+        """Count an automatic rollback."""
         self._rollbacks.labels(task, reason).inc()
 
     def failed(self, task: str, error: str) -> None:
-        """Count a failed look, by the error's type."""
+        """Count a failed poll, by the error's type."""
         self._failures.labels(task, error).inc()
 
     def lag(self, lineage: LineageKey, traces: int) -> None:
-        """Note how many traces of a line wait."""
+        """Set the number of pending traces of a lineage."""
         self._lags[lineage.task][lineage] = traces
         self._lag.labels(lineage.task).set(sum(self._lags[lineage.task].values()))
 
     def audited(self, task: str, *, considered: int, scored: int, null: int) -> None:
-        """Count a look of the audit: the traces it saw, and those of them that it put to the judge."""
+        """Count an audit batch: the traces it was drawn from, and how many got a score or none."""
         self._audited.labels(task, "scored").inc(scored)
         self._audited.labels(task, "null").inc(null)
         counts = self._audit_counts[task]

@@ -10,7 +10,8 @@ from regrade.contracts import EventKind, GatePass, Stage
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict
 from services.kit.store import keys
-from services.meta_reward.cycle import Cycle
+from services.meta_reward.cycle import run_cycle
+from services.meta_reward.cycle_run import CycleRun
 from tests.support.builders import LINEAGE, TASK, activate, checks_only, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Reply, by_text, certain, chat
 from tests.support.meta import meta_script, running_meta, train
@@ -77,7 +78,7 @@ async def test_i6_a_candidate_without_a_certain_gain_stays_out(
         await train(meta.client)
         async with meta.leases.hold(LINEAGE) as token:
             assert token
-            report = await Cycle(paper_only, LINEAGE, load_pack(TASK), token, "test").run()
+            report = await run_cycle(CycleRun(paper_only, LINEAGE, load_pack(TASK), token, "test"))
         assert report is not None
         assert (report.candidates, report.activated) == (1, None)
         history = await meta.deps.store.history(LINEAGE)
@@ -119,10 +120,10 @@ async def test_i6_a_cycle_that_lost_its_lease_changes_nothing(
         await train(meta.client)
         async with meta.leases.hold(LINEAGE) as token:
             assert token
-            cycle = Cycle(meta.deps, LINEAGE, load_pack(TASK), token, "test")
+            run = CycleRun(meta.deps, LINEAGE, load_pack(TASK), token, "test")
             await redis.set(keys.lease_key(LINEAGE), "another worker's token")
             with pytest.raises(Conflict, match="lost its lease"):
-                await cycle.run()
+                await run_cycle(run)
         active = await meta.deps.store.active(LINEAGE)
         assert active is not None
         assert active.version == 1

@@ -11,6 +11,7 @@ from regrade.tasks import load_pack
 from services.kit.http.client import open_session
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
+from services.meta_reward import lineages
 from services.meta_reward.clients.meta_judge import MetaJudge
 from services.meta_reward.lineages import lineages_of
 from services.meta_reward.propose.base import Progress, ProposalContext
@@ -46,23 +47,24 @@ async def judge(redis: Redis, fake_engine: FakeEngine) -> AsyncIterator[MetaJudg
         yield await meta_judge(session, fake_engine, redis)
 
 
-async def test_a_scope_is_served_once_it_has_a_rubric(store: RubricStore) -> None:
+async def test_a_scope_is_served_once_it_has_a_rubric(store: RubricStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await lineages_of(store, settings()) == (LINEAGE,)
     await activate(store, checks_only(1))
     await activate(store, checks_only(2), lineage=SCOPED)
     await activate(store, checks_only(2), lineage=LINEAGE._replace(scope="algebra"))
     await activate(store, checks_only(3), lineage=LineageKey(TASK, "branch", "x"))
     assert await lineages_of(store, settings()) == (LINEAGE, LINEAGE._replace(scope="algebra"), SCOPED)
-    assert await lineages_of(store, settings(max_scopes=1)) == (LINEAGE, LINEAGE._replace(scope="algebra"))
+    monkeypatch.setattr(lineages, "MAX_SCOPES", 1)
+    assert await lineages_of(store, settings()) == (LINEAGE, LINEAGE._replace(scope="algebra"))
 
 
 async def test_a_depth_pack_starts_a_line_for_each_scope(store: RubricStore, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = load_pack(TASK)
-    for kind, lineages in (("breadth", 1), ("depth", 3)):
+    for kind, count in (("breadth", 1), ("depth", 3)):
         scoped = pack.model_copy(update={"kind": kind, "scopes": ("algebra/3", "geometry")})
         monkeypatch.setattr(rubrics, "load_pack", lambda _, scoped=scoped: scoped)
         await rubrics.bootstrap(store, [TASK])
-        assert len(await store.lineages(TASK)) == lineages
+        assert len(await store.lineages(TASK)) == count
     found = await store.active(SCOPED)
     assert found is not None
     assert found.digest == pack.starting_rubric.digest

@@ -62,14 +62,15 @@ class RedisProxy:
         tail = b""
         with suppress(OSError):
             while chunk := client.recv(_CHUNK):
-                if self._pattern in tail + chunk and not self._reached.is_set():
+                sent = tail + chunk.replace(b"\\", b"")  # JSON inside JSON has its quotes escaped
+                if self._pattern in sent and not self._reached.is_set():
                     halted.set()
                     if self._when == "before":
                         self._reached.set()
                         self._released.wait()
                 if self._closed:
                     return
-                tail = (tail + chunk)[-len(self._pattern) :]
+                tail = sent[-len(self._pattern) :]
                 server.sendall(chunk)
 
     def _answers(self, client: socket.socket, server: socket.socket, halted: threading.Event) -> None:

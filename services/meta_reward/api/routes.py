@@ -35,7 +35,7 @@ from services.kit.store.keys import LineageKey
 from services.kit.web.server import error_responses, require_key, require_operator
 from services.meta_reward.api.rubric_diff import diff_rubrics
 from services.meta_reward.api.trace_filter import MAX_SCANNED, TraceFilter
-from services.meta_reward.cycle import CycleDeps
+from services.meta_reward.deps import CycleDeps
 from services.meta_reward.lineages import lineages_of
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ async def get_diff(
 async def get_anchors(task: Name, deps: Deps) -> AnchorsAnswer:
     """The cases that the gate measures this task's rubrics on, in figures."""
     _require_pack(task)
-    return await deps.anchors.told(task)
+    return await deps.anchors.summary(task)
 
 
 @operating.post("/anchors/{task}")
@@ -195,7 +195,7 @@ async def post_anchors(body: ImportAnchors, task: Name, deps: Deps) -> AnchorsAn
     _require_pack(task)
     await deps.anchors.add(task, body.pairs)
     log.info("anchors imported", extra={"task": task, "by": body.by, "reason": body.reason, "pairs": len(body.pairs)})
-    return await deps.anchors.told(task)
+    return await deps.anchors.summary(task)
 
 
 @operating.post("/cycles/{task}", status_code=202)

@@ -1,7 +1,6 @@
-"""The meta-judge: one question, one answer bound to a schema. A model that can't produce it raises, nothing more.
+"""Client of the meta-judge: fills a prompt template and parses the answer by a JSON schema.
 
-What it has answered to a cycle is kept until the cycle can no longer be gone on with: a worker that takes
-the cycle over has no trace analysed a second time.
+Answers are cached by cycle for as long as the cycle can be resumed, so a resumed cycle pays for no analysis twice.
 """
 
 import asyncio
@@ -16,32 +15,33 @@ from services.kit.store import keys
 from services.kit.templates import fill, load_template
 
 _SAMPLING = {"temperature": 0.7, "top_p": 0.95}
+"""Analyses of several traces are merged, so they should differ; at temperature 0 they repeat each other."""
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class MetaJudgeCache:
-    """Answers by cycle and question, kept in Redis for `ttl_s`."""
+    """The meta-judge's answers in Redis, by cycle and hash of the request; a cycle's answers expire after `ttl_s`."""
 
     def __init__(self, redis: Redis, *, ttl_s: int) -> None:
         self._redis = redis
         self._ttl_s = ttl_s
 
-    async def get(self, cycle: str, question: str) -> str | None:
-        """What was answered to this question, if it was."""
-        found = await self._redis.hget(keys.meta_judge_answers_key(cycle), question)
-        return None if found is None else str(found)
+    async def get(self, cycle: str, request_hash: str) -> str | None:
+        """The cached answer as JSON."""
+        text = await self._redis.hget(keys.meta_judge_answers_key(cycle), request_hash)
+        return None if text is None else str(text)
 
-    async def put(self, cycle: str, question: str, answer: str) -> None:
-        """Keep an answer."""
+    async def put(self, cycle: str, request_hash: str, answer: str) -> None:
+        """Cache an answer."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(keys.meta_judge_answers_key(cycle), question, answer)
+            pipe.hset(keys.meta_judge_answers_key(cycle), request_hash, answer)
             pipe.expire(keys.meta_judge_answers_key(cycle), self._ttl_s)
             await pipe.execute()
 
 
 class MetaJudge:
-    """Asks an OpenAI-compatible endpoint for JSON of a given schema, `in_flight` questions at once."""
+    """Requests JSON of a given schema from an OpenAI-compatible endpoint, `in_flight` requests at a time."""
 
     def __init__(
         self,
@@ -60,32 +60,32 @@ class MetaJudge:
         self._slots = asyncio.Semaphore(in_flight)
         self.fence_key = fence_key
 
-    async def ask(self, question: str, answer: type[Schema], *, cycle: str, **values: str) -> Schema:
-        """Fill the prompt file `question` and parse the reply as `answer`; a cycle asks the same thing once.
+    async def ask(self, template: str, schema: type[Schema], *, cycle: str, **values: str) -> Schema:
+        """Fill the prompt template with `values` and parse the answer as `schema`.
 
-        Raises `UpstreamMalformed` for a reply that does not fit the schema, `UpstreamError` for none.
+        Raises `UpstreamMalformed` for an answer that does not fit the schema, `UpstreamError` when there is none.
         """
-        prompt = fill(load_template("services.meta_reward.propose", question), **values)
+        prompt = fill(load_template("services.meta_reward.propose", template), **values)
         payload: dict[str, Any] = {
             "model": self._model,
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": self._max_tokens,
             "response_format": {
                 "type": "json_schema",
-                "json_schema": {"name": question, "strict": True, "schema": answer.model_json_schema()},
+                "json_schema": {"name": template, "strict": True, "schema": schema.model_json_schema()},
             },
             **_SAMPLING,
         }
-        identity = sha256_of(payload)
-        known = await self._cache.get(cycle, identity) if self._cache else None
-        if known is not None:
-            return answer.model_validate_json(known)
+        request_hash = sha256_of(payload)
+        cached = await self._cache.get(cycle, request_hash) if self._cache else None
+        if cached is not None:
+            return schema.model_validate_json(cached)
         async with self._slots:
             reply = await self._endpoint.post("/v1/chat/completions", payload)
         try:
-            found = answer.model_validate_json(reply["choices"][0]["message"]["content"])
+            answer = schema.model_validate_json(reply["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError, ValidationError) as error:
-            raise UpstreamMalformed(f"{question}: the reply does not fit its schema") from error
+            raise UpstreamMalformed(f"{template}: the answer does not fit its schema") from error
         if self._cache:
-            await self._cache.put(cycle, identity, found.model_dump_json())
-        return found
+            await self._cache.put(cycle, request_hash, answer.model_dump_json())
+        return answer

@@ -1,4 +1,4 @@
-"""Candidates are scored where everything is scored: by the reward service, as shadow requests."""
+"""Scores candidates by shadow requests to the reward service, so that judging has one implementation."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,10 +10,9 @@ Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[list[float | Non
 
 
 def shadow_scorer(client: RewardClient, batch: int) -> Scorer:
-    """A scorer that sends `batch` items a request, one request after another.
+    """A scorer that sends `batch` items per request, one request after another.
 
-    It answers None for an item that can't be scored at all; a judge that stays away raises
-    `ServiceUnavailableError`: then nothing has been measured, and the cycle is tried again later.
+    It raises `ServiceUnavailableError` when the judge is down; then nothing is measured, and the cycle is retried.
     """
 
     async def score(task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
@@ -27,7 +26,7 @@ def shadow_scorer(client: RewardClient, batch: int) -> Scorer:
 
 
 def reward_of(result: ItemResult) -> float | None:
-    """The reward, or None where there is none for good. Raises `ServiceUnavailableError` where the judge is away."""
+    """The reward, or None for an item that can't be scored. Raises `ServiceUnavailableError` when the judge is down."""
     if result.error is not None and result.error.code is ErrorCode.JUDGE_UNAVAILABLE:
         raise ServiceUnavailableError(result.error.code, result.error.message)
     return result.reward

@@ -32,7 +32,7 @@ from services.meta_reward.console.session import (
     require_same_origin,
     set_session_cookie,
 )
-from services.meta_reward.cycle import CycleDeps
+from services.meta_reward.deps import CycleDeps
 
 log = logging.getLogger(__name__)
 

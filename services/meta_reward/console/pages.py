@@ -19,7 +19,7 @@ from services.meta_reward.console.chart_data import cycle_figures, run_series, r
 from services.meta_reward.console.render import ConsoleRoute, PageLinks, asset, page, redirect
 from services.meta_reward.console.rubric_compare import side_by_side
 from services.meta_reward.console.session import COOKIE, PATH, Viewer, viewer_of
-from services.meta_reward.cycle import CycleDeps
+from services.meta_reward.deps import CycleDeps
 from services.meta_reward.lineages import lineages_of
 from services.meta_reward.settings import served_lineages
 

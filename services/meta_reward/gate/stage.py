@@ -19,7 +19,6 @@ from services.meta_reward.gate.gate import (
     GateLimits,
     OnProgress,
     best_measured_digest,
-    count_decisions,
 )
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.types import Candidate
@@ -46,9 +45,10 @@ class GateStage:
         cycle: str,
         active: Rubric,
         anchors: AnchorSet,
+        decision: int,
         tell: OnProgress,
     ) -> None:
-        """`tell` is told what is being measured."""
+        """`decision` is the 1-based index of this decision; `tell` receives the progress."""
         self._tell = tell
         self._store = store
         self._client = client
@@ -57,6 +57,7 @@ class GateStage:
         self._cycle = cycle
         self._active = active
         self._anchors = anchors
+        self._decision = decision
         self._events: list[LineageEvent] = []
 
     async def decide(self, candidates: Sequence[Candidate], first: Sequence[Trace]) -> GateOutcome:
@@ -72,10 +73,8 @@ class GateStage:
         settings = self._settings
         early = by_group([t for t in first if not t.flags and has_more_than_first_line(as_text(t.completion))])
         history = await self._store.history(self._lineage)
-        anchors = self._anchors
-        decision = 1 + count_decisions(history, anchors.base, self._active.digest, anchors.base_originals)
         mode = judge_mode(self._lineage.task)
-        limits = GateLimits(settings.gate_alpha, settings.gate_margin, decision, settings.gate_calls, mode)
+        limits = GateLimits(settings.gate_alpha, settings.gate_margin, self._decision, settings.gate_calls, mode)
         score = shadow_scorer(self._client, settings.gate_batch)
         gate = Gate(score, self._lineage.task, self._anchors, limits, early, self._tell)
         earlier = await self._best_earlier(history)

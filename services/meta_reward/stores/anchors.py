@@ -1,4 +1,4 @@
-"""What the gate measures on, beside the task pack's originals: users' labelled pairs, and early completions."""
+"""The anchors that Redis adds to a task pack's originals: users' labelled pairs, and early completions of runs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,57 +14,55 @@ from services.kit.store.keys import LineageKey
 
 
 class AnchorStore:
-    """Pairs by identity: a pair imported twice is there once."""
+    """Labelled pairs by task and identity, early completions by lineage and trace id."""
 
     def __init__(self, redis: Redis, max_originals: int) -> None:
         self._redis = redis
         self._max_originals = max_originals
 
-    async def of(self, task: str) -> AnchorSet:
-        """The anchor set of the task's own line. Raises `UnknownTaskError` without a pack."""
-        return await self.read(LineageKey(task, MAIN_LINEAGE))
-
     async def read(self, lineage: LineageKey) -> AnchorSet:
-        """A line's anchor set: the task's, and the line's own early completions. Raises `UnknownTaskError`."""
-        found = await self._redis.hvals(keys.anchors_key(lineage.task))
-        labelled = [LabelledPair.model_validate_json(text) for text in found]
-        early = [
-            Original.model_validate_json(text) for text in await self._redis.hvals(keys.early_completions_key(lineage))
-        ]
-        early.sort(key=lambda original: original.id)
-        return build_anchors(load_pack(lineage.task), self._max_originals, labelled, early)
+        """The task's anchors and the lineage's early completions. Raises `UnknownTaskError` without a pack."""
+        pairs = await self._redis.hvals(keys.anchors_key(lineage.task))
+        early = await self._redis.hvals(keys.early_completions_key(lineage))
+        return build_anchors(
+            load_pack(lineage.task),
+            self._max_originals,
+            [LabelledPair.model_validate_json(text) for text in pairs],
+            sorted((Original.model_validate_json(text) for text in early), key=lambda original: original.id),
+        )
 
     async def early_ids(self, lineage: LineageKey) -> set[str]:
-        """Ids of the traces whose completions the line's gate measures on: no proposer sees them."""
+        """Ids of the traces that are early completions. No proposer may see them."""
         return {str(trace_id) for trace_id in await self._redis.hkeys(keys.early_completions_key(lineage))}
 
     async def add_early(self, lineage: LineageKey, early: Mapping[str, Original]) -> AnchorSet:
-        """Keep early completions, by trace id, for good; the line's anchor set with them."""
+        """Store early completions by trace id, for good; returns the lineage's anchors with them."""
         if early:
-            async with self._redis.pipeline(transaction=True) as pipe:
-                for trace_id, original in early.items():
-                    pipe.hset(keys.early_completions_key(lineage), trace_id, original.model_dump_json())
-                await pipe.execute()
+            items = [text for trace_id, original in early.items() for text in (trace_id, original.model_dump_json())]
+            await self._redis.hset(keys.early_completions_key(lineage), items=items)
         return await self.read(lineage)
 
     async def add(self, task: str, pairs: Sequence[LabelledPair]) -> None:
-        """Keep pairs for good; one that is there may be given a reference, and none is forgotten.
+        """Store labelled pairs for good. A pair that exists is replaced only by one with a reference.
 
-        Raises `Invalid` for too many: each one costs judge calls in every gate.
+        Raises `Invalid` for too many pairs: each one costs judge calls in every gate.
         """
         key = keys.anchors_key(task)
         known = set(await self._redis.hkeys(key))
         if len(known | {pair.identity for pair in pairs}) > MAX_LABELLED:
-            raise Invalid(f"{len(known)} pairs are there, {MAX_LABELLED} a task at most", code="too_many_anchors")
+            raise Invalid(
+                f"a task holds {MAX_LABELLED} pairs at most, and {len(known)} are stored; import fewer",
+                code="too_many_anchors",
+            )
         async with self._redis.pipeline(transaction=True) as pipe:
             for pair in pairs:
-                keep = pipe.hsetnx if pair.reference is None else pipe.hset
-                keep(key, pair.identity, pair.model_dump_json(exclude_none=True))
+                put = pipe.hsetnx if pair.reference is None else pipe.hset
+                put(key, pair.identity, pair.model_dump_json(exclude_none=True))
             await pipe.execute()
 
-    async def told(self, task: str) -> AnchorsAnswer:
-        """What there is, in figures."""
-        anchors = await self.of(task)
+    async def summary(self, task: str) -> AnchorsAnswer:
+        """The number of anchors of each kind in the task's main lineage."""
+        anchors = await self.read(LineageKey(task, MAIN_LINEAGE))
         pairs = await self._redis.hlen(keys.anchors_key(task))
         return AnchorsAnswer(
             version=anchors.version,

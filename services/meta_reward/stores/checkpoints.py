@@ -1,13 +1,13 @@
-"""Checkpoints: what a cycle's finished stages have found, so that another worker goes on where one was killed.
+"""Checkpoints: the results of a cycle's completed stages, with which another worker resumes the cycle.
 
-A stage's result and everything it leaves behind (lineage events, baselines, alarms) are written in one
-step under the fencing token: a stage has happened once or not at all.
+A stage's results and everything it writes (lineage events, baselines, alarms) are stored atomically under the fencing
+token, so a stage takes effect once or not at all.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
 from regrade.contracts import Evidence, GateReport, LineageEvent, SampleReport, Stage
@@ -22,64 +22,72 @@ from services.meta_reward.types import Candidate, Proposal
 
 log = logging.getLogger(__name__)
 
-ORDER = (Stage.EVIDENCE, Stage.SAMPLE, Stage.PROPOSE, Stage.LINT, Stage.GATE, Stage.ACTIVATE)
+STAGE_ORDER = (Stage.EVIDENCE, Stage.SAMPLE, Stage.PROPOSE, Stage.LINT, Stage.GATE, Stage.ACTIVATE)
 
 
 class Checkpoint(Outcome):
-    """A cycle under way. `window` is (after, up to and including), `traces` how many of the line's lie in it.
+    """The state of a running cycle. Stages assign their results to it; each save writes all of it."""
 
-    `active` is the digest its results are about, `done` the last finished stage, `tries` how many have begun
-    the stage behind it, `resumed` how many went on where another had ended.
-    """
+    model_config = ConfigDict(frozen=False, use_attribute_docstrings=True)
 
     cycle: str
     trigger: str
     request: CycleRequest | None
     started: float
     window: tuple[str, str]
+    """Trace ids: behind the first, up to and including the second."""
     traces: int
+    """Traces of the lineage in the window."""
     active: str
+    """Digest of the active rubric that the results refer to."""
     done: Stage | None = None
+    """The last completed stage."""
     tries: int = 1
+    """Tries at the stage after `done`."""
     resumed: int = 0
+    """Times that the cycle was resumed."""
     evidence: Evidence | None = None
     sample: SampleReport | None = None
     proposals: dict[str, Proposal] = Field(default_factory=dict)
+    """By proposer."""
     clean: tuple[Candidate, ...] = ()
+    """Candidates that passed the lint."""
+    decision: int | None = None
+    """1-based index of the gate's decision against the active rubric, once counted."""
     gates: tuple[GateReport, ...] = ()
     notes: tuple[str, ...] = ()
     activated: str | None = None
 
     def has_done(self, stage: Stage) -> bool:
-        """Whether that stage is finished."""
-        return self.done is not None and ORDER.index(stage) <= ORDER.index(self.done)
+        """Whether that stage is completed."""
+        return self.done is not None and STAGE_ORDER.index(stage) <= STAGE_ORDER.index(self.done)
 
     @property
     def proposed(self) -> list[Candidate]:
-        """All candidates, in the proposers' order."""
-        return [candidate for answer in self.proposals.values() for candidate in answer.candidates]
+        """All candidates, in the order of the proposers."""
+        return [candidate for proposal in self.proposals.values() for candidate in proposal.candidates]
 
 
 class CheckpointStore:
-    """The checkpoint of every line's cycle."""
+    """The checkpoint of each lineage's running cycle."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._save = LuaFunction(redis, "checkpoint")
 
     async def exists(self, lineage: LineageKey) -> bool:
-        """Whether a cycle of this line has begun and not ended."""
+        """Whether a cycle of this lineage has begun and not ended."""
         return bool(await self._redis.exists(keys.checkpoint_key(lineage)))
 
     async def load(self, lineage: LineageKey) -> Checkpoint | None:
-        """The cycle that has begun and not ended; one that this release cannot read counts as none."""
+        """The cycle that has begun and not ended, or None; also None when this release can't read the checkpoint."""
         text = await self._redis.get(keys.checkpoint_key(lineage))
         if not text:
             return None
         try:
             return Checkpoint.model_validate_json(text)
         except ValidationError:
-            log.warning("a checkpoint of another release is given up", extra={"task": lineage.task})
+            log.warning("a checkpoint of another release is ignored", extra={"task": lineage.task})
             return None
 
     async def save(
@@ -90,7 +98,10 @@ class CheckpointStore:
         events: Sequence[LineageEvent] = (),
         values: Mapping[str, str] | None = None,
     ) -> None:
-        """Write a checkpoint, the events and the values (by key) that belong to it. Raises `Conflict` when fenced."""
+        """Write a checkpoint, and the events and values (by Redis key) of its stage, atomically.
+
+        Raises `Conflict` when the lease was lost; then nothing is written.
+        """
         values = values or {}
         args = {
             "token": token,
@@ -107,7 +118,7 @@ class CheckpointStore:
             *values,
         ]
         if not await self._save(redis_keys, args):
-            raise Conflict("the cycle lost its lease; what it found was refused", code="fenced")
+            raise Conflict("the cycle lost its lease; its checkpoint was refused", code="fenced")
 
 
 def _event_args(event: LineageEvent) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Leases: at most one worker runs a line's cycle or archives a task, and one that lost its lease can change nothing."""
+"""Leases: one worker at a time runs a lineage's cycle, audits it, or archives a task.
+
+A lease carries a fencing token, and every write is checked against it: a worker that lost its lease changes nothing.
+"""
 
 import asyncio
 import logging
@@ -16,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Leases:
-    """Takes, renews and gives back leases; each carries a fencing token that only grows."""
+    """Takes, renews and releases leases. Fencing tokens of one lease increase."""
 
     def __init__(self, redis: Redis, *, ttl_ms: int = 15_000) -> None:
         self._take = LuaFunction(redis, "lease_take")
@@ -24,15 +27,15 @@ class Leases:
         self._ttl_ms = ttl_ms
 
     def hold(self, lineage: LineageKey) -> AbstractAsyncContextManager[str | None]:
-        """The fencing token of a line's cycle while the lease is held and renewed, or None when another has it."""
+        """The fencing token of a lineage's cycle while the lease is held, or None when another worker holds it."""
         return self._held(keys.lease_key(lineage), keys.fence_counter_key(lineage))
 
     def hold_archive(self, task: str) -> AbstractAsyncContextManager[str | None]:
-        """The same for the archive of a task's traces."""
+        """Like `hold`, for the archive of a task's traces."""
         return self._held(keys.archive_lease_key(task), keys.archive_fence_counter_key(task))
 
     def hold_audit(self, lineage: LineageKey) -> AbstractAsyncContextManager[str | None]:
-        """The same for the audit of a line's traces."""
+        """Like `hold`, for the audit of a lineage's traces."""
         return self._held(keys.audit_lease_key(lineage), keys.audit_fence_counter_key(lineage))
 
     @asynccontextmanager
@@ -51,7 +54,7 @@ class Leases:
             await self._hold([key], [token, 0])
 
     async def _renew(self, key: str, token: str, done: asyncio.Event) -> None:
-        """Renew three times a lease's life, until done. Never cancelled: redis-py can swallow a cancellation."""
+        """Renew three times per lifetime until `done`. Not ended by cancellation, which redis-py can swallow."""
         while not await _is_set_within(done, self._ttl_ms / 3_000):
             try:
                 if not await self._hold([key], [token, self._ttl_ms]):

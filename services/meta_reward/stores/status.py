@@ -1,4 +1,4 @@
-"""The board: what the worker does, what cycles did, what operators ask for. All of it in Redis (I8)."""
+"""State of each lineage's cycles in Redis: status, requests, reports, alarms, baselines (I8)."""
 
 import time
 import uuid
@@ -14,28 +14,30 @@ from services.kit.store.keys import LineageKey
 from services.kit.store.redis import LuaFunction, read_newest
 
 RETENTION_S = 30 * 86_400
-"""How long baselines and alarms outlive their last measurement."""
+"""Lifetime of baselines and alarms after their last measurement. A run that pauses for a month starts afresh."""
 
 MAX_REPORTS = 1_000
-"""Reports that are read at once, at most."""
+"""Reports in one read: about 5 MB of JSON."""
 
 _REQUEST_TTL_S = 3_600
+"""A request that no worker could serve within an hour no longer reflects what the operator wants."""
+
 _ALARMS = TypeAdapter(list[Alarm])
 _TRACES = TypeAdapter(list[Trace])
 
 
 def alarms_json(alarms: Sequence[Alarm]) -> str:
-    """As the board keeps them."""
+    """The value of `alarms_key`."""
     return _ALARMS.dump_json(list(alarms)).decode()
 
 
 def baseline_json(traces: Sequence[Trace]) -> str:
-    """As the board keeps them."""
+    """The value of `baseline_key`."""
     return _TRACES.dump_json(list(traces)).decode()
 
 
 class CycleRequest(Contract):
-    """An operator's wish for a cycle."""
+    """An operator's request for a cycle. `id` makes two requests with the same text distinct."""
 
     id: str
     by: str
@@ -43,7 +45,7 @@ class CycleRequest(Contract):
 
 
 class StatusStore:
-    """Status, requests and reports of every line."""
+    """Reads and writes the state of every lineage's cycles."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -51,56 +53,59 @@ class StatusStore:
         self._withdraw = LuaFunction(redis, "withdraw")
 
     async def status(self, lineage: LineageKey) -> CycleStatus:
-        """What is going on in this line."""
-        redis_keys = [
-            keys.cycle_key(lineage),
-            keys.lag_key(lineage),
-            keys.cycles_without_activation_key(lineage),
-            keys.paused_key(lineage),
-        ]
-        text, lag, fruitless, paused = await self._redis.mget(redis_keys)
+        """The stage of the running cycle, the lag, the pause, and the last error."""
+        text, lag, fruitless, paused = await self._redis.mget(
+            [
+                keys.cycle_key(lineage),
+                keys.lag_key(lineage),
+                keys.cycles_without_activation_key(lineage),
+                keys.paused_key(lineage),
+            ]
+        )
         status = CycleStatus.model_validate_json(text) if text else CycleStatus()
-        told = {
+        counts = {
             "completed": int(await self._redis.xlen(keys.reports_key(lineage))),
             "lag": int(lag or 0),
             "fruitless": int(fruitless or 0),
             "paused": Pause.model_validate_json(paused) if paused else None,
         }
-        return status.model_copy(update=told)
+        return status.model_copy(update=counts)
 
     async def set_status(self, lineage: LineageKey, status: CycleStatus) -> None:
-        """Note what is going on."""
-        now = status.model_copy(update={"updated": time.time()})
-        await self._redis.set(keys.cycle_key(lineage), now.model_dump_json())
+        """Store the status with the current time."""
+        stamped = status.model_copy(update={"updated": time.time()})
+        await self._redis.set(keys.cycle_key(lineage), stamped.model_dump_json())
 
     async def set_stage(self, lineage: LineageKey, status: CycleStatus) -> None:
-        """Note how far a cycle has come; why the last one failed stands until one succeeds."""
+        """Store the running cycle's stage. The last cycle's error is kept until a cycle succeeds."""
         await self.set_status(lineage, status.model_copy(update={"error": (await self.status(lineage)).error}))
 
     async def set_lag(self, lineage: LineageKey, traces: int) -> None:
-        """Note how many traces wait for a cycle."""
+        """Store the number of traces that no cycle has consumed."""
         await self._redis.set(keys.lag_key(lineage), traces)
 
-    async def settled(self, lineage: LineageKey) -> str | None:
-        """The id of the last activation that the watch let stand."""
-        found = await self._redis.get(keys.watched_activation_key(lineage))
-        return None if found is None else str(found)
+    async def watched_activation(self, lineage: LineageKey) -> str | None:
+        """Id of the last activation that the watch confirmed by the spread of rewards."""
+        return await self._text(keys.watched_activation_key(lineage))
 
-    async def settle(self, lineage: LineageKey, activation: str) -> None:
-        """Note that the watch lets an activation stand; no worker judges it again."""
+    async def set_watched_activation(self, lineage: LineageKey, activation: str) -> None:
+        """Confirm an activation, so that no worker checks it again."""
         await self._redis.set(keys.watched_activation_key(lineage), activation)
 
-    async def audit_settled(self, lineage: LineageKey) -> str | None:
-        """The id of the last activation that the watch let stand by the audit."""
-        found = await self._redis.get(keys.audited_activation_key(lineage))
-        return None if found is None else str(found)
+    async def audited_activation(self, lineage: LineageKey) -> str | None:
+        """Id of the last activation that the watch confirmed by the audit."""
+        return await self._text(keys.audited_activation_key(lineage))
 
-    async def settle_audit(self, lineage: LineageKey, activation: str) -> None:
-        """Note that the watch lets an activation stand by the audit."""
+    async def set_audited_activation(self, lineage: LineageKey, activation: str) -> None:
+        """Confirm an activation by the audit, so that no worker checks it again."""
         await self._redis.set(keys.audited_activation_key(lineage), activation)
 
+    async def _text(self, key: str) -> str | None:
+        text = await self._redis.get(key)
+        return None if text is None else str(text)
+
     async def request(self, lineage: LineageKey, by: str, reason: str) -> None:
-        """Ask for a cycle as soon as the worker looks. Each request is one of its own, also when it says the same."""
+        """Request a cycle at the worker's next poll."""
         request = CycleRequest(id=uuid.uuid4().hex, by=by, reason=reason)
         await self._redis.set(keys.cycle_request_key(lineage), request.model_dump_json(), ex=_REQUEST_TTL_S)
 
@@ -110,7 +115,7 @@ class StatusStore:
         return CycleRequest.model_validate_json(text) if text else None
 
     async def withdraw(self, lineage: LineageKey, request: CycleRequest) -> None:
-        """Forget a request: it was served, or there was nothing to serve it with. One that came later stays."""
+        """Delete a request that needs no cycle; a later request stays."""
         await self._withdraw([keys.cycle_request_key(lineage)], [request.model_dump_json()])
 
     async def alarms(self, lineage: LineageKey) -> list[Alarm]:
@@ -119,17 +124,17 @@ class StatusStore:
         return _ALARMS.validate_json(text) if text else []
 
     async def set_alarms(self, lineage: LineageKey, alarms: Sequence[Alarm]) -> None:
-        """Note what is raised."""
+        """Replace the raised alarms."""
         await self._redis.set(keys.alarms_key(lineage), alarms_json(alarms), ex=RETENTION_S)
 
     async def baselines(self, lineage: LineageKey, runs: Set[str | None]) -> dict[str | None, list[Trace]]:
-        """The first traces of those of `runs` that a cycle has seen before."""
+        """The stored first traces of those of `runs` that have any."""
         names = list(runs)
         texts = await self._redis.mget([keys.baseline_key(lineage, run) for run in names]) if names else []
         return {run: _TRACES.validate_json(text) for run, text in zip(names, texts, strict=True) if text}
 
     async def pause(self, lineage: LineageKey, pause: Pause | None) -> None:
-        """Start no cycle but on request from now on; None ends that."""
+        """Pause the lineage, so that cycles start on request only; None resumes it."""
         if pause is None:
             await self._redis.delete(keys.paused_key(lineage))
         else:
@@ -138,9 +143,9 @@ class StatusStore:
     async def finish(
         self, lineage: LineageKey, token: str, last_trace: str, report: CycleReport, request: CycleRequest | None
     ) -> None:
-        """Record a cycle's end, move the cursor, forget its checkpoint and the request it served: all at once.
+        """Store a cycle's report, advance the cursor, delete the checkpoint and the served request, atomically.
 
-        An abandoned cycle moves no cursor and serves no request. Raises `Conflict` when the lease was lost meanwhile.
+        An abandoned cycle advances no cursor and serves no request. Raises `Conflict` when the lease was lost.
         """
         ended = "" if report.abandoned else "fruitful" if report.activated else "fruitless"
         served = "" if report.abandoned or request is None else request.model_dump_json()
@@ -164,12 +169,12 @@ class StatusStore:
             raise Conflict("the cycle lost its lease; its report was refused", code="fenced")
 
     async def reports(self, lineage: LineageKey, count: int = MAX_REPORTS, *, skip: int = 0) -> list[CycleReport]:
-        """The newest `count` reports of ended cycles behind the `skip` newest, oldest first."""
-        found = await read_newest(self._redis, keys.reports_key(lineage), count=skip + count)
-        return [CycleReport.model_validate_json(fields["report"]) for _, fields in reversed(found[skip:])]
+        """`count` reports of ended cycles, without the `skip` newest, oldest first."""
+        entries = await read_newest(self._redis, keys.reports_key(lineage), count=skip + count)
+        return [CycleReport.model_validate_json(fields["report"]) for _, fields in reversed(entries[skip:])]
 
     async def report(self, lineage: LineageKey, cycle: str) -> CycleReport:
-        """What one cycle did. Raises `NotFound`."""
+        """The report of one cycle. Raises `NotFound`."""
         for report in reversed(await self.reports(lineage)):
             if report.cycle == cycle:
                 return report

@@ -98,7 +98,7 @@ async def test_a_cycle_grows_the_anchors_and_shows_no_proposer_what_it_took(
         await meta.worker.run_due_cycle(LINEAGE)
         taken = await meta.deps.anchors.early_ids(LINEAGE)
         assert 0 < len(taken) <= 4
-        told = await meta.deps.anchors.told(TASK)
+        told = await meta.deps.anchors.summary(TASK)
         assert (told.early, told.originals) == (len(taken), 12 + len(taken))
         (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.sample is not None

@@ -17,7 +17,7 @@ from services.meta_reward.gate.early_originals import select_early
 from services.meta_reward.gate.gate import Gate, GateLimits
 from services.meta_reward.stores.anchors import AnchorStore
 from services.meta_reward.types import Candidate
-from tests.support.builders import ESSAY, TASK, check, checks_only, rubric, trace
+from tests.support.builders import ESSAY, LINEAGE, TASK, check, checks_only, rubric, trace
 
 PACK = load_pack(TASK)
 ANCHORS = build_anchors(PACK, 12)
@@ -75,14 +75,14 @@ async def test_pairs_that_were_kept_before_load_and_take_a_reference_up(redis: R
     """What is written without a reference is what an earlier release wrote, and reads."""
     store = AnchorStore(redis, 12)
     await store.add(TASK, OLD)
-    assert await store.of(TASK) == build_anchors(PACK, 12, OLD)
+    assert await store.read(LINEAGE) == build_anchors(PACK, 12, OLD)
     kept = await redis.hvals(keys.anchors_key(TASK))
     assert len(kept) == len(OLD)
     assert not any("reference" in text for text in kept)
     await store.add(TASK, PAIRS)
-    assert await store.of(TASK) == build_anchors(PACK, 12, PAIRS)
+    assert await store.read(LINEAGE) == build_anchors(PACK, 12, PAIRS)
     await store.add(TASK, OLD)
-    assert await store.of(TASK) == build_anchors(PACK, 12, PAIRS), "a second import forgets none"
+    assert await store.read(LINEAGE) == build_anchors(PACK, 12, PAIRS), "a second import forgets none"
 
 
 def test_an_early_completion_keeps_its_reference() -> None:

@@ -24,8 +24,10 @@ from services.meta_reward.evidence.alarms import AUDIT_CONTRADICTS, update_alarm
 from services.meta_reward.evidence.audit import audit_figures, change_by_activation, change_since_activation
 from services.meta_reward.evidence.window import summarise_window
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.monitoring.auditor import Auditor, AuditStore
+from services.meta_reward.monitoring import auditor as auditor_module
+from services.meta_reward.monitoring.auditor import Auditor
 from services.meta_reward.monitoring.rollback import audit_contradiction_reason
+from services.meta_reward.stores.audits import AuditStore
 from tests.conftest import StartReward
 from tests.support.builders import ESSAY, LINEAGE, TASK, gate_report, llm, rubric, trace
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
@@ -112,7 +114,7 @@ def contradicting(messages: Messages) -> Reply:
 def auditor_of(meta: Meta, redis: Redis, registry: CollectorRegistry | None = None) -> Auditor:
     metrics = MetaRewardMetrics(registry or CollectorRegistry())
     return Auditor(
-        book=AuditStore(redis), store=meta.deps.store, log=meta.deps.log, client=meta.client, leases=meta.leases,
+        audits=AuditStore(redis), store=meta.deps.store, log=meta.deps.log, client=meta.client, leases=meta.leases,
         settings=meta.deps.settings, metrics=metrics,
     )  # fmt: skip
 
@@ -149,11 +151,12 @@ async def test_the_watch_rolls_back_what_the_audit_contradicts(
 
 
 async def test_i8_each_trace_is_audited_once_whoever_audits(
-    redis: Redis, reward_url: str, fake_engine: FakeEngine
+    redis: Redis, reward_url: str, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(auditor_module, "MAX_BATCH", 64)
     fake_engine.script = meta_script(lambda _: certain(3))
     registry = CollectorRegistry()
-    told: dict[str, Any] = {"audit_share": 0.5, "audit_batch": 64, "every_traces": PATIENT}
+    told: dict[str, Any] = {"audit_share": 0.5, "every_traces": PATIENT}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         for step in range(4):
             await train(meta.client, step=step)
@@ -171,9 +174,12 @@ async def test_i8_each_trace_is_audited_once_whoever_audits(
         assert f'regrade_meta_audit_share_ratio{{task="essay_writing"}} {len(first) / 32}' in text
 
 
-async def test_a_look_costs_no_more_than_its_batch(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
+async def test_a_poll_audits_no_more_than_its_batch(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditor_module, "MAX_BATCH", 4)
     fake_engine.script = meta_script(lambda _: certain(3))
-    told: dict[str, Any] = {"audit_share": 1.0, "audit_batch": 4, "every_traces": PATIENT}
+    told: dict[str, Any] = {"audit_share": 1.0, "every_traces": PATIENT}
     async with running_meta(redis, reward_url, fake_engine, **told) as meta:
         await train(meta.client, count=8)
         await auditor_of(meta, redis).audit_new_traces(LINEAGE)

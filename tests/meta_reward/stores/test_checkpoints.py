@@ -11,6 +11,7 @@ from regrade.contracts import CycleReport, EventKind
 from services.kit.errors import Conflict
 from services.kit.store import keys
 from services.kit.store.rubric_store import RubricStore, candidate_event, gate_event
+from services.meta_reward import cycle_run
 from services.meta_reward.evidence.window import build_evidence, summarise_window
 from services.meta_reward.stores.checkpoints import Checkpoint, CheckpointStore
 from services.meta_reward.stores.leases import Leases
@@ -94,28 +95,30 @@ async def _served_again(meta: Meta) -> None:
 
 
 async def test_a_stage_that_fails_again_and_again_is_given_up(
-    redis: Redis, reward_url: str, fake_engine: FakeEngine
+    redis: Redis, reward_url: str, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two tries are allowed: the third worker abandons the cycle and begins another one on the same window."""
+    monkeypatch.setattr(cycle_run, "STAGE_TRIES", 2)
     fake_engine.script = meta_script(lambda _: certain(3))
-    async with running_meta(redis, reward_url, fake_engine, stage_tries=2) as meta:
+    async with running_meta(redis, reward_url, fake_engine) as meta:
         await _fails_at_the_gate(meta, fake_engine)
         assert await meta.deps.status_store.reports(LINEAGE) == []
         await _served_again(meta)
         await meta.worker.run_due_cycle(LINEAGE)
         abandoned, finished = await meta.deps.status_store.reports(LINEAGE)
-        assert abandoned.abandoned == "2 tries at the stage behind lint have failed"
+        assert abandoned.abandoned == "2 tries at the stage after lint have failed"
         assert (abandoned.activated, finished.abandoned) == (None, None)
         assert finished.activated is not None
         assert finished.evidence.window == abandoned.evidence.window
         assert (await meta.deps.status_store.status(LINEAGE)).fruitless == 0
 
 
-async def test_a_cycle_that_lies_about_too_long_is_given_up(
-    redis: Redis, reward_url: str, fake_engine: FakeEngine
+async def test_a_cycle_that_began_too_long_ago_is_given_up(
+    redis: Redis, reward_url: str, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cycle_run, "RESUME_WITHIN_S", 60.0)
     fake_engine.script = meta_script(lambda _: certain(3))
-    async with running_meta(redis, reward_url, fake_engine, resume_within_s=60.0) as meta:
+    async with running_meta(redis, reward_url, fake_engine) as meta:
         await _fails_at_the_gate(meta, fake_engine)
         state = await meta.deps.checkpoints.load(LINEAGE)
         assert state is not None
