@@ -65,12 +65,12 @@ def test_the_completion_is_what_follows_the_prompt(query: str, prompt: str, comp
 
 
 def test_hostile_text_costs_linear_time() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     for text in ("<|a|>" * 40_000 + "x", " " * 200_000 + "x", "<" * 200_000, "<|im_start|>user\n" * 10_000):
         strip_end_tokens(text)
         parse_prompt(text)
         completion_after_prompt(text, text[:-1] + "y")
-    assert time.perf_counter() - started < 5.0
+    assert time.thread_time() - started < 5.0
 
 
 def test_turns_of_all_kinds() -> None:

@@ -16,7 +16,7 @@ PREFIXES = ("REGRADE_REWARD_", "REGRADE_META_", "REGRADE_TRAINER_", "REGRADE_LOC
 def _started(module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)}
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, env=inherited | env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=inherited | env, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ PASSWORD = "a-long-password"
 def _run(module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE}
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, env=inherited | env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=inherited | env, capture_output=True, text=True, timeout=240, check=False)
 
 
 def _valkey(processes: Processes, folder: Path) -> int:

@@ -35,7 +35,7 @@ async def test_a_worker_outlives_a_failing_cycle(redis: Redis, reward_url: str, 
         async with working(meta.worker):
             await until(is_at_gate, "the cycle to reach its gate")
             fake_engine.start()
-            await until(activated, "an activation", timeout_s=60.0)
+            await until(activated, "an activation")
 
 
 async def test_a_wrong_reward_key_costs_nothing_and_is_told(
@@ -127,7 +127,7 @@ async def test_a_failing_cycle_is_tried_again_later(redis: Redis, reward_url: st
             return len(await meta.deps.status_store.reports(LINEAGE)) == 1
 
         async with working(meta.worker):
-            await until(is_done, "another try", timeout_s=60.0)
+            await until(is_done, "another try")
 
 
 async def test_a_gate_that_loses_its_judge_decides_nothing(

@@ -43,7 +43,7 @@ async def judge(redis: Redis, fake_engine: FakeEngine) -> AsyncIterator[MetaJudg
     fake_engine.script = meta_script(
         lambda _: certain(3), lambda text: chat(json.dumps({"guidelines": WISE})) if "guidelines" in text else None
     )
-    async with open_session(connections=2, timeout_s=10.0) as session:
+    async with open_session(connections=2, timeout_s=60.0) as session:
         yield await meta_judge(session, fake_engine, redis)
 
 

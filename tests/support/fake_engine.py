@@ -150,7 +150,7 @@ class FakeEngine:
         self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10.0)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(60.0)
 
     async def _start(self) -> None:
         app = web.Application()

@@ -94,7 +94,7 @@ async def running_meta(
     chosen = MetaRewardSettings.model_validate(told)
     proposers: list[Proposer] = [CatalogueProposer()] if catalogue else []
     async with (
-        open_session(connections=8, timeout_s=30.0) as session,
+        open_session(connections=8, timeout_s=60.0) as session,
         RewardClient(reward_url, key=key, patience_s=2.0) as client,
     ):
         if llm:

@@ -40,12 +40,12 @@ def settings(valkey: Valkey, folder: Path, **more: Any) -> dict[str, Any]:
 
 def ask(url: str, items: Sequence[dict[str, Any]], **fields: Any) -> httpx.Response:
     """One `/score` call."""
-    return httpx.post(f"{url}/score", json={"task": TASK, "items": list(items)} | fields, timeout=30.0)
+    return httpx.post(f"{url}/score", json={"task": TASK, "items": list(items)} | fields, timeout=60.0)
 
 
 def readiness(url: str) -> tuple[int, dict[str, bool]]:
     """Status and parts of `/readyz`."""
-    answer = httpx.get(f"{url}/readyz", timeout=30.0)
+    answer = httpx.get(f"{url}/readyz", timeout=60.0)
     return answer.status_code, answer.json()
 
 
@@ -67,7 +67,7 @@ def score(url: str, items: Sequence[dict[str, Any]], **fields: Any) -> dict[str,
 
 def gauge(url: str, name: str) -> float:
     """A metric without labels."""
-    lines = httpx.get(f"{url}/metrics", timeout=30.0).text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=60.0).text.splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 

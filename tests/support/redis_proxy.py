@@ -33,7 +33,7 @@ class RedisProxy:
 
     def wait(self) -> None:
         """Return once the command is here (before), or executed (behind)."""
-        wait_until(self._reached.is_set, f"{self._pattern!r} to be sent", timeout_s=60.0)
+        wait_until(self._reached.is_set, f"{self._pattern!r} to be sent")
 
     def release(self) -> None:
         """Let through what is held, and all to come."""

@@ -75,7 +75,7 @@ def run_cycle(meta: httpx.Client, reason: str = "the story goes on") -> dict[str
     """Ask for a cycle and wait until it has ended; answers its report."""
     known = len(meta.get(f"/cycles/{TASK}").json())
     meta.post(f"/cycles/{TASK}", json={"by": "dana", "reason": reason}).raise_for_status()
-    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) > known, "a cycle", timeout_s=120.0)
+    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) > known, "a cycle")
     wait_until(lambda: meta.get(f"/status/{TASK}").json()["stage"] == "idle", "the worker to be idle")
     report: dict[str, Any] = meta.get(f"/cycles/{TASK}").json()[-1]
     return report
@@ -100,7 +100,7 @@ def meta_service(redis_url: str, reward_url: str, engine: FakeEngine, **settings
     }
     server = ServerThread(create_app(MetaRewardSettings.model_validate(told | settings)))
     try:
-        with httpx.Client(base_url=server.url, timeout=30.0) as meta:
+        with httpx.Client(base_url=server.url, timeout=60.0) as meta:
             yield meta
     finally:
         server.stop()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 _POLL_S = 0.02
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 90.0) -> None:
     """Return once `condition` holds. Raises `TimeoutError` naming `what` was waited for."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -16,7 +16,7 @@ def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 3
         time.sleep(_POLL_S)
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, *, timeout_s: float = 30.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, *, timeout_s: float = 90.0) -> None:
     """`wait_until` for a test with an event loop; the condition may be a coroutine function."""
     deadline = time.monotonic() + timeout_s
     while True:

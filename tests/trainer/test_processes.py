@@ -76,7 +76,7 @@ async def test_killed_in_mid_step_it_resumes_at_that_step(
     command = ["services.trainer.train", *_options(policy, out, reward_url, steps=7)]
     process = _spawn(command, log)
     try:
-        wait_until(lambda: len(read_log(out / LOG_NAME)) >= 3, "three steps", timeout_s=100.0)
+        wait_until(lambda: len(read_log(out / LOG_NAME)) >= 3, "three steps")
         fake_engine.hold()
         fake_engine.forget()
         fake_engine.wait_for_calls(1)
@@ -118,7 +118,7 @@ async def test_two_processes_share_a_group_and_its_rubric(
     )
     process = _spawn([*launch, "services.trainer.train", "--config", str(config)], log)
     try:
-        wait_until(lambda: len(read_log(out / LOG_NAME)) >= 2 or process.poll() is not None, "two steps", timeout_s=120)
+        wait_until(lambda: len(read_log(out / LOG_NAME)) >= 2 or process.poll() is not None, "two steps")
         assert process.poll() is None, log.read_text()[-3_000:]
         assert await activate(store, rubric(llm("clarity"))) == 2
         assert _ends(process, log) == 0, log.read_text()[-3_000:]

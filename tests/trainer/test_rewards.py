@@ -100,7 +100,7 @@ def test_prometheus_tells_of_the_newest_step() -> None:
     try:
         logs = {"reward": 0.5, "kl": 0.25, "regrade/rubric_version": 3.0, "regrade/unscored_share": 0.125}
         prometheus.on_log(None, state, TrainerControl(), logs)
-        told = httpx.get(f"http://127.0.0.1:{prometheus.port}/metrics", timeout=10.0).text.splitlines()
+        told = httpx.get(f"http://127.0.0.1:{prometheus.port}/metrics", timeout=60.0).text.splitlines()
     finally:
         prometheus.on_train_end(None, state, TrainerControl())
     assert {

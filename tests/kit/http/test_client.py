@@ -15,7 +15,7 @@ async def test_a_failed_call_is_tried_again_within_its_budget(fake_engine: FakeE
         return Reply(status=503) if len(fake_engine.calls) <= 2 else certain(3)
 
     fake_engine.script = busy_twice
-    async with open_session(connections=1, timeout_s=5.0) as session:
+    async with open_session(connections=1, timeout_s=60.0) as session:
         answer = await JsonEndpoint(session, fake_engine.url, retries=2, backoff_s=0.001).post(CHAT, BODY)
         assert answer["choices"]
         assert len(fake_engine.calls) == 3
@@ -28,7 +28,7 @@ async def test_a_failed_call_is_tried_again_within_its_budget(fake_engine: FakeE
 @pytest.mark.parametrize("status", [300, 400, 401, 404, 413, 422])
 async def test_a_refusal_is_not_tried_again(fake_engine: FakeEngine, status: int) -> None:
     fake_engine.script = lambda _: Reply({"why": "too long"}, status=status)
-    async with open_session(connections=1, timeout_s=5.0) as session:
+    async with open_session(connections=1, timeout_s=60.0) as session:
         with pytest.raises(UpstreamRefused, match=f"HTTP {status} .*too long") as refused:
             await JsonEndpoint(session, fake_engine.url, retries=3, backoff_s=0.001).post(CHAT, BODY)
     assert not refused.value.retryable
@@ -44,7 +44,7 @@ async def test_no_answer_in_time_is_unavailable(fake_engine: FakeEngine) -> None
 
 async def test_nobody_there_is_unavailable(fake_engine: FakeEngine) -> None:
     fake_engine.stop()
-    async with open_session(connections=1, timeout_s=5.0) as session:
+    async with open_session(connections=1, timeout_s=60.0) as session:
         with pytest.raises(UpstreamUnavailable):
             await JsonEndpoint(session, fake_engine.url, retries=1, backoff_s=0.001).get("/v1/models")
 
@@ -54,13 +54,13 @@ async def test_nobody_there_is_unavailable(fake_engine: FakeEngine) -> None:
 )
 async def test_what_is_no_json_is_malformed(fake_engine: FakeEngine, body: bytes) -> None:
     fake_engine.script = lambda _: Reply(body)
-    async with open_session(connections=1, timeout_s=20.0) as session:
+    async with open_session(connections=1, timeout_s=60.0) as session:
         with pytest.raises(UpstreamMalformed):
             await JsonEndpoint(session, fake_engine.url, retries=0).post(CHAT, BODY)
 
 
 async def test_a_key_is_sent(fake_engine: FakeEngine) -> None:
-    async with open_session(connections=1, timeout_s=5.0) as session:
+    async with open_session(connections=1, timeout_s=60.0) as session:
         await JsonEndpoint(session, fake_engine.url, key=SecretStr("engine-key")).post(CHAT, BODY)
         await JsonEndpoint(session, fake_engine.url, key=SecretStr("")).post(CHAT, BODY)
     assert [headers.get("Authorization") for headers in fake_engine.headers] == ["Bearer engine-key", None]

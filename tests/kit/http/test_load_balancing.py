@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from pydantic import SecretStr
 
+from services.kit.http import client
 from services.kit.http import load_balancing as replicas
 from services.kit.http.client import (
     JsonEndpoint,
@@ -58,7 +59,7 @@ def other_engine() -> Iterator[FakeEngine]:
 async def test_the_least_loaded_is_asked(fake_engine: FakeEngine, other_engine: FakeEngine) -> None:
     fake_engine.hold()
     other_engine.hold()
-    async with open_session(connections=20, timeout_s=10.0) as session:
+    async with open_session(connections=20, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}")
         batch = asyncio.create_task(endpoint.post(CHAT, BODY, weight=8))
         await asyncio.to_thread(wait_until, lambda: bool(fake_engine.calls or other_engine.calls), "the batch")
@@ -77,7 +78,7 @@ async def test_the_least_loaded_is_asked(fake_engine: FakeEngine, other_engine: 
 async def test_a_failing_call_is_tried_on_another_at_once(fake_engine: FakeEngine, other_engine: FakeEngine) -> None:
     fake_engine.script = lambda _: BROKEN
     watched = Watched()
-    async with open_session(connections=4, timeout_s=5.0) as session:
+    async with open_session(connections=4, timeout_s=60.0) as session:
         urls = f"{fake_engine.url}, {other_engine.url}"
         endpoint = JsonEndpoint(session, urls, retries=1, backoff_s=30.0, metrics=watched)
         for _ in range(40):
@@ -88,25 +89,43 @@ async def test_a_failing_call_is_tried_on_another_at_once(fake_engine: FakeEngin
     assert watched.ejected[-1] == 1
 
 
+class Clock:
+    """Stands in for the module `time` of the client: time passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time by which replicas are ejected and probed."""
+    clock = Clock()
+    monkeypatch.setattr(client, "time", clock)
+    return clock
+
+
 async def test_one_probe_brings_it_back_on_probation(
-    fake_engine: FakeEngine, other_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    fake_engine: FakeEngine, other_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 0.3)
     fake_engine.script = lambda _: BROKEN
     watched = Watched()
-    async with open_session(connections=20, timeout_s=5.0) as session:
+    async with open_session(connections=20, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}", metrics=watched)
         for _ in range(40):
             await endpoint.post(CHAT, BODY)
         assert fake_engine.probes == 0
-        await asyncio.sleep(0.31)
+        clock.now += 0.31
         fake_engine.forget()
         await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
         assert fake_engine.probes == 1
         assert len(fake_engine.calls) >= 1
         assert watched.ejected[-1] == 1, "still failing: out again at once"
         fake_engine.script = lambda _: WELL
-        await asyncio.sleep(0.61)
+        clock.now += 0.61
         fake_engine.forget()
         await endpoint.post(CHAT, BODY)
         await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
@@ -115,7 +134,7 @@ async def test_one_probe_brings_it_back_on_probation(
 
 
 async def test_with_all_out_calls_fail_at_once_until_a_probe_succeeds(
-    fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 2.0)
     fake_engine.script = lambda _: Reply(hang=True)
@@ -130,14 +149,14 @@ async def test_with_all_out_calls_fail_at_once_until_a_probe_succeeds(
                 await endpoint.post(CHAT, BODY)
         assert len(fake_engine.calls) == 5
         fake_engine.script = lambda _: WELL
-        await asyncio.sleep(2.05)
+        clock.now += 2.05
         assert (await endpoint.post(CHAT, BODY))["choices"]
         assert fake_engine.probes == 1
 
 
 async def test_a_busy_one_is_retried_and_not_left_out(fake_engine: FakeEngine) -> None:
     fake_engine.script = lambda _: Reply(status=429)
-    async with open_session(connections=4, timeout_s=5.0) as session:
+    async with open_session(connections=4, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, fake_engine.url, retries=1, backoff_s=0.001)
         for _ in range(10):
             with pytest.raises(UpstreamBusy):
@@ -146,7 +165,7 @@ async def test_a_busy_one_is_retried_and_not_left_out(fake_engine: FakeEngine) -
 
 
 async def test_refusals_between_failures_show_it_is_alive(fake_engine: FakeEngine) -> None:
-    async with open_session(connections=4, timeout_s=5.0) as session:
+    async with open_session(connections=4, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
         for status in [503, 503, 503, 503, 400] * 3:
             fake_engine.script = partial(_always, Reply(status=status))
@@ -156,7 +175,7 @@ async def test_refusals_between_failures_show_it_is_alive(fake_engine: FakeEngin
 
 async def test_telling_what_it_serves_does_not_show_that_it_works(fake_engine: FakeEngine) -> None:
     fake_engine.script = partial(_always, BROKEN)
-    async with open_session(connections=4, timeout_s=5.0) as session:
+    async with open_session(connections=4, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
         for _ in range(5):
             with pytest.raises(UpstreamUnavailable, match="HTTP 503"):
@@ -172,7 +191,7 @@ async def test_retries_stay_within_their_budget(fake_engine: FakeEngine, monkeyp
     monkeypatch.setattr(replicas, "_RETRIES_A_SECOND", 0.0)
     fake_engine.script = lambda _: Reply(status=429)
     watched = Watched()
-    async with open_session(connections=4, timeout_s=5.0) as session:
+    async with open_session(connections=4, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, fake_engine.url, retries=2, backoff_s=0.0, metrics=watched)
         for _ in range(30):
             with pytest.raises(UpstreamBusy):
@@ -236,7 +255,7 @@ def test_what_is_no_base_url_is_refused_without_being_repeated(text: str) -> Non
 async def test_credentials_are_sent_and_never_told(fake_engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     told = []
-    async with open_session(connections=4, timeout_s=5.0) as session:
+    async with open_session(connections=4, timeout_s=60.0) as session:
         with_login = fake_engine.url.replace("://", "://me:hush-1@")
         endpoint = JsonEndpoint(session, with_login, key=SecretStr("hush-2"), retries=1, backoff_s=0.0)
         await endpoint.post(CHAT, BODY)

@@ -38,7 +38,7 @@ notmine.example mine.example.evil.com sub.mine.example
 
 @pytest.fixture
 def reward(reward_url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=reward_url, timeout=30.0) as client:
+    with httpx.Client(base_url=reward_url, timeout=60.0) as client:
         yield client
 
 
@@ -103,7 +103,7 @@ def test_a_request_without_host_is_answered(reward_url: str) -> None:
     """No browser sends one; a balancer's probe in HTTP/1.0 does."""
     address = urlsplit(reward_url)
     assert address.hostname is not None
-    with socket.create_connection((address.hostname, address.port or 0), timeout=10.0) as connection:
+    with socket.create_connection((address.hostname, address.port or 0), timeout=60.0) as connection:
         connection.sendall(f"GET /rubrics/{TASK} HTTP/1.0\r\n\r\n".encode())
         assert connection.recv(64).split()[1] == b"200"
 

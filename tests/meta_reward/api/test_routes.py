@@ -28,7 +28,7 @@ class StartMeta:
     def __call__(self, **settings: Any) -> httpx.Client:
         server = ServerThread(create_app(MetaRewardSettings.model_validate(self._defaults | settings)))
         self._stack.callback(server.stop)
-        return self._stack.enter_context(httpx.Client(base_url=server.url, timeout=30.0))
+        return self._stack.enter_context(httpx.Client(base_url=server.url, timeout=60.0))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def start_meta(redis_url: str, reward_url: str, fake_engine: FakeEngine) -> Iter
 
 def _train(reward_url: str, count: int = 8) -> None:
     items = [item(n, id=str(n), completion=f"{POOR}{' ' * n}") for n in range(count)]
-    answer = httpx.post(f"{reward_url}/score", json={"task": TASK, "run": "r", "step": 1, "items": items}, timeout=30.0)
+    answer = httpx.post(f"{reward_url}/score", json={"task": TASK, "run": "r", "step": 1, "items": items}, timeout=60.0)
     assert answer.status_code == 200
 
 
@@ -58,7 +58,7 @@ def test_a_cycle_as_an_operator_sees_it(start_meta: StartMeta, reward_url: str) 
     meta = start_meta()
     assert meta.get("/readyz").json() == {"redis": True}
     _train(reward_url)
-    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle", timeout_s=60.0)
+    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle")
     report = meta.get(f"/cycles/{TASK}").json()[0]
     assert report["activated"]
     wait_until(lambda: meta.get(f"/status/{TASK}").json()["stage"] == "idle", "the worker to be idle")
@@ -87,7 +87,7 @@ def test_a_cycle_on_request(start_meta: StartMeta, reward_url: str) -> None:
     meta = start_meta(every_traces=1_000)
     _train(reward_url)
     assert meta.post(f"/cycles/{TASK}", json=ACTION).status_code == 202
-    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle", timeout_s=60.0)
+    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle")
     assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
 
 
@@ -99,7 +99,7 @@ def test_a_paused_line_runs_no_cycle_but_on_request(start_meta: StartMeta, rewar
     wait_until(lambda: meta.get(f"/status/{TASK}").json()["lag"] == 16, "the worker to look")
     assert meta.get(f"/cycles/{TASK}").json() == []
     meta.post(f"/cycles/{TASK}", json=ACTION)
-    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle", timeout_s=60.0)
+    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle")
     assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
     assert meta.post(f"/cycles/{TASK}/resume", json=ACTION).json()["paused"] is None
 
@@ -108,13 +108,13 @@ def test_raised_alarms_are_told(start_meta: StartMeta, reward_url: str) -> None:
     """Four groups of equal rewards: they ring, and each alarm's traces are the ones it was raised by."""
     meta = start_meta(every_traces=1_000, alarm_traces=8)
     items = [item(n // 2, id=str(n), group=f"g{n // 2}") for n in range(8)]
-    answer = httpx.post(f"{reward_url}/score", json={"task": TASK, "run": "r", "step": 1, "items": items}, timeout=30.0)
+    answer = httpx.post(f"{reward_url}/score", json={"task": TASK, "run": "r", "step": 1, "items": items}, timeout=60.0)
     scored = {result["trace_id"] for result in answer.json()["results"]}
     wait_until(lambda: meta.get(f"/alarms/{TASK}").json() != [], "an alarm")
     alarms = {alarm["name"]: alarm for alarm in meta.get(f"/alarms/{TASK}").json()}
     assert alarms["groups_without_spread"]["figure"] == 1.0
     assert set(alarms["groups_without_spread"]["traces"]) == scored
-    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "the cycle it calls for", timeout_s=60.0)
+    wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "the cycle it calls for")
     assert (
         meta.get(f"/cycles/{TASK}")
         .json()[0]["trigger"]

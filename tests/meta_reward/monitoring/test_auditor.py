@@ -34,7 +34,7 @@ from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
 from tests.support.meta import Meta, meta_script, running_meta, train
 from tests.support.servers import spawn_service
 from tests.support.valkey import running_valkey
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 OLD, NEW = "a" * 64, "b" * 64
 WINDOW = 16
@@ -227,11 +227,11 @@ def test_an_audit_service_of_its_own_keeps_its_own_books(
         running.callback(meta.stop)
         items = [{"id": f"i{n}", "prompt": "Why trees?", "completion": f"{ESSAY} {n}"} for n in range(8)]
         body = {"task": TASK, "run": "r", "step": 1, "items": items}
-        trained = httpx.post(f"{trains}/score", json=body, timeout=30.0).raise_for_status().json()["results"]
+        trained = httpx.post(f"{trains}/score", json=body, timeout=60.0).raise_for_status().json()["results"]
         scored = f'regrade_meta_audited_traces_total{{outcome="scored",task="{TASK}"}} 8.0'
         wait_until(lambda: scored in httpx.get(f"{meta.url}/metrics").text, "every trace to be audited")
         httpx.post(f"{meta.url}/cycles/{TASK}", json={"by": "dana", "reason": "a look"}).raise_for_status()
-        wait_until(lambda: httpx.get(f"{meta.url}/cycles/{TASK}").json(), "a cycle", timeout_s=60.0)
+        wait_until(lambda: httpx.get(f"{meta.url}/cycles/{TASK}").json(), "a cycle")
         audit = httpx.get(f"{meta.url}/cycles/{TASK}").json()[0]["evidence"]["audit"]
         assert audit["traces"] == 8
         assert audit["reward_mean"] == pytest.approx(trained[0]["reward"])
@@ -255,7 +255,6 @@ async def test_an_audit_that_fails_waits_ever_longer(
 
         monkeypatch.setattr(auditor, "audit_new_traces", fail)
         auditing = asyncio.create_task(meta.worker.keep_auditing(auditor))
-        await asyncio.sleep(2.2)
+        await until(lambda: len(tries) == 3, "the third try")
         await cancel_and_wait(auditing)
-    assert 2 <= len(tries) <= 4
     assert all(later - earlier >= 0.5 for earlier, later in pairwise(tries))

@@ -138,6 +138,6 @@ async def test_watch_works_while_a_cycle_runs(redis: Redis, reward_url: str, fak
         async def is_back() -> bool:
             return await active_digest(meta) == before.digest
 
-        await until(is_back, "the watch to roll back", timeout_s=10.0)
+        await until(is_back, "the watch to roll back")
         assert await meta.deps.status_store.reports(LINEAGE) == []
         fake_engine.stop()

@@ -43,7 +43,7 @@ def brief(active: Rubric, figures: dict[str, CriterionFigures] | None = None, **
 async def judge(redis: Redis, fake_engine: FakeEngine) -> AsyncIterator[MetaJudge]:
     """A meta-judge behind the scripted engine, well-behaved."""
     fake_engine.script = meta_script(lambda _: chat("5"))
-    async with open_session(connections=2, timeout_s=10.0) as session:
+    async with open_session(connections=2, timeout_s=60.0) as session:
         yield await meta_judge(session, fake_engine, redis)
 
 

@@ -77,7 +77,7 @@ async def taken_over(meta: Meta) -> CycleReport:
         await meta.worker.run_due_cycle(LINEAGE)
         return bool(await meta.deps.status_store.reports(LINEAGE))
 
-    await until(ended, "the second worker to end the cycle", timeout_s=60.0)
+    await until(ended, "the second worker to end the cycle")
     return (await meta.deps.status_store.reports(LINEAGE))[0]
 
 
@@ -172,7 +172,7 @@ async def test_a_worker_killed_while_its_meta_judge_thinks(
     async with running_meta(redis, reward_url, fake_engine, llm=True, **NARROW) as meta:
         await train(meta.client, step=1, count=16)
         first = spawn_meta(meta_judge_in_flight=1)
-        wait_until(reached.is_set, f"the meta-judge to be asked to {step}", timeout_s=60.0)
+        wait_until(reached.is_set, f"the meta-judge to be asked to {step}")
         first.kill()
         answered = set(_questions(fake_engine)) - set(hanging)
         fake_engine.forget()
@@ -202,7 +202,7 @@ async def test_a_worker_killed_at_its_gate(
     async with running_meta(redis, reward_url, fake_engine, llm=True, **NARROW) as meta:
         await train(meta.client, step=1, count=16)
         first = spawn_meta()
-        wait_until(reached.is_set, "the gate", timeout_s=60.0)
+        wait_until(reached.is_set, "the gate")
         first.kill()
         fake_engine.release()
         asked = _questions(fake_engine)

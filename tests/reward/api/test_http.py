@@ -32,7 +32,7 @@ KEYS = {"api_keys": ["score-key"], "operator_keys": ["operator-key"]}
 
 @pytest.fixture
 def http(reward_url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=reward_url, timeout=30.0) as client:
+    with httpx.Client(base_url=reward_url, timeout=60.0) as client:
         yield client
 
 

@@ -27,7 +27,7 @@ def own_valkey() -> Iterator[Valkey]:
 def test_i8_a_replica_outlives_its_redis(start_reward: StartReward, own_valkey: Valkey) -> None:
     """Redis away: alive, not ready, 503 on what needs it; back again: ready, without a restart."""
     url = start_reward(redis_url=own_valkey.url, bootstrap_tasks=[TASK]).url
-    with httpx.Client(base_url=url, timeout=30.0) as http:
+    with httpx.Client(base_url=url, timeout=60.0) as http:
         assert http.post("/score", json=BODY).status_code == 200
         own_valkey.stop()
         assert http.get("/healthz").status_code == 200
@@ -90,7 +90,7 @@ def test_a_process_that_is_told_to_end_finishes_what_it_began(
 
     fake_engine.hold()
     with ThreadPoolExecutor() as threads:
-        answer = threads.submit(httpx.post, f"{process.url}/score", json=BODY, timeout=30.0)
+        answer = threads.submit(httpx.post, f"{process.url}/score", json=BODY, timeout=60.0)
         fake_engine.wait_for_calls(1)
         ended = threads.submit(process.stop)
         wait_until(refuses, "the listener to close")
@@ -109,7 +109,7 @@ def test_metrics_tell_what_a_trainer_cannot_learn_from(start_reward: StartReward
     url = start_reward(bootstrap_tasks=[TASK], judge_in_flight=7).url
     same = [item(0, id=str(n), group="flat") for n in range(2)]
     apart = [item(0, group="apart"), item(0, completion="!!!", group="apart")]
-    with httpx.Client(base_url=url, timeout=30.0) as http:
+    with httpx.Client(base_url=url, timeout=60.0) as http:
         answer = http.post("/score", json={"task": TASK, "items": [*same, *apart, item(0, group="alone")]}).json()
         assert [result["error"] for result in answer["results"]] == [None] * 5
         text = http.get("/metrics").text

@@ -83,7 +83,7 @@ def test_a_tenant_is_held_to_its_budget_and_the_others_are_not(
         "large": {"keys": ["the-large-one"]},
     }
     url = start_reward(bootstrap_tasks=[TASK], api_keys=["score"], operator_keys=["operator"], tenants=tenants).url
-    with httpx.Client(base_url=url, timeout=30.0) as http:
+    with httpx.Client(base_url=url, timeout=60.0) as http:
         assert http.post("/score", json=BODY, headers=_as("the-small-one")).status_code == 200
         calls = len(fake_engine.calls)
         again = BODY | {"items": [item(3)]}
@@ -110,7 +110,7 @@ def test_a_trainers_sample_waits_for_its_tenants_budget(start_reward: StartRewar
     tenants = {"small": {"keys": ["the-small-one"], "items_per_minute": 30}}
     url = start_reward(bootstrap_tasks=[TASK], tenants=tenants).url
     sample = {"query": ["A task. Trees cool the street."], "prompts": ["A task."]}
-    with httpx.Client(base_url=url, timeout=30.0, headers=_as("the-small-one")) as http:
+    with httpx.Client(base_url=url, timeout=60.0, headers=_as("the-small-one")) as http:
         spent = http.post("/score", json=BODY | {"items": [item(n) for n in range(31)]})
         assert spent.status_code == 200
         refused = http.post(f"/adapters/openrlhf?task={TASK}&run=r&hold_s=1", json=sample)

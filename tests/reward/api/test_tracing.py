@@ -37,7 +37,7 @@ def traced_url(redis_url: str, fake_engine: FakeEngine, spans: InMemorySpanExpor
 def test_a_callers_trace_goes_through_to_the_engine(
     traced_url: str, fake_engine: FakeEngine, spans: InMemorySpanExporter
 ) -> None:
-    answer = httpx.post(f"{traced_url}/score", json=BODY, headers={"traceparent": CALLER}, timeout=30.0)
+    answer = httpx.post(f"{traced_url}/score", json=BODY, headers={"traceparent": CALLER}, timeout=60.0)
     assert answer.status_code == 200
     wait_until(lambda: any(span.name == "POST /score" for span in spans.get_finished_spans()), "the span to end")
     finished = spans.get_finished_spans()
@@ -57,7 +57,7 @@ def test_a_failed_judge_shows_in_the_trace(
     traced_url: str, fake_engine: FakeEngine, spans: InMemorySpanExporter
 ) -> None:
     fake_engine.script = lambda _: Reply(status=500)
-    answer = httpx.post(f"{traced_url}/score", json=BODY, headers={"traceparent": CALLER}, timeout=30.0)
+    answer = httpx.post(f"{traced_url}/score", json=BODY, headers={"traceparent": CALLER}, timeout=60.0)
     assert answer.status_code == 503
     wait_until(lambda: any(span.name == "POST /score" for span in spans.get_finished_spans()), "the span to end")
     [ours] = [span for span in spans.get_finished_spans() if span.name == "POST /score"]
@@ -65,7 +65,7 @@ def test_a_failed_judge_shows_in_the_trace(
 
 
 def test_of_requests_without_a_trace_a_share_is_traced(traced_url: str, spans: InMemorySpanExporter) -> None:
-    httpx.post(f"{traced_url}/score", json=BODY, timeout=30.0)
+    httpx.post(f"{traced_url}/score", json=BODY, timeout=60.0)
     httpx.get(f"{traced_url}/metrics", headers={"traceparent": CALLER})
     assert spans.get_finished_spans() == ()
 

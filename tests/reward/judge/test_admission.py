@@ -108,7 +108,7 @@ async def test_overload_is_429_with_retry_after_and_passes(start_reward: StartRe
     """With the engine held, what can't be queued is refused at once; what was accepted is answered later."""
     url = start_reward(bootstrap_tasks=[TASK], judge_in_flight=2, judge_queue=4).url
     fake_engine.hold()
-    async with httpx.AsyncClient(base_url=url, timeout=30.0) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=60.0) as http:
 
         def ask(first: int) -> asyncio.Task[httpx.Response]:
             items = [item(first + n) for n in range(6)]
@@ -138,10 +138,10 @@ async def test_while_training_goes_on_candidates_get_their_share() -> None:
 
 
 async def test_a_moment_behind_training_is_still_training_and_quiet_ends_it() -> None:
-    door = _Door(capacity=4, shadow_capacity=2, shadow_share=0.01, quiet_s=0.2)
+    door = _Door(capacity=4, shadow_capacity=2, shadow_share=0.01, quiet_s=1.0)
     await door.comes("a", 1, Purpose.TRAIN)
     for name in "bc":
         await door.comes(name, 1, Purpose.SHADOW)
     await door.leaves("a")
     assert door.inside == [], "the next batch comes right behind"
-    await until(lambda: door.inside == ["b", "c"], "quiet", timeout_s=5.0)
+    await until(lambda: door.inside == ["b", "c"], "quiet")

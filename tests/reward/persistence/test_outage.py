@@ -4,7 +4,6 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import httpx
@@ -226,12 +225,12 @@ async def test_i5_redis_goes_silent_while_the_judge_works(url: str, valkey: Valk
 @pytest.mark.parametrize("silent", [False, True], ids=["refuses", "silent"])
 def test_only_the_first_batch_waits(url: str, valkey: Valkey, silent: bool) -> None:
     def seconds(first: int) -> float:
-        taken = []
+        durations = []
         for n in range(first, first + 15):
             started = time.perf_counter()
             score(url, numbered(n), **STEP)
-            taken.append(time.perf_counter() - started)
-        return median(taken)
+            durations.append(time.perf_counter() - started)
+        return min(durations)  # other load makes batches slower, and hardly all of them
 
     normal = seconds(0)
     (valkey.pause if silent else valkey.stop)()

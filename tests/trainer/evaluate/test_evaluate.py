@@ -173,6 +173,6 @@ def test_a_judges_validity(reward_url: str, fake_engine: FakeEngine, monkeypatch
 @pytest.mark.slow
 def test_the_command_tells_what_is_missing() -> None:
     command = [sys.executable, "-m", "services.trainer.evaluate", "--task", TASK]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert told.returncode == 2
     assert "entrants" in told.stderr

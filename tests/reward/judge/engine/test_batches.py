@@ -28,7 +28,7 @@ def vllm() -> Iterator[FakeEngine]:
 
 
 async def _choose(vllm: FakeEngine, asked: Sequence[ChatMessages] = ASKED, *, retries: int = 0) -> list[object]:
-    async with open_session(connections=4, timeout_s=5.0) as session:
+    async with open_session(connections=4, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, vllm.url, retries=retries, backoff_s=0.001)
         return list(await VllmEngine(endpoint, "m", batch=64).choose(asked, CHOICES))
 
@@ -51,7 +51,7 @@ async def test_one_conversation_goes_alone(vllm: FakeEngine) -> None:
 
 async def test_text_is_written_in_batches_too(vllm: FakeEngine) -> None:
     vllm.script = lambda messages: chat(f"as to {len(messages[0]['content'])}")
-    async with open_session(connections=4, timeout_s=5.0) as session:
+    async with open_session(connections=4, timeout_s=60.0) as session:
         engine = VllmEngine(JsonEndpoint(session, vllm.url), "m", batch=64)
         answers = await engine.write(ASKED, Sampling(max_tokens=9, temperature=0.5, seed=3))
     assert [answer.text for answer in answers if isinstance(answer, TextAnswer)] == ["as to 5", "as to 100", "as to 25"]
@@ -61,7 +61,7 @@ async def test_text_is_written_in_batches_too(vllm: FakeEngine) -> None:
 
 async def test_the_constraint_is_asked_for_in_vllms_words(vllm: FakeEngine) -> None:
     vllm.script = lambda _: distribution([1 / 6] * 6, [1 / 6] * 6, dialect="vllm")
-    async with open_session(connections=4, timeout_s=5.0) as session:
+    async with open_session(connections=4, timeout_s=60.0) as session:
         engine = VllmEngine(JsonEndpoint(session, vllm.url), "m", batch=64)
         await engine.choose(ASKED[:1], CHOICES)
         await engine.choose(ASKED[:1], CHOICES, positions=2)
@@ -95,7 +95,7 @@ async def test_a_batch_weighs_as_much_as_its_conversations(vllm: FakeEngine) -> 
     with closing(FakeEngine(dialect="vllm")) as other:
         vllm.hold()
         other.hold()
-        async with open_session(connections=9, timeout_s=5.0) as session:
+        async with open_session(connections=9, timeout_s=60.0) as session:
             engine = VllmEngine(JsonEndpoint(session, f"{vllm.url},{other.url}", retries=0), "m", batch=64)
             batch = asyncio.create_task(engine.choose(ASKED, CHOICES))
             await until(lambda: bool(vllm.calls or other.calls), "the batch")

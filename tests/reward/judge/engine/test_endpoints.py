@@ -34,7 +34,7 @@ def second_engine() -> Iterator[FakeEngine]:
 
 async def test_endpoints_of_different_models_are_refused(fake_engine: FakeEngine, second_engine: FakeEngine) -> None:
     second_engine.served = "a-smaller-judge"
-    async with open_session(connections=2, timeout_s=5.0) as session:
+    async with open_session(connections=2, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, f"{fake_engine.url},{second_engine.url}")
         for model in ("", "fake-judge"):
             with pytest.raises(UpstreamRefused, match=r"one model: one has 'fake-judge', another a-smaller-judge"):
@@ -47,7 +47,7 @@ async def test_endpoints_of_different_models_are_refused(fake_engine: FakeEngine
 
 async def test_a_server_that_lists_no_models_is_asked_for_the_one_named(fake_engine: FakeEngine) -> None:
     fake_engine.served = ""
-    async with open_session(connections=2, timeout_s=5.0) as session:
+    async with open_session(connections=2, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, fake_engine.url)
         with pytest.raises(UpstreamMalformed, match="REGRADE_REWARD_JUDGE_MODEL"):
             await open_engine(endpoint, dialect="auto", model="")
@@ -59,7 +59,7 @@ async def test_an_endpoint_that_comes_back_with_another_model_stays_out(
 ) -> None:
     monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 0.0)
     second_engine.stop()
-    async with open_session(connections=2, timeout_s=5.0) as session:
+    async with open_session(connections=2, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, f"{fake_engine.url},{second_engine.url}", backoff_s=0.001)
         engine = await open_engine(endpoint, dialect="auto", model="")
         second_engine.served = "another"
@@ -147,6 +147,6 @@ async def test_credentials_of_an_engine_are_told_nowhere(
 
 async def test_an_engine_that_is_away_is_unavailable(fake_engine: FakeEngine) -> None:
     fake_engine.stop()
-    async with open_session(connections=1, timeout_s=5.0) as session:
+    async with open_session(connections=1, timeout_s=60.0) as session:
         with pytest.raises(UpstreamUnavailable):
             await open_engine(JsonEndpoint(session, fake_engine.url, retries=0), dialect="openai", model="m")

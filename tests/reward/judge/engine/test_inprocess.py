@@ -28,7 +28,7 @@ async def test_scores_with_no_engine_beside_it(start_reward: StartReward) -> Non
         rationale_words=12,
         plan_words=12,
     )
-    wait_until(lambda: httpx.get(f"{service.url}/readyz", timeout=120.0).status_code == 200, "ready", timeout_s=120.0)
+    wait_until(lambda: httpx.get(f"{service.url}/readyz", timeout=120.0).status_code == 200, "ready")
     assert len(active_children()) > running
     items = [{"id": str(n), "prompt": PROMPT, "completion": f"{ESSAY} {n}"} for n in range(4)]
     async with RewardClient(service.url) as client:
@@ -38,4 +38,4 @@ async def test_scores_with_no_engine_beside_it(start_reward: StartReward) -> Non
             assert response.usage.judge_calls >= len(items)
             assert 0 < response.usage.cached_tokens < response.usage.prompt_tokens
     service.stop()
-    wait_until(lambda: len(active_children()) == running, "vLLM's process to end", timeout_s=30.0)
+    wait_until(lambda: len(active_children()) == running, "vLLM's process to end")

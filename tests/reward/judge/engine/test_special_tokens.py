@@ -63,4 +63,4 @@ def _hostile(spellings: Iterable[str]) -> Iterable[str]:
 
 
 def _post(url: str, path: str, **body: object) -> Any:
-    return httpx.post(f"{url}{path}", json=body, timeout=30.0).json()
+    return httpx.post(f"{url}{path}", json=body, timeout=60.0).json()
