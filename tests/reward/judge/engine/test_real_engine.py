@@ -15,6 +15,8 @@ from tests.support.builders import ESSAY, PROMPT, TASK, activate
 pytestmark = pytest.mark.engine
 MESSAGES = [{"role": "user", "content": "How good are cats, from 0 to 5? Answer with one digit."}]
 CHOICES = tuple("012345")
+PATIENT_S = 240.0
+"""Seconds for a judge call: on a busy machine the model is slow."""
 
 
 async def test_the_plain_dialect_does_too(engine_url: str) -> None:
@@ -29,9 +31,11 @@ async def test_the_plain_dialect_does_too(engine_url: str) -> None:
 @pytest.mark.parametrize("mode", [Mode.REASONED, Mode.PLANNED])
 async def test_modes_that_write_first(start_reward: StartReward, engine_url: str, mode: Mode) -> None:
     """A reward and, where asked for, its rationale; a planned group shares one plan."""
-    service = start_reward(judge_url=engine_url, bootstrap_tasks=[TASK], rationale_words=12, plan_words=12)
+    service = start_reward(
+        judge_url=engine_url, bootstrap_tasks=[TASK], rationale_words=12, plan_words=12, judge_timeout_s=PATIENT_S
+    )
     items = [{"id": str(n), "prompt": PROMPT, "completion": f"{ESSAY} {n}"} for n in range(2)]
-    async with RewardClient(service.url) as client:
+    async with RewardClient(service.url, timeout_s=PATIENT_S) as client:
         response = await client.score(TASK, items, run="r", step=1, mode=mode, explain=True)
     assert all(result.reward is not None and 0.0 <= result.reward <= 1.0 for result in response.results)
     assert all(result.criteria[0].rationale for result in response.results)
@@ -44,9 +48,10 @@ async def test_siblings_reuse_the_slot_that_knows_their_response(
     """Five criteria of four responses on four slots: each response is computed about once, not once a criterion."""
     (group,) = essay_groups("siblings", 1)
     await activate(store, rubric())
-    service = start_reward(judge_url=engine_url, judge_in_flight=4)
-    items = [{"id": str(n), "prompt": group.prompt, "completion": t} for n, t in enumerate(group.completions[:4])]
-    async with RewardClient(service.url) as client:
+    service = start_reward(judge_url=engine_url, judge_in_flight=4, judge_timeout_s=PATIENT_S)
+    openings = [" ".join(text.split()[:60]) for text in group.completions[:4]]
+    items = [{"id": str(n), "prompt": group.prompt, "completion": text} for n, text in enumerate(openings)]
+    async with RewardClient(service.url, timeout_s=PATIENT_S) as client:
         usage = (await client.score(TASK, items, run="siblings", step=1)).usage
     assert usage.judge_calls == 20
     assert usage.prompt_tokens - usage.cached_tokens < 0.3 * usage.prompt_tokens
@@ -54,8 +59,8 @@ async def test_siblings_reuse_the_slot_that_knows_their_response(
 
 async def test_scores_through_the_service(start_reward: StartReward, engine_url: str) -> None:
     """Rewards in [0, 1]; the second completion of a prompt reuses the prefix of the first."""
-    service = start_reward(judge_url=engine_url, bootstrap_tasks=[TASK], judge_in_flight=1)
-    async with RewardClient(service.url) as client:
+    service = start_reward(judge_url=engine_url, bootstrap_tasks=[TASK], judge_in_flight=1, judge_timeout_s=PATIENT_S)
+    async with RewardClient(service.url, timeout_s=PATIENT_S) as client:
         items = [{"id": str(n), "prompt": PROMPT, "completion": f"{ESSAY} {n}"} for n in range(3)]
         response = await client.score(TASK, items, run="r", step=1)
     assert all(result.reward is not None and 0.0 <= result.reward <= 1.0 for result in response.results)
