@@ -32,7 +32,7 @@ def _valkey(processes: Processes, folder: Path) -> int:
     port_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "services.local.valkey", "--folder", str(folder / "data")]
     processes.start("valkey", [*command, "--port-file", str(port_file)], {PASSWORD_VARIABLE: PASSWORD})
-    processes.wait_for("valkey", lambda: port_file.is_file() and port_file.read_text() != "", 30.0)
+    processes.wait_for("valkey", lambda: port_file.is_file() and port_file.read_text() != "", 90.0)
     return int(port_file.read_text())
 
 
@@ -89,7 +89,7 @@ def test_parts_end_in_reverse_order_of_start(tmp_path: Path) -> None:
             processes.start(name, [sys.executable, "-c", code, name, str(ended)])
         for name in ("valkey", "reward", "trainer"):
             log = tmp_path / f"{name}.log"
-            processes.wait_for(name, lambda log=log: "up" in log.read_text(), 20.0)  # type: ignore[misc]
+            processes.wait_for(name, lambda log=log: "up" in log.read_text(), 90.0)  # type: ignore[misc]
         assert processes.check() is False
     assert ended.read_text().split() == ["trainer", "reward", "valkey"]
 
@@ -100,4 +100,4 @@ def test_a_part_that_dies_while_another_works_is_named(tmp_path: Path) -> None:
         processes.start("job", [sys.executable, "-c", "import time; time.sleep(600)"])
         processes.start("server", [sys.executable, "-c", "pass"])
         with pytest.raises(StackError, match=r"server ended with status 0; see .*server\.log"):
-            processes.wait_for_end("job", 20.0)
+            processes.wait_for_end("job", 90.0)

@@ -30,7 +30,7 @@ def test_everything_ends_with_the_context(tmp_path: Path) -> None:
     with Processes(tmp_path, grace_s=0.5) as processes:
         for name, code in (("one", WAITS), ("two", STUBBORN)):
             processes.start(name, _python(f"import os; print(os.getpid(), flush=True); {code}"), {"SOME": "value"})
-            processes.wait_for(name, lambda name=name: _is_up(tmp_path, name), 20.0)  # type: ignore[misc]
+            processes.wait_for(name, lambda name=name: _is_up(tmp_path, name), 90.0)  # type: ignore[misc]
         pids = [int((tmp_path / f"{name}.log").read_text().split()[0]) for name in ("one", "two")]
     for pid in pids:
         with pytest.raises(ProcessLookupError):
@@ -42,7 +42,7 @@ def test_a_second_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with Processes(tmp_path, grace_s=1.0) as processes:
         for name, code in (("one", WAITS), ("two", STUBBORN)):
             processes.start(name, _python(f"import os; print(os.getpid(), flush=True); {code}"))
-            processes.wait_for(name, lambda name=name: _is_up(tmp_path, name), 20.0)  # type: ignore[misc]
+            processes.wait_for(name, lambda name=name: _is_up(tmp_path, name), 90.0)  # type: ignore[misc]
         pids = [int((tmp_path / f"{name}.log").read_text().split()[0]) for name in ("one", "two")]
         threading.Timer(0.3, _thread.interrupt_main).start()
         processes.stop()
@@ -55,7 +55,7 @@ def test_a_dead_part_is_named_with_its_log(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         processes.start("broken", _python("import sys; print('no such model'); sys.exit(3)"))
         with pytest.raises(StackError, match=r"broken ended with status 3; see .*broken\.log"):
-            processes.wait_for("broken", lambda: False, 20.0)
+            processes.wait_for("broken", lambda: False, 90.0)
     assert "no such model" in (tmp_path / "broken.log").read_text()
 
 
@@ -69,5 +69,5 @@ def test_a_part_that_is_never_ready(tmp_path: Path) -> None:
 def test_a_part_may_end_well(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         processes.start("job", _python("print('done')"))
-        processes.wait_for_end("job", 20.0)
+        processes.wait_for_end("job", 90.0)
         processes.check()

@@ -146,7 +146,7 @@ async def test_i7_training_never_waits_for_a_cycle(redis: Redis, reward_url: str
     async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
         await train(meta.client)
         cycle = asyncio.create_task(meta.worker.run_due_cycle(LINEAGE))
-        await asyncio.wait_for(held.wait(), 20.0)
+        await asyncio.wait_for(held.wait(), 90.0)
         for step in range(2, 12):
             await train(meta.client, step=step)
         assert not cycle.done(), "the cycle was to be under way all the time"
@@ -154,7 +154,7 @@ async def test_i7_training_never_waits_for_a_cycle(redis: Redis, reward_url: str
         fake_engine.script = judge
         fake_engine.stop()
         fake_engine.start()
-        await asyncio.wait_for(cycle, 60.0)
+        await asyncio.wait_for(cycle, 90.0)
         assert len(await meta.deps.status_store.reports(LINEAGE)) == 1
 
 

@@ -54,7 +54,7 @@ def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 def _ends(process: subprocess.Popen[bytes], log: Path) -> int:
     try:
-        return process.wait(120)
+        return process.wait(300)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

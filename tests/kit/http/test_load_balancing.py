@@ -138,7 +138,7 @@ async def test_with_all_out_calls_fail_at_once_until_a_probe_succeeds(
 ) -> None:
     monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 2.0)
     fake_engine.script = lambda _: Reply(hang=True)
-    async with open_session(connections=20, timeout_s=0.2) as session:
+    async with open_session(connections=20, timeout_s=0.5) as session:
         endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
         for _ in range(5):
             with pytest.raises(UpstreamUnavailable, match="Timeout"):

@@ -131,7 +131,7 @@ async def test_watch_works_while_a_cycle_runs(redis: Redis, reward_url: str, fak
     fake_engine.script = script
     async with running_meta(redis, reward_url, fake_engine, llm=True, poll_s=0.05) as meta, working(meta.worker):
         await train(meta.client, "A first try at the essay. ", step=1)
-        await asyncio.wait_for(held.wait(), 20.0)
+        await asyncio.wait_for(held.wait(), 90.0)
         before = await pass_the_gate(meta.deps.store)
         await train(meta.client, "A second try at the essay. ", step=2)
 

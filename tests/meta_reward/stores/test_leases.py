@@ -30,11 +30,11 @@ async def test_one_holder_at_a_time_and_a_growing_token(redis: Redis) -> None:
 
 async def test_a_lease_is_renewed_while_it_is_held(redis: Redis) -> None:
     key = keys.lease_key(LINEAGE)
-    async with Leases(redis, ttl_ms=1_500).hold(LINEAGE) as token:
-        await redis.pexpire(key, 1_000)
+    async with Leases(redis, ttl_ms=6_000).hold(LINEAGE) as token:
+        await redis.pexpire(key, 4_000)
 
         async def renewed() -> bool:
-            return bool(await redis.pttl(key) > 1_000)
+            return bool(await redis.pttl(key) > 4_000)
 
         await until(renewed, "the renewal")
         assert await redis.get(key) == token

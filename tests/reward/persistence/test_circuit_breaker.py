@@ -66,7 +66,7 @@ async def test_a_silent_redis_is_away_after_its_time() -> None:
                 continue
 
     with pytest.raises(RedisUnavailable, match=r"0\.05 s"):
-        await asyncio.wait_for(circuit.call(never), 2.0)
+        await asyncio.wait_for(circuit.call(never), 60.0)
     with pytest.raises(RedisUnavailable):
         await circuit.call(never)
     stubborn.set()
@@ -99,7 +99,7 @@ async def test_whoever_waits_for_an_outage_is_told() -> None:
     waiting = asyncio.create_task(circuit.wait_until_open(30.0))
     await asyncio.sleep(0)
     circuit.open(redis_errors.ConnectionError())
-    await asyncio.wait_for(waiting, 2.0)
+    await asyncio.wait_for(waiting, 60.0)
 
 
 async def test_judgements_are_a_cache_that_may_be_away(redis: Redis) -> None:

@@ -71,7 +71,7 @@ async def test_a_redis_that_is_not_there_is_a_connection_error() -> None:
 async def test_a_silent_redis_is_given_up_for_everybody_and_asked_anew_later() -> None:
     with running_valkey() as valkey:
         redis = connect(SecretStr(valkey.url))
-        pipe = MultiplexedConnection(redis, timeout_s=0.2)
+        pipe = MultiplexedConnection(redis, timeout_s=1.0)
         await pipe.execute_command("PING")
         valkey.pause()
         told = await asyncio.gather(*(pipe.execute_command("PING") for _ in range(3)), return_exceptions=True)

@@ -25,7 +25,7 @@ def _check(parameters: dict[str, Any]) -> Check:
 
 @pytest.fixture
 def pool() -> Iterator[MathEqualPool]:
-    workers = MathEqualPool(timeout_s=20.0)
+    workers = MathEqualPool(timeout_s=60.0)
     yield workers
     workers.close()
 
@@ -139,7 +139,7 @@ async def test_a_math_worker_that_dies_costs_one_item_and_no_more(pool: MathEqua
 
 
 async def test_math_takes_no_answer_for_a_wrong_one() -> None:
-    pool = MathEqualPool()
+    pool = MathEqualPool(timeout_s=60.0)
     try:
         for completion in ("", "no answer here", r"\boxed{", "x\x00y", "{" * 5_000):
             assert not await pool.equal(completion, "4")

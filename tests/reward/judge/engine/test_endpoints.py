@@ -105,7 +105,7 @@ async def test_with_every_engine_out_the_door_says_so_at_once(
     start_reward: StartReward, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 60.0)
-    service = start_reward(bootstrap_tasks=[TASK], judge_timeout_s=0.5)
+    service = start_reward(bootstrap_tasks=[TASK], judge_timeout_s=2.0)
     async with httpx.AsyncClient(base_url=service.url) as http:
         assert (await http.post("/score", json={"task": TASK, "items": [item()]})).status_code == 200
         fake_engine.script = lambda _: Reply(hang=True)
