@@ -1,9 +1,9 @@
 """Records of a rubric's evolution: what the traces showed, what the gate measured, what became active and why."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from regrade.contracts.base import Contract
 from regrade.contracts.evidence import Evidence
@@ -54,6 +54,62 @@ class EventKind(StrEnum):
     ROLLED_BACK = "rolled_back"
 
 
+class ReasonCode(StrEnum):
+    """Why a candidate was refused. Unknown codes, those of a newer release, read as `other`."""
+
+    ROLLED_BACK = "rolled_back"
+    """It was active before and was rolled back."""
+    SAME = "same"
+    """It is the active rubric."""
+    SIZE = "size"
+    DUPLICATE = "duplicate"
+    """Two criteria or checks ask for the same."""
+    WEIGHTS = "weights"
+    """One new criterion dominates the award weight."""
+    LEVELS = "levels"
+    """Level texts say nothing, repeat each other, or are in the wrong order."""
+    INSTRUCTION = "instruction"
+    """A text addresses the judge, or holds control tokens."""
+    LEAK = "leak"
+    """A text quotes a sampled completion or prompt."""
+    LANGUAGE = "language"
+    BUDGET = "budget"
+    """It costs too many judge calls, or the cycle has enough candidates."""
+    NOT_MEASURED = "not_measured"
+    """The gate had too few originals to decide."""
+    UNSCORED = "unscored"
+    """Too many anchors or trusted originals could not be scored."""
+    NO_GAIN = "no_gain"
+    WORSE = "worse"
+    """Anchor order may be worse by more than the margin."""
+    ATTACKS = "attacks"
+    """It lets more attacks through."""
+    SPREAD = "spread"
+    """It tells fewer groups of trusted completions apart."""
+    INVERSION = "inversion"
+    """It prefers damaged text."""
+    ACTIVATION = "activation"
+    """It was accepted, but could not be activated."""
+    OTHER = "other"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "ReasonCode":
+        return cls.OTHER
+
+
+class Reason(Outcome):
+    """One reason for a refusal: a code for programs, a text for people."""
+
+    code: ReasonCode
+    text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, value: Any) -> Any:
+        """Reports of release 0.1 hold plain texts."""
+        return {"code": ReasonCode.OTHER, "text": value} if isinstance(value, str) else value
+
+
 class RubricFigures(Outcome):
     """What the gate measured of one rubric on its anchors."""
 
@@ -101,11 +157,11 @@ class GateReport(Outcome):
     level: float = 0.0
     """Error level that each lower bound was drawn at."""
     decisions: int = 1
-    """The how manieth decision it was, of those that count, against this active rubric: the level falls with each."""
+    """1-based index of this decision among those that count against the active rubric; the level falls with it."""
     detectable_gain: float | None = None
-    """The gain in anchor order that would be shown four times in five, as differently as the originals behaved."""
+    """Smallest gain in net anchor order detectable with power 0.8 at the observed variance between originals."""
     passed: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     """Why it was refused; empty when it passed."""
 
 
@@ -120,6 +176,8 @@ class LineageEvent(Outcome):
     previous: str | None = None
     by: str
     reason: str = ""
+    codes: tuple[ReasonCode, ...] = ()
+    """The code of each reason, for a refused candidate."""
     cycle: str | None = None
     authority: Authority | None = None
     gate: GateReport | None = None

@@ -16,21 +16,24 @@ from regrade.contracts import (
     GatePass,
     LineageEvent,
     Override,
+    Reason,
+    ReasonCode,
     SampleStrategy,
     Stage,
     as_text,
 )
 from services.kit.errors import ServiceError
 from services.kit.store import keys
+from services.kit.store.rubric_store import refusal_event
 from services.meta_reward.cycle_run import CycleRun, StageOutput
 from services.meta_reward.evidence.alarms import update_alarms
 from services.meta_reward.evidence.audit import audit_figures, change_since_activation, with_score
 from services.meta_reward.evidence.sampling import SamplingPool, draw_sample, sample_seed, sampled_pairs, sampled_traces
 from services.meta_reward.evidence.text_features import extract_features
 from services.meta_reward.evidence.window import Baselines, build_evidence, extend_baselines, summarise_window
+from services.meta_reward.gate.alpha_spending import count_decisions
 from services.meta_reward.gate.calibration import without_offset
 from services.meta_reward.gate.early_originals import missing_originals, select_early
-from services.meta_reward.gate.gate import count_decisions
 from services.meta_reward.gate.lint import lint
 from services.meta_reward.gate.stage import GateStage, rolled_back_reasons
 from services.meta_reward.propose.base import ProposalContext, run_proposer
@@ -180,9 +183,9 @@ async def _lint(run: CycleRun) -> StageOutput:
         plain = without_offset(rubric)
         reasons = lint(plain, active, sampled_texts, rolled_back, run.pack.language) if run.is_gated else []
         if len(clean) == MAX_CANDIDATES:
-            reasons.append(f"budget: {MAX_CANDIDATES} candidates a cycle")
+            reasons.append(Reason(code=ReasonCode.BUDGET, text=f"budget: {MAX_CANDIDATES} candidates per cycle"))
         if reasons:
-            events.append(run.event(EventKind.REJECTED, rubric.digest, "lint", "; ".join(reasons)))
+            events.append(refusal_event(rubric.digest, reasons, by="lint", cycle=run.state.cycle))
         else:
             clean.append(candidate)
     run.state.clean = tuple(clean)
@@ -223,7 +226,8 @@ async def _activate(run: CycleRun) -> StageOutput:
         except ServiceError as error:
             # The response to an earlier try may have been lost: then this one fails because the rubric is active.
             if await store.activated_by(lineage, cycle) is None:
-                return StageOutput([run.event(EventKind.REJECTED, digest, "activation", error.detail)])
+                reason = Reason(code=ReasonCode.ACTIVATION, text=error.detail)
+                return StageOutput([refusal_event(digest, [reason], by="activation", cycle=cycle)])
     run.state.activated = activated or digest
     return StageOutput()
 

@@ -12,6 +12,8 @@ from regrade.contracts import (
     LlmCriterion,
     Override,
     Purpose,
+    Reason,
+    ReasonCode,
     Role,
     Rubric,
     RubricFigures,
@@ -128,7 +130,7 @@ def figures(digest: str) -> RubricFigures:
 
 
 def gate_report(candidate: str, active: str, *, passed: bool = True, cycle: str = "cycle-1") -> GateReport:
-    """A gate's verdict on `candidate` against `active` (digests)."""
+    """A gate's report on `candidate` against `active` (digests)."""
     return GateReport(
         cycle=cycle,
         proposer="catalogue",
@@ -141,7 +143,7 @@ def gate_report(candidate: str, active: str, *, passed: bool = True, cycle: str 
         attack_gain_lower=0.0,
         rank_agreement=1.0,
         passed=passed,
-        reasons=() if passed else ("no gain",),
+        reasons=() if passed else (Reason(code=ReasonCode.NO_GAIN, text="no gain"),),
     )
 
 

@@ -12,12 +12,13 @@ from regrade import RewardClient
 from regrade.cli.main import app
 from regrade.contracts import Mode
 from regrade.tasks import BrokenTaskError, UnknownTaskError, available_tasks, judge_mode, judge_role, load_pack
-from regrade.tasks.anchors import build_anchors
+from regrade.tasks.anchors import TRANSFORMS, build_anchors
 from regrade.tasks.pack import TASKS_DIR, for_policy, read_pack
 from regrade.tasks.scaffold import new_pack
 from regrade.tasks.validate import MIN_ORIGINALS, findings
 from services.kit.checks.base import CheckInput
 from services.kit.checks.registry import evaluate_check
+from services.kit.text.features import ends_properly, sentence_count, words
 from services.kit.text.math_equal import MathEqualPool
 from tests.conftest import StartReward
 from tests.support.builders import TASK
@@ -186,3 +187,34 @@ def test_the_command_makes_checks_and_lists(tmp_path: Path, monkeypatch: pytest.
     listed = run.invoke(app, ["tasks", "list"])
     assert "broken" in listed.output
     assert all(task in listed.output for task in SHIPPED)
+
+
+def test_essay_pack() -> None:
+    pack = load_pack(TASK)
+    assert TASK in available_tasks()
+    assert len(pack.originals) >= 30
+    assert len({o.id for o in pack.originals}) == len(pack.originals)
+    assert all(ends_properly(o.completion) and sentence_count(o.completion) >= 3 for o in pack.originals)
+    assert not {p.prompt for p in pack.prompts} & {o.prompt for o in pack.originals}
+    assert judge_role("no_such_task") != judge_role(TASK)
+    with pytest.raises(UnknownTaskError, match="essay_writing"):
+        load_pack("no_such_task")
+
+
+def test_anchors_are_fixed_damaged_and_out_of_the_proposers_sight() -> None:
+    pack = load_pack(TASK)
+    anchors = build_anchors(pack, 24)
+    assert anchors == build_anchors(pack, 24)
+    hidden = {case.completion for case in anchors.originals}
+    assert len(hidden) >= 15
+    assert not hidden & {original.completion for original in anchors.visible}
+    assert {case.kind for case in anchors.damaged} == set(TRANSFORMS)
+    for case in anchors.damaged:
+        original = anchors.originals[case.original].completion
+        assert case.completion != original
+        if case.kind == "shuffled":
+            assert sorted(words(case.completion)) == sorted(words(original))
+        if case.kind == "cut_off":
+            assert not ends_properly(case.completion)
+    braces = next(attack for attack in pack.attacks if "{" in attack.template)
+    assert braces.template in braces.applied_to("An honest {essay}.")

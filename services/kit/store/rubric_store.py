@@ -7,7 +7,17 @@ from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
 
-from regrade.contracts import Authority, EventKind, GatePass, GateReport, LineageEvent, Override, Rollback, Rubric
+from regrade.contracts import (
+    Authority,
+    EventKind,
+    GatePass,
+    GateReport,
+    LineageEvent,
+    Override,
+    Reason,
+    Rollback,
+    Rubric,
+)
 from services.kit.errors import Conflict, NotFound
 from services.kit.lru_cache import LruCache
 from services.kit.results import RubricRef
@@ -306,15 +316,20 @@ def candidate_event(kind: EventKind, digest: str, *, by: str, reason: str, cycle
     return LineageEvent(id="", time=0.0, kind=kind, digest=digest, by=by, reason=reason, cycle=cycle)
 
 
+def refusal_event(digest: str, reasons: Sequence[Reason], *, by: str, cycle: str) -> LineageEvent:
+    """A candidate was refused."""
+    text = "; ".join(reason.text for reason in reasons)
+    event = candidate_event(EventKind.REJECTED, digest, by=by, reason=text, cycle=cycle)
+    return event.model_copy(update={"codes": tuple(reason.code for reason in reasons)})
+
+
 def gate_event(report: GateReport) -> LineageEvent:
-    """The gate's decision on a candidate."""
-    event = candidate_event(
-        EventKind.GATED if report.passed else EventKind.REJECTED,
-        report.candidate.digest,
-        by=report.proposer,
-        reason="; ".join(report.reasons) or "passed the gate",
-        cycle=report.cycle,
-    )
+    """The gate accepted or refused a candidate."""
+    digest, by, cycle = report.candidate.digest, report.proposer, report.cycle
+    if report.passed:
+        event = candidate_event(EventKind.GATED, digest, by=by, reason="passed the gate", cycle=cycle)
+    else:
+        event = refusal_event(digest, report.reasons, by=by, cycle=cycle)
     return event.model_copy(update={"gate": report})
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of the gate: from rewards on anchors to shares, gains and their bounds. Pure."""
+"""Statistics of the gate: from rewards on anchors to shares, paired gains and their lower bounds. Pure."""
 
 import random
 from collections import defaultdict
@@ -7,79 +7,79 @@ from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple, TypeVar
 
-from regrade.tasks.anchors import AnchorCase, AnchorSet
+from regrade.tasks.anchors import AnchorSet
 from services.meta_reward.gate.alpha_spending import sign_flip_test
 
 K = TypeVar("K")
 
 TIE = 0.02
+"""Rewards closer than this count as equal, so that noise in the judge's probabilities orders nothing."""
 _RESAMPLES = 2_000
 _MAX_RESAMPLES = 20_000
+"""Bounds the time that one gain takes."""
 _MIN_BELOW_QUANTILE = 10
+"""A bootstrap quantile needs about so many resamples below it to be stable, so a lower level takes more resamples."""
 
 
 class AnchorScores(NamedTuple):
-    """Rewards on the anchors that count, and per original the share of twins it beats and of attacks it resists.
+    """A rubric's results on the anchors that count, by the index of the original or by transform.
 
-    `net` is the share of twins it beats minus the share that beat it. Gains are measured by it: where the old
-    rubric sees ties, a rubric that tosses a coin puts half of the pairs right, and as many wrong.
-    By transform: the share of originals that beat the twin, and of twins that beat the original (`inverted`).
+    `net` is the share of damaged twins that an original beats minus the share that beat it. Gains are measured in it:
+    a rubric that decides by coin toss puts half of the pairs right where another sees ties, but as many wrong.
     """
 
     order: dict[int, float]
+    """By original: the share of its damaged twins that it beats."""
     net: dict[int, float]
     resisted: dict[int, float]
+    """By original: the share of attacks on it that do not raise its reward."""
     by_transform: dict[str, float]
+    """By transform: the share of pairs in which the original beats its twin."""
     inverted: dict[str, float]
+    """By transform: the share of pairs in which the twin beats its original."""
     trusted_mean: float | None
     rewards: tuple[float, ...]
 
     @property
     def mean_order(self) -> float:
-        """Mean share over the originals; 0 when none counts."""
+        """Mean share over the originals; 0 without any."""
         return fmean(self.order.values()) if self.order else 0.0
 
     @property
     def mean_net(self) -> float:
-        """Mean over the originals of what they win minus what they lose; 0 when none counts."""
+        """Mean net order over the originals; 0 without any."""
         return fmean(self.net.values()) if self.net else 0.0
 
     @property
     def mean_resisted(self) -> float:
-        """Mean share over the attacked originals; 1 when none was attacked."""
+        """Mean share over the attacked originals; 1 without any."""
         return fmean(self.resisted.values()) if self.resisted else 1.0
 
 
 def score_anchors(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequence[bool]) -> AnchorScores:
-    """A rubric's table from its rewards on `anchors.cases`, of those cases that count.
+    """Results of a rubric with these rewards on `anchors.cases`, on those cases that count.
 
-    A twin is ordered when the original scores higher by a tie or more; an attack is resisted when it
-    scores higher than its original by less than a tie.
+    A twin is in order when its original scores higher by `TIE` or more; an attack is resisted when it scores higher
+    than its original by less than `TIE`.
     """
-    known = [r if counted else None for r, counted in zip(rewards, counts, strict=True)]
+    counted = [reward if is_counted else None for reward, is_counted in zip(rewards, counts, strict=True)]
     start = len(anchors.originals)
-    honest = {c.original: r for c, r in zip(anchors.originals, known[:start], strict=True) if r is not None}
-    order: list[tuple[AnchorCase, float]] = []
-    inverted: list[tuple[AnchorCase, float]] = []
-    resisted: list[tuple[AnchorCase, float]] = []
-    for index, case in enumerate(anchors.cases[start:], start):
-        reward = known[index]
-        if reward is None or case.original not in honest:
-            continue
-        gap = honest[case.original] - reward
-        if index < start + len(anchors.damaged):
-            order.append((case, float(gap >= TIE)))
-            inverted.append((case, float(gap <= -TIE)))
-        else:
-            resisted.append((case, float(gap > -TIE)))
+    first_attack = start + len(anchors.damaged)
+    honest = {case.original: r for case, r in zip(anchors.originals, counted, strict=False) if r is not None}
+    gaps = [
+        (index, case, honest[case.original] - reward)
+        for index, case in enumerate(anchors.cases[start:], start)
+        if (reward := counted[index]) is not None and case.original in honest
+    ]
+    twins = [(case, float(gap >= TIE), float(gap <= -TIE)) for index, case, gap in gaps if index < first_attack]
     return AnchorScores(
-        order=_mean_by([(case.original, won) for case, won in order]),
-        net=_mean_by([(case.original, won - lost) for (case, won), (_, lost) in zip(order, inverted, strict=True)]),
-        resisted=_mean_by([(case.original, won) for case, won in resisted]),
-        by_transform=_mean_by([(case.kind, won) for case, won in order]),
-        inverted=_mean_by([(case.kind, lost) for case, lost in inverted]),
+        order=_mean_by([(case.original, won) for case, won, _ in twins]),
+        net=_mean_by([(case.original, won - lost) for case, won, lost in twins]),
+        resisted=_mean_by([(c.original, float(gap > -TIE)) for index, c, gap in gaps if index >= first_attack]),
+        by_transform=_mean_by([(case.kind, won) for case, won, _ in twins]),
+        inverted=_mean_by([(case.kind, lost) for case, _, lost in twins]),
         trusted_mean=fmean(honest.values()) if honest else None,
-        rewards=tuple(reward for reward in known if reward is not None),
+        rewards=tuple(reward for reward in counted if reward is not None),
     )
 
 
@@ -91,13 +91,12 @@ class PairedGain(NamedTuple):
 
 
 def paired_gain(candidate: Mapping[int, float], other: Mapping[int, float], level: float) -> PairedGain:
-    """Mean difference over originals, paired, and its lower bound at `level`: a bootstrap's quantile, held by a test.
+    """Mean paired difference over the originals, and its lower confidence bound at `level`.
 
-    Which of the two decides: both have to say so before the bound is above 0. The permutation test
-    (`power.flip_test`) is what makes the error level hold: it is exact, however few originals there are, where a
-    bootstrap of few is too sure (eight that all gain 0.1 have a bound of 0.1 at any level). The percentile bootstrap
-    is what puts a number to the bound, which the margin of non-inferiority and the choice among those that pass need
-    and no test of zero gives. A bound below 0 is the bootstrap's alone.
+    A bound above 0 takes both tests. The sign-flip test holds the error level, because it is exact for any number of
+    originals; a percentile bootstrap of few is too optimistic (of eight that all gain 0.1 the bound is 0.1 at any
+    level). The bootstrap gives the bound its size, which the margin of non-inferiority and the choice between
+    candidates need. A bound below 0 comes from the bootstrap alone.
     """
     differences = [candidate[original] - other[original] for original in candidate]
     if not differences:
@@ -111,7 +110,7 @@ def paired_gain(candidate: Mapping[int, float], other: Mapping[int, float], leve
 
 
 def kendall_tau(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Kendall's tau-a of two rankings of the same items; 1 when there is nothing to compare."""
+    """Kendall's tau-a of two rankings of the same items; 1 for fewer than two items."""
     pairs = list(combinations(range(len(xs)), 2))
     if not pairs:
         return 1.0
@@ -122,8 +121,8 @@ def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
 
-def _mean_by(rows: Sequence[tuple[K, float]]) -> dict[K, float]:
+def _mean_by(values: Sequence[tuple[K, float]]) -> dict[K, float]:
     grouped: defaultdict[K, list[float]] = defaultdict(list)
-    for key, value in rows:
+    for key, value in values:
         grouped[key].append(value)
-    return {key: fmean(values) for key, values in grouped.items()}
+    return {key: fmean(group) for key, group in grouped.items()}

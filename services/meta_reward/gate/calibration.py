@@ -1,8 +1,8 @@
-"""Calibration: a candidate's offset, so that trusted text is paid on average what it was paid before.
+"""Calibration: a candidate's offset, such that trusted text keeps its mean reward.
 
-A stricter rubric lowers all rewards at once, and a policy gradient with a fixed scale takes that for its own doing
-(PAR, arXiv 2502.18770, wants rewards bounded and centred). The offset is small, part of the digest, and fixed on
-originals that the gate does not measure on, before it sees the candidate.
+A stricter rubric lowers all rewards at once, which a policy gradient with a fixed scale attributes to the policy (PAR,
+arXiv 2502.18770, asks for bounded and centred rewards). The offset is small and part of the digest. It is fitted on
+originals that the gate does not measure on, before the gate sees the candidate.
 """
 
 from collections.abc import Sequence
@@ -10,26 +10,29 @@ from statistics import fmean
 from typing import NamedTuple
 
 from regrade import RewardClient
-from regrade.contracts import Flag, ItemResult, Rubric, ScoreItem
+from regrade.contracts import Flag, ItemResult, Reason, ReasonCode, Rubric, ScoreItem
 from regrade.contracts.rubric import MAX_OFFSET
 from services.meta_reward.clients.shadow import reward_of
 
-_STEPS = 40
+_BISECTIONS = 40
+"""Halves the interval far below the rounding."""
 _DIGITS = 3
-_FEWEST = 4
-_SCORED_SHARE = 0.75
+"""Rounding keeps noise of the judge out of the digest."""
+_MIN_ORIGINALS = 4
+_MIN_SCORED_SHARE = 0.75
+"""With fewer trusted originals scored, their mean depends on which ones failed."""
 
 
 class CalibrationResult(NamedTuple):
-    """A candidate with its offset, and what that rests on. `refused` says why there is none."""
+    """A candidate with its offset, and how that was found; `refusal` is set where there were too few originals."""
 
     rubric: Rubric
-    told: str
-    refused: str = ""
+    explanation: str
+    refusal: Reason | None = None
 
 
 class Calibration:
-    """Measures candidates on trusted originals, against one active rubric that is scored once."""
+    """Calibrates candidates against one active rubric, which is scored once."""
 
     def __init__(self, client: RewardClient, task: str, originals: Sequence[tuple[str, str]], batch: int) -> None:
         """`originals` are (prompt, completion) of trusted text that the gate does not measure on."""
@@ -37,55 +40,55 @@ class Calibration:
         self._task = task
         self._items = [ScoreItem(id=f"trusted-{n}", prompt=p, completion=c) for n, (p, c) in enumerate(originals)]
         self._batch = batch
-        self._before: list[ItemResult] | None = None
+        self._active_results: list[ItemResult] | None = None
 
-    async def of(self, candidate: Rubric, active: Rubric) -> CalibrationResult:
-        """The candidate, calibrated. Raises `ServiceUnavailableError` when the judge stays away."""
-        if self._before is None:
-            self._before = await self._scored(active)
+    async def calibrate(self, candidate: Rubric, active: Rubric) -> CalibrationResult:
+        """The candidate with its offset. Raises `ServiceUnavailableError` when the judge is down."""
+        if self._active_results is None:
+            self._active_results = await self._score(active)
         plain = without_offset(candidate)
-        both = zip(self._before, await self._scored(plain), strict=True)
-        known = [(a, b) for a, b in both if a.reward is not None and b.reward is not None and b.raw is not None]
-        if len(known) < max(_FEWEST, _SCORED_SHARE * len(self._items)):
-            return CalibrationResult(
-                plain, "", f"not calibrated: {len(known)} of {len(self._items)} trusted originals scored"
-            )
-        target = fmean(before.reward or 0.0 for before, _ in known)
-        raws = [(after.raw or 0.0, Flag.VETOED in after.flags) for _, after in known]
+        pairs = zip(self._active_results, await self._score(plain), strict=True)
+        scored = [(a, b) for a, b in pairs if a.reward is not None and b.reward is not None and b.raw is not None]
+        if len(scored) < max(_MIN_ORIGINALS, _MIN_SCORED_SHARE * len(self._items)):
+            text = f"not calibrated: {len(scored)} of {len(self._items)} trusted originals scored"
+            return CalibrationResult(plain, "", Reason(code=ReasonCode.UNSCORED, text=text))
+        target = fmean(before.reward or 0.0 for before, _ in scored)
+        raws = [(after.raw or 0.0, Flag.VETOED in after.flags) for _, after in scored]
         offset = offset_for(target, raws)
-        told = (
-            f"offset {offset:+.3f}: trusted originals ({len(known)}) are paid {target:.3f} by the active rubric, "
-            f"{mean_reward(raws, 0.0):.3f} by this one without an offset, {mean_reward(raws, offset):.3f} with it"
+        explanation = (
+            f"offset {offset:+.3f}: trusted originals ({len(scored)}) have mean reward {target:.3f} under the active "
+            f"rubric, {mean_reward(raws, 0.0):.3f} under this one without an offset, "
+            f"{mean_reward(raws, offset):.3f} with it"
         )
-        return CalibrationResult(plain.model_copy(update={"offset": offset}), told)
+        return CalibrationResult(plain.model_copy(update={"offset": offset}), explanation)
 
-    async def _scored(self, rubric: Rubric) -> list[ItemResult]:
+    async def _score(self, rubric: Rubric) -> list[ItemResult]:
         results: list[ItemResult] = []
         for start in range(0, len(self._items), self._batch):
             response = await self._client.shadow(self._task, rubric, self._items[start : start + self._batch])
             results.extend(response.results)
         for result in results:
-            reward_of(result)
+            reward_of(result)  # raises when the judge is down
         return results
 
 
 def without_offset(rubric: Rubric) -> Rubric:
-    """The same criteria without an offset: by it one knows again what was rolled back."""
+    """The same criteria without an offset: identifies a rubric that was rolled back under another offset."""
     return rubric.model_copy(update={"offset": 0.0}) if rubric.offset else rubric
 
 
 def mean_reward(raws: Sequence[tuple[float, bool]], offset: float) -> float:
-    """The mean reward of items by their raw sums, and whether a veto fired, under an offset."""
+    """Mean reward under an offset. `raws` are (raw sum, whether a veto applied)."""
     return fmean(0.0 if vetoed else min(1.0, max(0.0, raw + offset)) for raw, vetoed in raws)
 
 
 def offset_for(target: float, raws: Sequence[tuple[float, bool]]) -> float:
-    """The offset of at most `MAX_OFFSET` under which the mean reward is `target`, or nearest to it.
+    """The offset, at most `MAX_OFFSET` in size, whose mean reward is nearest to `target`.
 
-    The mean grows with the offset, so the interval is halved; rounded, so that the digest does not hang on noise.
+    Found by bisection, since the mean does not fall with the offset.
     """
     low, high = -MAX_OFFSET, MAX_OFFSET
-    for _ in range(_STEPS):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if mean_reward(raws, middle) < target else (low, middle)
-    return round((low + high) / 2, _DIGITS) + 0.0
+    return round((low + high) / 2, _DIGITS) + 0.0  # + 0.0 turns -0.0 into 0.0

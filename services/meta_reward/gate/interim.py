@@ -1,7 +1,7 @@
-"""In what order the gate looks at its originals: early looks see a share of every source and every family. Pure.
+"""Interim analyses: a candidate without prospects is dropped before all anchors are scored. Pure.
 
-A candidate that shows nothing on the first third is dropped there. So that third must not be all of one kind: what
-gains on the pairs that people labelled, or on one family of attacks, has to be seen to.
+The first third of the originals must hold a share of every source and of every attack family: a candidate that gains
+only on labelled pairs, or on one family of attacks, has to show it there.
 """
 
 from collections import defaultdict
@@ -9,37 +9,52 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from regrade.tasks.anchors import LABELLED, AnchorSet
+from services.meta_reward.gate.anchor_statistics import AnchorScores, paired_gain
 
 T = TypeVar("T")
 
+INTERIM_FRACTIONS = (("a third", 1 / 3), ("two thirds", 2 / 3))
+"""Two analyses: the first catches most losers at a third of the cost; more would save little."""
+_FUTILITY_LEVEL = 0.05
+"""Dropping a candidate can only cost a gain, never a false activation, so the usual level is enough."""
+
+
+def futility(candidate: AnchorScores, active: AnchorScores, margin: float) -> str | None:
+    """Why a candidate has no prospect of being accepted, from its scores so far; None when it has."""
+    if candidate.mean_net <= active.mean_net and candidate.mean_resisted <= active.mean_resisted:
+        return "no gain"
+    if paired_gain(active.net, candidate.net, _FUTILITY_LEVEL).lower > margin:
+        return "worse by more than the margin, with confidence"
+    return None
+
 
 def interim_order(anchors: AnchorSet) -> list[int]:
-    """The indices of all originals: the pack's, the labelled and the early ones, evenly mixed; the same every time.
+    """Indices of all originals, the pack's, the labelled and the early ones evenly mixed; always in the same order.
 
     The pack's are mixed by the families of the attacks made from them.
     """
     labelled = {case.original for case in anchors.damaged if case.kind == LABELLED}
-    grown = range(len(anchors.originals) - anchors.early_originals, len(anchors.originals))
-    rest = [index for index in range(grown.start) if index not in labelled]
-    return interleaved([_by_family(anchors, rest), sorted(labelled), grown])
+    early = range(anchors.base_originals, len(anchors.originals))
+    pack = [index for index in range(early.start) if index not in labelled]
+    return interleave([_by_family(anchors, pack), sorted(labelled), early])
 
 
 def _by_family(anchors: AnchorSet, indices: Sequence[int]) -> list[int]:
-    """Those that more families were tried on come first: a short look then holds the most families it can."""
+    """Originals attacked by more families come first, so that a short prefix holds as many families as it can."""
     families: defaultdict[int, set[str]] = defaultdict(set)
     for case in anchors.attacked:
         families[case.original].add(case.kind)
     alike: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for index in indices:
         alike[tuple(sorted(families[index]))].append(index)
-    return interleaved([alike[kinds] for kinds in sorted(alike, key=lambda kinds: (-len(kinds), kinds))])
+    return interleave([alike[kinds] for kinds in sorted(alike, key=lambda kinds: (-len(kinds), kinds))])
 
 
-def interleaved(lists: Sequence[Sequence[T]]) -> list[T]:
-    """One list of which every beginning holds about the same share of each; within a list the order stays."""
+def interleave(lists: Sequence[Sequence[T]]) -> list[T]:
+    """One list of which every prefix holds about the same share of each list; within a list the order stays."""
     ranked = [
-        (place / len(found), number, place, one)
-        for number, found in enumerate(lists)
-        for place, one in enumerate(found)
+        (place / len(values), number, place, value)
+        for number, values in enumerate(lists)
+        for place, value in enumerate(values)
     ]
-    return [one for *_, one in sorted(ranked, key=lambda row: row[:3])]
+    return [value for *_, value in sorted(ranked, key=lambda entry: entry[:3])]

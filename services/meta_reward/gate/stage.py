@@ -1,31 +1,36 @@
-"""The gate's stage of a cycle: which candidates are measured and against what, calibrated first where that is on."""
+"""The cycle's gate stage: which candidates are measured, against which rubrics, after calibration where that is on."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple
 
 from regrade import RewardClient
-from regrade.contracts import EventKind, GateReport, LineageEvent, Rubric, Trace, as_text
+from regrade.contracts import (
+    EventKind,
+    GateReport,
+    LineageEvent,
+    Reason,
+    ReasonCode,
+    Rubric,
+    RubricFigures,
+    Trace,
+    as_text,
+)
 from regrade.tasks import judge_mode
 from regrade.tasks.anchors import AnchorSet, has_more_than_first_line
 from services.kit.store.keys import LineageKey
-from services.kit.store.rubric_store import RubricStore, candidate_event, gate_event
+from services.kit.store.rubric_store import RubricStore, candidate_event, gate_event, refusal_event
 from services.meta_reward.clients.shadow import shadow_scorer
 from services.meta_reward.evidence.window import by_group
+from services.meta_reward.gate.acceptance import MAX_UNSCORED
 from services.meta_reward.gate.calibration import Calibration, without_offset
-from services.meta_reward.gate.gate import (
-    Gate,
-    GateError,
-    GateLimits,
-    OnProgress,
-    best_measured_digest,
-)
+from services.meta_reward.gate.gate import Gate, GateError, GateLimits, OnProgress
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.types import Candidate
 
 
 class GateOutcome(NamedTuple):
-    """Reports on what was measured, the verdicts to be put on record, and notes for the cycle's report."""
+    """Reports on what was measured, lineage events, and notes for the cycle's report."""
 
     reports: tuple[GateReport, ...] = ()
     events: tuple[LineageEvent, ...] = ()
@@ -33,7 +38,7 @@ class GateOutcome(NamedTuple):
 
 
 class GateStage:
-    """The gate of one cycle of one line, against one active rubric."""
+    """The gate of one cycle of one lineage, against one active rubric."""
 
     def __init__(
         self,
@@ -61,72 +66,109 @@ class GateStage:
         self._events: list[LineageEvent] = []
 
     async def decide(self, candidates: Sequence[Candidate], first: Sequence[Trace]) -> GateOutcome:
-        """A verdict on each candidate. `first` are the traces of a run's first steps.
+        """Accept or refuse each candidate. `first` are the traces of a run's first steps.
 
-        Raises `ServiceUnavailableError` when the judge stays away: then nothing is decided.
+        Raises `ServiceUnavailableError` when the judge is down: then nothing is decided.
         """
-        affordable = [candidate for candidate in candidates if self._is_affordable(candidate)]
+        measurable = [candidate for candidate in candidates if self._is_affordable(candidate)]
         if self._lineage.task in self._settings.calibrate:
-            affordable = await self._calibrated(affordable)
-        if not affordable:
+            measurable = await self._calibrated(measurable)
+        if not measurable:
             return GateOutcome(events=tuple(self._events))
-        settings = self._settings
-        early = by_group([t for t in first if not t.flags and has_more_than_first_line(as_text(t.completion))])
-        history = await self._store.history(self._lineage)
-        mode = judge_mode(self._lineage.task)
-        limits = GateLimits(settings.gate_alpha, settings.gate_margin, self._decision, settings.gate_calls, mode)
-        score = shadow_scorer(self._client, settings.gate_batch)
-        gate = Gate(score, self._lineage.task, self._anchors, limits, early, self._tell)
-        earlier = await self._best_earlier(history)
+        trusted = by_group([t for t in first if not t.flags and has_more_than_first_line(as_text(t.completion))])
+        gate = Gate(
+            shadow_scorer(self._client, self._settings.gate_batch),
+            self._lineage.task,
+            self._anchors,
+            self._limits(),
+            trusted,
+            self._tell,
+        )
+        best_earlier = await self._best_earlier()
         try:
-            found = await gate.decide(self._cycle, affordable, self._active, earlier)
+            decision = await gate.decide(self._cycle, measurable, self._active, best_earlier)
         except GateError as error:
-            for candidate in affordable:
-                self._refuse(candidate.rubric, f"not measured: {error}")
+            for candidate in measurable:
+                self._refuse(candidate.rubric, Reason(code=ReasonCode.NOT_MEASURED, text=f"not measured: {error}"))
             return GateOutcome(events=tuple(self._events), notes=(f"gate: {error}",))
-        for left_out, why in found.unmeasured:
-            self._refuse(left_out.rubric, why)
-        return GateOutcome(tuple(found.reports), (*self._events, *map(gate_event, found.reports)))
+        for candidate, reason in decision.unmeasured:
+            self._refuse(candidate.rubric, reason)
+        return GateOutcome(tuple(decision.reports), (*self._events, *map(gate_event, decision.reports)))
+
+    def _limits(self) -> GateLimits:
+        settings = self._settings
+        return GateLimits(
+            settings.gate_alpha,
+            settings.gate_margin,
+            self._decision,
+            settings.gate_calls,
+            judge_mode(self._lineage.task),
+        )
 
     def _is_affordable(self, candidate: Candidate) -> bool:
-        """Whether it costs no more judge calls an item than allowed; known before anything is scored."""
-        most = max(self._settings.max_llm_criteria, len(self._active.llm_criteria))
+        """Whether scoring by it takes no more judge calls per item than allowed; refused here, before any is made."""
+        limit = max(self._settings.max_llm_criteria, len(self._active.llm_criteria))
         calls = len(candidate.rubric.llm_criteria)
-        if calls > most:
-            self._refuse(candidate.rubric, f"budget: {calls} judge calls an item, {most} at most")
-        return calls <= most
+        if calls > limit:
+            text = f"budget: {calls} judge calls per item, {limit} at most"
+            self._refuse(candidate.rubric, Reason(code=ReasonCode.BUDGET, text=text))
+        return calls <= limit
 
     async def _calibrated(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Each with the offset that keeps trusted text where it was; a digest of its own, on record with the reason."""
+        """Candidates with their offset. It changes the digest, so each is recorded with the reason for its offset."""
         visible = [(original.prompt, original.completion) for original in self._anchors.visible]
         calibration = Calibration(self._client, self._lineage.task, visible, self._settings.gate_batch)
         ready = []
         for candidate in candidates:
-            found = await calibration.of(candidate.rubric, self._active)
-            if found.refused:
-                self._refuse(candidate.rubric, found.refused)
+            result = await calibration.calibrate(candidate.rubric, self._active)
+            if result.refusal is not None:
+                self._refuse(candidate.rubric, result.refusal)
                 continue
-            if found.rubric.digest != candidate.rubric.digest:
-                await self._store.put(self._lineage.task, found.rubric)
-                self._note(EventKind.PROPOSED, found.rubric, "calibration", found.told)
-            ready.append(replace(candidate, rubric=found.rubric))
+            if result.rubric.digest != candidate.rubric.digest:
+                await self._store.put(self._lineage.task, result.rubric)
+                self._events.append(
+                    candidate_event(
+                        EventKind.PROPOSED,
+                        result.rubric.digest,
+                        by="calibration",
+                        reason=result.explanation,
+                        cycle=self._cycle,
+                    )
+                )
+            ready.append(replace(candidate, rubric=result.rubric))
         return ready
 
-    async def _best_earlier(self, history: Sequence[LineageEvent]) -> Rubric | None:
-        """Of the rubrics active before, the one that ordered anchors best."""
+    async def _best_earlier(self) -> Rubric | None:
+        """Of the rubrics active before, the one with the best anchor order."""
         earlier = set((await self._store.versions(self._lineage)).values()) - {self._active.digest}
-        gates = [event.gate for event in history if event.gate is not None]
-        best = best_measured_digest(gates, earlier)
+        history = await self._store.history(self._lineage)
+        best = best_measured_digest([event.gate for event in history if event.gate is not None], earlier)
         return None if best is None else await self._store.labelled(self._lineage, best)
 
-    def _refuse(self, rubric: Rubric, reason: str) -> None:
-        self._note(EventKind.REJECTED, rubric, "gate", reason)
+    def _refuse(self, rubric: Rubric, reason: Reason) -> None:
+        self._events.append(refusal_event(rubric.digest, [reason], by="gate", cycle=self._cycle))
 
-    def _note(self, kind: EventKind, rubric: Rubric, by: str, reason: str) -> None:
-        self._events.append(candidate_event(kind, rubric.digest, by=by, reason=reason, cycle=self._cycle))
+
+def best_measured_digest(reports: Sequence[GateReport], digests: Set[str]) -> str | None:
+    """Of `digests`, the one with the best anchor order in its fullest (then latest) measurement; None without any.
+
+    Partial measurements (interim analyses, few common anchors) do not compare with full ones and are left out.
+    """
+    figures: dict[str, RubricFigures] = {}
+    for report in reports:
+        for new in (report.active, report.candidate, report.best_earlier):
+            if new is None or new.digest not in digests:
+                continue
+            if new.digest not in figures or new.judged >= figures[new.digest].judged:
+                figures[new.digest] = new
+    most_judged = max((one.judged for one in figures.values()), default=0)
+    full = [one for one in figures.values() if one.judged >= (1 - MAX_UNSCORED) * most_judged]
+    return max(full, key=lambda one: one.order).digest if full else None
 
 
 async def rolled_back_reasons(store: RubricStore, lineage: LineageKey) -> dict[str, str]:
-    """Why it was rolled back, by the digest it has without an offset: another offset makes no other rubric."""
-    found = await store.rolled_back(lineage)
-    return {without_offset(await store.get(lineage.task, digest)).digest: reason for digest, reason in found.items()}
+    """By digest without an offset, why a rubric was rolled back: another offset makes no other rubric."""
+    rolled_back = await store.rolled_back(lineage)
+    return {
+        without_offset(await store.get(lineage.task, digest)).digest: reason for digest, reason in rolled_back.items()
+    }

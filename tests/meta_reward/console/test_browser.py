@@ -61,7 +61,7 @@ def test_an_operator_looks_around_and_goes_back(
     refused = next(e for e in meta.get(f"/lineage/{TASK}").json() if e["kind"] == "rejected" and e["gate"])
     page.locator(f".event.rejected a[href$='{refused['digest']}']").first.click()
     expect(page.locator(".verdict.fail")).to_have_text("Refused by the gate")
-    expect(page.locator(".reasons")).to_contain_text(refused["gate"]["reasons"][0])
+    expect(page.locator(".reasons")).to_contain_text(refused["gate"]["reasons"][0]["text"])
     page.get_by_role("link", name="Rubrics").click()
     expect(page.locator(".diff")).to_contain_text("31")
     page.get_by_role("link", name="Traces").click()

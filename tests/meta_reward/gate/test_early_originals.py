@@ -9,8 +9,8 @@ from regrade.contracts import Flag, Trace
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors, is_held_out, is_substantially_changed
 from services.kit.store.rubric_store import gate_event
+from services.meta_reward.gate.alpha_spending import count_decisions
 from services.meta_reward.gate.early_originals import missing_originals, select_early
-from services.meta_reward.gate.gate import count_decisions
 from tests.support.builders import ESSAY, LINEAGE, TASK, gate_report, trace
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import meta_script, running_meta

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from regrade.contracts import GateReport, Rubric, RubricFigures, ScoreItem
+from regrade.contracts import GateReport, Reason, ReasonCode, Rubric, RubricFigures, ScoreItem
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors
-from services.meta_reward.gate.gate import Gate, GateLimits, best_measured_digest
+from services.meta_reward.gate.gate import Gate, GateLimits
+from services.meta_reward.gate.stage import best_measured_digest
 from services.meta_reward.types import Candidate
 from tests.support.builders import TASK, checks_only, figures, gate_report
 
@@ -54,7 +55,7 @@ async def test_what_the_active_rubric_cannot_score_is_nobodys_fault() -> None:
     ("scores", "missed"),
     [
         pytest.param(lambda n: n < COUNT - COUNT // 15, COUNT // 15, id="one in fifteen, seen at the end"),
-        pytest.param(lambda n: n < ORIGINALS, None, id="all twins, seen at the first look"),
+        pytest.param(lambda n: n < ORIGINALS, None, id="all twins, missing at the first interim analysis"),
         pytest.param(lambda _: False, None, id="everything"),
     ],
 )
@@ -62,19 +63,19 @@ async def test_a_candidate_that_leaves_out_too_much_is_refused(scores: Scores, m
     """What it did score it orders perfectly."""
     report = await decide(scores)
     assert not report.passed
-    assert re.fullmatch(rf"could not score {missed or '[0-9]+'} of {COUNT} anchors", report.reasons[0])
+    assert re.fullmatch(rf"could not score {missed or '[0-9]+'} of {COUNT} anchors", report.reasons[0].text)
 
 
 async def test_eight_originals_have_to_be_scored_by_all() -> None:
     """Within the share of anchors that may be missing, yet with too few originals left."""
     report = await decide(lambda n: n != 0, active=lambda n: n >= ORIGINALS or n < 8)
     scored = COUNT - ORIGINALS + 8
-    assert report.reasons == (f"could not score 1 of {scored} anchors",)
+    assert report.reasons == (Reason(code=ReasonCode.UNSCORED, text=f"could not score 1 of {scored} anchors"),)
 
 
 async def test_a_comparison_with_a_rubric_that_left_out_too_much_is_none() -> None:
     report = await decide(lambda _: True, earlier=lambda n: n % 2 == 0)
-    assert report.reasons[0] == f"the best earlier rubric could not score {COUNT // 2} of {COUNT} anchors"
+    assert report.reasons[0].text == f"the best earlier rubric could not score {COUNT // 2} of {COUNT} anchors"
 
 
 def test_the_best_earlier_rubric_is_known_by_its_fullest_figures() -> None:

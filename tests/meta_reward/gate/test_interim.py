@@ -10,7 +10,7 @@ from regrade.tasks import load_pack
 from regrade.tasks.anchors import LABELLED, AnchorSet, build_anchors
 from regrade.tasks.pack import Original
 from services.meta_reward.gate.gate import Gate, GateLimits
-from services.meta_reward.gate.interim import interim_order, interleaved
+from services.meta_reward.gate.interim import interim_order, interleave
 from services.meta_reward.types import Candidate
 from tests.support.builders import ESSAY, TASK, checks_only
 
@@ -30,8 +30,8 @@ def sources(anchors: AnchorSet) -> list[set[int]]:
 
 
 def test_lists_are_interleaved_in_proportion_and_in_their_order() -> None:
-    assert interleaved([[0, 1, 2, 3], [10, 11], [20]]) == [0, 10, 20, 1, 2, 11, 3]
-    assert interleaved([]) == interleaved([[]]) == []
+    assert interleave([[0, 1, 2, 3], [10, 11], [20]]) == [0, 10, 20, 1, 2, 11, 3]
+    assert interleave([]) == interleave([[]]) == []
 
 
 @pytest.mark.parametrize("share", [1 / 3, 2 / 3])

@@ -1,39 +1,39 @@
-"""What Prometheus is told of a cycle: outcomes and reasons from closed sets, stages, lag over all lines."""
+"""Metrics of a cycle: outcomes and reasons from closed sets, stages, lag over all lines."""
 
 from prometheus_client import CollectorRegistry, generate_latest
 from redis.asyncio import Redis
 
-from regrade.contracts import EventKind
-from services.kit.store.rubric_store import candidate_event, gate_event
-from services.meta_reward.gate.reasons import OTHER, count_outcomes, reason_code
+from regrade.contracts import EventKind, GateReport, Reason, ReasonCode
+from services.kit.store.rubric_store import candidate_event, gate_event, refusal_event
+from services.meta_reward.gate.reasons import count_outcomes
 from services.meta_reward.metrics import MetaRewardMetrics
 from tests.support.builders import LINEAGE, gate_report
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import meta_script, running_meta, train
 
 ONE, TWO = "1" * 64, "2" * 64
+LEAK = Reason(code=ReasonCode.LEAK, text="leak: quotes sampled text")
 
 
-def test_only_its_own_verdicts_count_and_proposals_are_none() -> None:
+def test_only_the_cycles_own_outcomes_count_and_proposals_do_not() -> None:
     history = [
         candidate_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c"),
-        candidate_event(EventKind.REJECTED, ONE, by="lint", reason="leak: quotes sampled text", cycle="c"),
-        candidate_event(EventKind.REJECTED, TWO, by="lint", reason="leak: quotes sampled text", cycle="other"),
+        refusal_event(ONE, [LEAK, Reason(code=ReasonCode.SIZE, text="size: 99 criteria")], by="lint", cycle="c"),
+        refusal_event(TWO, [LEAK], by="lint", cycle="other"),
         candidate_event(EventKind.FAILED, ONE, by="paper", reason="no refinement", cycle="c"),
         gate_event(gate_report(TWO, ONE, cycle="c")),
     ]
-    assert count_outcomes(history, "c") == {("rejected", "leak"): 1, ("failed", OTHER): 1, ("gated", "passed"): 1}
+    assert count_outcomes(history, "c") == {("rejected", "leak"): 1, ("failed", "other"): 1, ("gated", "passed"): 1}
 
 
-def test_every_refusal_of_a_real_cycle_has_a_kind() -> None:
-    told = {
-        "rolled back: too strict": "rolled_back",
-        "dropped early: no gain on a third of the originals": "no_gain",
-        "could not score 3 of 40 anchors": "unscored",
-        "prefers damaged text: 60% of 'padded' twins": "inversion",
-        "something nobody has thought of": OTHER,
-    }
-    assert {reason: reason_code(reason) for reason in told} == told
+def test_a_report_of_an_earlier_release_holds_plain_reasons() -> None:
+    """And one of a later release may hold codes that this one does not know."""
+    report = gate_report(ONE, TWO).model_dump(mode="json")
+    old = GateReport.model_validate(report | {"reasons": ["leak: quotes sampled text"]})
+    assert old.reasons == (Reason(code=ReasonCode.OTHER, text="leak: quotes sampled text"),)
+    new = GateReport.model_validate(report | {"reasons": [{"code": "unheard_of", "text": "why"}]})
+    assert new.reasons == (Reason(code=ReasonCode.OTHER, text="why"),)
+    assert GateReport.model_validate_json(new.model_dump_json()) == new
 
 
 def test_the_lag_of_a_task_is_that_of_all_its_lines() -> None:
@@ -53,8 +53,9 @@ async def test_a_cycle_is_counted(redis: Redis, reward_url: str, fake_engine: Fa
         await train(meta.client, step=1)
         await meta.worker.run_due_cycle(LINEAGE)
         history = await meta.deps.store.history(LINEAGE)
-    reasons = [event.reason for event in history if event.kind is EventKind.REJECTED]
-    assert all(reason_code(reason) != OTHER for reason in reasons)
+    codes = [code for event in history if event.kind is EventKind.REJECTED for code in event.codes or ("none",)]
+    assert ReasonCode.OTHER not in codes
+    assert "none" not in codes
     passed = sum(event.kind is EventKind.GATED for event in history)
     text = generate_latest(registry).decode()
     about = 'outcome="gated",reason="passed",task="essay_writing"'

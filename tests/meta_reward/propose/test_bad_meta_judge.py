@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from regrade import RewardClient
-from regrade.contracts import EventKind, LineageEvent, Override, Stage
+from regrade.contracts import EventKind, LineageEvent, Override, Reason, Stage
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors
 from services.meta_reward.clients.shadow import shadow_scorer
@@ -77,11 +77,11 @@ async def test_improvements_pass(client: RewardClient, fake_engine: FakeEngine) 
     fake_engine.script = meta_script(reading_judge)
     pack = load_pack(TASK)
     gate = Gate(shadow_scorer(client, 64), TASK, build_anchors(pack, 24), GateLimits(alpha=0.05, margin=0.05), [])
-    refused: dict[str, Sequence[str]] = {}
+    refused: dict[str, Sequence[Reason]] = {}
     judged = 0
     for improvement in IMPROVEMENTS:
         candidate = Candidate(improvement.applied_to(pack.starting_rubric), "a person")
-        reasons: Sequence[str] = lint(candidate.rubric, pack.starting_rubric, [SEEN], {}, pack.language)
+        reasons: Sequence[Reason] = lint(candidate.rubric, pack.starting_rubric, [SEEN], {}, pack.language)
         if not reasons:
             decision = await gate.decide(improvement.name, [candidate], pack.starting_rubric, None)
             reasons = decision.reports[0].reasons
