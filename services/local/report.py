@@ -1,6 +1,7 @@
 """The report of a local run: one self-contained HTML file, and its figures as JSON."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,57 +12,58 @@ from jinja2 import Environment
 
 from regrade.contracts import CycleReport, EventKind, GateReport, LineageEvent, RubricDiff
 from services.local import plots
-
-Rows = Sequence[dict[str, float]]
+from services.local.plots import Steps
 
 
 class Run(NamedTuple):
-    """Everything a report is made of. `diffs` are those of the activated versions, each against its parent."""
+    """The data of a report. `diffs` compare each activated rubric with the one it replaced."""
 
     name: str
     task: str
     judge_model: str
-    steps: Rows
+    steps: Steps
     cycles: Sequence[CycleReport]
     lineage: Sequence[LineageEvent]
     diffs: Sequence[RubricDiff]
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """The run in numbers: steps, cycles, verdicts, anchor order, and step times with and without a cycle."""
+    """The run in numbers: steps, cycles, gate decisions, anchor order, and step times with and without a cycle."""
     busy = busy_steps(run.steps, run.cycles)
-    seconds = [row["ended"] - row["started"] for row in run.steps]
+    seconds = [step["ended"] - step["started"] for step in run.steps]
     with_cycle = [s for s, b in zip(seconds, busy, strict=True) if b]
-    without = [s for s, b in zip(seconds, busy, strict=True) if not b]
-    gates = activated_gates(run.lineage)
+    without_cycle = [s for s, b in zip(seconds, busy, strict=True) if not b]
+    gates = [gate for _, gate in activated_gates(run.lineage)]
+    first, last = (gates[0].active, gates[-1].candidate) if gates else (None, None)
+    versions = Counter(f"{s['regrade/rubric_version']:g}" for s in run.steps if "regrade/rubric_version" in s)
     return {
         "run": run.name,
         "task": run.task,
         "steps": len(run.steps),
-        "reward_first_steps": _mean([row["reward"] for row in run.steps[:3]]),
-        "reward_last_steps": _mean([row["reward"] for row in run.steps[-3:]]),
+        "reward_first_steps": _mean([step["reward"] for step in run.steps[:3]]),
+        "reward_last_steps": _mean([step["reward"] for step in run.steps[-3:]]),
         "cycles": len(run.cycles),
         "cycle_seconds": [round(cycle.finished - cycle.started, 1) for cycle in run.cycles],
         "activations_through_gate": len(gates),
         "rejected": sum(event.kind is EventKind.REJECTED for event in run.lineage),
-        "anchor_order_before": gates[0][1].active.order if gates else None,
-        "anchor_order_after": gates[-1][1].candidate.order if gates else None,
-        "attacks_resisted_before": gates[0][1].active.attacks_resisted if gates else None,
-        "attacks_resisted_after": gates[-1][1].candidate.attacks_resisted if gates else None,
-        "steps_by_version": _steps_by_version(run.steps),
-        "step_seconds_without_cycle": _spread(without),
+        "anchor_order_before": first and first.order,
+        "anchor_order_after": last and last.order,
+        "attacks_resisted_before": first and first.attacks_resisted,
+        "attacks_resisted_after": last and last.attacks_resisted,
+        "steps_by_version": dict(versions),
+        "step_seconds_without_cycle": _spread(without_cycle),
         "step_seconds_with_cycle": _spread(with_cycle),
         "steps_finished_during_a_cycle": len(with_cycle),
     }
 
 
-def busy_steps(steps: Rows, cycles: Sequence[CycleReport]) -> list[bool]:
-    """Per step, whether a cycle ran at any time of it."""
-    return [any(c.started < row["ended"] and row["started"] < c.finished for c in cycles) for row in steps]
+def busy_steps(steps: Steps, cycles: Sequence[CycleReport]) -> list[bool]:
+    """For each step, whether a cycle ran during any part of it."""
+    return [any(c.started < step["ended"] and step["started"] < c.finished for c in cycles) for step in steps]
 
 
 def activated_gates(lineage: Sequence[LineageEvent]) -> list[tuple[str, GateReport]]:
-    """The gate reports of the candidates that became active, with their version as label."""
+    """The gate reports of the candidates that became active, labelled with their version."""
     measured = {event.gate.candidate.digest: event.gate for event in lineage if event.gate is not None}
     return [
         (f"version {event.version}", measured[event.digest])
@@ -71,7 +73,7 @@ def activated_gates(lineage: Sequence[LineageEvent]) -> list[tuple[str, GateRepo
 
 
 def write_report(run: Run, folder: Path) -> Path:
-    """Write `report.html` and `figures.json` into the run's folder; answers the former's path."""
+    """Write `report.html` and `figures.json` into `folder`; returns the path of `report.html`."""
     numbers = figures(run)
     (folder / "figures.json").write_text(json.dumps(numbers, indent=2), encoding="utf-8")
     template = resources.files("services.local").joinpath("report.html").read_text(encoding="utf-8")
@@ -80,7 +82,7 @@ def write_report(run: Run, folder: Path) -> Path:
     html = page.render(
         run=run,
         numbers=numbers,
-        verdicts=[event for event in run.lineage if event.kind is not EventKind.PROPOSED],
+        events=[event for event in run.lineage if event.kind is not EventKind.PROPOSED],
         reward_plot=plots.reward_plot(run.steps),
         criteria_plot=plots.criteria_plot(run.steps),
         anchors_plot=plots.anchors_plot(gates) if gates else "",
@@ -89,11 +91,6 @@ def write_report(run: Run, folder: Path) -> Path:
     path = folder / "report.html"
     path.write_text(html, encoding="utf-8")
     return path
-
-
-def _steps_by_version(steps: Rows) -> dict[str, int]:
-    versions = [f"{row['regrade/rubric_version']:g}" for row in steps if "regrade/rubric_version" in row]
-    return {version: versions.count(version) for version in dict.fromkeys(versions)}
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float] | None:

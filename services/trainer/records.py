@@ -1,4 +1,4 @@
-"""Reading a training log, without the training libraries."""
+"""Reading a training log, without importing the training libraries."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,14 @@ LOG_NAME = "train_log.jsonl"
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a training log by step, the latest of each; empty when there is none yet."""
+    """The entries of a training log in step order; a resumed run's entry replaces an earlier one of the same step.
+
+    Empty when the file does not exist yet.
+    """
     if not path.is_file():
         return []
     by_step = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        by_step[row["step"]] = row
+        entry = json.loads(line)
+        by_step[entry["step"]] = entry
     return [by_step[step] for step in sorted(by_step)]

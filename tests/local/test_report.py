@@ -38,13 +38,13 @@ EVIDENCE = Evidence(
 def _step(number: int, version: int) -> dict[str, float]:
     scores = {"regrade/criterion/quality": 0.4} | ({"regrade/criterion/min_words": 0.6} if version > 1 else {})
     times = {"started": number * 10.0, "ended": number * 10.0 + 9.0}
-    about = {"step": float(number), "reward": 0.3 + number / 100, "reward_std": 0.05, "completion_tokens": 60.0}
-    return about | times | scores | {"regrade/rubric_version": float(version)}
+    base = {"step": float(number), "reward": 0.3 + number / 100, "reward_std": 0.05, "completion_tokens": 60.0}
+    return base | times | scores | {"regrade/rubric_version": float(version)}
 
 
 def _event(kind: EventKind, digest: str, version: int | None = None, **fields: object) -> LineageEvent:
-    about = {"id": "1-0", "time": 1.0, "kind": kind, "digest": digest, "version": version, "by": "gate"}
-    return LineageEvent.model_validate(about | fields)
+    base = {"id": "1-0", "time": 1.0, "kind": kind, "digest": digest, "version": version, "by": "gate"}
+    return LineageEvent.model_validate(base | fields)
 
 
 RUN = Run(
@@ -70,17 +70,22 @@ RUN = Run(
 
 
 def test_figures() -> None:
-    found = figures(RUN)
-    assert (found["steps"], found["cycles"], found["activations_through_gate"], found["rejected"]) == (10, 1, 1, 1)
-    assert found["steps_by_version"] == {"1": 5, "2": 5}
+    numbers = figures(RUN)
+    assert (numbers["steps"], numbers["cycles"], numbers["activations_through_gate"], numbers["rejected"]) == (
+        10,
+        1,
+        1,
+        1,
+    )
+    assert numbers["steps_by_version"] == {"1": 5, "2": 5}
     assert [n for n, busy in enumerate(busy_steps(RUN.steps, RUN.cycles), 1) if busy] == [4, 5, 6]
-    assert found["steps_finished_during_a_cycle"] == 3
-    assert found["step_seconds_without_cycle"] == {"min": 9.0, "median": 9.0, "max": 9.0}
+    assert numbers["steps_finished_during_a_cycle"] == 3
+    assert numbers["step_seconds_without_cycle"] == {"min": 9.0, "median": 9.0, "max": 9.0}
     empty = figures(RUN._replace(steps=[], cycles=[], lineage=[]))
     assert empty["reward_last_steps"] is None
 
 
-def test_report_is_one_page_and_trusts_no_text(tmp_path: Path) -> None:
+def test_report_is_one_page_and_escapes_all_text(tmp_path: Path) -> None:
     page = write_report(RUN, tmp_path).read_text()
     assert page.count("<svg") == 4
     assert not re.search(r'(?:src|href)="https?:', page)
@@ -102,11 +107,11 @@ def _snapshots() -> list[Snapshot]:
     ]
 
 
-def test_view_without_a_terminal_tells_each_thing_once() -> None:
+def test_view_without_a_terminal_prints_each_event_once() -> None:
     out = StringIO()
     with View(Console(file=out, width=200), 10, 36) as view:
         for snapshot in _snapshots() + _snapshots()[-1:]:
-            view.show(snapshot)
+            view.update(snapshot)
     lines = out.getvalue().splitlines()
     assert sum(line.startswith("step ") for line in lines) == 10
     assert sum("gate, 2 candidates" in line for line in lines) == 1
@@ -117,7 +122,7 @@ def test_view_on_a_terminal_is_a_panel() -> None:
     out = StringIO()
     with View(Console(file=out, force_terminal=True, width=150), 10, 36) as view:
         for snapshot in _snapshots():
-            view.show(snapshot)
+            view.update(snapshot)
     text = out.getvalue()
     assert "Regrade" in text
     assert "version 2" in text

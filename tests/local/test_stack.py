@@ -1,4 +1,4 @@
-"""The local stack's parts, really started: Valkey with a password, both services on an engine that is there already."""
+"""The local stack's processes: Valkey with a password, both services on a running engine."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from redis.exceptions import AuthenticationError
 
 from regrade.contracts import Stage
 from services.local.engine import gguf_path
-from services.local.observer import Observer
+from services.local.observer import RunObserver
 from services.local.processes import Processes
 from services.local.settings import LocalSettings
 from services.local.stack import Stack
@@ -20,23 +20,23 @@ pytestmark = pytest.mark.slow
 
 def test_stack_starts_and_is_observed(tmp_path: Path, fake_engine: FakeEngine) -> None:
     settings = LocalSettings(judge_url=fake_engine.url, runs_dir=tmp_path)
-    told: list[str] = []
+    messages: list[str] = []
     with Processes(tmp_path) as processes:
-        addresses = Stack(settings, tmp_path, processes).start(told.append)
-        assert told == ["starting Valkey", "starting the reward service", "starting the meta-reward service"]
+        addresses = Stack(settings, tmp_path, processes).start(messages.append)
+        assert messages == ["starting Valkey", "starting the reward service", "starting the meta-reward service"]
         with Redis.from_url(addresses.redis) as redis:
             assert redis.ping()
         port = int(addresses.redis.rpartition(":")[2].split("/")[0])
         with Redis(port=port) as stranger, pytest.raises(AuthenticationError):
             stranger.ping()
-        observer = Observer(TASK, addresses.meta_reward, addresses.reward, tmp_path / "none.jsonl")
-        seen = observer.look()
-        assert seen.active is not None
-        assert (seen.active.version, seen.status.stage, seen.steps) == (1, Stage.IDLE, [])
+        observer = RunObserver(TASK, addresses.meta_reward, tmp_path / "none.jsonl")
+        snapshot = observer.snapshot()
+        assert snapshot.active is not None
+        assert (snapshot.active.version, snapshot.status.stage, snapshot.steps) == (1, Stage.IDLE, [])
         assert observer.cycles() == []
-        assert observer.diff(seen.active.digest, seen.active.digest).text == ""
+        assert observer.diff(snapshot.active.digest, snapshot.active.digest).text == ""
         processes.stop()
-        assert observer.look().lineage == seen.lineage, "a look while everything is away shows the last one"
+        assert observer.snapshot().lineage == snapshot.lineage, "while the services are down, the last one is kept"
         observer.close()
 
 

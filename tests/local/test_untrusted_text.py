@@ -1,4 +1,4 @@
-"""What models and operators wrote reaches the report and the live view as text: never as HTML, template or markup."""
+"""Text by models and operators reaches the report and the live view as text, never as HTML, template or markup."""
 
 import re
 from html.parser import HTMLParser
@@ -31,8 +31,8 @@ CYCLE = CycleReport(
 
 
 def _event(kind: EventKind, digest: str, **fields: object) -> LineageEvent:
-    about = {"id": "1-0", "time": 1.0, "kind": kind, "digest": digest, "by": HOSTILE, "reason": HOSTILE}
-    return LineageEvent.model_validate(about | fields)
+    base = {"id": "1-0", "time": 1.0, "kind": kind, "digest": digest, "by": HOSTILE, "reason": HOSTILE}
+    return LineageEvent.model_validate(base | fields)
 
 
 LINEAGE = [
@@ -62,8 +62,8 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        wanted = ("src", "href", "xlink:href", "data", "action", "srcset")
-        self.addresses += [value or "" for name, value in attrs if name in wanted or name.startswith("on")]
+        attributes = ("src", "href", "xlink:href", "data", "action", "srcset")
+        self.addresses += [value or "" for name, value in attrs if name in attributes or name.startswith("on")]
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -89,17 +89,17 @@ def test_view_shows_markup_as_text(terminal: bool) -> None:
     status = CycleStatus(cycle="c-1", stage=Stage.GATE, detail=HOSTILE, started=1.0)
     console = Console(file=out, force_terminal=terminal, width=250, color_system=None)
     with View(console, 10, 36) as view:
-        view.show(Snapshot([STEP], status, LINEAGE))
-    shown = out.getvalue()
-    assert shown.count("[/INST] [bold red]") >= 4
-    assert "step 1/10" in shown
+        view.update(Snapshot([STEP], status, LINEAGE))
+    output = out.getvalue()
+    assert output.count("[/INST] [bold red]") >= 4
+    assert "step 1/10" in output
 
 
 def test_activated_gates_are_those_of_candidates_that_became_active() -> None:
-    """A gated candidate that lost the race is none, nor is an override; a rollback makes no gate count twice."""
+    """Neither a gated candidate that was not activated, nor an override; a rollback adds no second gate."""
     override = _event(EventKind.ACTIVATED, BEFORE.digest, version=1)
     lost = _event(EventKind.GATED, "1" * 64, gate=gate_report("1" * 64, BEFORE.digest))
     back = _event(EventKind.ROLLED_BACK, BEFORE.digest, version=1, previous=AFTER.digest)
-    found = activated_gates([override, lost, *LINEAGE, back])
-    assert [(label, gate.candidate.digest) for label, gate in found] == [("version 2", AFTER.digest)]
+    gates = activated_gates([override, lost, *LINEAGE, back])
+    assert [(label, gate.candidate.digest) for label, gate in gates] == [("version 2", AFTER.digest)]
     assert figures(RUN._replace(lineage=[override, lost, back]))["anchor_order_after"] is None

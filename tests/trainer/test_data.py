@@ -1,4 +1,4 @@
-"""Loaders on small files in each corpus's true format, mappings of anybody's columns, order, and scopes."""
+"""Sources on small files in each corpus's own format, column mappings, order, and scopes."""
 
 import json
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from regrade.tasks import load_pack
 from services.trainer.data.__main__ import app
-from services.trainer.data.corpora import DataSettings, examples, opened, training_prompts
-from services.trainer.data.mapping import Columns, Example, MappingError, Reading, as_scope
+from services.trainer.data.corpora import DataSettings, examples, open_source, training_prompts
+from services.trainer.data.mapping import Columns, Example, ExampleReader, MappingError, as_scope
 from services.trainer.data.scopes import Clusters
-from services.trainer.data.sources import SourceError, rows_of, shuffled
+from services.trainer.data.sources import SourceError, read_rows, shuffled
 from tests.support.builders import TASK
 
 PACK = load_pack(TASK)
@@ -43,8 +43,8 @@ def _jsonl(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def _read(corpus: str, path: Path) -> list[Example]:
-    rows, columns = opened(DataSettings(source=corpus, path=str(path)), 0)
-    return list(Reading(columns).examples(rows))
+    rows, columns = open_source(DataSettings(source=corpus, path=str(path)), 0)
+    return list(ExampleReader(columns).examples(rows))
 
 
 def test_writing_prompts(tmp_path: Path) -> None:
@@ -60,30 +60,30 @@ def test_writing_prompts(tmp_path: Path) -> None:
 
 
 def test_billsum(tmp_path: Path) -> None:
-    found = _read("billsum", _jsonl(tmp_path / "us_train_data_final_OFFICIAL.jsonl", BILL, BILL | {"summary": ""}))
-    assert found == [Example(BILL["text"], BILL["summary"])]
+    read = _read("billsum", _jsonl(tmp_path / "us_train_data_final_OFFICIAL.jsonl", BILL, BILL | {"summary": ""}))
+    assert read == [Example(BILL["text"], BILL["summary"])]
 
 
 def test_scruples(tmp_path: Path) -> None:
     right = ANECDOTE | {"binarized_label": "RIGHT"}
-    found = _read("scruples", _jsonl(tmp_path / "train.scruples-anecdotes.jsonl", ANECDOTE, right))
-    assert [example.reference for example in found] == ["wrong", "right"]
-    assert found[0].prompt == "AITA for leaving early?\n\nI left {before} the cake."
+    read = _read("scruples", _jsonl(tmp_path / "train.scruples-anecdotes.jsonl", ANECDOTE, right))
+    assert [example.reference for example in read] == ["wrong", "right"]
+    assert read[0].prompt == "AITA for leaving early?\n\nI left {before} the cake."
     with pytest.raises(SourceError, match="path"):
-        opened(DataSettings(source="scruples"), 0)
+        open_source(DataSettings(source="scruples"), 0)
 
 
 def test_math(tmp_path: Path) -> None:
-    """A folder a subject and a file a problem, as MATH is unpacked; the last box is the answer."""
+    """A folder per subject and a file per problem, as MATH is unpacked; the last box is the answer."""
     folder = tmp_path / "train" / "counting_and_probability"
     folder.mkdir(parents=True)
     (folder / "7.json").write_text(json.dumps(PROBLEM, indent=1))
-    found = _read("math", tmp_path)
-    assert found == [Example(PROBLEM["problem"], "1", "counting_and_probability")]
-    assert found[0].scope in load_pack("math_reasoning").scopes
+    read = _read("math", tmp_path)
+    assert read == [Example(PROBLEM["problem"], "1", "counting_and_probability")]
+    assert read[0].scope in load_pack("math_reasoning").scopes
 
 
-def test_procedural_math_is_seeded_and_has_no_end() -> None:
+def test_generated_problems_are_seeded_and_endless() -> None:
     settings = DataSettings(source="reasoning-gym:gsm_symbolic", limit=3)
     first = examples(settings, PLAIN["math_reasoning"], 5)
     assert first == examples(settings, PLAIN["math_reasoning"], 5) != examples(settings, PLAIN["math_reasoning"], 6)
@@ -96,7 +96,7 @@ def test_procedural_math_is_seeded_and_has_no_end() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv", "parquet"])
-def test_any_file_by_a_mapping(tmp_path: Path, suffix: str) -> None:
+def test_every_file_format_by_a_mapping(tmp_path: Path, suffix: str) -> None:
     rows = [{"q": f"Question {n}?", "a": str(n), "topic": "Odd One" if n % 2 else "even"} for n in range(6)]
     path = tmp_path / f"mine.{suffix}"
     if suffix == "parquet":
@@ -109,40 +109,40 @@ def test_any_file_by_a_mapping(tmp_path: Path, suffix: str) -> None:
         joint = "," if suffix == "csv" else "\t"
         path.write_text("\n".join(joint.join(row) for row in ([*rows[0]], *([*r.values()] for r in rows))))
     columns = Columns(prompt="Answer: {q}", reference="a", scope="topic", where={"topic": "Odd One"})
-    found = list(Reading(columns).examples(rows_of(str(path))))
-    assert found == [Example(f"Answer: Question {n}?", str(n), "odd_one") for n in (1, 3, 5)]
+    read = list(ExampleReader(columns).examples(read_rows(str(path))))
+    assert read == [Example(f"Answer: Question {n}?", str(n), "odd_one") for n in (1, 3, 5)]
 
 
 def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
-    """The second line is broken, and nobody minds until it is wanted."""
+    """The second line is broken, which raises only when it is read."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a"}\n{broken\n')
-    rows = rows_of(str(path))
+    rows = read_rows(str(path))
     assert next(rows) == {"prompt": "a"}
     with pytest.raises(SourceError, match=r"rows\.jsonl, line 2"):
         next(rows)
 
 
-def test_what_is_left_out_is_counted() -> None:
-    reading = Reading(
+def test_skipped_rows_are_counted_by_reason() -> None:
+    reader = ExampleReader(
         Columns(prompt="p", reference="r", values={"y": "yes"}, where={"k": "1"}, min_chars=2, max_chars=4)
     )
     rows: list[dict[str, Any]] = [
         {"p": "good", "r": "y", "k": 1}, {"p": "good", "r": "y", "k": 2}, {"p": "g", "r": "y", "k": 1},
         {"p": "goods", "r": "y", "k": 1}, {"p": "good", "r": None, "k": 1}, {"p": "good", "r": "n", "k": 1},
     ]  # fmt: skip
-    assert list(reading.examples(rows)) == [Example("good", "yes")]
-    assert list(reading.left_out.values()) == [1, 1, 1, 1, 1]
+    assert list(reader.examples(rows)) == [Example("good", "yes")]
+    assert list(reader.skipped.values()) == [1, 1, 1, 1, 1]
     with pytest.raises(MappingError, match="no column 'p'"):
-        list(Reading(Columns(prompt="p")).examples([{"q": "x"}]))
+        list(ExampleReader(Columns(prompt="p")).examples([{"q": "x"}]))
 
 
 def test_a_value_with_a_slot_is_not_filled_again() -> None:
-    found = next(Reading(Columns(prompt="{a.b} {c}")).examples([{"a": {"b": "{c}"}, "c": "sea"}]))
-    assert found.prompt == "{c} sea"
+    read = next(ExampleReader(Columns(prompt="{a.b} {c}")).examples([{"a": {"b": "{c}"}, "c": "sea"}]))
+    assert read.prompt == "{c} sea"
 
 
-def test_the_order_is_seeded_and_loses_nothing() -> None:
+def test_the_order_is_seeded_and_complete() -> None:
     def numbers() -> Iterator[int]:
         return iter(range(100))
 
@@ -164,33 +164,33 @@ def test_samples_of_the_pack_come_in_a_seeded_order() -> None:
         examples(DataSettings(skip=10_000), PACK, 0)
 
 
-def test_the_template_goes_round_what_a_dataset_gives(tmp_path: Path) -> None:
+def test_prompts_of_a_dataset_are_put_into_the_tasks_template(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "rows.jsonl", {"prompt": "Why {prompt}?"})
-    found = examples(DataSettings(source=str(path)), load_pack("summarization"), 0)
-    assert found[0].prompt.startswith("Summarize the following bill")
-    assert found[0].prompt.endswith("Why {prompt}?")
+    read = examples(DataSettings(source=str(path)), load_pack("summarization"), 0)
+    assert read[0].prompt.startswith("Summarize the following bill")
+    assert read[0].prompt.endswith("Why {prompt}?")
 
 
 @pytest.mark.parametrize("source", ["./nowhere.jsonl", "/nowhere", "nowhere.csv"])
 def test_a_missing_file_is_no_dataset_of_the_hub(source: str) -> None:
     with pytest.raises(SourceError, match="no file"):
-        rows_of(source)
+        read_rows(source)
 
 
-def test_clusters_part_alike_prompts_and_keep_their_file(tmp_path: Path) -> None:
+def test_clusters_separate_similar_prompts_and_survive_a_file(tmp_path: Path) -> None:
     trains = [Example(f"A train leaves the station at {n} and travels along the railway.", scope="m") for n in range(8)]
     dice = [Example(f"What is the probability that {n} dice show the same number?", scope="m") for n in range(8)]
     bread = [Example(f"The baker sells {n} rolls and two loaves of bread.", scope="m") for n in range(8)]
     everything = [*trains, *dice, *bread]
     clusters = Clusters.fit(everything, 3, seed=0)
-    placed = [clusters.place(example).scope for example in everything]
+    scopes = [clusters.assign(example).scope for example in everything]
     assert clusters.scopes == ["m/c0", "m/c1", "m/c2"]
-    assert [len(set(placed[n : n + 8])) for n in (0, 8, 16)] == [1, 1, 1]
-    assert len(set(placed)) == 3
+    assert [len(set(scopes[n : n + 8])) for n in (0, 8, 16)] == [1, 1, 1]
+    assert len(set(scopes)) == 3
     clusters.save(tmp_path / "clusters.json")
     loaded = Clusters.load(tmp_path / "clusters.json")
-    assert [loaded.place(example).scope for example in everything] == placed
-    assert loaded.place(Example("x", scope="other")).scope == "other", "a label that was not fitted stays"
+    assert [loaded.assign(example).scope for example in everything] == scopes
+    assert loaded.assign(Example("x", scope="other")).scope == "other", "a label that was not fitted is kept"
     assert Clusters.fit([Example("one prompt alone")], 3, seed=0).scopes == ["c0"]
 
 
@@ -199,21 +199,23 @@ def test_labels_become_scopes() -> None:
     assert as_scope("  ") is None
 
 
-def test_a_mapping_is_tried_by_one_command(tmp_path: Path) -> None:
+def test_the_preview_command_shows_a_mapping(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "mine.jsonl", {"q": "Why?", "a": "so"}, {"q": "", "a": "x"})
-    shown = CliRunner().invoke(app, ["preview", str(path), "--prompt", "q", "--reference", "a"])
-    assert shown.exit_code == 0, shown.output
-    assert "Why?" in shown.output
-    assert "left out, too short: 1" in shown.output
-    told = json.loads(shown.output.partition("data: ")[2])
-    assert DataSettings.model_validate(told).columns == Columns(prompt="q", reference="a")
+    result = CliRunner().invoke(app, ["preview", str(path), "--prompt", "q", "--reference", "a"])
+    assert result.exit_code == 0, result.output
+    assert "Why?" in result.output
+    assert "skipped, too short: 1" in result.output
+    settings = json.loads(result.output.partition("data: ")[2])
+    assert DataSettings.model_validate(settings).columns == Columns(prompt="q", reference="a")
     assert CliRunner().invoke(app, ["preview", str(path), "--prompt", "p"]).exit_code == 1
 
 
-def test_scopes_are_fitted_by_one_command(tmp_path: Path) -> None:
+def test_the_fit_command_writes_clusters(tmp_path: Path) -> None:
     out = tmp_path / "clusters.json"
-    told = CliRunner().invoke(app, ["scopes", "fit", "math_reasoning", "samples", "--out", str(out), "--clusters", "2"])
-    assert told.exit_code == 0, told.output
-    assert "algebra/c1" in told.output
-    placed = examples(DataSettings(clusters=str(out)), load_pack("math_reasoning"), 0)
-    assert all(example.scope and "/c" in example.scope for example in placed)
+    result = CliRunner().invoke(
+        app, ["scopes", "fit", "math_reasoning", "samples", "--out", str(out), "--clusters", "2"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "algebra/c1" in result.output
+    clustered = examples(DataSettings(clusters=str(out)), load_pack("math_reasoning"), 0)
+    assert all(example.scope and "/c" in example.scope for example in clustered)

@@ -1,4 +1,4 @@
-"""The trainer as processes: killed in mid-step and resumed; two of them on one run; RLOO, LoRA, early scoring."""
+"""The trainer as processes: killed within a step and resumed; two ranks of one run; LoRA; scopes."""
 
 import json
 import os
@@ -37,11 +37,11 @@ pytestmark = [
 
 
 def _options(policy: Path, output: Path, url: str, **more: object) -> list[str]:
-    about: dict[str, object] = {
+    base: dict[str, object] = {
         "model": policy, "output-dir": output, "reward-url": url, "run": "tiny", "groups-per-step": 1,
         "group-size": 2, "max-completion-tokens": 8, "save-every": 2, "use-cpu": "true",
     }  # fmt: skip
-    return [part for name, value in (about | more).items() for part in (f"--{name}", str(value))]
+    return [part for name, value in (base | more).items() for part in (f"--{name}", str(value))]
 
 
 def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -68,10 +68,10 @@ def _by_step(traces: Sequence[Trace]) -> dict[int | None, list[Trace]]:
     return steps
 
 
-async def test_killed_in_mid_step_it_resumes_at_that_step(
+async def test_a_run_killed_within_a_step_resumes_at_that_step(
     reward_url: str, fake_engine: FakeEngine, store: RubricStore, trace_log: TraceLog, policy: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL while a step's completions are with the judge; meanwhile another rubric becomes active."""
+    """SIGKILL while a step's completions are being judged; then another rubric becomes active."""
     out, log = tmp_path / "out", tmp_path / "trainer.log"
     command = ["services.trainer.train", *_options(policy, out, reward_url, steps=7)]
     process = _spawn(command, log)
@@ -92,17 +92,17 @@ async def test_killed_in_mid_step_it_resumes_at_that_step(
     assert [row["step"] for row in read_log(out / LOG_NAME)] == [1, 2, 3, 4, 5, 6, 7]
     traces = (await trace_log.recent(TASK, 100)).traces
     steps = _by_step(traces)
-    assert {step: len(found) for step, found in steps.items()} == dict.fromkeys(range(7), 2), "no item twice, none lost"
-    versions = {step: {trace.version for trace in found} for step, found in steps.items()}
-    pinned = range(len(done) + 1)  # the one under way had its pin, too
+    assert {step: len(group) for step, group in steps.items()} == dict.fromkeys(range(7), 2), "each item once"
+    versions = {step: {trace.version for trace in group} for step, group in steps.items()}
+    pinned = range(len(done) + 1)  # the interrupted step was pinned, too
     assert all(versions[step] == {1} for step in pinned)
     assert all(versions[step] == {2} for step in range(len(done) + 1, 7))
     rows = [json.loads(line) for line in (out / LOG_NAME).read_text().splitlines()]
-    twice = Counter(row["step"] for row in rows)
-    repeated = [[row for row in rows if row["step"] == step] for step, count in twice.items() if count > 1]
+    counts = Counter(row["step"] for row in rows)
+    repeated = [[row for row in rows if row["step"] == step] for step, count in counts.items() if count > 1]
     for first, again in repeated:
         assert first["reward"] == pytest.approx(again["reward"])
-        assert first["loss"] == pytest.approx(again["loss"], abs=1e-6), "the loss curve goes on where it was"
+        assert first["loss"] == pytest.approx(again["loss"], abs=1e-6), "the loss curve continues"
 
 
 async def test_two_processes_share_a_group_and_its_rubric(
@@ -112,9 +112,9 @@ async def test_two_processes_share_a_group_and_its_rubric(
     out, log = tmp_path / "out", tmp_path / "trainer.log"
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     config = tmp_path / "run.yaml"  # JSON is YAML; `torchrun` takes an option --run for one of its own
-    about = {"model": str(policy), "output_dir": str(out), "reward_url": reward_url, "run": "tiny", "steps": 4}
+    base = {"model": str(policy), "output_dir": str(out), "reward_url": reward_url, "run": "tiny", "steps": 4}
     config.write_text(
-        json.dumps(about | {"groups_per_step": 1, "group_size": 4, "max_completion_tokens": 8, "use_cpu": True})
+        json.dumps(base | {"groups_per_step": 1, "group_size": 4, "max_completion_tokens": 8, "use_cpu": True})
     )
     process = _spawn([*launch, "services.trainer.train", "--config", str(config)], log)
     try:
@@ -128,14 +128,14 @@ async def test_two_processes_share_a_group_and_its_rubric(
             process.wait()
     steps = _by_step((await trace_log.recent(TASK, 100)).traces)
     assert sorted(step for step in steps if step is not None) == list(range(4))
-    for found in steps.values():
-        assert sorted(trace.item_id for trace in found) == ["0.0", "0.1", "1.0", "1.1"]
-        assert len({trace.group for trace in found}) == 1, "one prompt, split over both"
-        assert len({trace.digest for trace in found}) == 1
-    assert {trace.version for found in steps.values() for trace in found} == {1, 2}
+    for group in steps.values():
+        assert sorted(trace.item_id for trace in group) == ["0.0", "0.1", "1.0", "1.1"]
+        assert len({trace.group for trace in group}) == 1, "one prompt, split over both"
+        assert len({trace.digest for trace in group}) == 1
+    assert {trace.version for group in steps.values() for trace in group} == {1, 2}
 
 
-def test_a_diverged_run_ends_with_a_status_of_its_own(reward_url: str, policy: Path, tmp_path: Path) -> None:
+def test_a_diverged_run_has_its_own_exit_status(reward_url: str, policy: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "trainer.log"
     options = _options(policy, out, reward_url, steps=50, **{"stop.max-grad-norm": 1e-9, "stop.patience": 2})
     assert _ends(_spawn(["services.trainer.train", *options], log), log) == DIVERGED, log.read_text()[-3_000:]
@@ -145,30 +145,24 @@ def test_a_diverged_run_ends_with_a_status_of_its_own(reward_url: str, policy: P
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
-async def test_a_batch_in_parts_has_the_same_items(
+async def test_lora_with_kl_accumulation_and_tensorboard(
     reward_url: str, trace_log: TraceLog, policy: Path, tmp_path: Path, algorithm: str
 ) -> None:
-    """In parts or at once: the same items are scored, each once, and every figure is logged."""
-    rewards = {}
-    for chunks in (1, 3):
-        settings = TrainerSettings.model_validate(
-            {
-                "model": str(policy), "output_dir": tmp_path / str(chunks), "reward_url": reward_url, "steps": 2,
-                "run": f"chunks-{chunks}", "groups_per_step": 3, "group_size": 2, "max_completion_tokens": 8,
-                "use_cpu": True, "algorithm": algorithm, "generation": {"chunks": chunks},
-                "lora": {"rank": 2}, "beta": 0.1, "accumulation": 2, "log_to": ["tensorboard"],
-            }
-        )  # fmt: skip
-        assert train(settings) is None
-        rows = read_log(settings.output_dir / LOG_NAME)
-        rewards[chunks] = [row["reward"] for row in rows]
-        assert all("kl" in row and "regrade/criterion/quality" in row for row in rows)
-        assert list(settings.output_dir.rglob("events.out.tfevents*"))
-        assert (settings.output_dir / "final" / "adapter_model.safetensors").is_file()
+    settings = TrainerSettings.model_validate(
+        {
+            "model": str(policy), "output_dir": tmp_path, "reward_url": reward_url, "run": "lora", "steps": 2,
+            "groups_per_step": 3, "group_size": 2, "max_completion_tokens": 8, "use_cpu": True,
+            "algorithm": algorithm, "lora": {"rank": 2}, "beta": 0.1, "accumulation": 2, "log_to": ["tensorboard"],
+        }
+    )  # fmt: skip
+    assert train(settings) is None
+    entries = read_log(tmp_path / LOG_NAME)
+    assert [entry["step"] for entry in entries] == [1, 2]
+    assert all("kl" in entry and "regrade/criterion/quality" in entry for entry in entries)
+    assert any(name.startswith("events.out.tfevents") for name in os.listdir(tmp_path / "tensorboard"))
+    assert "adapter_model.safetensors" in os.listdir(tmp_path / "final")
     traces = (await trace_log.recent(TASK, 100)).traces
-    ids = {run: sorted((t.step, t.item_id) for t in traces if t.run == run) for run in ("chunks-1", "chunks-3")}
-    assert ids["chunks-1"] == ids["chunks-3"] == sorted((step, f"0.{n}") for step in (0, 1) for n in range(6))
-    assert len(rewards[1]) == len(rewards[3]) == 2
+    assert sorted((t.step, t.item_id) for t in traces) == [(step, f"0.{n}") for step in (0, 1) for n in range(6)]
 
 
 async def test_a_prompts_scope_is_scored_by_its_own_rubric(

@@ -29,9 +29,9 @@ pytestmark = [
 
 
 def _settings(folder: Path, **fields: object) -> TrainerSettings:
-    about = {"model": "none", "output_dir": folder, "run": "tiny", "group_size": 2, "groups_per_step": 1}
+    base = {"model": "none", "output_dir": folder, "run": "tiny", "group_size": 2, "groups_per_step": 1}
     return TrainerSettings.model_validate(
-        about | {"max_completion_tokens": 8, "save_every": 2, "use_cpu": True} | fields
+        base | {"max_completion_tokens": 8, "save_every": 2, "use_cpu": True} | fields
     )
 
 
@@ -47,11 +47,11 @@ def test_trl_config_keeps_a_group_within_a_step(tmp_path: Path) -> None:
 async def test_repeated_steps_keep_their_pin(
     reward_url: str, store: RubricStore, trace_log: TraceLog, policy: Path, tmp_path: Path
 ) -> None:
-    about = {"model": str(policy), "reward_url": reward_url}
-    train(_settings(tmp_path, steps=3, **about))
-    shutil.rmtree(tmp_path / "checkpoint-3")  # what a run killed in its third step leaves behind
+    base = {"model": str(policy), "reward_url": reward_url}
+    train(_settings(tmp_path, steps=3, **base))
+    shutil.rmtree(tmp_path / "checkpoint-3")  # as if the run had been killed in its third step
     assert await activate(store, rubric(llm("clarity"), min_words(5))) == 2
-    train(_settings(tmp_path, steps=5, **about))
+    train(_settings(tmp_path, steps=5, **base))
 
     rows = read_log(tmp_path / LOG_NAME)
     assert [(row["step"], row["regrade/rubric_version"]) for row in rows] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]
@@ -62,4 +62,4 @@ async def test_repeated_steps_keep_their_pin(
     assert {(trace.run, trace.step, trace.version) for trace in traces} == {
         ("tiny", 0, 1), ("tiny", 1, 1), ("tiny", 2, 1), ("tiny", 3, 2), ("tiny", 4, 2)
     }  # fmt: skip
-    assert Counter(trace.step for trace in traces)[2] == 2, "the same completions again: answered, not scored again"
+    assert Counter(trace.step for trace in traces)[2] == 2, "the repeated completions were answered from the store"

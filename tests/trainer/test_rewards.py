@@ -1,4 +1,4 @@
-"""The mix of judge and answer, the stop rule, the parts of early scoring: what decides a step's reward and end."""
+"""The mix of judge and answer check, the stop rule, and the Prometheus metrics."""
 
 import math
 from typing import Any
@@ -10,13 +10,12 @@ from transformers import TrainerControl, TrainerState
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import load_pack
 from services.trainer.callbacks import Prometheus, StopWhenDiverged
-from services.trainer.overlapped_scoring import parts_of
-from services.trainer.rewards import AnswerCheck, MixedReward, drawn
+from services.trainer.rewards import AnswerCheck, MixedReward, reward_source
 from services.trainer.settings import RewardMix, StopRule
 
 
 class _Judge(RegradeReward):
-    """What the reward service answered, without it."""
+    """A judge with fixed rewards."""
 
     def __init__(self, rewards: list[float | None]) -> None:
         self._rewards = rewards
@@ -25,7 +24,7 @@ class _Judge(RegradeReward):
         return self._rewards
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Holds no connection."""
 
 
 def _mixed(mix: RewardMix, judged: list[float | None], completions: list[str], references: list[str | None]) -> Any:
@@ -33,34 +32,38 @@ def _mixed(mix: RewardMix, judged: list[float | None], completions: list[str], r
     return reward([""] * len(completions), completions, reference=references)
 
 
-def test_a_missing_part_is_no_reward() -> None:
-    """TRL would sum what is there: an answer's 1.0 for a completion whose judge had failed."""
-    found = _mixed(
+def test_a_reward_with_a_missing_part_is_missing() -> None:
+    """TRL would sum the present parts: 1.0 for the answer of a completion whose judge call failed."""
+    rewards = _mixed(
         RewardMix(judge=3.0, answer=1.0), [0.5, None, 0.5, 0.5],
         ["Verdict: right", "Verdict: right", "Verdict: wrong", "No verdict."], ["right", "right", "right", None],
     )  # fmt: skip
-    assert found == [0.75 * 0.5 + 0.25, None, 0.75 * 0.5, None]
+    assert rewards == [0.75 * 0.5 + 0.25, None, 0.75 * 0.5, None]
     alone = _mixed(RewardMix(judge=0.0, answer=2.0), [None], ["Verdict: right"], ["right"])
     assert alone == [1.0]
 
 
-def test_a_coin_falls_the_same_on_every_rank() -> None:
+def test_the_coin_is_the_same_on_every_rank() -> None:
     mix = RewardMix(judge=1.0, answer=3.0, by="coin")
-    falls = [drawn(mix, 7, step) for step in range(400)]
-    assert falls == [drawn(mix, 7, step) for step in range(400)] != [drawn(mix, 8, step) for step in range(400)]
-    assert 0.2 < falls.count("judge") / 400 < 0.3
-    told = MixedReward(mix, _Judge([0.25]), AnswerCheck(load_pack("ethical_reasoning")), seed=7)
+    sources = [reward_source(mix, 7, step) for step in range(400)]
+    assert (
+        sources
+        == [reward_source(mix, 7, step) for step in range(400)]
+        != [reward_source(mix, 8, step) for step in range(400)]
+    )
+    assert 0.2 < sources.count("judge") / 400 < 0.3
+    mixed = MixedReward(mix, _Judge([0.25]), AnswerCheck(load_pack("ethical_reasoning")), seed=7)
     for step in range(12):
         state = TrainerState(global_step=step)
-        found = told([""], ["Verdict: right"], reference=["right"], trainer_state=state)
-        assert found == ([0.25] if falls[step] == "judge" else [1.0])
+        rewards = mixed([""], ["Verdict: right"], reference=["right"], trainer_state=state)
+        assert rewards == ([0.25] if sources[step] == "judge" else [1.0])
 
 
-def test_math_answers_are_checked_and_what_has_no_answer_is_refused() -> None:
+def test_math_answers_are_checked_and_tasks_without_answers_are_refused() -> None:
     check = AnswerCheck(load_pack("math_reasoning"))
     try:
-        found = check([r"It is \boxed{\frac{1}{2}}.", r"\boxed{3}", "5"], ["0.5", "2", None])
-        assert found == [1.0, 0.0, None]
+        matches = check([r"It is \boxed{\frac{1}{2}}.", r"\boxed{3}", "5"], ["0.5", "2", None])
+        assert matches == [1.0, 0.0, None]
     finally:
         check.close()
     with pytest.raises(ValueError, match="no exact answer"):
@@ -93,34 +96,24 @@ def test_a_diverged_run_ends(rule: dict[str, float], logs: dict[str, float], end
     assert ends_at is None
 
 
-def test_prometheus_tells_of_the_newest_step() -> None:
+def test_prometheus_exports_the_last_step() -> None:
     prometheus = Prometheus(0)
     state = TrainerState(global_step=7, is_world_process_zero=True)
     prometheus.on_train_begin(None, state, TrainerControl())
     try:
         logs = {"reward": 0.5, "kl": 0.25, "regrade/rubric_version": 3.0, "regrade/unscored_share": 0.125}
         prometheus.on_log(None, state, TrainerControl(), logs)
-        told = httpx.get(f"http://127.0.0.1:{prometheus.port}/metrics", timeout=60.0).text.splitlines()
+        exported = httpx.get(f"http://127.0.0.1:{prometheus.port}/metrics", timeout=60.0).text.splitlines()
     finally:
         prometheus.on_train_end(None, state, TrainerControl())
     assert {
         "regrade_trainer_step 7.0", "regrade_trainer_rubric_version 3.0", "regrade_trainer_unscored_share 0.125",
         'regrade_trainer_figure{name="kl"} 0.25',
-    } <= set(told)  # fmt: skip
+    } <= set(exported)  # fmt: skip
 
 
-def test_one_good_step_begins_the_count_anew() -> None:
+def test_one_good_step_resets_the_count() -> None:
     stop = StopWhenDiverged(StopRule(max_grad_norm=5.0, patience=2))
     for norm in (9.0, 1.0, 9.0, 1.0):
         stop.on_log(None, TrainerState(), TrainerControl(), {"reward": 0.5, "grad_norm": norm})
     assert stop.reason is None
-
-
-@pytest.mark.parametrize(
-    ("count", "group", "chunks", "sizes"),
-    [(12, 3, 2, [6, 6]), (12, 3, 8, [3, 3, 3, 3]), (15, 3, 2, [6, 9]), (4, 8, 2, [4]), (6, 4, 2, [6]), (8, 4, 1, [8])],
-)
-def test_parts_are_whole_groups(count: int, group: int, chunks: int, sizes: list[int]) -> None:
-    parts = parts_of(count, group, chunks)
-    assert [len(part) for part in parts] == sizes
-    assert [n for part in parts for n in part] == list(range(count))

@@ -1,4 +1,4 @@
-"""Files, variables and options in their order; every shipped configuration; what does not fit together is refused."""
+"""Precedence of files, variables and options; every shipped configuration; inconsistent settings are refused."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from services.kit.settings import read_settings
 from services.trainer.settings import TrainerSettings, with_files
-from services.trainer.train import BatchError, batch_of, trl_config
+from services.trainer.train import BatchError, per_device_batch, trl_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NEEDED = ["--model", "m", "--output-dir", "o"]
@@ -34,7 +34,7 @@ def test_options_go_over_variables_over_files(tmp_path: Path, monkeypatch: pytes
     assert (settings.rewards.answer, settings.generation.temperature, settings.generation.top_p) == (0.5, 0.7, 0.5)
 
 
-def test_what_is_mistyped_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistyped_setting_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("model: m\noutput_dir: o\nsteps_: 3\n")
     with pytest.raises(SystemExit):
@@ -47,64 +47,64 @@ def test_what_is_mistyped_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "options",
     [
         ["--generation.vllm", "server"], ["--stop.max-kl", "1"], ["--accumulation", "3"],
         ["--rewards.judge", "0"], ["--algorithm", "ppo"],
     ],
 )  # fmt: skip
-def test_what_does_not_fit_together_is_refused(odd: list[str]) -> None:
+def test_inconsistent_settings_are_refused(options: list[str]) -> None:
     with pytest.raises(SystemExit):
-        _read(*NEEDED, *odd)
+        _read(*NEEDED, *options)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*_*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_shipped_configuration_is_one(path: Path) -> None:
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
     if path.parent.name == "accelerate":
         assert load_config_from_file(str(path)).num_processes >= 1
         return
     settings = _read("--config", str(path))
     assert settings.task == path.stem
     world = 8 if path.parent.name == "paper" else 1
-    assert batch_of(settings, world) >= 1
+    assert per_device_batch(settings, world) >= 1
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("deepspeed/*.json")), ids=lambda path: path.stem)
 def test_deepspeed_takes_the_steps_of_the_run(path: Path) -> None:
-    told = json.loads(path.read_text())
-    assert told["train_micro_batch_size_per_gpu"] == told["gradient_accumulation_steps"] == "auto"
+    config = json.loads(path.read_text())
+    assert config["train_micro_batch_size_per_gpu"] == config["gradient_accumulation_steps"] == "auto"
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_a_step_is_split_over_processes_and_passes(tmp_path: Path, algorithm: str) -> None:
-    about = {"model": "m", "output_dir": tmp_path, "algorithm": algorithm, "use_cpu": True}
-    settings = TrainerSettings.model_validate(about | {"groups_per_step": 4, "group_size": 4, "accumulation": 2})
+    base = {"model": "m", "output_dir": tmp_path, "algorithm": algorithm, "use_cpu": True}
+    settings = TrainerSettings.model_validate(base | {"groups_per_step": 4, "group_size": 4, "accumulation": 2})
     config = trl_config(settings, world=2)
     assert config.per_device_train_batch_size == 4
     assert config.gradient_accumulation_steps == config.steps_per_generation == 2
     with pytest.raises(BatchError):
-        batch_of(settings, 3)
+        per_device_batch(settings, 3)
     assert os.environ.get("TENSORBOARD_LOGGING_DIR") is None
 
 
 @pytest.mark.parametrize(
-    ("how", "wanted"),
+    ("generation", "expected"),
     [
         ({"vllm": "server", "vllm_url": "http://gpu:8000"}, {"vllm_mode": "server", "vllm_server_base_url": "http://gpu:8000"}),
         ({"vllm": "colocate", "vllm_sleep": True}, {"vllm_mode": "colocate", "vllm_enable_sleep_mode": True}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
-def test_vllm_generates_where_asked(
-    tmp_path: Path, algorithm: str, how: dict[str, object], wanted: dict[str, object]
+def test_vllm_settings_reach_trl(
+    tmp_path: Path, algorithm: str, generation: dict[str, object], expected: dict[str, object]
 ) -> None:
-    about = {"model": "m", "output_dir": tmp_path, "algorithm": algorithm, "use_cpu": True, "generation": how}
-    config = trl_config(TrainerSettings.model_validate(about))
+    base = {"model": "m", "output_dir": tmp_path, "algorithm": algorithm, "use_cpu": True, "generation": generation}
+    config = trl_config(TrainerSettings.model_validate(base))
     assert config.use_vllm
-    assert {name: getattr(config, name) for name in wanted} == wanted
+    assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_loggers_that_are_not_installed_are_told(tmp_path: Path) -> None:
+def test_a_missing_logger_is_named(tmp_path: Path) -> None:
     settings = TrainerSettings.model_validate(
         {"model": "m", "output_dir": tmp_path, "log_to": ["trackio"], "use_cpu": True}
     )

@@ -45,15 +45,15 @@ def _settings(policy: Path, output: Path, url: str, steps: int) -> TrainerSettin
     )  # fmt: skip
 
 
-async def test_a_run_is_logged_and_resumes_where_it_was(
+async def test_a_run_is_logged_and_resumes(
     reward_url: str, fake_engine: FakeEngine, trace_log: TraceLog, policy: Path, tmp_path: Path
 ) -> None:
-    """Three steps, one item unscored; then up to five: each step once, every trace of one run and its steps."""
-    fell = False
+    """Three steps with one item unscored, then resumed up to five: each step once, all traces under one run."""
+    failed = False
 
     def script(messages: Messages) -> Reply:
-        nonlocal fell
-        fell, first = True, not fell
+        nonlocal failed
+        failed, first = True, not failed
         return Reply({}, 400) if first else by_text(messages)
 
     fake_engine.script = script
@@ -73,7 +73,7 @@ async def test_a_run_is_logged_and_resumes_where_it_was(
 
 
 @pytest.mark.parametrize("kind", ["grpo", "rloo"])
-async def test_an_evaluation_is_no_training(
+async def test_evaluation_batches_are_not_training(
     reward_url: str, trace_log: TraceLog, policy: Path, tmp_path: Path, kind: str
 ) -> None:
     """Before, between and after the steps, as TRL itself evaluates."""

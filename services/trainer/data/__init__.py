@@ -1,1 +1,1 @@
-"""Prompts to train and to measure on: where rows come from, what is made of them, which scope they belong to."""
+"""Prompts to train and evaluate on: sources of rows, mapping of rows to examples, scopes of prompts."""

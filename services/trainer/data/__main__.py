@@ -1,4 +1,4 @@
-"""`python -m services.trainer.data`: look at what a mapping makes of a dataset, and fit scopes."""
+"""`python -m services.trainer.data`: preview how a mapping reads a dataset, and fit scopes."""
 
 import json
 from collections import Counter
@@ -12,8 +12,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 from regrade.tasks import BrokenTaskError, UnknownTaskError, load_pack
-from services.trainer.data.corpora import DataSettings, examples, opened
-from services.trainer.data.mapping import Columns, MappingError, Reading
+from services.trainer.data.corpora import DataSettings, examples, open_source
+from services.trainer.data.mapping import Columns, ExampleReader, MappingError
 from services.trainer.data.scopes import Clusters
 from services.trainer.data.sources import SourceError
 
@@ -21,14 +21,14 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_show_loc
 scopes = typer.Typer(help="Scopes of prompts.", no_args_is_help=True)
 app.add_typer(scopes, name="scopes")
 console = Console()
-_LOOKED_AT = 2_000
-_SHOWN_CHARS = 600
+_PREVIEW_ROWS = 2_000
+_PREVIEW_CHARS = 600
 
 Source = Annotated[str, typer.Argument(help="A corpus, file, folder, dataset of the hub, or reasoning-gym:<dataset>.")]
 Prompt = Annotated[str, typer.Option(help="Column of the prompt, or a text with {column} slots.")]
 Reference = Annotated[str | None, typer.Option(help="Column of the reference.")]
 ScopeColumn = Annotated[str | None, typer.Option(help="Column of the scope.")]
-Where = Annotated[list[str], typer.Option(help="column=value: only these rows.")]
+Where = Annotated[list[str], typer.Option(help="column=value: keep only rows with this value.")]
 PathOption = Annotated[str, typer.Option("--path", help="File or folder of a named corpus.")]
 Split = Annotated[str, typer.Option(help="Split of a dataset of the hub.")]
 Subset = Annotated[str | None, typer.Option(help="Configuration of a dataset of the hub.")]
@@ -37,10 +37,12 @@ Subset = Annotated[str | None, typer.Option(help="Configuration of a dataset of 
 def _settings(
     source: str, prompt: str, reference: str | None, scope: str | None, where: list[str], **more: str | None
 ) -> DataSettings:
-    kept = {name: value for name, _, value in (text.partition("=") for text in where)}
-    told = {"prompt": prompt, "reference": reference, "scope": scope, "where": kept}
-    columns = Columns.model_validate({"prompt": "prompt"} | {k: v for k, v in told.items() if v})
-    return DataSettings.model_validate({"source": source, "columns": columns if any(told.values()) else None} | more)
+    filters = {name: value for name, _, value in (text.partition("=") for text in where)}
+    options = {"prompt": prompt, "reference": reference, "scope": scope, "where": filters}
+    given = {name: value for name, value in options.items() if value}
+    return DataSettings.model_validate(
+        {"source": source, "columns": Columns.model_validate(given) if given else None} | more
+    )
 
 
 def _fail(message: str) -> typer.Exit:
@@ -58,50 +60,50 @@ def preview(
     path: PathOption = "",
     subset: Subset = None,
     split: Split = "train",
-    count: Annotated[int, typer.Option(min=1, help="Examples shown.")] = 3,
+    count: Annotated[int, typer.Option(min=1, help="Examples to print.")] = 3,
 ) -> None:
-    """Show examples as training would have them, what is left out and why, and the settings to write down."""
+    """Print examples as training reads them, the rows skipped by reason, and the settings for a YAML file."""
     settings = _settings(source, prompt, reference, scope, where, path=path, subset=subset, split=split)
     try:
-        rows, columns = opened(settings, seed=0)
-        reading = Reading(columns)
-        found = list(reading.examples(islice(rows, _LOOKED_AT)))
+        rows, columns = open_source(settings, seed=0)
+        reader = ExampleReader(columns)
+        read = list(reader.examples(islice(rows, _PREVIEW_ROWS)))
     except (SourceError, MappingError) as error:
         raise _fail(str(error)) from error
-    for example in found[:count]:
-        shown = Text(example.prompt[:_SHOWN_CHARS] + ("…" if len(example.prompt) > _SHOWN_CHARS else ""))
-        told = f"reference: {(example.reference or 'none')[:80]}   scope: {example.scope or 'none'}"
-        console.print(Panel(shown, subtitle=Text(told)))
-    console.print(f"{len(found)} examples of the first {len(found) + sum(reading.left_out.values())} rows")
-    for why, number in reading.left_out.items():
-        console.print(f"left out, {why}: {number}")
-    for name, number in Counter(example.scope for example in found if example.scope).most_common(20):
+    for example in read[:count]:
+        body = Text(example.prompt[:_PREVIEW_CHARS] + ("…" if len(example.prompt) > _PREVIEW_CHARS else ""))
+        subtitle = f"reference: {(example.reference or 'none')[:80]}   scope: {example.scope or 'none'}"
+        console.print(Panel(body, subtitle=Text(subtitle)))
+    console.print(f"{len(read)} examples of the first {len(read) + reader.skipped.total()} rows")
+    for reason, number in reader.skipped.items():
+        console.print(f"skipped, {reason}: {number}", markup=False)
+    for name, number in Counter(example.scope for example in read if example.scope).most_common(20):
         console.print(f"scope {name}: {number}", markup=False)
-    told = json.dumps(settings.model_dump(mode="json", exclude_defaults=True))
-    console.print(f"data: {told}", soft_wrap=True, markup=False, highlight=False)
+    yaml_settings = json.dumps(settings.model_dump(mode="json", exclude_defaults=True))
+    console.print(f"data: {yaml_settings}", soft_wrap=True, markup=False, highlight=False)
 
 
 @scopes.command()
 def fit(
     task: Annotated[str, typer.Argument(help="The task.")],
     source: Source,
-    out: Annotated[Path, typer.Option(help="Where the clusters are written.")] = Path("clusters.json"),
-    clusters: Annotated[int, typer.Option(min=1, help="Clusters a label, or in all where there are no labels.")] = 3,
+    out: Annotated[Path, typer.Option(help="File to write the clusters to.")] = Path("clusters.json"),
+    clusters: Annotated[int, typer.Option(min=1, help="Clusters per label; in total if there are no labels.")] = 3,
     prompt: Prompt = "",
     scope: ScopeColumn = None,
     path: PathOption = "",
-    limit: Annotated[int, typer.Option(min=1, help="Prompts looked at.")] = 5_000,
+    limit: Annotated[int, typer.Option(min=1, help="Prompts to cluster.")] = 5_000,
     seed: int = 0,
 ) -> None:
-    """Cluster the prompts of a dataset, within each label where it has them."""
+    """Cluster the prompts of a dataset, separately for each label if it has labels."""
     settings = _settings(source, prompt, None, scope, [], path=path).model_copy(update={"limit": limit})
     try:
-        found = examples(settings, load_pack(task), seed)
+        prompts = examples(settings, load_pack(task), seed)
     except (SourceError, MappingError, UnknownTaskError, BrokenTaskError) as error:
         raise _fail(str(error)) from error
-    fitted = Clusters.fit(found, clusters, seed)
+    fitted = Clusters.fit(prompts, clusters, seed)
     fitted.save(out)
-    sizes = Counter(fitted.place(example).scope for example in found)
+    sizes = Counter(fitted.assign(example).scope for example in prompts)
     for name in fitted.scopes:
         console.print(f"{name}: {sizes[name]} prompts", markup=False)
     console.print(f"written: {out}; in task.toml: scopes = {json.dumps(fitted.scopes)}", soft_wrap=True, markup=False)

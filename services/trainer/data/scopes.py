@@ -1,6 +1,6 @@
-"""Scopes for prompts that have no label, or a coarse one: clusters of alike prompts, kept in a JSON file.
+"""Scopes for prompts without a label, or with a coarse one: clusters of similar prompts, saved in a JSON file.
 
-TF-IDF and k-means, by scikit-learn: no model to load, the same on every rank, and quick to assign.
+TF-IDF and k-means of scikit-learn: no embedding model to load, deterministic on every rank, and fast to assign.
 """
 
 import json
@@ -15,12 +15,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from services.trainer.data.mapping import Example
 
-_TERMS = 2_000
+_MAX_TERMS = 2_000
 _DIGITS = 6
+"""Of cluster centres in the file."""
 
 
-class _Fitted(BaseModel):
-    """The terms of a label's prompts, their weights, and the centre of each cluster."""
+class _LabelClusters(BaseModel):
+    """The clusters of one label's prompts: TF-IDF terms, their weights, and each cluster's centre."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,60 +31,60 @@ class _Fitted(BaseModel):
 
 
 class Clusters:
-    """Puts a prompt into a scope `<label>/c<n>`, or `c<n>` where it has no label."""
+    """Assigns a prompt to the scope `<label>/c<n>`, or `c<n>` if it has no label."""
 
-    def __init__(self, fitted: dict[str, _Fitted]) -> None:
-        self._fitted = fitted
-        self._vectorizers = {label: _vectorizer(part) for label, part in fitted.items()}
+    def __init__(self, by_label: dict[str, _LabelClusters]) -> None:
+        self._by_label = by_label
+        self._vectorizers = {label: _vectorizer(clusters) for label, clusters in by_label.items()}
 
     @classmethod
     def fit(cls, examples: Sequence[Example], count: int, seed: int) -> "Clusters":
-        """Up to `count` clusters for each label; fewer for a label of few different prompts."""
-        labelled: defaultdict[str, list[str]] = defaultdict(list)
+        """Up to `count` clusters per label; fewer for a label with fewer distinct prompts."""
+        prompts: defaultdict[str, list[str]] = defaultdict(list)
         for example in examples:
-            labelled[example.scope or ""].append(example.prompt)
-        return cls({label: _fit(prompts, count, seed) for label, prompts in sorted(labelled.items())})
+            prompts[example.scope or ""].append(example.prompt)
+        return cls({label: _fit(texts, count, seed) for label, texts in sorted(prompts.items())})
 
     @classmethod
     def load(cls, path: str | Path) -> "Clusters":
-        """Clusters as `save` left them."""
-        told = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls({label: _Fitted.model_validate(part) for label, part in told.items()})
+        """Clusters written by `save`."""
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls({label: _LabelClusters.model_validate(clusters) for label, clusters in content.items()})
 
     def save(self, path: str | Path) -> None:
-        """Write them to a JSON file."""
-        told = {label: part.model_dump() for label, part in self._fitted.items()}
-        Path(path).write_text(json.dumps(told), encoding="utf-8")
+        """Write the clusters to a JSON file."""
+        content = {label: clusters.model_dump() for label, clusters in self._by_label.items()}
+        Path(path).write_text(json.dumps(content), encoding="utf-8")
 
     @property
     def scopes(self) -> list[str]:
-        """Every scope there is, as a task pack lists them."""
-        return [_name(label, n) for label, part in self._fitted.items() for n in range(len(part.centres))]
+        """All scopes, as a task pack lists them."""
+        return [_name(label, n) for label, clusters in self._by_label.items() for n in range(len(clusters.centres))]
 
-    def place(self, example: Example) -> Example:
-        """The example in its scope; one of a label that was not fitted keeps its label."""
+    def assign(self, example: Example) -> Example:
+        """The example with the scope of its nearest cluster; unchanged if its label was not fitted."""
         label = example.scope or ""
-        part = self._fitted.get(label)
-        if part is None:
+        clusters = self._by_label.get(label)
+        if clusters is None:
             return example
         vector = self._vectorizers[label].transform([example.prompt]).toarray()[0]
-        distances = np.linalg.norm(np.asarray(part.centres) - vector, axis=1)
+        distances = np.linalg.norm(np.asarray(clusters.centres) - vector, axis=1)
         return example._replace(scope=_name(label, int(distances.argmin())))
 
 
-def _fit(prompts: Sequence[str], count: int, seed: int) -> _Fitted:
-    vectorizer = TfidfVectorizer(max_features=_TERMS, stop_words="english", sublinear_tf=True)
+def _fit(prompts: Sequence[str], count: int, seed: int) -> _LabelClusters:
+    vectorizer = TfidfVectorizer(max_features=_MAX_TERMS, stop_words="english", sublinear_tf=True)
     vectors = vectorizer.fit_transform(prompts)
-    different = len({tuple(row.indices) for row in vectors})
-    model = KMeans(n_clusters=min(count, different), random_state=seed, n_init=4).fit(vectors)
+    distinct = len({tuple(row.indices) for row in vectors})
+    model = KMeans(n_clusters=min(count, distinct), random_state=seed, n_init=4).fit(vectors)
     terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
     centres = [[round(float(value), _DIGITS) for value in centre] for centre in model.cluster_centers_]
-    return _Fitted(terms=terms, idf=[float(value) for value in vectorizer.idf_], centres=centres)
+    return _LabelClusters(terms=terms, idf=[float(value) for value in vectorizer.idf_], centres=centres)
 
 
-def _vectorizer(part: _Fitted) -> TfidfVectorizer:
-    vectorizer = TfidfVectorizer(vocabulary=part.terms, stop_words="english", sublinear_tf=True)
-    vectorizer.idf_ = np.asarray(part.idf)
+def _vectorizer(clusters: _LabelClusters) -> TfidfVectorizer:
+    vectorizer = TfidfVectorizer(vocabulary=clusters.terms, stop_words="english", sublinear_tf=True)
+    vectorizer.idf_ = np.asarray(clusters.idf)
     return vectorizer
 
 

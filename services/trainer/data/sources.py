@@ -1,4 +1,4 @@
-"""Rows, one at a time, from files of this machine, the Hugging Face hub, or a generator of problems."""
+"""Sources of rows, read one at a time: local files, the Hugging Face hub, or generated problems."""
 
 import csv
 import json
@@ -12,17 +12,19 @@ T = TypeVar("T")
 Row = dict[str, Any]
 
 GENERATED = "reasoning-gym:"
-_ROWS_AT_ONCE = 256
-_BLOCK = 1_024
-_BLOCKS_A_SEED = 1_000_000
+"""Prefix of a source whose problems are generated."""
+_PARQUET_BATCH = 256
+_PROBLEMS_PER_BLOCK = 1_024
+_BLOCKS_PER_SEED = 1_000_000
+"""Blocks of problems have consecutive seeds; this many apart, two runs' seeds share no block."""
 
 
 class SourceError(ValueError):
     """A source that cannot be read."""
 
 
-def rows_of(source: str, *, subset: str | None = None, split: str = "train", seed: int = 0) -> Iterator[Row]:
-    """The rows of a file, a folder, a dataset of the hub, or `reasoning-gym:<dataset>`, which has no end.
+def read_rows(source: str, *, subset: str | None = None, split: str = "train", seed: int = 0) -> Iterator[Row]:
+    """The rows of a file, a folder, a dataset of the hub, or `reasoning-gym:<dataset>` (endless).
 
     Raises `SourceError`.
     """
@@ -30,14 +32,14 @@ def rows_of(source: str, *, subset: str | None = None, split: str = "train", see
         return _generated(source.removeprefix(GENERATED), seed)
     if Path(source).exists():
         return _local(Path(source))
-    if source.startswith((".", "/", "~")) or Path(source).suffix in _READERS:
+    if source.startswith((".", "/", "~")) or Path(source).suffix in READERS:
         raise SourceError(f"no file {source}")
     return _hub(source, subset, split)
 
 
 def shuffled(items: Iterable[T], seed: int, buffer: int) -> Iterator[T]:
-    """In an order drawn by `seed`: of `buffer` items held at a time one is given, and the next takes its place."""
-    rng = random.Random(seed)  # noqa: S311 - an order, not a secret
+    """The items in a seeded random order, shuffled through a buffer of `buffer` items."""
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not a secret
     stream = iter(items)
     held = list(islice(stream, buffer))
     rng.shuffle(held)
@@ -50,38 +52,38 @@ def shuffled(items: Iterable[T], seed: int, buffer: int) -> Iterator[T]:
 
 def _local(path: Path) -> Iterator[Row]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in _READERS)
+        files = sorted(file for file in path.rglob("*") if file.suffix in READERS)
         if not files:
-            raise SourceError(f"{path} holds no file that ends in {', '.join(_READERS)}")
-        return (row for file in files for row in _READERS[file.suffix](file))
-    if path.suffix not in _READERS:
-        raise SourceError(f"{path}: a file ends in {', '.join(_READERS)}")
-    return _READERS[path.suffix](path)
+            raise SourceError(f"{path} holds no file that ends in {', '.join(READERS)}")
+        return (row for file in files for row in READERS[file.suffix](file))
+    if path.suffix not in READERS:
+        raise SourceError(f"{path}: the file name must end in one of {', '.join(READERS)}")
+    return READERS[path.suffix](path)
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _object(line, f"{path}, line {number}")
+                yield _object(_parse(line, f"{path}, line {number}"), f"{path}, line {number}")
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A file of one object, as MATH has one a problem, or of a list of them."""
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        yield from (_object(json.dumps(row), str(path)) for row in json.loads(text))
-    else:
-        yield _object(text, str(path))
+    """A file with one object (as MATH has one per problem) or a list of objects."""
+    content = _parse(path.read_text(encoding="utf-8"), str(path))
+    yield from (_object(row, str(path)) for row in (content if isinstance(content, list) else [content]))
 
 
-def _object(text: str, where: str) -> Row:
+def _parse(text: str, where: str) -> Any:
     try:
-        row = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
         raise SourceError(f"{where}: {error}") from error
+
+
+def _object(row: Any, where: str) -> Row:
     if not isinstance(row, dict):
-        raise SourceError(f"{where}: a row is an object")
+        raise SourceError(f"{where}: a row must be a JSON object, not {type(row).__name__}")
     return row
 
 
@@ -89,7 +91,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+        for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
             yield from batch.to_pylist()
 
 
@@ -98,19 +100,20 @@ def _csv(path: Path) -> Iterator[Row]:
         yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
 
 
-def _lines(path: Path) -> Iterator[Row]:
+def _text_lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8") as file:
         yield from ({"prompt": line.rstrip("\n")} for line in file)
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".parquet": _parquet,
     ".csv": _csv,
     ".tsv": _csv,
-    ".wp_source": _lines,
+    ".wp_source": _text_lines,
 }
+"""The reader of each file format, by file name suffix."""
 
 
 def _hub(name: str, subset: str | None, split: str) -> Iterator[Row]:
@@ -119,7 +122,7 @@ def _hub(name: str, subset: str | None, split: str) -> Iterator[Row]:
     try:
         yield from load_dataset(name, subset, split=split, streaming=True)
     except (OSError, ValueError) as error:
-        raise SourceError(f"{name} is no file, and the hub did not give it: {error}") from error
+        raise SourceError(f"{name} is no local file and cannot be loaded from the hub: {error}") from error
 
 
 def _generated(name: str, seed: int) -> Iterator[Row]:
@@ -127,7 +130,7 @@ def _generated(name: str, seed: int) -> Iterator[Row]:
 
     for block in count():
         try:
-            entries = reasoning_gym.create_dataset(name, size=_BLOCK, seed=seed * _BLOCKS_A_SEED + block)
+            entries = reasoning_gym.create_dataset(name, size=_PROBLEMS_PER_BLOCK, seed=seed * _BLOCKS_PER_SEED + block)
         except ValueError as error:
             raise SourceError(f"reasoning-gym: {error}") from error
         for entry in entries:

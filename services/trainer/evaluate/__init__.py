@@ -1,1 +1,1 @@
-"""What policies are worth: each task's own measure, a tournament by a judge, and how far that judge can be trusted."""
+"""Comparing trained policies: task metrics, a pairwise tournament judged by an LLM, and the validity of a judge."""

@@ -1,4 +1,4 @@
-"""A round robin by a judge endpoint: every pair, on every prompt, in both orders."""
+"""A round-robin tournament judged by an LLM: every pair of policies, on every prompt, in both orders."""
 
 import asyncio
 import math
@@ -11,14 +11,15 @@ from services.kit.templates import fill, load_template
 from services.kit.text.fence import fence
 from services.trainer.evaluate.ratings import Game
 
-_LETTERS = {"A": 1.0, "B": 0.0, "T": 0.5}
-_TOP = 20
-_LEAST_MASS = 0.05
-"""A judge that puts less than this on the three letters has not answered the question."""
+_OUTCOMES = {"A": 1.0, "B": 0.0, "T": 0.5}
+_TOP_LOGPROBS = 20
+"""The most that OpenAI-compatible endpoints return."""
+_MIN_MASS = 0.05
+"""With less probability than this on the three letters, the judge has not answered the question."""
 
 
-class Played(NamedTuple):
-    """The games, how many answers could not be used, and what the judge was billed."""
+class TournamentResult(NamedTuple):
+    """The games, the number of unusable judge answers, and the judge's token usage."""
 
     games: tuple[Game, ...]
     unusable: int
@@ -26,8 +27,8 @@ class Played(NamedTuple):
     completion_tokens: int
 
 
-class Arbiter:
-    """Asks an OpenAI-compatible endpoint which of two responses is better, `in_flight` questions at once."""
+class PairwiseJudge:
+    """Asks an OpenAI-compatible endpoint which of two responses is better, with `in_flight` concurrent requests."""
 
     def __init__(self, endpoint: JsonEndpoint, *, model: str, role: str, fence_key: bytes, in_flight: int) -> None:
         self._endpoint = endpoint
@@ -36,32 +37,35 @@ class Arbiter:
         self._fence_key = fence_key
         self._slots = asyncio.Semaphore(in_flight)
 
-    async def play(self, prompts: Sequence[str], completions: Mapping[str, Sequence[str]]) -> Played:
-        """All pairs on all prompts; one that fails is counted and left out, in its one order alone."""
-        asked = [
+    async def play(self, prompts: Sequence[str], completions: Mapping[str, Sequence[str]]) -> TournamentResult:
+        """Judge all pairs on all prompts; a failed request drops its game and counts as unusable."""
+        pairings = [
             (n, first, second) for n in range(len(prompts)) for first, second in permutations(sorted(completions), 2)
         ]
         answers = await asyncio.gather(
-            *(self._ask(prompts[n], completions[first][n], completions[second][n]) for n, first, second in asked)
+            *(self._compare(prompts[n], completions[first][n], completions[second][n]) for n, first, second in pairings)
         )
         games = [
-            Game(n, first, second, outcome)
-            for (n, first, second), (outcome, _) in zip(asked, answers, strict=True)
+            Game(*pairing, outcome)
+            for pairing, (outcome, _) in zip(pairings, answers, strict=True)
             if outcome is not None
         ]
-        bills = [bill for _, bill in answers]
-        tokens = [sum(int(bill.get(name) or 0) for bill in bills) for name in ("prompt_tokens", "completion_tokens")]
-        return Played(tuple(games), len(asked) - len(games), tokens[0], tokens[1])
+        prompt_tokens, completion_tokens = (
+            sum(int(usage.get(name) or 0) for _, usage in answers) for name in ("prompt_tokens", "completion_tokens")
+        )
+        return TournamentResult(tuple(games), len(pairings) - len(games), prompt_tokens, completion_tokens)
 
-    async def _ask(self, prompt: str, first: str, second: str) -> tuple[float | None, Mapping[str, Any]]:
-        shown = {
-            label.lower(): fence("TASK" if label == "TASK" else "RESPONSE", text, self._fence_key)
-            for label, text in (("TASK", prompt), ("FIRST", first), ("SECOND", second))
+    async def _compare(self, prompt: str, first: str, second: str) -> tuple[float | None, Mapping[str, Any]]:
+        """The outcome for the first response, None if unusable, and the token usage."""
+        texts = {
+            "task": fence("TASK", prompt, self._fence_key),
+            "first": fence("RESPONSE", first, self._fence_key),
+            "second": fence("RESPONSE", second, self._fence_key),
         }
-        question = fill(load_template("services.trainer.evaluate", "compare"), role=self._role, **shown)
+        question = fill(load_template("services.trainer.evaluate", "compare"), role=self._role, **texts)
         payload = {
             "model": self._model, "messages": [{"role": "user", "content": question}], "max_tokens": 1,
-            "temperature": 0.0, "logprobs": True, "top_logprobs": _TOP,
+            "temperature": 0.0, "logprobs": True, "top_logprobs": _TOP_LOGPROBS,
         }  # fmt: skip
         try:
             async with self._slots:
@@ -72,15 +76,18 @@ class Arbiter:
 
 
 def outcome_of(reply: Any) -> float | None:
-    """What the first response won: expected over the letters' probabilities; None for an answer that is none."""
+    """The first response's expected outcome over the letters' probabilities; None for an unusable reply.
+
+    Without log-probabilities, the outcome of the letter in the message.
+    """
     try:
         choice = reply["choices"][0]
         content = (choice.get("logprobs") or {}).get("content") or []
         if content and content[0].get("top_logprobs"):
-            told = [(str(e["token"]).strip(), math.exp(float(e["logprob"]))) for e in content[0]["top_logprobs"]]
-            masses = [(_LETTERS[token], mass) for token, mass in told if token in _LETTERS]
+            tokens = [(str(e["token"]).strip(), math.exp(float(e["logprob"]))) for e in content[0]["top_logprobs"]]
+            masses = [(_OUTCOMES[token], mass) for token, mass in tokens if token in _OUTCOMES]
             total = sum(mass for _, mass in masses)
-            return sum(value * mass for value, mass in masses) / total if total >= _LEAST_MASS else None
-        return _LETTERS.get(str(choice["message"]["content"]).strip())
+            return sum(value * mass for value, mass in masses) / total if total >= _MIN_MASS else None
+        return _OUTCOMES.get(str(choice["message"]["content"]).strip())
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""A whole evaluation on a scripted judge behind a real port, and what each measure says of known texts."""
+"""A whole evaluation with a scripted judge behind a real port, and each metric on known texts."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from regrade.contracts import LabelledPair, ScoreResponse
 from regrade.tasks import load_pack
 from services.trainer.evaluate.__main__ import evaluate
 from services.trainer.evaluate.completions import EntrantError, completions_of
-from services.trainer.evaluate.measures import accuracy, measure, rouge, validity
+from services.trainer.evaluate.metrics import accuracy, judge_validity, rouge, task_metrics
 from services.trainer.evaluate.settings import EvaluateSettings
 from services.trainer.evaluate.tournament import outcome_of
 from tests.support.builders import TASK
@@ -49,37 +49,37 @@ def judge() -> Iterator[FakeEngine]:
 
 
 def _entrants(folder: Path, **goods: int) -> dict[str, str]:
-    told = {}
+    entrants = {}
     for name, count in goods.items():
         path = folder / f"{name}-given.jsonl"
         rows = ({"prompt": prompt, "completion": f"It is {'good ' * count}[BEGIN."} for prompt in PROMPTS)
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        told[name] = str(path)
-    return told
+        entrants[name] = str(path)
+    return entrants
 
 
 def _settings(folder: Path, judge: FakeEngine, **more: Any) -> EvaluateSettings:
-    about = {"out": folder / "out", "count": 6, "judge_url": judge.url, "draws": 40, "price_in": 2.0, "price_out": 8.0}
-    return EvaluateSettings.model_validate(about | more)
+    base = {"out": folder / "out", "count": 6, "judge_url": judge.url, "price_in": 2.0, "price_out": 8.0}
+    return EvaluateSettings.model_validate(base | more)
 
 
 def test_policies_are_compared(tmp_path: Path, judge: FakeEngine) -> None:
     judge.script = _by_strength(bias=2.0)
     settings = _settings(tmp_path, judge, entrants=_entrants(tmp_path, none=0, some=1, much=2))
-    found = evaluate(settings)
-    assert found.ratings is not None
-    assert [rating.name for rating in found.ratings.entrants] == ["much", "some", "none"]
-    assert found.ratings.games == len(judge.calls) == 6 * 3 * 2, "every pair on every prompt in both orders"
-    gaps = [rating.elo for rating in found.ratings.entrants]
+    result = evaluate(settings)
+    assert result.ratings is not None
+    assert [rating.name for rating in result.ratings.entrants] == ["much", "some", "none"]
+    assert result.ratings.games == len(judge.calls) == 6 * 3 * 2, "every pair on every prompt in both orders"
+    gaps = [rating.elo for rating in result.ratings.entrants]
     assert gaps[0] - gaps[1] == pytest.approx(400 / math.log(10), rel=0.1), "one unit of log odds"
-    assert found.ratings.first_place == pytest.approx(2 * 400 / math.log(10), rel=0.1)
-    assert found.bill == {
+    assert result.ratings.first_place == pytest.approx(2 * 400 / math.log(10), rel=0.1)
+    assert result.bill == {
         "unusable": 0,
         "prompt_tokens": 3600,
         "completion_tokens": 36,
         "cost": pytest.approx(0.007488),
     }
-    assert found.figures["much"] == {"words": 5.0}
+    assert result.figures["much"] == {"words": 5.0}
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert "| much | 5.0 |" in (tmp_path / "out" / "comparison.md").read_text()
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["ratings"]["games"] == 36
@@ -87,18 +87,18 @@ def test_policies_are_compared(tmp_path: Path, judge: FakeEngine) -> None:
     assert again == []
 
 
-def test_the_same_texts_are_equals_to_a_judge_that_loves_the_first(tmp_path: Path, judge: FakeEngine) -> None:
+def test_equal_texts_rate_equal_under_position_bias(tmp_path: Path, judge: FakeEngine) -> None:
     judge.script = lambda _: _letters(A=0.98, B=0.01, T=0.01)
-    found = evaluate(_settings(tmp_path, judge, entrants=_entrants(tmp_path, left=1, right=1)))
-    assert found.ratings is not None
-    assert [rating.elo for rating in found.ratings.entrants] == pytest.approx([1000.0, 1000.0])
+    result = evaluate(_settings(tmp_path, judge, entrants=_entrants(tmp_path, left=1, right=1)))
+    assert result.ratings is not None
+    assert [rating.elo for rating in result.ratings.entrants] == pytest.approx([1000.0, 1000.0])
 
 
-def test_an_answer_that_is_none_is_no_tie(tmp_path: Path, judge: FakeEngine) -> None:
+def test_a_failed_request_is_no_tie(tmp_path: Path, judge: FakeEngine) -> None:
     judge.script = lambda _: Reply({"error": "no"}, 400)
-    found = evaluate(_settings(tmp_path, judge, entrants=_entrants(tmp_path, left=1, right=2)))
-    assert found.ratings is None
-    assert found.bill["unusable"] == 12
+    result = evaluate(_settings(tmp_path, judge, entrants=_entrants(tmp_path, left=1, right=2)))
+    assert result.ratings is None
+    assert result.bill["unusable"] == 12
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_outcomes(reply: Reply, outcome: float | None) -> None:
     assert outcome_of(reply.body) == (None if outcome is None else pytest.approx(outcome))
 
 
-def test_an_entrant_without_answers_is_told(tmp_path: Path) -> None:
+def test_an_entrant_without_completions_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "few.jsonl"
     path.write_text('{"prompt": "x", "completion": "y"}\n')
     with pytest.raises(EntrantError, match="1 of 2"):
@@ -123,21 +123,22 @@ def test_an_entrant_without_answers_is_told(tmp_path: Path) -> None:
 
 
 def test_rouge() -> None:
-    same = rouge(["The bill plants two trees."], ["The bill plants two trees."])
+    pack = load_pack("summarization")
+    same = rouge(pack, ["The bill plants two trees."], ["The bill plants two trees."])
     assert same == {"rouge1": 100.0, "rouge2": 100.0, "rougeL": 100.0}
-    half = rouge(["the cat sat", "unseen"], ["the cat ran", None])
+    half = rouge(pack, ["the cat sat", "unseen"], ["the cat ran", None])
     assert half["rouge1"] == pytest.approx(100 * 2 / 3)
     assert half["rouge2"] == pytest.approx(50.0)
-    assert "rougeL" in measure(load_pack("summarization"), ["a"], ["a"])
+    assert "rougeL" in task_metrics(pack, ["a"], ["a"])
 
 
 def test_accuracy() -> None:
     ethics = load_pack("ethical_reasoning")
-    found = accuracy(
+    result = accuracy(
         ethics, ["Verdict: right", "Not wrong. Verdict: wrong", "None", "right"], ["right", "right", "wrong", None]
     )
-    assert found == {"accuracy": pytest.approx(100 / 3), "undecided": 0.25}
-    math_ = measure(load_pack("math_reasoning"), [r"So \boxed{\frac{3}{6}}", "It is 4."], [r"\frac{1}{2}", "5"])
+    assert result == {"accuracy": pytest.approx(100 / 3), "undecided": 0.25}
+    math_ = task_metrics(load_pack("math_reasoning"), [r"So \boxed{\frac{3}{6}}", "It is 4."], [r"\frac{1}{2}", "5"])
     assert (math_["accuracy"], math_["undecided"]) == (50.0, 0.0)
 
 
@@ -155,24 +156,24 @@ def test_a_judges_validity(reward_url: str, fake_engine: FakeEngine, monkeypatch
     ]
     pairs = [LabelledPair(prompt=f"Prompt {n}", better=b, worse=w, reference=str(n)) for n, (b, w) in enumerate(texts)]
     score = BlockingRewardClient.score
-    asked: list[str] = []
+    references: list[str] = []
 
     def recorded(client: BlockingRewardClient, task: str, items: Sequence[Any], **options: Any) -> ScoreResponse:
-        asked.extend(item["reference"] for item in items)
+        references.extend(item["reference"] for item in items)
         return score(client, task, items, **options)
 
     monkeypatch.setattr(BlockingRewardClient, "score", recorded)
     with BlockingRewardClient(reward_url, patience_s=5.0) as client:
-        found = validity(client, TASK, pairs)
-    assert asked == ["0", "0", "1", "1", "2", "2", "3", "3"], "checks compare with it"
-    assert found == {
+        result = judge_validity(client, TASK, pairs)
+    assert references == ["0", "0", "1", "1", "2", "2", "3", "3"], "the reference is sent for checks"
+    assert result == {
         "pairs": 3.0, "unscored": 0.25, "ordered": pytest.approx(1 / 3), "tied": pytest.approx(1 / 3), "auc": 0.5
     }  # fmt: skip
 
 
 @pytest.mark.slow
-def test_the_command_tells_what_is_missing() -> None:
+def test_the_command_names_what_is_missing() -> None:
     command = [sys.executable, "-m", "services.trainer.evaluate", "--task", TASK]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert told.returncode == 2
-    assert "entrants" in told.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 2
+    assert "entrants" in result.stderr

@@ -1,4 +1,4 @@
-"""Mathematics: the check agrees with the problems' own verifiers, and a plan is made once a problem and rubric."""
+"""Mathematics: the check agrees with the generators' own verifiers; a plan is made once per problem and rubric."""
 
 import pytest
 import reasoning_gym
@@ -18,23 +18,23 @@ EACH = 100
 
 @pytest.mark.filterwarnings("ignore")
 def test_math_equal_agrees_with_the_generators_verifier() -> None:
-    """On 500 problems, with the right answer as a policy would write it and with the next problem's."""
+    """500 problems, each with its correct answer as a policy would write it, and with the next problem's."""
     agree = total = 0
-    apart = []
+    disagreements = []
     for name in GENERATORS:
         problems = reasoning_gym.create_dataset(name, size=EACH, seed=11)
         entries = [problems[n] for n in range(EACH)]
         for n, entry in enumerate(entries):
             for answer in (entry["answer"], entries[(n + 1) % EACH]["answer"]):
-                verdict = problems.score_answer(answer, entry) == 1.0
+                is_correct = problems.score_answer(answer, entry) == 1.0
                 bare = answer.replace("$", "")
-                found = _equal(f"We work it out step by step.\nThe answer is \\boxed{{{bare}}}.", entry["answer"])
+                equal = _equal(f"We work it out step by step.\nThe answer is \\boxed{{{bare}}}.", entry["answer"])
                 total += 1
-                agree += found == verdict
-                if found != verdict:
-                    apart.append((name, answer, entry["answer"], verdict))
+                agree += equal == is_correct
+                if equal != is_correct:
+                    disagreements.append((name, answer, entry["answer"], is_correct))
     assert total == 2 * EACH * len(GENERATORS)
-    assert agree / total >= 0.99, apart[:10]
+    assert agree / total >= 0.99, disagreements[:10]
 
 
 async def test_a_plan_is_made_once_for_a_problem_and_a_rubric(

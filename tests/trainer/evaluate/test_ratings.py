@@ -1,4 +1,4 @@
-"""Ratings of judges whose strengths are known: the order, the intervals' coverage, and a judge that favours a place."""
+"""Ratings of entrants with known strengths: order, coverage of the intervals, and a judge with position bias."""
 
 from collections.abc import Mapping
 from itertools import permutations
@@ -11,8 +11,8 @@ from services.trainer.evaluate.ratings import MEAN, Game, rate
 TRUTH = {"best": 1_200.0, "good": 1_090.0, "fair": 1_000.0, "poor": 910.0, "worst": 800.0}
 
 
-def _played(truth: Mapping[str, float], prompts: int, seed: int, *, first_place: float = 0.0) -> list[Game]:
-    """Every pair on every prompt in both orders; an outcome is won, lost, or in one case of ten a tie."""
+def _simulate(truth: Mapping[str, float], prompts: int, seed: int, *, first_place: float = 0.0) -> list[Game]:
+    """Every pair on every prompt in both orders; an outcome is won or lost."""
     rng = np.random.default_rng(seed)
     games = []
     for prompt in range(prompts):
@@ -23,42 +23,42 @@ def _played(truth: Mapping[str, float], prompts: int, seed: int, *, first_place:
     return games
 
 
-def test_the_order_comes_back_and_the_intervals_cover_the_truth() -> None:
+def test_the_order_is_recovered_and_the_intervals_cover_the_truth() -> None:
     covered = 0
     widths: list[float] = []
     for seed in range(24):
-        found = rate(_played(TRUTH, 60, seed), draws=200, seed=seed)
-        assert [rating.name for rating in found.entrants] == list(TRUTH)
-        covered += sum(rating.low <= TRUTH[rating.name] <= rating.high for rating in found.entrants)
-        widths.extend(rating.high - rating.low for rating in found.entrants)
+        ratings = rate(_simulate(TRUTH, 60, seed), draws=200, seed=seed)
+        assert [rating.name for rating in ratings.entrants] == list(TRUTH)
+        covered += sum(rating.low <= TRUTH[rating.name] <= rating.high for rating in ratings.entrants)
+        widths.extend(rating.high - rating.low for rating in ratings.entrants)
     assert covered / (24 * len(TRUTH)) >= 0.9, "nominally 0.95"
-    assert np.mean(widths) < 100.0, "an interval that covers everything says nothing"
+    assert np.mean(widths) < 100.0, "an interval that covers everything is useless"
 
 
 def test_more_prompts_narrow_the_interval() -> None:
-    few, many = (rate(_played(TRUTH, count, 1), draws=200).entrants[0] for count in (30, 270))
-    assert 2.0 < (few.high - few.low) / (many.high - many.low) < 4.5, "three times, by the root of the count"
+    few, many = (rate(_simulate(TRUTH, count, 1), draws=200).entrants[0] for count in (30, 270))
+    assert 2.0 < (few.high - few.low) / (many.high - many.low) < 4.5, "three times, as the square root of the count"
 
 
-def test_a_judge_that_favours_a_place_favours_nobody() -> None:
+def test_position_bias_favours_no_entrant() -> None:
     equal = dict.fromkeys(("a", "b", "c"), MEAN)
-    found = rate(_played(equal, 200, 3, first_place=200.0), draws=100)
-    assert found.first_place == pytest.approx(200.0, abs=30.0)
-    assert all(abs(rating.elo - MEAN) < 25.0 for rating in found.entrants)
-    apart = rate(_played(TRUTH, 200, 4, first_place=200.0), draws=50)
+    ratings = rate(_simulate(equal, 200, 3, first_place=200.0), draws=100)
+    assert ratings.first_place == pytest.approx(200.0, abs=30.0)
+    assert all(abs(rating.elo - MEAN) < 25.0 for rating in ratings.entrants)
+    apart = rate(_simulate(TRUTH, 200, 4, first_place=200.0), draws=50)
     assert all(rating.elo == pytest.approx(TRUTH[rating.name], abs=45.0) for rating in apart.entrants)
 
 
-def test_always_the_first_is_no_strength() -> None:
-    found = rate([Game(n, *pair, 1.0) for n in range(20) for pair in permutations("abc", 2)], draws=20)
-    assert all(abs(rating.elo - MEAN) < 1.0 for rating in found.entrants)
-    assert found.first_place > 400.0
+def test_a_judge_that_always_prefers_the_first_rates_all_equal() -> None:
+    ratings = rate([Game(n, *pair, 1.0) for n in range(20) for pair in permutations("abc", 2)], draws=20)
+    assert all(abs(rating.elo - MEAN) < 1.0 for rating in ratings.entrants)
+    assert ratings.first_place > 400.0
 
 
 def test_ties_count_half() -> None:
-    found = rate([Game(n, *pair, 0.5) for n in range(20) for pair in permutations("ab", 2)], draws=20)
-    assert all(rating.elo == pytest.approx(MEAN) for rating in found.entrants)
-    assert found.first_place == pytest.approx(0.0, abs=1e-6)
+    ratings = rate([Game(n, *pair, 0.5) for n in range(20) for pair in permutations("ab", 2)], draws=20)
+    assert all(rating.elo == pytest.approx(MEAN) for rating in ratings.entrants)
+    assert ratings.first_place == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_clean_sweep_has_a_finite_rating() -> None:
@@ -67,5 +67,5 @@ def test_a_clean_sweep_has_a_finite_rating() -> None:
     assert (strong.name, weak.name) == ("strong", "weak")
     assert np.isfinite(strong.elo)
     assert strong.elo - weak.elo > 800.0
-    with pytest.raises(ValueError, match="no game"):
+    with pytest.raises(ValueError, match="no games"):
         rate([])
