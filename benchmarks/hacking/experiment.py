@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from benchmarks.attacks.__main__ import with_checks
 from benchmarks.common.essays import rubric as long_rubric
-from benchmarks.hacking.cycles import Bill, Evolution, evolving
+from benchmarks.hacking.evolution import Bill, Evolution, evolving
 from benchmarks.hacking.measure import rejected
 from benchmarks.hacking.policy import Policy
 from benchmarks.hacking.strategies import STRATEGIES, Kind, texts, topics

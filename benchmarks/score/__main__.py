@@ -1,17 +1,17 @@
-"""What scoring costs: the reward service, its limit, and what people use instead, side by side in one run.
+"""What scoring costs: the reward service, its limit, and judges of other projects, measured side by side in one run.
 
-Each line of the table is a contender under one load. All are warmed up, then measured in turn, round after
-round, so that a machine that slows down slows all of them. Measured are
+Each row of the table is a contender under one load. All are warmed up, then measured in turn, round after round, so
+that a machine that slows down slows all of them. Measured are
 
-  POST /score         the whole service: validation, pins, guards, outcome and judgement cache, traces in a
-                      real Valkey, metrics. Its CPU is that of all reward processes until the last trace is in.
-  raw batch fan-out   the very conversations that the service sends, by the engine's batch route, from a bare
+  POST /score         the whole service: validation, pins, guards, outcome store and judgement cache, traces in a
+                      real Valkey, metrics. Its CPU is that of all reward processes until the last trace is stored.
+  raw batch fan-out   the same conversations that the service sends, by the engine's batch route, from a bare
                       aiohttp client that does nothing else: the limit
-  bare aiohttp        the same, one call an item: what a hand-written judge costs at the least
-  the peers           their own judge on the same texts, each in an environment of its own (made at the first
-                      run under benchmarks/out/envs); one that can't be had is skipped, with the reason
+  bare aiohttp        the same, one call per item: the least that a hand-written judge costs
+  the peers           their own judge on the same texts, each in an environment of its own (created in the first
+                      run under benchmarks/out/envs); one that cannot be installed is skipped, with the reason
 
-against a stub engine that answers at once or after 50 ms. Ratios are taken round by round; their median is shown.
+against a stub engine that answers at once or after 50 ms. Ratios are taken within each round; their median is shown.
 The figures go to benchmarks/out/score.json, the headline figures at the top level.
 """
 
@@ -28,42 +28,46 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from benchmarks.common import parts, report
-from benchmarks.common.ending import run_to_its_end
+from benchmarks.common import stack
 from benchmarks.common.load import BATCH
-from benchmarks.score import environments
+from benchmarks.common.output import OUT, write_json
+from benchmarks.common.shutdown import run_and_exit
+from benchmarks.score import peers, report
 from benchmarks.score.contender import Contender, ContenderFailed
+from benchmarks.score.report import LoadResult
 from services.local.processes import StackError
 from services.reward.settings import RewardSettings
+from tests.support.virtual_environments import NotInstallable, interpreter
 
-OUT = Path(__file__).parents[1] / "out"
-_SLOTS = 64
-"""Items a peer or the bare client has in flight."""
-_ENOUGH_ITEMS = 4_096
+_IN_FLIGHT = 64
+"""Concurrent items of a peer or the bare client."""
+_MAX_ITEMS = 4_096
+"""Of one measurement."""
+_PEER_KINDS = ("grouped", "pointwise")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A row to fill: who is measured, by which process, how many items at a time."""
+    """One row of the table: the result to fill, the process that is measured, and the items per measurement."""
 
-    row: report.Row
+    result: LoadResult
     contender: Contender
     items: int = 0
 
-    def measured(self, items: int, when: str) -> dict[str, Any]:
-        """What the process measured, on texts that nobody else sees at no other time. Raises `ContenderFailed`."""
-        row = self.row
+    def measure(self, items: int, phase: str) -> dict[str, Any]:
+        """One measurement, on texts that no other measurement uses. Raises `ContenderFailed`."""
+        result = self.result
         return self.contender.measure(
             items=items,
-            in_flight=row.in_flight,
-            criteria=row.criteria,
-            task=parts.task_of(row.criteria),
-            seed=f"{row.name} {row.delay_ms} {row.criteria} {row.in_flight} {when}",
+            in_flight=result.in_flight,
+            criteria=result.criteria,
+            task=stack.task_of(result.criteria),
+            seed=f"{result.name} {result.delay_ms} {result.criteria} {result.in_flight} {phase}",
         )
 
 
 def main() -> int:
-    """Measure, print the table, write the JSON; the exit status is 1 when the service could not be measured."""
+    """Measure, print the table, write the JSON; exit status 1 when the service could not be measured."""
     args = _arguments()
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
@@ -75,32 +79,30 @@ def main() -> int:
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
-    args.out.mkdir(parents=True, exist_ok=True)
     logs = args.out / "logs"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("*.log"):
         old.unlink()
-    skipped: dict[str, str] = {}
-    with ExitStack() as stack:
+    with ExitStack() as exits:
         settings = dict(pair.split("=", 1) for pair in args.setting)
-        running = stack.enter_context(parts.running(logs, dialect=args.dialect, settings=settings))
-        recorded = {criteria: parts.record(running, criteria) for criteria in parts.CRITERIA}
-        console.print(f"the service asks the engine by {recorded[1].route}")
-        loads = _own_loads(args, running, recorded, logs, stack)
-        loads += _peer_loads(args, running, logs, stack, skipped, console)
+        running = exits.enter_context(stack.running_stack(logs, dialect=args.dialect, settings=settings))
+        recorded = {criteria: stack.record_engine_bodies(running, criteria) for criteria in stack.CRITERIA}
+        console.print(f"the service calls the engine by {recorded[1].route}")
+        benchmark = Benchmark(args, running, logs, exits, console)
+        loads = [*benchmark.own_loads(recorded), *benchmark.peer_loads()]
         began = time.monotonic()
-        rows = _measure(args, running, loads, skipped, console)
-    about = {
+        results = benchmark.measure(loads)
+    conditions = {
         "quick": args.quick,
         "rounds": args.rounds,
         "seconds": round(time.monotonic() - began),
         "route": recorded[1].route,
         "settings": settings,
-        "peers": {peer: environments.version(peer) for peer in environments.peers() if peer not in skipped},
+        "peers": {peer: peers.version(peer) for peer in peers.peers() if peer not in benchmark.skipped},
     }
-    report.show(console, rows, skipped)
-    report.write(args.out / "score.json", report.document(rows, skipped, about))
-    console.print(f"written: {args.out / 'score.json'}")
+    report.show(console, results, benchmark.skipped)
+    path = write_json(args.out / "score.json", report.document(results, benchmark.skipped, conditions))
+    console.print(f"written: {path}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -109,142 +111,126 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="under two minutes: fewer loads, shorter and fewer rounds")
     parser.add_argument("--rounds", type=int, help="rounds; 7 by default, 3 with --quick")
-    parser.add_argument("--seconds", type=float, help="about how long one measurement takes; 1.0, or 0.5 with --quick")
+    parser.add_argument("--seconds", type=float, help="approximate length of a measurement; 1.0, or 0.5 with --quick")
     parser.add_argument("--peers", default="all", help="comma-separated names, 'all' or 'none'")
+    parser.add_argument("--dialect", default="auto", help="the service's judge_dialect; auto: ask the engine")
     parser.add_argument(
-        "--dialect", default="auto", help="the service's judge_dialect; auto has it ask the engine what it is"
-    )
-    parser.add_argument(
-        "--setting", action="append", default=[], metavar="NAME=VALUE", help="any setting of the reward service"
+        "--setting", action="append", default=[], metavar="NAME=VALUE", help="a setting of the reward service"
     )
     parser.add_argument("--out", type=Path, default=OUT, help="folder of score.json, logs and environments")
     args = parser.parse_args()
     args.rounds = args.rounds or (3 if args.quick else 7)
     args.seconds = args.seconds or (0.5 if args.quick else 1.0)
-    unknown = set(_wanted_peers(args)) - set(environments.peers())
-    if unknown:
-        parser.error(f"no such peers: {', '.join(sorted(unknown))}; there are {', '.join(environments.peers())}")
+    if args.peers in ("all", "none"):
+        args.peers = peers.peers() if args.peers == "all" else []
+    else:
+        args.peers = [name.strip() for name in args.peers.split(",")]
+    if unknown := set(args.peers) - set(peers.peers()):
+        parser.error(f"unknown peers: {', '.join(sorted(unknown))}; known are {', '.join(peers.peers())}")
     for pair in args.setting:
         name, equals, _ = pair.partition("=")
         if not equals or name not in RewardSettings.model_fields:
-            parser.error(f"--setting wants NAME=VALUE, NAME a setting of the reward service; got {pair!r}")
+            parser.error(f"--setting needs NAME=VALUE, NAME a setting of the reward service; not {pair!r}")
     return args
 
 
-def _wanted_peers(args: argparse.Namespace) -> list[str]:
-    if args.peers in ("all", "none"):
-        return environments.peers() if args.peers == "all" else []
-    return [name.strip() for name in args.peers.split(",")]
+class Benchmark:
+    """Builds the loads and measures them. `skipped` holds the reason for each peer that is left out."""
 
+    def __init__(
+        self, args: argparse.Namespace, running: stack.ScoreStack, logs: Path, exits: ExitStack, console: Console
+    ) -> None:
+        self._args, self._stack, self._logs, self._exits, self._console = args, running, logs, exits, console
+        self.skipped: dict[str, str] = {}
 
-def _own_loads(
-    args: argparse.Namespace, running: parts.Parts, recorded: dict[int, parts.Recorded], logs: Path, stack: ExitStack
-) -> list[Load]:
-    """The service and the bare clients, each against an engine of 0 and of 50 ms."""
+    def own_loads(self, recorded: dict[int, stack.EngineBodies]) -> list[Load]:
+        """The service and the bare clients, each against an engine of 0 and of 50 ms."""
+        service = self._client(
+            "score", "--url", self._stack.reward_url, "--service-pid", str(self._stack.reward_pid),
+            "--redis-url", self._stack.redis_url, "--engine-url", self._stack.engine_url,
+        )  # fmt: skip
+        bare = {}
+        for what in ("calls", "batches"):
+            path = self._logs / f"{what}.json"
+            bodies = {stack.task_of(criteria): getattr(sent, what) for criteria, sent in recorded.items()}
+            path.write_text(json.dumps(bodies), encoding="utf-8")
+            bare[what] = self._client(what, "--url", self._stack.engine_url, "--bodies", str(path))
+        loads = []
+        for delay_ms, criteria, batches in _batch_loads(quick=self._args.quick):
+            in_flight = batches * BATCH
+            loads.append(Load(LoadResult(report.SERVICE, "service", delay_ms, criteria, in_flight), service))
+            loads.append(Load(LoadResult(report.FAN_OUT, "limit", delay_ms, criteria, in_flight), bare["batches"]))
+        for delay_ms in (0, 50):
+            loads.append(Load(LoadResult(report.CALLS, "client", delay_ms, 1, _IN_FLIGHT), bare["calls"]))
+        return loads
 
-    def worker(what: str, *options: str) -> Contender:
+    def peer_loads(self) -> list[Load]:
+        """The peers that can be installed."""
+        loads = []
+        for peer in self._args.peers:
+            self._console.print(f"preparing {peers.version(peer)}")
+            try:
+                python = interpreter(peer, self._args.out / "envs", peers.PINS)
+            except NotInstallable as error:
+                self.skipped[peer] = str(error)
+                continue
+            command = [str(python), "-m", f"benchmarks.score.peers.{peer}", "--url", self._stack.engine_url]
+            contender = self._exits.enter_context(Contender(command, self._logs / f"{peer}.log"))
+            kind = "grouped" if peer == "ruler" else "pointwise"
+            for delay_ms in (0,) if self._args.quick else (0, 50):
+                loads.append(Load(LoadResult(peer, kind, delay_ms, 1, _IN_FLIGHT), contender))
+        return loads
+
+    def measure(self, loads: Sequence[Load]) -> list[LoadResult]:
+        """All results. A peer that fails is skipped; a failure of the service or a bare client is raised."""
+        self._console.print("warming up")
+        sized = [load for load in map(self._warmed_up, loads) if load is not None]
+        for n in range(self._args.rounds):
+            self._console.print(f"round {n + 1} of {self._args.rounds}")
+            for load in sized:
+                measured = self._measured(load, load.items, f"round {n}")
+                if measured is not None:
+                    load.result.samples.append(report.RoundResult.of(measured))
+        return [load.result for load in sized if load.result.name not in self.skipped]
+
+    def _client(self, what: str, *options: str) -> Contender:
         command = [sys.executable, "-m", "benchmarks.common.load", "--what", what, *options]
-        return stack.enter_context(Contender(command, logs / f"{what}.log"))
+        return self._exits.enter_context(Contender(command, self._logs / f"{what}.log"))
 
-    bodies = {}
-    for what in ("calls", "batches"):
-        bodies[what] = logs / f"{what}.json"
-        sent = {parts.task_of(criteria): getattr(found, what) for criteria, found in recorded.items()}
-        bodies[what].write_text(json.dumps(sent), encoding="utf-8")
-    behind = ("--redis-url", running.redis_url, "--engine-url", running.engine_url)
-    service = worker("score", "--url", running.reward_url, "--service-pid", str(running.reward_pid), *behind)
-    limit = worker("batches", "--url", running.engine_url, "--bodies", str(bodies["batches"]))
-    calls = worker("calls", "--url", running.engine_url, "--bodies", str(bodies["calls"]))
-    loads = []
-    for delay_ms, criteria, batches in _batch_loads(quick=args.quick):
-        for name, kind, contender in ((report.SERVICE, "service", service), (report.FAN_OUT, "limit", limit)):
-            loads.append(Load(report.Row(name, kind, delay_ms, criteria, batches * BATCH), contender))
-    for delay_ms in (0, 50):
-        loads.append(Load(report.Row(report.CALLS, "client", delay_ms, 1, _SLOTS), calls))
-    return loads
+    def _warmed_up(self, load: Load) -> Load | None:
+        """The load after a first measurement, which opens its connections, sized to `seconds` in whole waves."""
+        wave = load.result.in_flight
+        if self._measured(load, wave, "warm up") is None:
+            return None
+        measured = self._measured(load, wave, "size")
+        if measured is None:
+            return None
+        waves = max(1, round(min(self._args.seconds / measured["wall_s"], _MAX_ITEMS / wave)))
+        return Load(load.result, load.contender, waves * wave)
+
+    def _measured(self, load: Load, items: int, phase: str) -> dict[str, Any] | None:
+        """A measurement; None for a peer that is skipped."""
+        result = load.result
+        if result.name in self.skipped:
+            return None
+        self._stack.set_engine_delay(result.delay_ms)
+        try:
+            return load.measure(items, phase)
+        except ContenderFailed as error:
+            if result.kind not in _PEER_KINDS:
+                raise
+            self.skipped[result.name] = str(error)
+            return None
 
 
 def _batch_loads(*, quick: bool) -> Iterator[tuple[int, int, int]]:
-    """Engine delay in ms, criteria, batches at once."""
+    """Engine delay in ms, criteria, concurrent batches."""
     for delay_ms in (0, 50):
-        for criteria in parts.CRITERIA:
+        for criteria in stack.CRITERIA:
             for batches in (1, 8):
                 if not quick or criteria == 1 or (delay_ms == 0 and batches == 8):
                     yield delay_ms, criteria, batches
 
 
-def _peer_loads(
-    args: argparse.Namespace,
-    running: parts.Parts,
-    logs: Path,
-    stack: ExitStack,
-    skipped: dict[str, str],
-    console: Console,
-) -> list[Load]:
-    loads = []
-    for peer in _wanted_peers(args):
-        console.print(f"preparing {environments.version(peer)}")
-        try:
-            python = environments.interpreter(peer, args.out / "envs")
-        except environments.NotInstallable as error:
-            skipped[peer] = str(error)
-            continue
-        command = [str(python), "-m", f"benchmarks.score.peers.{peer}", "--url", running.engine_url]
-        contender = stack.enter_context(Contender(command, logs / f"{peer}.log"))
-        kind = "grouped" if peer == "ruler" else "pointwise"
-        for delay_ms in (0,) if args.quick else (0, 50):
-            loads.append(Load(report.Row(peer, kind, delay_ms, 1, _SLOTS), contender))
-    return loads
-
-
-def _measure(
-    args: argparse.Namespace, running: parts.Parts, loads: Sequence[Load], skipped: dict[str, str], console: Console
-) -> list[report.Row]:
-    """All the rows. A peer that fails is left out, with the reason; a failure of ours is raised."""
-    console.print("warming up")
-    sized = [_sized(load, running, args.seconds) for load in loads if _tried(load, running, skipped)]
-    for n in range(args.rounds):
-        console.print(f"round {n + 1} of {args.rounds}")
-        for load in sized:
-            if load.row.name in skipped:
-                continue
-            running.delay(load.row.delay_ms)
-            try:
-                measured = load.measured(load.items, f"round {n}")
-            except ContenderFailed as error:
-                _leave_out(load, error, skipped)
-                continue
-            load.row.samples.append(report.Sample.of(measured))
-    return [load.row for load in sized if load.row.name not in skipped]
-
-
-def _tried(load: Load, running: parts.Parts, skipped: dict[str, str]) -> bool:
-    """Whether it works at all; this opens its connections, too."""
-    if load.row.name in skipped:
-        return False
-    running.delay(load.row.delay_ms)
-    try:
-        load.measured(load.row.in_flight, "warm up")
-    except ContenderFailed as error:
-        _leave_out(load, error, skipped)
-        return False
-    return True
-
-
-def _sized(load: Load, running: parts.Parts, seconds: float) -> Load:
-    """The load with as many items as it gets through in about `seconds`, in whole waves."""
-    running.delay(load.row.delay_ms)
-    wave = load.row.in_flight
-    wall_s = load.measured(wave, "size")["wall_s"]
-    waves = max(1, round(min(seconds / wall_s, _ENOUGH_ITEMS / wave)))
-    return Load(load.row, load.contender, waves * wave)
-
-
-def _leave_out(load: Load, error: ContenderFailed, skipped: dict[str, str]) -> None:
-    if load.row.kind not in ("grouped", "pointwise"):
-        raise error
-    skipped[load.row.name] = str(error)
-
-
 if __name__ == "__main__":
-    run_to_its_end(main)
+    run_and_exit(main)

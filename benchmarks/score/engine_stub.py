@@ -1,21 +1,21 @@
-"""A stub engine that costs next to nothing, so that a benchmark measures the client and not the engine.
+"""A stub engine with negligible cost, so that a benchmark measures the client and not the engine.
 
-It speaks vLLM's dialect as far as a judge goes, and answers after a settable delay:
+It implements the part of vLLM's API that a judge uses, and answers after a configurable delay:
 
     GET  /v1/models, /version, /health        as vLLM does
-    POST /tokenize                            one token a character: its code point
-    POST /v1/chat/completions                 one choice; its log-probabilities lie on the digits 0 to 5
-    POST /v1/chat/completions/batch           `messages` is a list of conversations; one choice each, in order
-    POST /say/NAME/v1/chat/completions        the choice registered under NAME: JSON, a tool call, whatever fits
+    POST /tokenize                            one token per character: its code point
+    POST /v1/chat/completions                 one choice, with log-probabilities on the digits 0 to 5
+    POST /v1/chat/completions/batch           `messages` is a list of conversations; one choice per conversation
+    POST /say/NAME/v1/chat/completions        the choice registered under NAME
 
 and, for the benchmark itself:
 
-    PUT  /say/NAME                            the body becomes that choice
-    PUT  /delay/MS                            what is asked from now on is answered MS milliseconds later
-    GET  /captured                            the last judge calls, as {"path", "body"}; emptied by reading
-    GET  /judged                              how many conversations judge calls have brought up to now
+    PUT  /say/NAME                            register the body as the choice of NAME
+    PUT  /delay/MS                            delay the answers to later requests by MS milliseconds
+    GET  /captured                            the last judge calls, as {"path", "body"}; reading clears them
+    GET  /judged                              number of conversations in judge calls so far
 
-No framework and no request object: bytes come in, bytes prepared beforehand go out.
+No web framework and no request object: it answers with bytes that are prepared in advance.
 """
 
 import argparse
@@ -43,7 +43,7 @@ _LOGPROBS = (
     (-2.2, -0.9, -1.2, -2.3, -3.6, -5.1),
     (-6.3, -4.8, -3.0, -1.6, -0.9, -1.2),
 )
-_OUT_OF_REACH = -14.5
+_OTHER_LOGPROB = -14.5
 _PROMPT_TOKENS, _CACHED_TOKENS = 900, 512
 _TOP = re.compile(rb'"top_logprobs"\s*:\s*(\d+)')
 _LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
@@ -52,11 +52,11 @@ _TURNS = count()
 
 @lru_cache(maxsize=64)
 def _tails(tokens: tuple[str, ...]) -> tuple[bytes, ...]:
-    """What follows a choice's index, once for each of a few distributions over `tokens`."""
+    """A choice's JSON after its index, for each of a few distributions over `tokens`."""
     tails = []
     for logprobs in _LOGPROBS:
         known = dict(zip(_DIGITS, logprobs, strict=True))
-        top = sorted(((known.get(token, _OUT_OF_REACH), token) for token in tokens), reverse=True)
+        top = sorted(((known.get(token, _OTHER_LOGPROB), token) for token in tokens), reverse=True)
         entries = [{"token": token, "logprob": value, "bytes": list(token.encode())} for value, token in top]
         choice = {
             "message": {"role": "assistant", "content": top[0][1], "refusal": None, "tool_calls": []},
@@ -73,16 +73,16 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _tokens(asked: int | None, token_ids: list[int] | None) -> tuple[str, ...]:
-    """The tokens a choice tells the log-probabilities of: the digits come first, as a judge's answer has them."""
+def _tokens(top: int | None, token_ids: list[int] | None) -> tuple[str, ...]:
+    """The tokens with log-probabilities in a choice: those of `token_ids`, or the `top` first, digits before others."""
     if token_ids:
         return tuple(chr(code) for code in token_ids)
-    return (_DIGITS + _OTHERS)[: max(1, asked if asked is not None else len(_DIGITS))]
+    return (_DIGITS + _OTHERS)[: max(1, top if top is not None else len(_DIGITS))]
 
 
 @lru_cache(maxsize=256)
-def _around(calls: int) -> tuple[bytes, bytes]:
-    """What stands before and behind the choices of an answer to so many conversations."""
+def _head_and_tail(calls: int) -> tuple[bytes, bytes]:
+    """The JSON before and after the choices of a completion with this many conversations."""
     head = {"id": "chatcmpl-stub", "object": "chat.completion", "created": 1_700_000_000, "model": MODEL}
     usage = {
         "prompt_tokens": _PROMPT_TOKENS * calls,
@@ -94,56 +94,55 @@ def _around(calls: int) -> tuple[bytes, bytes]:
 
 
 def _completion(choices: list[bytes]) -> bytes:
-    before, behind = _around(len(choices))
-    return before + b",".join(choices) + behind
+    head, tail = _head_and_tail(len(choices))
+    return head + b",".join(choices) + tail
 
 
-def _one(body: bytes) -> list[bytes]:
+def _single(body: bytes) -> list[bytes]:
     """The choice for a single conversation, without parsing it."""
-    asked = _TOP.search(body)
-    tails = _tails(_tokens(int(asked[1]) if asked else None, None))
+    top = _TOP.search(body)
+    tails = _tails(_tokens(int(top[1]) if top else None, None))
     return [b'{"index":0,' + tails[next(_TURNS) % len(tails)]]
 
 
 def _batch(body: bytes) -> list[bytes]:
-    """One choice a conversation. Raises `ValueError` for what is no list of conversations."""
+    """One choice per conversation. Raises `ValueError` if `messages` is no list of conversations."""
     request = json.loads(body)
     conversations = request["messages"]
     if not all(isinstance(conversation, list) for conversation in conversations):
-        raise ValueError("messages has to be a list of conversations")
+        raise ValueError("messages must be a list of conversations")
     tails = _tails(_tokens(request.get("top_logprobs"), request.get("logprob_token_ids")))
     turn = next(_TURNS)
     return [b'{"index":%d,%b' % (n, tails[(turn + n) % len(tails)]) for n in range(len(conversations))]
 
 
-_MAKERS: dict[bytes, Callable[[bytes], list[bytes]]] = {
-    b"/v1/chat/completions": _one,
+_CHOICES: dict[bytes, Callable[[bytes], list[bytes]]] = {
+    b"/v1/chat/completions": _single,
     b"/v1/chat/completions/batch": _batch,
 }
 
 
 class Stub:
-    """What all connections share: the delay, the registered answers, the calls seen last."""
+    """State shared by all connections: the delay, the registered choices, the last judge calls."""
 
     def __init__(self, delay_ms: float) -> None:
         self.delay_s = delay_ms / 1_000.0
-        self._said: dict[bytes, bytes] = {}
-        self._seen: deque[tuple[str, bytes]] = deque(maxlen=64)
+        self._registered: dict[bytes, bytes] = {}
+        self._captured: deque[tuple[str, bytes]] = deque(maxlen=64)
         self.judged = 0
         models = {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "vllm"}]}
         self._fixed = {b"/v1/models": _json(models), b"/version": _json({"version": VERSION}), b"/health": b"{}"}
 
     def answer(self, method: bytes, path: bytes, body: bytes) -> tuple[bytes | None, float]:
-        """The answer's body, None where there is no such route, and its delay in seconds."""
+        """The response's body (None for an unknown route) and its delay in seconds."""
         if method == b"POST":
-            made = self._post(path, body)
-            return made, self.delay_s if b"/chat/" in path else 0.0
+            return self._post(path, body), self.delay_s if b"/chat/" in path else 0.0
         if method == b"PUT":
             return self._put(path, body), 0.0
         if path == b"/captured":
-            seen = [{"path": where, "body": base64.b64encode(what).decode()} for where, what in self._seen]
-            self._seen.clear()
-            return _json(seen), 0.0
+            captured = [{"path": path, "body": base64.b64encode(sent).decode()} for path, sent in self._captured]
+            self._captured.clear()
+            return _json(captured), 0.0
         if path == b"/judged":
             return _json(self.judged), 0.0
         return self._fixed.get(path), 0.0
@@ -151,21 +150,21 @@ class Stub:
     def _post(self, path: bytes, body: bytes) -> bytes | None:
         if path.startswith(b"/say/"):
             name, _, route = path[5:].partition(b"/")
-            return self._said.get(name) if route == b"v1/chat/completions" else None
+            return self._registered.get(name) if route == b"v1/chat/completions" else None
         if path == b"/tokenize":
             text = json.loads(body)["prompt"]
             return _json({"count": len(text), "max_model_len": 32_768, "tokens": [ord(letter) for letter in text]})
-        maker = _MAKERS.get(path)
-        if maker is None:
+        make_choices = _CHOICES.get(path)
+        if make_choices is None:
             return None
-        self._seen.append((path.decode(), body))
-        choices = maker(body)
+        self._captured.append((path.decode(), body))
+        choices = make_choices(body)
         self.judged += len(choices)
         return _completion(choices)
 
     def _put(self, path: bytes, body: bytes) -> bytes | None:
         if path.startswith(b"/say/"):
-            self._said[path[5:]] = _completion([_json({"index": 0} | json.loads(body))])
+            self._registered[path[5:]] = _completion([_json({"index": 0} | json.loads(body))])
         elif path.startswith(b"/delay/"):
             self.delay_s = float(path[7:]) / 1_000.0
         else:
@@ -174,7 +173,7 @@ class Stub:
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1 as far as our clients speak it: a content length, keep-alive, one request at a time."""
+    """The part of HTTP/1.1 that our clients use: a content length, keep-alive, no pipelining."""
 
     def __init__(self, stub: Stub, loop: asyncio.AbstractEventLoop) -> None:
         self._stub = stub
@@ -183,7 +182,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is no asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -205,19 +204,19 @@ class _Connection(asyncio.Protocol):
             self._send(_http(b"400 Bad Request", _json({"error": {"message": str(error)}})))
             return
         if answer is not None:
-            made = _http(b"200 OK", answer)
-        elif path in _MAKERS:  # a route for POST alone: that is how a client learns that it is there
-            made = _http(b"405 Method Not Allowed", b'{"detail":"Method Not Allowed"}')
+            response = _http(b"200 OK", answer)
+        elif path in _CHOICES:  # clients probe for a POST route with GET
+            response = _http(b"405 Method Not Allowed", b'{"detail":"Method Not Allowed"}')
         else:
-            made = _http(b"404 Not Found", b'{"detail":"Not Found"}')
+            response = _http(b"404 Not Found", b'{"detail":"Not Found"}')
         if delay_s > 0.0:
-            self._loop.call_later(delay_s, self._send, made)
+            self._loop.call_later(delay_s, self._send, response)
         else:
-            self._send(made)
+            self._send(response)
 
-    def _send(self, made: bytes) -> None:
+    def _send(self, response: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(made)
+            self._transport.write(response)
 
 
 def _http(status: bytes, body: bytes) -> bytes:
@@ -238,11 +237,11 @@ async def _serve(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--port-file", type=Path, help="the port listened on is written to this file")
-    parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: a free one")
+    parser.add_argument("--port-file", type=Path, help="file to write the port to")
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="delay of an answer")
     uvloop.run(_serve(parser.parse_args()))
 
 

@@ -1,11 +1,11 @@
-"""A contender's process: told on standard input what to measure, it answers on standard output, a JSON line each.
+"""A contender process: reads measurement requests from standard input and writes results, one JSON line each.
 
-Standard library only, since each peer runs it in its own environment. Started once, measured in turn with
-the others, so that a machine that gets slower meanwhile gets slower for all.
+Standard library only, because each peer runs it in its own environment. A contender is started once and measured in
+turn with the others, so that a machine that slows down slows all of them.
 
     > {"items": 512, "in_flight": 64, "delay_ms": 0, "seed": "r3"}
     < {"items": 512, "cpu_s": 0.061, "wall_s": 0.094, "latencies_s": [...]}
-    < {"error": "ModuleNotFoundError: ..."}        instead, when it could not be done
+    < {"error": "ModuleNotFoundError: ..."}        instead, if the measurement failed
 """
 
 import argparse
@@ -28,25 +28,25 @@ JudgeOne = Callable[[str, str], Awaitable[float]]
 JudgeGroup = Callable[[str, Sequence[str]], Awaitable[Sequence[float]]]
 
 
-def answer_orders(prepare: Callable[[], Measure]) -> None:
-    """Prepare, then measure whatever is asked until standard input ends; a failure is told, not raised."""
+def serve_measurements(prepare: Callable[[], Measure]) -> None:
+    """Prepare, then measure on each request until standard input ends; a failure is reported as a result."""
     with ExitStack() as stack:
-        out = _own_stdout(stack)
-        measure = _or_complaint(prepare)
+        out = _private_stdout(stack)
+        measure = _or_error(prepare)
         for line in sys.stdin:
-            answer = measure if isinstance(measure, dict) else _or_complaint(lambda: measure(json.loads(line)))  # noqa: B023
-            out.write(json.dumps(answer) + "\n")
+            result = measure if isinstance(measure, dict) else _or_error(lambda: measure(json.loads(line)))  # noqa: B023
+            out.write(json.dumps(result) + "\n")
             out.flush()
 
 
-def _own_stdout(stack: ExitStack) -> TextIO:
-    """The real standard output for us alone: libraries that print do so into the log."""
+def _private_stdout(stack: ExitStack) -> TextIO:
+    """The original standard output; whatever libraries print goes to the log instead."""
     out = stack.enter_context(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     return out
 
 
-def _or_complaint(work: Callable[[], Any]) -> Any:
+def _or_error(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except Exception as error:
@@ -55,7 +55,7 @@ def _or_complaint(work: Callable[[], Any]) -> Any:
 
 
 def engine_url(name: str, choice: dict[str, Any]) -> str:
-    """Have the stub give `choice` to every chat completion asked under the URL returned (to be used with /v1)."""
+    """Register `choice` with the stub engine; returns the URL (without /v1) whose chat completions answer with it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True, help="the stub engine, without /v1")
     url = f"{parser.parse_args().url}/say/{name}"
@@ -64,63 +64,63 @@ def engine_url(name: str, choice: dict[str, Any]) -> str:
         return url
 
 
-def verdict(content: Any, **more: Any) -> dict[str, Any]:
-    """A choice whose message is `content` (as JSON where it is no text)."""
+def chat_choice(content: Any, **more: Any) -> dict[str, Any]:
+    """A chat completion's choice with the message `content` (as JSON if it is no text)."""
     text = content if isinstance(content, str) else json.dumps(content)
     message = {"role": "assistant", "content": text, "refusal": None}
     return {"message": message, "finish_reason": "stop", "logprobs": None} | more
 
 
 def pointwise(judge: JudgeOne) -> Callable[[], Measure]:
-    """Measure a judge of single completions, `in_flight` of them at once."""
+    """Measures a judge of single completions, `in_flight` of them concurrently."""
 
-    async def one(item: tuple[str, str]) -> list[float]:
+    async def judge_item(item: tuple[str, str]) -> list[float]:
         return [await judge(*item)]
 
-    def work(seed: str) -> Iterator[tuple[str, str]]:
+    def items(seed: str) -> Iterator[tuple[str, str]]:
         return ((group.prompt, completion) for group in groups(seed) for completion in group.completions)
 
-    return _measuring(one, work, per_call=1)
+    return _measuring(judge_item, items, per_call=1)
 
 
 def groupwise(judge: JudgeGroup) -> Callable[[], Measure]:
-    """Measure a judge of whole groups, as many at once as `in_flight` items make."""
+    """Measures a judge of whole groups, with `in_flight` items concurrently."""
 
-    async def one(group: tuple[str, Sequence[str]]) -> list[float]:
+    async def judge_group(group: tuple[str, Sequence[str]]) -> list[float]:
         return list(await judge(*group))
 
-    return _measuring(one, lambda seed: groups(seed), per_call=GROUP)
+    return _measuring(judge_group, groups, per_call=GROUP)
 
 
 def _measuring(
-    judge: Callable[[Any], Awaitable[list[float]]], work: Callable[[str], Iterator[Any]], *, per_call: int
+    judge: Callable[[Any], Awaitable[list[float]]], supply: Callable[[str], Iterator[Any]], *, per_call: int
 ) -> Callable[[], Measure]:
-    def measure(order: dict[str, Any]) -> Measurement:
-        calls = list(islice(work(order["seed"]), order["items"] // per_call))
+    def measure(request: dict[str, Any]) -> Measurement:
+        calls = list(islice(supply(request["seed"]), request["items"] // per_call))
         cpu, began = time.process_time(), time.perf_counter()
-        scores, latencies = runner.run(_spread(judge, calls, order["in_flight"] // per_call))
-        spent = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - began}
-        if len(scores) != order["items"] or not all(0.0 <= score <= 1.0 for score in scores):
-            raise ValueError(f"not a score in [0, 1] for each of {order['items']} items: {scores[:4]}")
-        return {"items": len(scores), "latencies_s": latencies} | spent
+        scores, latencies = runner.run(_judge_all(judge, calls, request["in_flight"] // per_call))
+        used = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - began}
+        if len(scores) != request["items"] or not all(0.0 <= score <= 1.0 for score in scores):
+            raise ValueError(f"not a score in [0, 1] for each of {request['items']} items: {scores[:4]}")
+        return {"items": len(scores), "latencies_s": latencies} | used
 
     runner = asyncio.Runner()  # one event loop for all measurements, so that connections are kept
     return lambda: measure
 
 
-async def _spread(
+async def _judge_all(
     judge: Callable[[Any], Awaitable[list[float]]], calls: Sequence[Any], in_flight: int
 ) -> tuple[list[float], list[float]]:
-    waiting = iter(calls)
+    pending = iter(calls)
     latencies: list[float] = []
 
     async def slot() -> list[float]:
         scores: list[float] = []
-        for call in waiting:
+        for call in pending:
             began = time.perf_counter()
             scores += await judge(call)
             latencies.append(time.perf_counter() - began)
         return scores
 
-    found = await asyncio.gather(*(slot() for _ in range(max(1, in_flight))))
-    return list(chain.from_iterable(found)), latencies
+    by_slot = await asyncio.gather(*(slot() for _ in range(max(1, in_flight))))
+    return list(chain.from_iterable(by_slot)), latencies

@@ -11,15 +11,15 @@ from typing import Any
 import uvloop
 from rich.console import Console
 
-from benchmarks.common.ending import run_to_its_end
+from benchmarks.common.shutdown import run_and_exit
 from benchmarks.soak import plot, report
-from benchmarks.soak.book import Book, Violations
+from benchmarks.soak.answer_log import Book, Violations
+from benchmarks.soak.assessment import compare, flatness, judge_flatness
 from benchmarks.soak.clients import Clients
 from benchmarks.soak.faults import Faults
-from benchmarks.soak.parts import PartFailed, Parts, running
+from benchmarks.soak.monitor import SAMPLE_S, TraceReader, Watch, drained
+from benchmarks.soak.processes import PartFailed, Parts, running
 from benchmarks.soak.traffic import MAX_BODY_BYTES, Traffic
-from benchmarks.soak.verdict import compare, flatness, judge_flatness
-from benchmarks.soak.watch import SAMPLE_S, TraceReader, Watch, drained
 from services.kit.asyncio_utils import cancel_and_wait
 
 OUT = Path(__file__).parents[1] / "out"
@@ -147,4 +147,4 @@ def _keep_logs(folder: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_to_its_end(main)
+    run_and_exit(main)

@@ -10,8 +10,8 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.soak.book import Book
-from benchmarks.soak.parts import Part, Parts
+from benchmarks.soak.answer_log import Book
+from benchmarks.soak.processes import Part, Parts
 from benchmarks.soak.traffic import TASKS, Order, Traffic, rubric_of
 from regrade import RegradeError, RewardClient
 from regrade.backoff import backoff_s

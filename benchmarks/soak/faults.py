@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks.soak.clients import Clients
-from benchmarks.soak.parts import Part, Parts
+from benchmarks.soak.processes import Part, Parts
 
 _ENGINE_AWAY_S = 5.0
 _REDIS_AWAY_S = 7.0

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.soak.faults import Outage
-from benchmarks.soak.watch import Sample
+from benchmarks.soak.monitor import Sample
 
 _COLOURS = ("#2563eb", "#d97706")
 _MARK = "#dc2626"

@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.soak.book import Book, Violations
+from benchmarks.soak.answer_log import Book, Violations
+from benchmarks.soak.assessment import MAX_RSS_SLOPE, Flatness, Kept
 from benchmarks.soak.faults import Outage
-from benchmarks.soak.verdict import MAX_RSS_SLOPE, Flatness, Kept
-from benchmarks.soak.watch import Sample, percentile_ms
+from benchmarks.soak.monitor import Sample, percentile_ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from benchmarks.soak.book import Key, item_key, pin_name
+from benchmarks.soak.answer_log import Key, item_key, pin_name
 from regrade.contracts import LEVELS
 
 TASKS = {"soak_1": 1, "soak_3": 3}

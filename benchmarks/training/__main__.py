@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.common.ending import run_to_its_end
+from benchmarks.common.shutdown import run_and_exit
 from benchmarks.training import results
 from benchmarks.training.held_out import measured
 from benchmarks.training.run import ARMS, Spec, policy_of, train
@@ -60,4 +60,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_to_its_end(main)
+    run_and_exit(main)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.parts import start
+from benchmarks.common.stack import start_process
 from regrade.tasks import load_pack
 from services.local.engine import MODEL_NAME
 from services.local.processes import Processes
@@ -54,7 +54,7 @@ def _elo(settings: dict[str, Any], entrants: dict[str, str], out: Path) -> list[
     if not (folder / _TOLD).is_file():
         written = {name: str(settings["out"] / f"{name}.jsonl") for name in entrants}
         with Processes(out) as processes:
-            _, engine = start(processes, out, "engine", ["services.local.engine"], "/health")
+            _, engine = start_process(processes, out, "engine", ["services.local.engine"], "/health")
             game = {"entrants": written, "judge_url": engine, "judge_model": MODEL_NAME, "count": _GAMES_OVER}
             evaluate(EvaluateSettings.model_validate(settings | game | {"out": folder}))
     return list(_read(folder)["ratings"]["entrants"])

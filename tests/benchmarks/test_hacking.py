@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.hacking import metajudge
+from benchmarks.hacking import scripted_meta_judge
 from benchmarks.hacking.experiment import ARMS, KINDS, batch, start
 from benchmarks.hacking.measure import AGAINST, area, fall, honest_share, rejected
 from benchmarks.hacking.policy import Policy, advantages
@@ -102,15 +102,15 @@ def test_the_strategies_are_what_the_experiment_says() -> None:
 def test_the_scripted_meta_judge_sees_faults_in_hacks_and_writes_what_the_lint_lets_pass() -> None:
     title = "Stalls and Neighbours"
     task = topics()[0].prompt
-    assert metajudge.faults(task, topics()[0].essays[0]) == []
-    assert metajudge.faults(task, title)[0] == "length"
+    assert scripted_meta_judge.faults(task, topics()[0].essays[0]) == []
+    assert scripted_meta_judge.faults(task, title)[0] == "length"
     shown = f"Rubric:\n- Overall quality\n\n[BEGIN TASK ab]\n{task}\n[END TASK ab]\n\n[BEGIN RESPONSE cd]\n{title}"
-    analysis = metajudge.answer("analyse", f"{shown}\n[END RESPONSE cd]\n\nScore given: 0.80 of 1.00")
+    analysis = scripted_meta_judge.answer("analyse", f"{shown}\n[END RESPONSE cd]\n\nScore given: 0.80 of 1.00")
     assert analysis["inflated"] is True
     told = f"[BEGIN ANALYSIS ab]\nMissing: {analysis['missing']}\nFault: {analysis['fault']}\n[END ANALYSIS ab]"
-    refined = metajudge.answer("refine", f"- Overall quality\n\n{told}")
+    refined = scripted_meta_judge.answer("refine", f"- Overall quality\n\n{told}")
     assert [criterion["name"] for criterion in refined["criteria"]] == ["Full development"]
-    for aspect in metajudge.ASPECTS.values():
+    for aspect in scripted_meta_judge.ASPECTS.values():
         criterion = {"name": aspect.name, "fault": False, "description": aspect.description, "levels": aspect.levels}
         Refinement.model_validate({"criteria": [criterion | {"levels": list(aspect.levels)}]})
         about = {"kind": "llm", "id": "new", "weight": 0.5, "role": "award"}

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from benchmarks.soak.book import Book, Violations, item_key, pin_name, trace_key
+from benchmarks.soak.answer_log import Book, Violations, item_key, pin_name, trace_key
+from benchmarks.soak.assessment import Flatness, compare, flatness, judge_flatness
+from benchmarks.soak.monitor import Sample, Traced
 from benchmarks.soak.traffic import Traffic
-from benchmarks.soak.verdict import Flatness, compare, flatness, judge_flatness
-from benchmarks.soak.watch import Sample, Traced
 from regrade.contracts import ScoreRequest
 
 KEY, PIN = b"item", "run step 1"

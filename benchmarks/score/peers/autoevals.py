@@ -1,8 +1,8 @@
-"""autoevals: its LLM classifier, which has the model call a tool with its reasons and its choice."""
+"""autoevals: its LLM classifier, for which the model calls a tool with reasons and a choice."""
 
 import json
 
-from benchmarks.score.worker import Measure, answer_orders, engine_url, pointwise, verdict
+from benchmarks.score.worker import Measure, chat_choice, engine_url, pointwise, serve_measurements
 
 _PROMPT = "Does the response fit the task?\n<task>{{input}}</task>\n<response>{{output}}</response>"
 
@@ -14,8 +14,9 @@ def prepare() -> Measure:
 
     arguments = json.dumps({"reasons": "It keeps to the subject.", "choice": "yes"})
     call = {"id": "call_1", "type": "function", "function": {"name": "select_choice", "arguments": arguments}}
-    said = verdict("", message={"role": "assistant", "content": None, "tool_calls": [call]}, finish_reason="tool_calls")
-    client = AsyncOpenAI(base_url=engine_url("autoevals", said) + "/v1", api_key="none")
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    reply = chat_choice("", message=message, finish_reason="tool_calls")
+    client = AsyncOpenAI(base_url=engine_url("autoevals", reply) + "/v1", api_key="none")
     classifier = LLMClassifier("fit", _PROMPT, {"yes": 1.0, "no": 0.0}, model="gpt-4o", client=client)
 
     async def judge(prompt: str, completion: str) -> float:
@@ -25,4 +26,4 @@ def prepare() -> Measure:
 
 
 if __name__ == "__main__":
-    answer_orders(prepare)
+    serve_measurements(prepare)

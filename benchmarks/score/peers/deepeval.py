@@ -1,11 +1,11 @@
 """deepeval: G-Eval with given steps, on its built-in GPT model, weighted by the log-probabilities of the score.
 
-With one HTTP client for all calls, as deepeval allows: left to itself it opens one a call, seven times as dear.
+With one HTTP client for all calls, which deepeval allows: by default it opens one per call, at seven times the cost.
 """
 
 import os
 
-from benchmarks.score.worker import Measure, answer_orders, engine_url, pointwise, verdict
+from benchmarks.score.worker import Measure, chat_choice, engine_url, pointwise, serve_measurements
 
 os.environ |= {"DEEPEVAL_TELEMETRY_OPT_OUT": "YES", "DEEPEVAL_UPDATE_WARNING_OPT_IN": "NO", "OPENAI_API_KEY": "none"}
 
@@ -13,19 +13,19 @@ _STEPS = ["Read the input.", "Decide how well the actual output fits it, from 0 
 
 
 def prepare() -> Measure:
-    """A metric of its own for each item, as deepeval keeps the outcome in the metric."""
+    """A new metric for each item, because deepeval stores the result in the metric."""
     from deepeval.metrics import GEval
     from deepeval.models import OpenAIModel
     from deepeval.test_case import LLMTestCase, SingleTurnParams
     from openai import DefaultAsyncHttpxClient
 
     top = [{"token": str(n), "logprob": -0.5 - abs(n - 6), "bytes": None} for n in range(11)]
-    said = verdict(
+    reply = chat_choice(
         {"reason": "It keeps to the subject.", "score": 6}, logprobs={"content": [{**top[6], "top_logprobs": top}]}
     )
     model = OpenAIModel(
         model="gpt-4o",
-        base_url=engine_url("deepeval", said) + "/v1",
+        base_url=engine_url("deepeval", reply) + "/v1",
         api_key="none",
         async_http_client=DefaultAsyncHttpxClient(),
     )
@@ -40,4 +40,4 @@ def prepare() -> Measure:
 
 
 if __name__ == "__main__":
-    answer_orders(prepare)
+    serve_measurements(prepare)

@@ -2,7 +2,7 @@
 
 import os
 
-from benchmarks.score.worker import Measure, answer_orders, engine_url, pointwise, verdict
+from benchmarks.score.worker import Measure, chat_choice, engine_url, pointwise, serve_measurements
 
 os.environ["LANGSMITH_TRACING"] = "false"
 
@@ -12,11 +12,11 @@ _PROMPT = (
 
 
 def prepare() -> Measure:
-    """The judge with a reasoned JSON answer, its default."""
+    """The judge with a reasoned JSON reply, its default."""
     from openai import AsyncOpenAI
     from openevals.llm import create_async_llm_as_judge
 
-    answer = verdict({"reasoning": "It keeps to the subject. Thus, the score should be: 0.6.", "score": 0.6})
+    answer = chat_choice({"reasoning": "It keeps to the subject. Thus, the score should be: 0.6.", "score": 0.6})
     client = AsyncOpenAI(base_url=engine_url("openevals", answer) + "/v1", api_key="none")
     evaluator = create_async_llm_as_judge(prompt=_PROMPT, judge=client, model="gpt-4o", continuous=True)
 
@@ -27,4 +27,4 @@ def prepare() -> Measure:
 
 
 if __name__ == "__main__":
-    answer_orders(prepare)
+    serve_measurements(prepare)

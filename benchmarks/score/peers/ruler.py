@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from benchmarks.common.texts import GROUP
-from benchmarks.score.worker import Measure, answer_orders, engine_url, groupwise, verdict
+from benchmarks.score.worker import Measure, chat_choice, engine_url, groupwise, serve_measurements
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
@@ -15,18 +15,18 @@ def prepare() -> Measure:
 
     explanation = "It keeps to the subject and is clearly put."
     scores = [{"trajectory_id": str(n + 1), "explanation": explanation, "score": 0.6} for n in range(GROUP)]
-    endpoint = {"api_base": engine_url("ruler", verdict({"scores": scores})) + "/v1", "api_key": "none"}
+    endpoint = {"api_base": engine_url("ruler", chat_choice({"scores": scores})) + "/v1", "api_key": "none"}
 
     async def judge(prompt: str, completions: Sequence[str]) -> list[float]:
         trajectories = [
             [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
             for completion in completions
         ]
-        found = await ruler(trajectories, "openai/gpt-4o", extra_litellm_params=endpoint)
-        return [one.score for one in found]
+        response = await ruler(trajectories, "openai/gpt-4o", extra_litellm_params=endpoint)
+        return [result.score for result in response]
 
     return groupwise(judge)()
 
 
 if __name__ == "__main__":
-    answer_orders(prepare)
+    serve_measurements(prepare)

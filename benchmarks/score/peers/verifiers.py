@@ -1,8 +1,8 @@
-"""verifiers 0.4: a judge of `verifiers.v1` that reads a verdict out of the reply, as a task's reward calls it."""
+"""verifiers 0.4: a judge of `verifiers.v1` that reads a verdict from the reply, called as a task's reward does."""
 
 import os
 
-from benchmarks.score.worker import Measure, answer_orders, engine_url, pointwise, verdict
+from benchmarks.score.worker import Measure, chat_choice, engine_url, pointwise, serve_measurements
 
 os.environ["BENCH_API_KEY"] = "none"
 
@@ -10,19 +10,19 @@ _PROMPT = "Question: {question}\n\nResponse: {response}\n\nDoes the response ans
 
 
 def prepare() -> Measure:
-    """A judge made once; it opens its HTTP client for every call, which is how verifiers works."""
+    """One judge for all calls; verifiers opens an HTTP client for each call."""
     from verifiers.v1.judge import Judge, JudgeConfig, judge_verdict
 
-    url = engine_url("verifiers", verdict("yes")) + "/v1"
+    url = engine_url("verifiers", chat_choice("yes")) + "/v1"
     judges = Judge(JudgeConfig(base_url=url, api_key_var="BENCH_API_KEY", model="gpt-4o"))
     judges.prompt = _PROMPT
 
     async def judge(prompt: str, completion: str) -> float:
-        said = await judges.evaluate(question=prompt, response=completion)
-        return float(judge_verdict(said.text, ("no", "yes")) == "yes")
+        reply = await judges.evaluate(question=prompt, response=completion)
+        return float(judge_verdict(reply.text, ("no", "yes")) == "yes")
 
     return pointwise(judge)()
 
 
 if __name__ == "__main__":
-    answer_orders(prepare)
+    serve_measurements(prepare)

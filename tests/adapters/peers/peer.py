@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.score.environments import interpreter
+from tests.support.virtual_environments import interpreter
 
 ROOT = Path(__file__).parents[3]
 PINS = Path(__file__).parent / "pins"

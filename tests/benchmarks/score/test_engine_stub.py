@@ -1,4 +1,4 @@
-"""The benchmark's stub engine speaks vLLM's dialect as far as a judge goes."""
+"""The stub engine implements the part of vLLM's API that a judge uses."""
 
 import base64
 import math
@@ -31,7 +31,7 @@ async def post(engine: aiohttp.ClientSession, path: str, body: object) -> dict[s
     return answer
 
 
-async def test_a_batch_is_answered_by_one_choice_a_conversation_in_order(engine: aiohttp.ClientSession) -> None:
+async def test_a_batch_has_one_choice_per_conversation_in_order(engine: aiohttp.ClientSession) -> None:
     answer = await post(engine, "/v1/chat/completions/batch", BATCH)
     choices = answer["choices"]
     assert isinstance(choices, list)
@@ -44,20 +44,20 @@ async def test_a_batch_is_answered_by_one_choice_a_conversation_in_order(engine:
         assert choice["message"]["content"] == max(masses, key=lambda token: masses[token])
 
 
-async def test_choices_differ_so_that_equal_scores_are_no_artefact(engine: aiohttp.ClientSession) -> None:
+async def test_choices_differ(engine: aiohttp.ClientSession) -> None:
     choices = (await post(engine, "/v1/chat/completions/batch", BATCH))["choices"]
     assert isinstance(choices, list)
     assert len({str(choice["logprobs"]) for choice in choices}) > 1
 
 
-async def test_as_many_log_probabilities_as_asked_for(engine: aiohttp.ClientSession) -> None:
+async def test_top_logprobs_are_honoured(engine: aiohttp.ClientSession) -> None:
     single = BATCH | {"messages": CONVERSATIONS[0], "top_logprobs": 20}
     choices = (await post(engine, "/v1/chat/completions", single))["choices"]
     assert isinstance(choices, list)
     assert len(choices[0]["logprobs"]["content"][0]["top_logprobs"]) == 20
 
 
-async def test_named_token_ids_are_told_and_no_others(engine: aiohttp.ClientSession) -> None:
+async def test_logprobs_of_named_token_ids(engine: aiohttp.ClientSession) -> None:
     ids = (await post(engine, "/tokenize", {"model": MODEL, "prompt": "35"}))["tokens"]
     choices = (await post(engine, "/v1/chat/completions/batch", BATCH | {"logprob_token_ids": ids}))["choices"]
     assert isinstance(choices, list)
@@ -65,16 +65,16 @@ async def test_named_token_ids_are_told_and_no_others(engine: aiohttp.ClientSess
     assert sorted(entry["token"] for entry in top) == ["3", "5"]
 
 
-async def test_it_says_that_it_is_vllm(engine: aiohttp.ClientSession) -> None:
+async def test_it_identifies_as_vllm(engine: aiohttp.ClientSession) -> None:
     async with engine.get("/v1/models") as models, engine.get("/version") as version, engine.get("/props") as props:
         assert (await models.json())["data"][0] == {"id": MODEL, "object": "model", "owned_by": "vllm"}
         assert "version" in await version.json()
         assert props.status == 404
     async with engine.get("/v1/chat/completions/batch") as route:
-        assert route.status == 405, "how the service learns that the batch route is there"
+        assert route.status == 405, "how the service detects the batch route"
 
 
-async def test_what_is_no_list_of_conversations_is_refused(engine: aiohttp.ClientSession) -> None:
+async def test_a_batch_must_be_a_list_of_conversations(engine: aiohttp.ClientSession) -> None:
     async with engine.post("/v1/chat/completions/batch", json=BATCH | {"messages": CONVERSATIONS[0]}) as response:
         assert response.status == 400
 
@@ -87,18 +87,18 @@ async def test_the_delay_can_be_set_while_it_runs(engine: aiohttp.ClientSession)
     assert time.perf_counter() - began >= 0.06
 
 
-async def test_it_counts_and_keeps_what_it_was_asked(engine: aiohttp.ClientSession) -> None:
+async def test_it_counts_and_captures_judge_calls(engine: aiohttp.ClientSession) -> None:
     await post(engine, "/v1/chat/completions/batch", BATCH)
     await post(engine, "/v1/chat/completions", BATCH | {"messages": CONVERSATIONS[0]})
     async with engine.get("/judged") as judged:
         assert await judged.json() == 17
     async with engine.get("/captured") as captured:
-        seen = await captured.json()
-    assert [call["path"] for call in seen] == ["/v1/chat/completions/batch", "/v1/chat/completions"]
-    assert b"Grade essay 15." in base64.b64decode(seen[0]["body"])
+        calls = await captured.json()
+    assert [call["path"] for call in calls] == ["/v1/chat/completions/batch", "/v1/chat/completions"]
+    assert b"Grade essay 15." in base64.b64decode(calls[0]["body"])
 
 
-async def test_a_registered_choice_is_said_to_whoever_asks_for_it(engine: aiohttp.ClientSession) -> None:
+async def test_a_registered_choice_is_returned_on_its_own_route(engine: aiohttp.ClientSession) -> None:
     message = {"role": "assistant", "content": '{"score": 0.6}'}
     async with engine.put("/say/peer", json={"message": message, "finish_reason": "stop"}) as response:
         assert response.status == 200

@@ -14,8 +14,8 @@ from itertools import combinations
 from statistics import median
 from typing import NamedTuple
 
-from benchmarks.soak.book import Answer, Book, Item, Key, Violations
-from benchmarks.soak.watch import Sample, Traced
+from benchmarks.soak.answer_log import Answer, Book, Item, Key, Violations
+from benchmarks.soak.monitor import Sample, Traced
 
 MAX_RSS_SLOPE = 2.0
 """MB a minute that a replica may seem to grow: what a median over noisy samples of some minutes tells for sure."""

@@ -13,9 +13,9 @@ import psutil
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from benchmarks.soak.book import Book, Key, trace_key
+from benchmarks.soak.answer_log import Book, Key, trace_key
 from benchmarks.soak.faults import Faults
-from benchmarks.soak.parts import Part, Parts
+from benchmarks.soak.processes import Part, Parts
 from benchmarks.soak.traffic import TASKS
 from services.kit.store.keys import outcome_prefix, traces_key
 from services.kit.store.redis import read_entries

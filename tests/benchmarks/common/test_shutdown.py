@@ -1,4 +1,4 @@
-"""A benchmark that is told to end takes with it what it has started."""
+"""A benchmark that is ended by a signal ends its child processes."""
 
 import os
 import signal
@@ -14,12 +14,12 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-PARTS = {"valkey", "engine_stub", "services.reward"}
+PROCESSES = {"valkey", "engine_stub", "services.reward"}
 
 
 @pytest.fixture(autouse=True)
 def _interruptible() -> Iterator[None]:
-    """What a shell starts in the background is deaf to SIGINT, and so would be all that it starts in turn."""
+    """A shell starts background jobs with SIGINT ignored, and their children inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -27,7 +27,7 @@ def _interruptible() -> Iterator[None]:
 
 def _named(process: psutil.Process) -> set[str]:
     command = " ".join(process.cmdline())
-    return {part for part in PARTS if part in command}
+    return {name for name in PROCESSES if name in command}
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_nothing_is_left_behind(command: list[str], number: signal.Signals, tmp_
         )
     family = psutil.Process(benchmark.pid)
 
-    def is_under_way() -> bool:
+    def is_running() -> bool:
         assert benchmark.poll() is None, (tmp_path / "log").read_text()
-        return set().union(*map(_named, family.children(recursive=True))) == PARTS
+        return set().union(*map(_named, family.children(recursive=True))) == PROCESSES
 
     try:
-        wait_until(is_under_way, "all parts to run")
+        wait_until(is_running, "all processes to run")
         children = family.children(recursive=True)
         os.kill(benchmark.pid, number)
         assert benchmark.wait(120.0) == 128 + number
