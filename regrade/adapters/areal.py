@@ -24,7 +24,7 @@ class RegradeReward:
         self, prompt: Any, completions: str, prompt_ids: Any = None, completion_ids: Any = None, **columns: Any
     ) -> float:
         """The reward of one rollout; `reference` is the one column of the dataset that is used."""
-        return reward_of(self._scorer.score_one(_item(prompt, completions, columns)), "error")
+        return reward_of(self._scorer.score_one(_item(prompt, completions, columns)).result(), "error")
 
 
 class AsyncRegradeReward:
@@ -37,7 +37,7 @@ class AsyncRegradeReward:
         self, prompt: Any, completions: str, prompt_ids: Any = None, completion_ids: Any = None, **columns: Any
     ) -> float:
         """See `RegradeReward`."""
-        return reward_of(await self._scorer.score_one_async(_item(prompt, completions, columns)), "error")
+        return reward_of(await self._scorer.score_one(_item(prompt, completions, columns)), "error")
 
 
 def _item(prompt: Any, completion: str, columns: dict[str, Any]) -> ScoreItem:

@@ -35,7 +35,7 @@ async def _scored(group: Any, scorer: Scorer) -> Any:
     items = [ScoreItem(prompt=prompt or "-", completion=completion or "") for prompt, completion in conversations]
     if not items:
         return group
-    results = (await scorer.score_async(items)).results
+    results = (await scorer.score(items)).results
     scored = [
         trajectory.model_copy(update={"reward": result.reward, "metrics": _metrics(trajectory, result)})
         for trajectory, result in zip(group.trajectories, results, strict=True)

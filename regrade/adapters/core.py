@@ -9,10 +9,10 @@ import atexit
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field
 
@@ -106,6 +106,36 @@ def reward_of(result: ItemResult, unscored: Unscored) -> float:
     raise UnscoredError(result.error.code, result.error.message)
 
 
+class Pending(Generic[T]):
+    """A result that a thread waits for with `result()`, and any event loop with `await`. Raises `RegradeError`."""
+
+    def __init__(self, future: "Future[T]", limit_s: float | None) -> None:
+        self._future = future
+        self._limit_s = limit_s or None
+
+    def result(self) -> T:
+        """Wait, at most `limit_s`."""
+        try:
+            return self._future.result(self._limit_s)
+        except FutureTimeoutError:
+            raise self._timeout_error() from None
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> T:
+        # Shielded, since the request continues after a timeout: a retry then joins it or finds its stored result.
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._future)), self._limit_s)
+        except TimeoutError:
+            raise self._timeout_error() from None
+
+    def _timeout_error(self) -> ServiceUnavailableError:
+        return ServiceUnavailableError(
+            "timeout", f"no answer in {self._limit_s} s; scoring continues, and a retry may find the reward"
+        )
+
+
 class Scorer:
     """Scores samples from any thread or event loop. Picklable: the connections belong to the process, not to it.
 
@@ -115,49 +145,18 @@ class Scorer:
     def __init__(self, **options: Any) -> None:
         self.config = ScoringConfig.resolve(**options)
 
-    def score(self, items: Sequence[ScoreItem], **options: Any) -> ScoreResponse:
-        """Score a batch in one call; `options` are fields of `ScoreRequest`. Raises `RegradeError`."""
-        return self._result(self._submit_batch(items, options))
+    def score(self, items: Sequence[ScoreItem], **options: Any) -> Pending[ScoreResponse]:
+        """Score a batch in one call; `options` are fields of `ScoreRequest`."""
+        thread, config = _client_thread(self.config), self.config
+        future = thread.submit(thread.client.score, config.task, items, **(config.request_fields | options))
+        return Pending(future, config.limit_s)
 
-    async def score_async(self, items: Sequence[ScoreItem], **options: Any) -> ScoreResponse:
-        """`score` for any event loop."""
-        return await self._awaited(self._submit_batch(items, options))
-
-    def score_one(self, item: ScoreItem, *, step: int | None = None, purpose: Purpose = Purpose.TRAIN) -> ItemResult:
-        """Score a sample, in one request with those that other threads and tasks submit within `wait_s`."""
-        return self._result(self._submit_one(item, step, purpose))
-
-    async def score_one_async(
+    def score_one(
         self, item: ScoreItem, *, step: int | None = None, purpose: Purpose = Purpose.TRAIN
-    ) -> ItemResult:
-        """`score_one` for any event loop."""
-        return await self._awaited(self._submit_one(item, step, purpose))
-
-    def _submit_batch(self, items: Sequence[ScoreItem], options: dict[str, Any]) -> "Future[ScoreResponse]":
-        thread = _client_thread(self.config)
-        return thread.submit(thread.client.score, self.config.task, items, **(self.config.request_fields | options))
-
-    def _submit_one(self, item: ScoreItem, step: int | None, purpose: Purpose) -> "Future[ItemResult]":
-        thread = _client_thread(self.config)
-        return thread.submit(thread.score_one, _BatchKey(self.config, step, purpose), with_content_id(item))
-
-    def _result(self, future: "Future[T]") -> T:
-        try:
-            return future.result(self.config.limit_s or None)
-        except FutureTimeoutError:
-            raise self._timeout_error() from None
-
-    async def _awaited(self, future: "Future[T]") -> T:
-        # Shielded, since the request continues after a timeout: a retry then joins it or finds its stored result.
-        try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), self.config.limit_s or None)
-        except TimeoutError:
-            raise self._timeout_error() from None
-
-    def _timeout_error(self) -> ServiceUnavailableError:
-        return ServiceUnavailableError(
-            "timeout", f"no answer in {self.config.limit_s} s; scoring continues, and a retry may find the reward"
-        )
+    ) -> Pending[ItemResult]:
+        """Score a sample, in one request with those that other threads and tasks submit within `wait_s`."""
+        thread, key = _client_thread(self.config), _BatchKey(self.config, step, purpose)
+        return Pending(thread.submit(thread.score_one, key, with_content_id(item)), self.config.limit_s)
 
 
 class _BatchKey(NamedTuple):

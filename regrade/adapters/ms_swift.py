@@ -43,7 +43,7 @@ class RegradeORM:
             )
             for index, (completion, row) in enumerate(zip(completions, messages, strict=True))
         ]
-        results = await asyncio.gather(*(self._scorer.score_one_async(item, step=step) for item in items))
+        results = await asyncio.gather(*(self._scorer.score_one(item, step=step) for item in items))
         return [self._value(result) for result in results]
 
     def _value(self, result: ItemResult) -> float | None:

@@ -31,13 +31,13 @@ class RegradeVerifier:
         self, tokenized_prediction: Any, prediction: str, label: Any, query: Any = None, rollout_state: Any = None
     ) -> Verification:
         """Score one prediction, in a batch with others of the same moment. Raises `RegradeError`."""
-        return self._verification(await self._scorer.score_one_async(_item(prediction, label, query)))
+        return self._verification(await self._scorer.score_one(_item(prediction, label, query)))
 
     def __call__(
         self, tokenized_prediction: Any, prediction: str, label: Any, query: Any = None, rollout_state: Any = None
     ) -> Verification:
         """`async_call` for code without an event loop."""
-        return self._verification(self._scorer.score_one(_item(prediction, label, query)))
+        return self._verification(self._scorer.score_one(_item(prediction, label, query)).result())
 
     def _verification(self, result: ItemResult) -> Verification:
         return Verification(reward_of(result, self.unscored), reasoning=f"rubric version {result.rubric.version}")

@@ -36,7 +36,8 @@ class RegradeEnv:
 
     def step(self, action: str) -> dict[str, Any]:
         """The policy's only turn: its reward, and metrics as metadata."""
-        result = self._scorer.score_one(ScoreItem(prompt=self._prompt, completion=action, reference=self._reference))
+        item = ScoreItem(prompt=self._prompt, completion=action, reference=self._reference)
+        result = self._scorer.score_one(item).result()
         self._metrics = metrics_of(result)
         return {
             "observations": [],

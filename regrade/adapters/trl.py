@@ -99,7 +99,7 @@ class RegradeReward:
 
     def _score(self, items: Sequence[ScoreItem], options: dict[str, Any]) -> ScoreResponse:
         if self._client is None:
-            return self._scorer.score(items, **options)
+            return self._scorer.score(items, **options).result()
         config = self._scorer.config
         return self._client.score(config.task, items, **(config.request_fields | options))
 

@@ -41,7 +41,7 @@ class RegradeReward:
             )
             for prompt, completion, answer in zip(prompts, completions, answers, strict=True)
         ]
-        results = (await self._scorer.score_async(items)).results
+        results = (await self._scorer.score(items)).results
         for state, result in zip(states, results, strict=True):
             state["regrade"] = metrics_of(result)
         return [reward_of(result, self._unscored) for result in results]
@@ -71,6 +71,6 @@ class RegradeJudge:
     async def score(self, task: _Task, trace: _Trace) -> float:
         """The reward of the trace's last reply; the metrics are recorded on the trace."""
         item = ScoreItem(id=str(trace.id), prompt=task.prompt_text, completion=trace.last_reply)
-        result = await Scorer(**self.options).score_one_async(item)
+        result = await Scorer(**self.options).score_one(item)
         trace.record_metrics(metrics_of(result))
         return reward_of(result, "error")

@@ -40,7 +40,7 @@ async def compute_score(
     item = ScoreItem(prompt=_prompt(extra, prompt_key), completion=solution_str, reference=reference_of(ground_truth))
     scorer = Scorer(default_patience_s=_PATIENCE_S, **options)
     try:
-        result = await scorer.score_one_async(item, purpose=purpose_of(extra.get("split")))
+        result = await scorer.score_one(item, purpose=purpose_of(extra.get("split")))
     except ServiceUnavailableError:
         if unscored == "error":
             raise

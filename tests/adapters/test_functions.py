@@ -16,7 +16,7 @@ from regrade.adapters import areal, art, ms_swift, open_instruct, skyrl, verifie
 from regrade.adapters.core import Scorer, ScoringConfig, UnscoredError, close_client_threads
 from regrade.adapters.results import METRIC_NAMES
 from regrade.adapters.trl import RegradeReward
-from regrade.contracts import ScoreItem
+from regrade.contracts import ItemResult, ScoreItem
 from services.kit.store.trace_log import TraceLog
 from tests.support.builders import ESSAY, PROMPT, TASK
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
@@ -69,9 +69,12 @@ def test_samples_of_many_threads_and_loops_are_batches(trace_log: TraceLog, monk
     scorer = Scorer(wait_s=0.5)
     _count_batches(monkeypatch, asked)
 
+    async def scored(item: ScoreItem) -> ItemResult:
+        return await scorer.score_one(item)
+
     def one(number: int) -> float | None:
         item = ScoreItem(prompt=PROMPT, completion=f"{ESSAY} {number}")
-        return asyncio.run(scorer.score_one_async(item)).reward if number % 2 else scorer.score_one(item).reward
+        return asyncio.run(scored(item)).reward if number % 2 else scorer.score_one(item).result().reward
 
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(one, range(32))) == [0.8] * 32
