@@ -1,4 +1,4 @@
-"""An RLVRWorkflow of AReaL with rewards of Regrade."""
+"""An AReaL RLVRWorkflow with rewards from Regrade."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from regrade.adapters.areal import AsyncRegradeReward, RegradeReward
 
 
 def make_workflow(gconfig: Any, tokenizer: Any, run: str = "areal-1") -> RLVRWorkflow:
-    """For your training script, in place of its own RLVRWorkflow(...)."""
+    """Use it in your training script instead of RLVRWorkflow(...)."""
     workflow = RLVRWorkflow(RegradeReward("essay_writing", run=run), gconfig, tokenizer)
     workflow.async_reward_fn = AsyncRegradeReward("essay_writing", run=run)
     return workflow

@@ -1,4 +1,4 @@
-"""Groups of ART's trajectories, scored by Regrade where RULER would be."""
+"""ART trajectory groups, scored by Regrade instead of RULER."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,7 +10,7 @@ from regrade.adapters.art import score_group
 async def gather(
     rollout: Callable[[str], Awaitable[art.Trajectory]], prompts: Sequence[str], run: str = "art-1"
 ) -> list[art.TrajectoryGroup]:
-    """Four rollouts a prompt, with their rewards: for `model.train(groups)`."""
+    """Four scored rollouts for each prompt, for `model.train(groups)`."""
     return await art.gather_trajectory_groups(
         (art.TrajectoryGroup(rollout(prompt) for _ in range(4)) for prompt in prompts),
         after_each=lambda group: score_group(group, "essay_writing", run=run, swallow_exceptions=True),

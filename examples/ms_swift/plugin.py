@@ -10,7 +10,7 @@ class Regrade(RegradeORM, AsyncORM):
 
 
 class RegradeVersion(RubricVersionORM, AsyncORM):
-    """The version of the rubric that gave it."""
+    """The version of the rubric behind it."""
 
 
 orms["regrade"] = Regrade

@@ -1,4 +1,4 @@
-"""A resources server of NeMo Gym whose rewards come from Regrade."""
+"""A NeMo Gym resources server with rewards from Regrade."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ QUERY = {"task": "essay_writing", "run": "nemo-1", "hold_s": "1800"}
 
 
 class RegradeServer(SimpleResourcesServer):
-    """Serves `/verify`, as the base class routes it."""
+    """Serves `/verify`; the base class routes it."""
 
     config: BaseResourcesServerConfig
 

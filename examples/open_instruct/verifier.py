@@ -1,4 +1,4 @@
-"""A verifier of open-instruct whose score comes from Regrade."""
+"""An open-instruct verifier with scores from Regrade."""
 
 from open_instruct.ground_truth_utils import VerifierFunction
 
@@ -6,4 +6,4 @@ from regrade.adapters.open_instruct import RegradeVerifier
 
 
 class Regrade(RegradeVerifier, VerifierFunction):
-    """Scores rows of the data set named "regrade"."""
+    """Scores rows of the dataset named "regrade"."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PPO or GRPO with rewards of Regrade; the other flags are yours to set.
+# PPO or GRPO with rewards from Regrade; the other flags are yours to set.
 set -euo pipefail
 REGRADE_URL="${REGRADE_URL:-http://127.0.0.1:8700}"
 

@@ -1,4 +1,4 @@
-"""A text environment of SkyRL whose reward comes from Regrade."""
+"""A SkyRL text environment with rewards from Regrade."""
 
 from skyrl_gym.envs.base_text_env import BaseTextEnv
 from skyrl_gym.envs.registration import register
@@ -17,5 +17,5 @@ if __name__ == "__main__":
 
     environment = skyrl_gym.make("essays", env_config={"task": "essay_writing", "run": "skyrl-1"}, extras={})
     environment.init([{"role": "user", "content": "Write a short essay on why towns need trees."}])
-    told = environment.step("Trees cool a street. They also keep water in the ground, and so spare the drains.")
-    assert 0.0 <= told["reward"] <= 1.0
+    output = environment.step("Trees cool a street. They also keep water in the ground, and so spare the drains.")
+    assert 0.0 <= output["reward"] <= 1.0

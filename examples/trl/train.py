@@ -1,4 +1,4 @@
-"""GRPO or RLOO on a small model, with rewards of Regrade."""
+"""GRPO or RLOO on a small model, with rewards from Regrade."""
 
 import sys
 

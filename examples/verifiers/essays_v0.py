@@ -1,4 +1,4 @@
-"""An environment of verifiers 0.1 whose reward comes from Regrade, one call a group."""
+"""A verifiers 0.1 environment with rewards from Regrade, one call a group."""
 
 import verifiers as vf
 from datasets import Dataset
@@ -7,7 +7,7 @@ from regrade.adapters.verifiers import RegradeReward
 
 
 def load_environment(run: str = "verifiers-1") -> vf.Environment:
-    """As verifiers and prime-rl load it."""
+    """The function that verifiers and prime-rl call."""
     topics = ("why towns need trees", "what makes a good teacher")
     rows = [{"question": f"Write a short essay on {topic}.", "answer": ""} for topic in topics]
     return vf.SingleTurnEnv(

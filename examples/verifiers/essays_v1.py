@@ -1,4 +1,4 @@
-"""A task of verifiers.v1 whose reward comes from Regrade."""
+"""A verifiers.v1 task with rewards from Regrade."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A small data set for verl, with the prompt where the reward function finds it."""
+"""A small dataset for verl, with the prompt in `extra_info` for the reward function."""
 
 from datasets import Dataset
 
@@ -6,7 +6,7 @@ TOPICS = ("why towns need trees", "what makes a good teacher", "how to learn a l
 
 
 def row(topic: str) -> dict[str, object]:
-    """One prompt; `extra_info` has it for Regrade."""
+    """One row of the dataset."""
     prompt = [{"role": "user", "content": f"Write a short essay on {topic}."}]
     return {
         "data_source": "essays",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GRPO with rewards of Regrade; the other settings are yours.
+# GRPO with rewards from Regrade; the other settings are yours.
 set -euo pipefail
 export REGRADE_URL="${REGRADE_URL:-http://127.0.0.1:8700}" REGRADE_TASK=essay_writing REGRADE_RUN=verl-1
 

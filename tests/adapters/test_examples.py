@@ -1,5 +1,7 @@
-"""The examples: they parse, and what they name of ours is there. `make test-trainers` runs some in the trainers' own
-environments."""
+"""The examples parse, and the names they import from `regrade` exist.
+
+`make test-trainers` runs some of them in the trainers' own environments.
+"""
 
 import ast
 import importlib
@@ -20,7 +22,7 @@ TABLE = (ROOT / "docs" / "trainers.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.parent.name)
-def test_a_script_names_what_is_there(path: Path) -> None:
+def test_a_script_imports_what_exists(path: Path) -> None:
     tree = ast.parse(path.read_text())
     ours = [
         node
@@ -33,7 +35,7 @@ def test_a_script_names_what_is_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.sh")), ids=lambda path: path.parent.name)
-def test_a_shell_script_is_one(path: Path) -> None:
+def test_a_shell_script_parses(path: Path) -> None:
     subprocess.run(["/bin/bash", "-n", str(path)], check=True)
 
 
@@ -50,9 +52,9 @@ def test_every_url_is_a_route_that_takes_its_query() -> None:
     routes = set(create_app(RewardSettings()).openapi()["paths"])
     for url in urls:
         assert urlsplit(url).path in routes, url
-        told = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
-        if told.get("task"):
-            assert SlimeQuery.model_validate(told, strict=False).task == "essay_writing"
+        query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        if query.get("task"):
+            assert SlimeQuery.model_validate(query, strict=False).task == "essay_writing"
     assert len(urls) >= 5
 
 

@@ -1,4 +1,4 @@
-"""The functions that go into trainers: each with arguments as its trainer gives them, against a real service."""
+"""The reward functions, each called with the arguments of its trainer, against a real service."""
 
 import asyncio
 import math
@@ -26,10 +26,10 @@ USER = [{"role": "user", "content": PROMPT}]
 
 
 @pytest.fixture(autouse=True)
-def place_of_the_test(monkeypatch: pytest.MonkeyPatch, reward_url: str, fake_engine: FakeEngine) -> Iterator[None]:
+def environment(monkeypatch: pytest.MonkeyPatch, reward_url: str, fake_engine: FakeEngine) -> Iterator[None]:
     """The environment of a training process; the judge gives everything a 4, and garbage to `BAD`."""
-    told = {"TASK": TASK, "RUN": "run-1", "URL": reward_url, "PATIENCE_S": "2"}
-    for name, value in told.items():
+    variables = {"TASK": TASK, "RUN": "run-1", "URL": reward_url, "PATIENCE_S": "2"}
+    for name, value in variables.items():
         monkeypatch.setenv(f"REGRADE_{name}", value)
 
     def judge(messages: Messages) -> Reply:
@@ -41,8 +41,8 @@ def place_of_the_test(monkeypatch: pytest.MonkeyPatch, reward_url: str, fake_eng
 
 
 async def test_verl_gets_one_set_of_names(trace_log: TraceLog) -> None:
-    told = {"prompt": USER, "split": "test"}
-    good = await verl.compute_score("essays", ESSAY, "a reference", told)
+    extra_info = {"prompt": USER, "split": "test"}
+    good = await verl.compute_score("essays", ESSAY, "a reference", extra_info)
     bad = await verl.compute_score("essays", BAD, None, {"question": PROMPT})
     assert good == {"score": 0.8, "regrade_scored": 1.0, "regrade_rubric_version": 1.0, "regrade_flags": 0.0}
     assert list(bad) == list(good)
@@ -57,17 +57,17 @@ async def test_verl_gets_one_set_of_names(trace_log: TraceLog) -> None:
 
 async def test_verl_without_a_judge_is_nan_after_its_patience(fake_engine: FakeEngine) -> None:
     fake_engine.stop()
-    told = await verl.compute_score("essays", ESSAY, None, {"prompt": PROMPT})
-    assert (math.isnan(told["score"]), told["regrade_scored"]) == (True, 0.0)
+    output = await verl.compute_score("essays", ESSAY, None, {"prompt": PROMPT})
+    assert (math.isnan(output["score"]), output["regrade_scored"]) == (True, 0.0)
     with pytest.raises(ServiceUnavailableError):
         await verl.compute_score("essays", ESSAY, None, {"prompt": PROMPT}, unscored="error")
 
 
 def test_samples_of_many_threads_and_loops_are_batches(trace_log: TraceLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line to the service serves all of them."""
-    asked: list[int] = []
+    """They share the process's one client."""
+    batch_sizes: list[int] = []
     scorer = Scorer(wait_s=0.5)
-    _count_batches(monkeypatch, asked)
+    _count_batches(monkeypatch, batch_sizes)
 
     async def scored(item: ScoreItem) -> ItemResult:
         return await scorer.score_one(item)
@@ -78,16 +78,16 @@ def test_samples_of_many_threads_and_loops_are_batches(trace_log: TraceLog, monk
 
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(one, range(32))) == [0.8] * 32
-    assert sum(asked) == 32
-    assert len(asked) <= 4
+    assert sum(batch_sizes) == 32
+    assert len(batch_sizes) <= 4
 
 
-def _count_batches(monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
-    """Note how many items each of the client's calls holds."""
+def _count_batches(monkeypatch: pytest.MonkeyPatch, batch_sizes: list[int]) -> None:
+    """Record the number of items of each of the client's calls."""
     original = RewardClient.score
 
     async def counted(self: RewardClient, task: str, items: Any, **options: Any) -> Any:
-        asked.append(len(items))
+        batch_sizes.append(len(items))
         return await original(self, task, items, **options)
 
     monkeypatch.setattr(RewardClient, "score", counted)
@@ -95,8 +95,8 @@ def _count_batches(monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
 
 async def test_i5_a_function_called_again_bills_and_traces_once(fake_engine: FakeEngine, trace_log: TraceLog) -> None:
     reward = areal.AsyncRegradeReward()
-    asked = [reward(USER, f"{ESSAY}<|im_end|>", [1], [2], query_id=7) for _ in range(3)]
-    assert await asyncio.gather(*asked) == [0.8] * 3
+    rewards = [reward(USER, f"{ESSAY}<|im_end|>", [1], [2], query_id=7) for _ in range(3)]
+    assert await asyncio.gather(*rewards) == [0.8] * 3
     assert await reward(USER, ESSAY) == 0.8
     assert len(fake_engine.calls) == 1
     assert len((await trace_log.recent(TASK, 10)).traces) == 1
@@ -120,7 +120,7 @@ def test_trls_function_goes_to_another_process() -> None:
 
 
 def test_a_batch_may_be_larger_than_a_request() -> None:
-    """The guards settle these; one of them in the second request needs the judge."""
+    """Guards stop all but one of them, which is in the second request and needs the judge."""
     rewards = RegradeReward()([PROMPT] * 520, [""] * 519 + [ESSAY], trainer_state=SimpleNamespace(global_step=1))
     assert rewards == [0.0] * 519 + [0.8]
 
@@ -133,7 +133,7 @@ async def test_trls_ranks_have_ids_of_their_own(monkeypatch: pytest.MonkeyPatch,
 
 
 class Orm:
-    """As ms-swift's base class takes its arguments."""
+    """Takes its arguments as ms-swift's base class does."""
 
     def __init__(self, args: Any = None) -> None:
         self.args = args
@@ -148,7 +148,7 @@ class Versions(ms_swift.RubricVersionORM, Orm):
 
 
 async def test_ms_swift_leaves_none_out_and_logs_the_version(fake_engine: FakeEngine, trace_log: TraceLog) -> None:
-    """Both functions together ask for each completion once."""
+    """Both functions together send each completion once."""
     columns: dict[str, Any] = {
         "messages": [[*USER, {"role": "assistant", "content": text}] for text in (ESSAY, BAD, ESSAY)],
         "trainer_state": SimpleNamespace(global_step=3), "prompt_id": ["a"] * 3,
@@ -162,23 +162,23 @@ async def test_ms_swift_leaves_none_out_and_logs_the_version(fake_engine: FakeEn
 
 
 async def test_verifiers_scores_a_group_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    _count_batches(monkeypatch, asked)
+    batch_sizes: list[int] = []
+    _count_batches(monkeypatch, batch_sizes)
     states: list[dict[str, Any]] = [{}, {}]
     rewards = await verifiers.RegradeReward()(
         [USER] * 2, [[{"role": "assistant", "content": ESSAY}], BAD], ["x", ""], states
     )
-    assert (rewards[0], math.isnan(rewards[1]), asked) == (0.8, True, [2])
+    assert (rewards[0], math.isnan(rewards[1]), batch_sizes) == (0.8, True, [2])
     assert [set(state["regrade"]) for state in states] == [set(METRIC_NAMES)] * 2
 
 
 async def test_verifiers_v1_leaves_a_trace_out_that_raises() -> None:
-    told: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     task = SimpleNamespace(prompt_text=PROMPT)
-    traces = [SimpleNamespace(id=text[:5], last_reply=text, record_metrics=told.update) for text in (ESSAY, BAD)]
+    traces = [SimpleNamespace(id=text[:5], last_reply=text, record_metrics=metrics.update) for text in (ESSAY, BAD)]
     judge = verifiers.RegradeJudge()
     assert await judge.score(task, traces[0]) == 0.8
-    assert told["regrade_rubric_version"] == 1.0
+    assert metrics["regrade_rubric_version"] == 1.0
     with pytest.raises(UnscoredError):
         await judge.score(task, traces[1])
 
@@ -186,9 +186,9 @@ async def test_verifiers_v1_leaves_a_trace_out_that_raises() -> None:
 def test_skyrl_steps_with_metadata() -> None:
     environment = skyrl.RegradeEnv({"unscored": "nan"}, {"reward_spec": {"ground_truth": "x"}})
     assert environment.init(USER) == (USER, {})
-    told = environment.step(ESSAY)
-    assert (told["reward"], told["done"], told["observations"]) == (0.8, True, [])
-    assert environment.get_metrics() == told["metadata"]
+    output = environment.step(ESSAY)
+    assert (output["reward"], output["done"], output["observations"]) == (0.8, True, [])
+    assert environment.get_metrics() == output["metadata"]
     assert math.isnan(environment.step(BAD)["reward"])
     strict = skyrl.RegradeEnv()
     strict.init(USER)
@@ -197,7 +197,7 @@ def test_skyrl_steps_with_metadata() -> None:
 
 
 class Verifier:
-    """As open-instruct's base class takes its arguments."""
+    """Takes its arguments as open-instruct's base class does."""
 
     def __init__(self, name: str, weight: float = 1.0, verifier_config: Any = None) -> None:
         self.name = name
@@ -209,33 +209,38 @@ class Regrade(open_instruct.RegradeVerifier, Verifier):
 
 async def test_open_instruct_verifies() -> None:
     verifier = Regrade()
-    told = await verifier.async_call([1], ESSAY, "label", PROMPT, None)
-    assert (verifier.name, told.score, told.cost, told.reasoning) == ("regrade", 0.8, 0.0, "rubric version 1")
-    assert verifier([1], ESSAY, "label", PROMPT) == told
+    verification = await verifier.async_call([1], ESSAY, "label", PROMPT, None)
+    assert (verifier.name, verification.score, verification.cost, verification.reasoning) == (
+        "regrade",
+        0.8,
+        0.0,
+        "rubric version 1",
+    )
+    assert verifier([1], ESSAY, "label", PROMPT) == verification
     with pytest.raises(UnscoredError):
         await verifier.async_call([1], BAD, None, PROMPT)
 
 
 class Trajectory(BaseModel):
-    """As much of ART's as is looked at."""
+    """The part of ART's class that is used."""
 
-    told: list[dict[str, Any]]
+    turns: list[dict[str, Any]]
     reward: float | None = None
     metrics: dict[str, float] = {}
 
     def messages(self) -> list[dict[str, Any]]:
-        return self.told
+        return self.turns
 
 
 class Group(BaseModel):
-    """As much of ART's as is looked at."""
+    """The part of ART's class that is used."""
 
     trajectories: list[Trajectory]
 
 
 def _group(*completions: str) -> Group:
     turns = [[*USER, {"role": "assistant", "content": text}] for text in completions]
-    return Group(trajectories=[Trajectory(told=told, reward=0.25) for told in turns])
+    return Group(trajectories=[Trajectory(turns=trajectory, reward=0.25) for trajectory in turns])
 
 
 async def test_art_keeps_a_group_without_what_could_not_be_scored() -> None:

@@ -69,19 +69,19 @@ def test_rubrics(urls: list[str], tmp_path: Path) -> None:
 
 
 def test_anchors_import(urls: list[str], tmp_path: Path) -> None:
-    """A pair given twice is there once; what is no pair is refused with a sentence."""
+    """A repeated pair is stored once; an invalid pair is refused with one line."""
     own = tmp_path / "pairs.jsonl"
     pairs = [{"prompt": PROMPT, "better": f"{ESSAY} {n}", "worse": f"Trees {n}"} for n in range(6)]
     own.write_text("\n".join(json.dumps(pair) for pair in [*pairs, pairs[0]]))
     meta = urls[2:]
     before = httpx.get(f"{meta[1]}/anchors/{TASK}").json()
-    told = fine("anchors", "import", TASK, str(own), "--reason", "our graders", *meta)
-    assert told == fine("anchors", "import", TASK, str(own), "--reason", "once more", *meta)
+    output = fine("anchors", "import", TASK, str(own), "--reason", "our graders", *meta)
+    assert output == fine("anchors", "import", TASK, str(own), "--reason", "once more", *meta)
     after = httpx.get(f"{meta[1]}/anchors/{TASK}").json()
     assert (before["pairs"], after["pairs"]) == (0, 6)
     assert after["cases"] - before["cases"] == 2 * (after["originals"] - before["originals"]) > 0
     assert after["version"] != before["version"]
-    assert "6 pairs" in told
+    assert "6 pairs" in output
     own.write_text(json.dumps({"prompt": PROMPT, "better": ESSAY, "worse": ESSAY}))
     refused = run("anchors", "import", TASK, str(own), "--reason", "why", *meta)
     assert refused.exit_code == 1
@@ -92,14 +92,14 @@ def test_anchors_import(urls: list[str], tmp_path: Path) -> None:
 
 
 def test_a_rollback_whose_answer_was_lost_goes_back_once(urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client asks again; the service has gone back already, and says so instead of going back further."""
+    """The client retries; the service has rolled back already, and refuses to roll back further."""
     with BlockingRewardClient(urls[1]) as client:
         for words in (12, 13):
             client.put_rubric(TASK, rubric(llm(), min_words(words)), by="me", reason="a test")
         request = httpx.AsyncClient.request
 
-        async def loses_the_first_answer(self: httpx.AsyncClient, method: str, *about: Any, **more: Any) -> Any:
-            answer = await request(self, method, *about, **more)
+        async def loses_the_first_answer(self: httpx.AsyncClient, method: str, *args: Any, **options: Any) -> Any:
+            answer = await request(self, method, *args, **options)
             if method == "POST":
                 monkeypatch.setattr(httpx.AsyncClient, "request", request)
                 raise httpx.ReadError("lost")
@@ -154,7 +154,7 @@ def _knows_honest_text(messages: Messages) -> Reply:
 
 
 def test_doctor_with_a_judge_that_can_tell(urls: list[str], fake_engine: FakeEngine) -> None:
-    """Answers to another prompt and padded ones, both made of honest text, escape a judge that knows it by heart."""
+    """A judge that knows honest texts by heart misses damage that is made of honest text."""
     fake_engine.script = _knows_honest_text
     report = fine("doctor", TASK, "--originals", "4", *urls)
     assert "anchor AUC of the judge alone, one-line rubric: 0.86" in report
@@ -169,7 +169,7 @@ def test_doctor_with_a_judge_that_can_not(urls: list[str], fake_engine: FakeEngi
     assert "stronger model" in report
 
 
-def test_doctor_finds_what_is_away(urls: list[str], fake_engine: FakeEngine) -> None:
+def test_doctor_finds_what_is_unavailable(urls: list[str], fake_engine: FakeEngine) -> None:
     fake_engine.stop()
     result = run("doctor", TASK, *urls)
     assert result.exit_code == 1
@@ -180,8 +180,8 @@ def test_doctor_finds_what_is_away(urls: list[str], fake_engine: FakeEngine) -> 
     assert "start it: python -m services.reward" in result.output
 
 
-def test_the_worker_and_what_it_saw(urls: list[str]) -> None:
-    """Pause, resume, traces: each told as it is; a terminal is shown no escape that a completion holds."""
+def test_the_worker_and_its_traces(urls: list[str]) -> None:
+    """Pause, resume and traces; escape sequences of a completion are printed as text."""
     meta = urls[2:]
     fine("score", TASK, "--prompt", PROMPT, "--completion", f"{ESSAY} \x1b[31mred", *urls[:2])
     assert "paused by tester" in fine("pause", TASK, "--reason", "a deadline", *meta)
@@ -193,8 +193,8 @@ def test_the_worker_and_what_it_saw(urls: list[str]) -> None:
     page = json.loads(fine("traces", "list", TASK, "--lowest", "0", "--json", *meta))
     name = page["traces"][0]["trace_id"]
     assert name in fine("traces", "list", TASK, *meta)
-    shown = fine("traces", "show", TASK, name, *meta)
-    assert "\\u001b[31mred" in shown
-    assert "\x1b[31mred" not in shown
-    assert "quality" in shown
+    output = fine("traces", "show", TASK, name, *meta)
+    assert "\\u001b[31mred" in output
+    assert "\x1b[31mred" not in output
+    assert "quality" in output
     assert json.loads(fine("traces", "list", TASK, "--flag", "instruction", "--json", *meta))["traces"] == []

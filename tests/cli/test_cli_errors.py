@@ -1,4 +1,4 @@
-"""What goes wrong on the command line: one sentence and status 1, whatever a text holds; `doctor` names the remedy."""
+"""Errors on the command line are one line and status 1; `doctor` names the remedy."""
 
 import json
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ DEAD = "http://127.0.0.1:9"
 
 @pytest.fixture
 def running() -> Iterator[ExitStack]:
-    """Ends at the end of the test what is put on it."""
+    """Closes what is pushed on it at the end of the test."""
     with ExitStack() as stack:
         yield stack
 
 
 def _meta(running: ExitStack, redis_url: str, reward_url: str, **settings: Any) -> str:
-    about = {"redis_url": redis_url, "reward_url": reward_url, "llm_proposer": False, "poll_s": 60.0} | settings
-    server = ServerThread(create_app(MetaRewardSettings.model_validate(about)))
+    values = {"redis_url": redis_url, "reward_url": reward_url, "llm_proposer": False, "poll_s": 60.0} | settings
+    server = ServerThread(create_app(MetaRewardSettings.model_validate(values)))
     running.callback(server.stop)
     return server.url
 
@@ -96,7 +96,7 @@ def test_what_does_not_exist(running: ExitStack, redis_url: str, reward_url: str
 def test_markup_in_what_people_wrote_is_text(
     running: ExitStack, redis_url: str, reward_url: str, tmp_path: Path
 ) -> None:
-    """Who and why are free text; a rubric may quote a control token."""
+    """`by` and `reason` are free text; a rubric may quote a control token."""
     path = tmp_path / "rubric.json"
     path.write_text(rubric(preamble="[/INST] [bold]").model_dump_json())
     put = run("rubric", "put", TASK, str(path), "--by", "[/me]", "--reason", "[/INST]", "--url", reward_url)
@@ -169,8 +169,10 @@ def test_doctor_with_a_judge_that_fails_every_call(
     assert "look at the reward service's log" in report
 
 
-def test_doctor_tells_why_the_last_cycle_failed(running: ExitStack, start_reward: StartReward, redis_url: str) -> None:
-    """A meta-reward service without a key for its reward service: the worker knows, and so does whoever asks."""
+def test_doctor_reports_why_the_last_cycle_failed(
+    running: ExitStack, start_reward: StartReward, redis_url: str
+) -> None:
+    """A meta-reward service without a key for its reward service."""
     url = start_reward(bootstrap_tasks=[TASK], api_keys=[KEY]).url
     with BlockingRewardClient(url, key=KEY) as client:
         items = [{"prompt": PROMPT, "completion": f"{ESSAY} {n}"} for n in range(8)]

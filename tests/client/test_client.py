@@ -1,4 +1,4 @@
-"""The client: retries that repeat nothing, typed errors, the blocking face, and what importing it costs."""
+"""The client: retries without repeated work, typed errors, the blocking client, and a light import."""
 
 import subprocess
 import sys
@@ -42,10 +42,10 @@ async def test_items_the_judge_was_away_for_are_asked_for_again(
     away = {"This is version 1 of it.", "This is version 3 of it."}
 
     def script(messages: Messages) -> Reply:
-        found = next((text for text in away if text in messages[1]["content"]), None)
-        if found is None:
+        unavailable = next((text for text in away if text in messages[1]["content"]), None)
+        if unavailable is None:
             return by_text(messages)
-        away.discard(found)
+        away.discard(unavailable)
         return Reply({}, 503)
 
     fake_engine.script = script
@@ -104,7 +104,7 @@ async def test_errors_are_typed(start_reward: StartReward) -> None:
         assert (await client.put_rubric(TASK, checks_only(), by="me", reason="why")).version == 2
 
 
-def test_the_blocking_face(reward_url: str) -> None:
+def test_the_blocking_client(reward_url: str) -> None:
     with BlockingRewardClient(reward_url) as client:
         assert client.readiness() == {"redis": True, "judge": True}
         assert client.rubric(TASK).version == 1

@@ -1,4 +1,4 @@
-"""The client against a service that fails as told: what it repeats, how long it waits, what it raises."""
+"""The client against a scripted service: what it repeats, how long it waits, what it raises."""
 
 import pytest
 from pydantic import ValidationError
@@ -28,7 +28,7 @@ async def test_i5_a_retry_repeats_the_same_item_ids(status: int) -> None:
         async with RewardClient(service.url) as client:
             response = await client.score(TASK, [item(0), item(1, id="mine")], run="r", step=1)
     assert response.results[0].reward == 0.5
-    ids = [[sent["id"] for sent in asked.body["items"]] for asked in service.asked]
+    ids = [[sent["id"] for sent in request.body["items"]] for request in service.requests]
     assert len(ids) == 3
     assert ids[0] == ids[1] == ids[2]
     assert ids[0][1] == "mine"
@@ -39,7 +39,7 @@ async def test_two_calls_are_two_items() -> None:
         async with RewardClient(service.url) as client:
             for _ in range(2):
                 await client.score(TASK, [item(0)])
-    first, second = (asked.body["items"][0]["id"] for asked in service.asked)
+    first, second = (request.body["items"][0]["id"] for request in service.requests)
     assert first != second
 
 
@@ -48,24 +48,24 @@ async def test_it_waits_as_long_as_it_is_asked_to_or_gives_up_at_once() -> None:
         async with RewardClient(service.url, patience_s=10.0) as client:
             with pytest.raises(ServiceUnavailableError):
                 await client.score(TASK, [item()])
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, AccessError), (403, AccessError), (404, RequestError), (409, PinConflictError)]
 )
-async def test_what_asking_again_cannot_mend_is_raised_at_once(status: int, kind: type[RequestError]) -> None:
+async def test_what_a_retry_cannot_fix_is_raised_at_once(status: int, kind: type[RequestError]) -> None:
     with scripted_service([Answer(status, {"error": "some_code", "detail": "why"})]) as service:
         async with RewardClient(service.url) as client:
             with pytest.raises(kind, match="some_code: why") as refused:
                 await client.score(TASK, [item()])
     assert type(refused.value) is kind
     assert (refused.value.code, refused.value.detail) == ("some_code", "why")
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize("body", [b"<html>bad gateway</html>", b"[]", b'{"detail": 1}'])
-async def test_an_error_of_something_in_between_is_told_as_it_is(body: bytes) -> None:
+async def test_an_error_of_a_proxy_is_raised_with_its_text(body: bytes) -> None:
     with scripted_service([Answer(418, body)]) as service:
         async with RewardClient(service.url) as client:
             with pytest.raises(RequestError) as refused:
@@ -88,7 +88,7 @@ async def test_url_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyP
         async with RewardClient() as client, RewardClient(key="other") as other, RewardClient(key="") as nobody:
             for one in (client, other, nobody):
                 await one.score(TASK, [item()])
-    assert [asked.key for asked in service.asked] == ["Bearer secret", "Bearer other", None]
+    assert [request.key for request in service.requests] == ["Bearer secret", "Bearer other", None]
 
 
 async def test_rubrics_by_every_name(client: RewardClient) -> None:
@@ -104,7 +104,7 @@ async def test_rubrics_by_every_name(client: RewardClient) -> None:
         await client.rubric(TASK, lineage="nowhere")
 
 
-async def test_readiness_is_told_part_by_part(client: RewardClient, fake_engine: FakeEngine) -> None:
+async def test_readiness_names_each_dependency(client: RewardClient, fake_engine: FakeEngine) -> None:
     assert await client.readiness() == {"redis": True, "judge": True}
     fake_engine.stop()
     assert await client.readiness() == {"redis": True, "judge": False}
@@ -117,7 +117,7 @@ def test_the_blocking_client_has_every_method_of_the_other() -> None:
     assert methods(BlockingRewardClient) == methods(RewardClient)
 
 
-async def test_a_candidate_travels_whole(client: RewardClient) -> None:
+async def test_a_whole_candidate_can_be_sent(client: RewardClient) -> None:
     candidate = rubric(check("shape", {"check": "json_schema", "schema": {"type": "array"}}))
     items = [ScoreItem(prompt="p", completion=text) for text in ("[1]", "{1}")]
     response = await client.shadow(TASK, candidate, items)

@@ -1,4 +1,4 @@
-"""The client resends its step's first version, and is never failed for it."""
+"""The client names its step's first rubric in later calls, and no call fails because of that."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ def _scored(*digests: str) -> Answer:
 
 
 async def _names(calls: list[dict[str, Any]], *answers: Answer) -> list[Any]:
-    """The rubric that each of the requests named on the wire."""
+    """The rubric that each request named."""
     with scripted_service(answers) as service:
         async with RewardClient(service.url) as client:
             for call in calls:
                 await client.score(TASK, **{"items": [item()]} | call)
-    return [asked.body["rubric"] for asked in service.asked]
+    return [request.body["rubric"] for request in service.requests]
 
 
 async def test_later_calls_of_a_step_name_its_first_rubric() -> None:
@@ -48,11 +48,11 @@ async def test_what_may_have_another_rubric_names_none(other: dict[str, Any]) ->
     assert await _names([{**other}, {"run": "r", "step": 1}], _scored(ONE)) == [None, None]
 
 
-async def test_what_the_caller_names_stands() -> None:
+async def test_the_callers_own_rubric_is_kept() -> None:
     assert await _names([{"run": "r", "step": 1}, {"run": "r", "step": 1, "rubric": 7}], _scored(ONE)) == [None, 7]
 
 
-async def test_an_answer_by_several_rubrics_names_none() -> None:
+async def test_after_a_response_by_several_rubrics_none_is_named() -> None:
     step = {"run": "r", "step": 1, "items": [item(), item(1)]}
     assert await _names([{**step}, {**step}], _scored(ONE, TWO)) == [None, None]
 
@@ -69,7 +69,7 @@ async def test_the_callers_own_conflict_is_raised() -> None:
         async with RewardClient(service.url) as client:
             with pytest.raises(PinConflictError):
                 await client.score(TASK, [item()], run="r", step=1, rubric=3)
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
 
 
 async def test_it_remembers_a_bounded_number_of_steps() -> None:

@@ -18,7 +18,7 @@ SHORT = "Trees are nice."
 
 @dataclass
 class State:
-    """TRL's trainer state, as far as it is looked at."""
+    """The part of TRL's trainer state that is used."""
 
     global_step: int
 
@@ -107,10 +107,10 @@ def test_metrics_of_a_batch_without_versions() -> None:
     (True, {}, "train"), (False, {}, "eval"), (None, {}, "train"), (None, {"purpose": "eval"}, "eval"),
     (False, {"purpose": "train"}, "train"),
 ])  # fmt: skip
-async def test_what_a_batch_is_for(
+async def test_the_purpose_of_a_batch(
     reward_url: str, trace_log: TraceLog, training: bool | None, options: dict[str, Any], purpose: str
 ) -> None:
-    """By the mode of the model of the trainer whose `log_metric` it is; without such a trainer, and where told, not."""
+    """The mode of the model of `log_metric`'s trainer decides, unless the option `purpose` is given."""
 
     class Owner:
         model = SimpleNamespace(training=training)

@@ -61,7 +61,7 @@ def test_a_contract_describes_every_field(model: type[BaseModel]) -> None:
     assert [name for name, field in model.model_fields.items() if not field.description] == []
 
 
-def test_what_the_exported_schema_says_holds_for_a_rubric() -> None:
+def test_a_rubric_is_valid_under_its_exported_schema() -> None:
     schema = Rubric.model_json_schema(mode="serialization")
     jsonschema_rs.validator_for(schema).validate(rubric().model_dump(mode="json", by_alias=True))
 
@@ -101,14 +101,14 @@ def test_what_the_exported_schema_says_holds_for_a_rubric() -> None:
 def test_a_request_is_refused_with_where_and_why(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError) as refused:
         ScoreRequest.model_validate({"task": "t", "items": [ITEM]} | fields)
-    told = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in refused.value.errors()]
-    assert any(re.search(reason, line) for line in told), told
+    messages = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in refused.value.errors()]
+    assert any(re.search(reason, line) for line in messages), messages
 
 
-def test_a_conversation_is_as_good_as_a_text() -> None:
+def test_a_conversation_is_accepted_like_a_text() -> None:
     turns = (Message(role="user", content="Hello."), Message(role="assistant", content="Good day."))
-    asked = ScoreItem(prompt=turns, completion="c")
-    assert as_text(asked.prompt) == "Hello.\n\nGood day."
+    item = ScoreItem(prompt=turns, completion="c")
+    assert as_text(item.prompt) == "Hello.\n\nGood day."
     assert as_text("plain") == "plain"
     with pytest.raises(ValidationError):
         ScoreItem.model_validate(ITEM | {"prompt": []})

@@ -18,7 +18,7 @@ class Answer(NamedTuple):
     headers: dict[str, str] | None = None
 
 
-class Asked(NamedTuple):
+class Received(NamedTuple):
     """What a client sent."""
 
     method: str
@@ -29,31 +29,31 @@ class Asked(NamedTuple):
 
 
 class Scripted(NamedTuple):
-    """Where it listens, and what it was asked, in order."""
+    """Where it listens, and what it received, in order."""
 
     url: str
-    asked: list[Asked]
+    requests: list[Received]
 
 
 @contextmanager
 def scripted_service(answers: Sequence[Answer]) -> Iterator[Scripted]:
     """A service that gives `answers` in order, then the last of them for ever."""
-    asked: list[Asked] = []
+    requests: list[Received] = []
     app = FastAPI()
 
     @app.api_route("/{path:path}", methods=["GET", "PUT", "POST"])
-    async def answer(path: str, request: Request) -> Response:
+    async def respond(path: str, request: Request) -> Response:
         body = await request.body()
         content = await request.json() if body else None
         key = request.headers.get("Authorization")
-        asked.append(Asked(request.method, f"/{path}", dict(request.query_params), key, content))
-        told = answers[min(len(asked), len(answers)) - 1]
-        if isinstance(told.body, bytes):
-            return Response(told.body, told.status, told.headers)
-        return JSONResponse(told.body, told.status, told.headers)
+        requests.append(Received(request.method, f"/{path}", dict(request.query_params), key, content))
+        answer = answers[min(len(requests), len(answers)) - 1]
+        if isinstance(answer.body, bytes):
+            return Response(answer.body, answer.status, answer.headers)
+        return JSONResponse(answer.body, answer.status, answer.headers)
 
     server = ServerThread(app)
     try:
-        yield Scripted(server.url, asked)
+        yield Scripted(server.url, requests)
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""The packs that ship, and a pack of a user's own: found, read, checked, and told what is wrong with it."""
+"""The packs of this package and a user's own: search, reading, validation."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_a_shipped_pack_holds_together(task: str) -> None:
 
 @pytest.mark.parametrize("task", SHIPPED)
 async def test_trusted_originals_satisfy_the_hand_written_checks(task: str) -> None:
-    """An original that a careful rubric's checks fault is none to be trusted."""
+    """An original that fails the checks of a careful rubric is not one to trust."""
     pack = load_pack(task)
     pool = MathEqualPool(timeout_s=60.0, workers=1)
     try:
@@ -66,7 +66,7 @@ async def test_trusted_originals_satisfy_the_hand_written_checks(task: str) -> N
 
 
 async def test_damage_loses_the_answer() -> None:
-    """The answer of another prompt is wrong here, so `math_equal` orders that pair."""
+    """The answer to another prompt is wrong here, so `math_equal` orders that pair."""
     anchors = build_anchors(load_pack("math_reasoning"), 24)
     wrong = next(case for case in anchors.damaged if case.kind == "other_prompt")
     assert wrong.item(0).reference == anchors.originals[wrong.original].reference is not None
@@ -97,8 +97,8 @@ def test_a_users_own_pack_is_found_by_folder(folder: Path, monkeypatch: pytest.M
 async def test_the_service_judges_a_users_own_task(
     folder: Path, start_reward: StartReward, fake_engine: FakeEngine
 ) -> None:
-    about = folder / "haiku" / "task.toml"
-    about.write_text(about.read_text().replace('mode = "expected"', 'mode = "planned"'))
+    settings = folder / "haiku" / "task.toml"
+    settings.write_text(settings.read_text().replace('mode = "expected"', 'mode = "planned"'))
     async with RewardClient(start_reward(bootstrap_tasks=["haiku"]).url) as client:
         answer = await client.score("haiku", [{"prompt": "Frogs.", "completion": "An old silent pond, a frog."}])
     assert answer.results[0].reward is not None
@@ -119,7 +119,7 @@ def test_every_skeleton_can_be_trained_on(tmp_path: Path, kind: Any, evaluator: 
 
 
 @pytest.mark.parametrize(
-    ("file", "before", "after", "told"),
+    ("file", "before", "after", "message"),
     [
         ("task.toml", 'language = "en"', 'language = "English"', "language"),
         ("task.toml", 'starting_rubric = "one_line"', 'starting_rubric = "two_lines"', "two_lines"),
@@ -133,22 +133,22 @@ def test_every_skeleton_can_be_trained_on(tmp_path: Path, kind: Any, evaluator: 
         ("anchors.jsonl", '"completion"', '"complete"', "completion"),
     ],
 )
-def test_a_broken_file_is_named(folder: Path, file: str, before: str, after: str, told: str) -> None:
+def test_a_broken_file_is_named(folder: Path, file: str, before: str, after: str, message: str) -> None:
     path = folder / "haiku" / file
     assert before in path.read_text()
     path.write_text(path.read_text().replace(before, after, 1))
-    with pytest.raises(BrokenTaskError, match=told):
+    with pytest.raises(BrokenTaskError, match=message):
         read_pack(folder / "haiku")
 
 
-def test_findings_say_what_to_mend(folder: Path) -> None:
+def test_findings_say_what_to_fix(folder: Path) -> None:
     place = new_pack(folder, "sums", kind="depth", evaluator="math")
     _rewrite(place / "prompts.jsonl", lambda line: line | {"id": "p", "reference": None, "scope": "general"})
     _rewrite(place / "anchors.jsonl", lambda line: line | {"scope": "elsewhere"})
-    told = " ".join(finding.text for finding in findings(read_pack(place)) if finding.fatal)
-    assert "repeated ids: p" in told
-    assert "without a reference" in told
-    assert "elsewhere" in told
+    errors = " ".join(finding.text for finding in findings(read_pack(place)) if finding.fatal)
+    assert "repeated ids: p" in errors
+    assert "without a reference" in errors
+    assert "elsewhere" in errors
     verdicts = new_pack(folder, "votes", kind="breadth", evaluator="verdict")
     _rewrite(verdicts / "prompts.jsonl", lambda line: line | {"reference": "maybe"})
     assert any("no verdict" in finding.text for finding in findings(read_pack(verdicts)))
@@ -156,18 +156,18 @@ def test_findings_say_what_to_mend(folder: Path) -> None:
     assert any("add prompts to train on" in finding.text for finding in findings(read_pack(verdicts)))
 
 
-def test_few_originals_are_told(folder: Path) -> None:
+def test_few_originals_give_advice(folder: Path) -> None:
     path = folder / "haiku" / "anchors.jsonl"
     path.write_text("\n".join(path.read_text().splitlines()[:6]))
-    found = findings(read_pack(folder / "haiku"))
-    assert any("will not evolve" in finding.text and not finding.fatal for finding in found)
+    problems = findings(read_pack(folder / "haiku"))
+    assert any("will not evolve" in finding.text and not finding.fatal for finding in problems)
 
 
 def test_a_prompts_braces_are_text() -> None:
     assert for_policy("Do {prompt}!", "{prompt} {x}") == "Do {prompt} {x}!"
 
 
-def test_the_command_makes_checks_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_creates_validates_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TASKS_DIR, str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
     run = CliRunner()

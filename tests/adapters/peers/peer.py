@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 PINS = Path(__file__).parent / "pins"
 ENVIRONMENTS = ROOT / ".cache" / "trainers"
 OWN = "trl"
-"""Is in the project's own environment, at the project's own pins."""
+"""Installed in the project's own environment."""
 PEERS = (OWN, *sorted(path.stem for path in PINS.glob("*.txt")))
 
 
@@ -24,15 +24,15 @@ class Peer:
 
     def __init__(self, name: str, *, url: str, task: str, run: str, rank: int = 0) -> None:
         python = sys.executable if name == OWN else str(interpreter(name, ENVIRONMENTS, PINS))
-        told = {"REGRADE_URL": url, "REGRADE_TASK": task, "REGRADE_RUN": run, "PEER_RANK": str(rank)}
+        variables = {"REGRADE_URL": url, "REGRADE_TASK": task, "REGRADE_RUN": run, "PEER_RANK": str(rank)}
         quiet = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        if name != OWN:  # to its launcher it would mean that there are others to be met
-            told["RANK"] = str(rank)
+        if name != OWN:  # TRL's launcher would wait for the other ranks
+            variables["RANK"] = str(rank)
         self._log = (ENVIRONMENTS.parent / f"{name}-{rank}.log").open("wb")
         self._process = subprocess.Popen(
             [python, "-m", f"tests.adapters.peers.clients.{name.replace('-', '_')}"],
             cwd=ROOT,
-            env={**os.environ, **told, **quiet},
+            env={**os.environ, **variables, **quiet},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -50,7 +50,7 @@ class Peer:
         return self.start(samples, step=step).result(120.0)
 
     def start(self, samples: Sequence[dict[str, str]], *, step: int = 1) -> "Future[list[Any]]":
-        """`score`, to be waited for."""
+        """`score` as a future."""
         return self._pool.submit(self._score, samples, step)
 
     def close(self) -> None:
@@ -70,10 +70,10 @@ class Peer:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"samples": list(samples), "step": step}) + "\n")
         self._process.stdin.flush()
-        told = self._answer()
-        if "error" in told:
-            raise RuntimeError(told["error"])
-        rewards: list[Any] = told["rewards"]
+        answer = self._answer()
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        rewards: list[Any] = answer["rewards"]
         return rewards
 
     def _answer(self) -> dict[str, Any]:
@@ -81,5 +81,5 @@ class Peer:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the client ended:\n{Path(self._log.name).read_text()[-3_000:]}")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        answer: dict[str, Any] = json.loads(line)
+        return answer

@@ -1,6 +1,6 @@
-"""Trainers' own client code against a real service with a real small judge, and what becomes of it when things fail.
+"""Trainers' own client code against a real service with a small judge, also while the judge fails.
 
-`make test-trainers`: a peer's environment is made where it is missing, from the pins in `tests/adapters/peers/pins`.
+`make test-trainers` creates missing environments of the peers from the pins in `tests/adapters/peers/pins`.
 """
 
 import threading
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.trainers, pytest.mark.engine, pytest.mark.timeout(900)
 
 AWAY_S = 20.0
 NO_NULL = {"verifiers": None}
-"""How a peer's own code shows a sample without a reward; else NaN."""
+"""What a peer's own code makes of a sample without a reward, if not NaN."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def judge(engine_url: str) -> Iterator[FaultyJudge]:
 
 @pytest.fixture
 def service(start_reward: StartReward, judge: FaultyJudge) -> Iterator[ServerThread]:
-    """On the real judge, well again after every test."""
+    """Uses the real judge, which is repaired after every test."""
     yield start_reward(bootstrap_tasks=[TASK], judge_url=judge.url, judge_in_flight=4)
     judge.behave()
     judge.start()
@@ -56,7 +56,7 @@ def peer(name: str, service: ServerThread) -> Iterator[Peer]:
 
 
 def group(size: int) -> list[dict[str, str]]:
-    """Completions of one prompt that no cache has met."""
+    """Completions of a new prompt, which no cache knows."""
     prompt = f"{PROMPT} ({uuid.uuid4().hex})"
     return [{"prompt": prompt, "completion": f"{ESSAY} This is version {n} of it."} for n in range(size)]
 
@@ -71,7 +71,7 @@ async def _traces(redis: Redis, samples: list[dict[str, str]]) -> list[Trace]:
 
 
 async def test_scores_and_retries(peer: Peer, name: str, judge: FaultyJudge, redis: Redis) -> None:
-    """Each sample gets a reward and leaves a trace; the trainer that asks again bills nothing and leaves no other."""
+    """Each sample gets a reward and one trace; a retry bills nothing and leaves no second trace."""
     if name == OWN:
         peer.score(group(1), step=0)  # it trains for a step, too
     samples = group(4)
@@ -85,7 +85,7 @@ async def test_scores_and_retries(peer: Peer, name: str, judge: FaultyJudge, red
 
 
 async def test_faults(peer: Peer, name: str, judge: FaultyJudge, redis: Redis) -> None:
-    """One item that fails, a slow judge, 429s: no crash, no reward that nobody gave, no hang."""
+    """One item that fails, a slow judge, 429s: no crash, no invented reward, no hang."""
     samples = group(3)
     judge.garbled = "This is version 1 of it."
     told = peer.score(samples, step=2)
@@ -119,7 +119,7 @@ def test_judge_away_for_a_while(peer: Peer, judge: FaultyJudge) -> None:
 async def test_two_ranks_share_a_group(
     peer: Peer, name: str, service: ServerThread, store: RubricStore, redis: Redis
 ) -> None:
-    """Each has a part of it; a rubric that is activated between the two is for others."""
+    """Each scores a part of it; a rubric that is activated between the two does not apply to the group."""
     other = Peer(name, url=service.url, task=TASK, run="run-0", rank=1)
     try:
         samples = group(4)

@@ -1,4 +1,4 @@
-"""ms-swift: its own computation of rewards calls our asynchronous reward class, and the one that tells the version."""
+"""ms-swift: its own computation of rewards calls our two reward functions."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -26,9 +26,9 @@ def score(samples: Sequence[Sample], step: int) -> Sequence[float]:
         for sample in samples
     ]
     state = SimpleNamespace(global_step=step)
-    told = compute_rewards_per_func(rows, FUNCTIONS, [None, None], torch.device("cpu"), trainer_state=state)
-    assert (told[:, 1] >= 1).all()
-    return list(told[:, 0].tolist())
+    rewards = compute_rewards_per_func(rows, FUNCTIONS, [None, None], torch.device("cpu"), trainer_state=state)
+    assert (rewards[:, 1] >= 1).all()
+    return list(rewards[:, 0].tolist())
 
 
 answer_orders("ms-swift", score)

@@ -18,9 +18,9 @@ async def _one(sample: Sample) -> float:
     executor = TWO_URLS if len(sample["completion"]) % 10 == 0 else EXECUTOR
     query = f"{sample['prompt']}{sample['completion']}<|im_end|>"
     answers = await executor._fetch_rewards_via_http([query], [sample["prompt"]], [""])
-    told = answers[0]
-    assert all(isinstance(value[0], float) for value in told["extra_logs"].values())
-    return float(told["rewards"][0])
+    answer = answers[0]
+    assert all(isinstance(value[0], float) for value in answer["extra_logs"].values())
+    return float(answer["rewards"][0])
 
 
 def score(samples: Sequence[Sample], step: int) -> Sequence[float]:

@@ -12,10 +12,10 @@ from tests.adapters.peers.clients.worker import Sample, answer_orders
 def _one(sample: Sample) -> float:
     environment = skyrl_gym.make("essays", env_config={"unscored": "nan"}, extras={})
     environment.init([{"role": "user", "content": sample["prompt"]}])
-    told = environment.step(sample["completion"])
-    assert told["done"]
-    assert environment.get_metrics().keys() == told["metadata"].keys()
-    return float(told["reward"])
+    output = environment.step(sample["completion"])
+    assert output["done"]
+    assert environment.get_metrics().keys() == output["metadata"].keys()
+    return float(output["reward"])
 
 
 def score(samples: Sequence[Sample], step: int) -> Sequence[float]:

@@ -35,8 +35,8 @@ def score(samples: Sequence[Sample], step: int) -> Sequence[float]:
     prompts = [[{"role": "user", "content": sample["prompt"]}] for sample in samples]
     completions = [[{"role": "assistant", "content": sample["completion"]}] for sample in samples]
     rows = [{"prompt": prompt} for prompt in prompts]
-    told = TRAINER._calculate_rewards(rows, prompts, completions, [[1, 2]] * len(samples))
-    return list(told[:, 0].tolist())
+    rewards = TRAINER._calculate_rewards(rows, prompts, completions, [[1, 2]] * len(samples))
+    return list(rewards[:, 0].tolist())
 
 
 answer_orders("trl", score)

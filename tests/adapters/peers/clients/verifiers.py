@@ -12,8 +12,8 @@ from tests.adapters.peers.clients.worker import Sample, answer_orders
 
 def _trace(task: Essay, sample: Sample, step: int) -> Any:
     agent = vf.AgentInfo.model_construct()
-    told = {"task": vf.TraceTask.model_construct(data=task.data), "agent": agent, "root_reply": sample["completion"]}
-    return vf.Trace.model_construct(id=f"{step}-{hash(sample['completion'])}", **told)
+    fields = {"task": vf.TraceTask.model_construct(data=task.data), "agent": agent, "root_reply": sample["completion"]}
+    return vf.Trace.model_construct(id=f"{step}-{hash(sample['completion'])}", **fields)
 
 
 async def _one(number: int, sample: Sample, step: int) -> float | None:

@@ -27,7 +27,7 @@ class Letters:
 
 def _row(sample: Sample) -> DataProto:
     ids = torch.tensor([[ord(letter) for letter in sample["completion"]]])
-    told = {
+    columns = {
         "data_source": "essays",
         "reward_model": {"ground_truth": ""},
         "extra_info": {"prompt": np.array([{"role": "user", "content": sample["prompt"]}]), "split": "train"},
@@ -38,7 +38,7 @@ def _row(sample: Sample) -> DataProto:
             "responses": ids,
             "attention_mask": torch.ones((1, 1 + ids.shape[1]), dtype=torch.long),
         },
-        non_tensors={name: np.array([value], dtype=object) for name, value in told.items()},
+        non_tensors={name: np.array([value], dtype=object) for name, value in columns.items()},
     )
 
 

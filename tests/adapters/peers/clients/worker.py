@@ -1,4 +1,4 @@
-"""How a peer's client runs in the peer's environment: orders come as JSON lines, answers go back as such.
+"""Runs a peer's client in the peer's environment: orders and answers are JSON lines.
 
 An order has `samples` (each with `prompt` and `completion`), and `step`. An answer has `rewards`: a number, "nan" or
 null each, or `error`: what the peer's own code raised.
@@ -23,13 +23,13 @@ def answer_orders(distribution: str, score: Callable[[Sequence[Sample], int], Se
     for line in sys.stdin:
         order = json.loads(line)
         try:
-            told: dict[str, Any] = {"rewards": [_told(r) for r in score(order["samples"], order["step"])]}
+            answer: dict[str, Any] = {"rewards": [_as_json(r) for r in score(order["samples"], order["step"])]}
         except Exception as error:  # what the peer makes of a failure is what is tested
-            told = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(told), file=answers, flush=True)
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
-def _told(reward: Any) -> float | str | None:
+def _as_json(reward: Any) -> float | str | None:
     if reward is None or isinstance(reward, str):
         return reward
     return "nan" if math.isnan(reward) else float(reward)

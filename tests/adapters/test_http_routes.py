@@ -1,4 +1,4 @@
-"""The trainers' own wire formats over HTTP: what each sends, and the answer or failure that it can live with."""
+"""The trainers' HTTP formats: what each sends, and the response or failure that it can handle."""
 
 import asyncio
 import base64
@@ -60,16 +60,16 @@ async def test_openrlhf_gets_lists_of_numbers(http: httpx.AsyncClient, trace_log
 
 
 async def test_openrlhf_empty_lists_are_answered(http: httpx.AsyncClient) -> None:
-    """Of several URLs all but the first get these."""
+    """With several URLs, all but the first get these."""
     answer = await http.post("/adapters/openrlhf", json={"query": [], "prompts": [], "labels": []})
     assert (answer.status_code, answer.json()) == (200, {"rewards": [], "scores": [], "extra_logs": {}})
 
 
 async def test_slime_gets_a_float_or_an_object(http: httpx.AsyncClient) -> None:
     bare = (await http.post("/adapters/slime", json=SLIME)).json()
-    told = (await http.post("/adapters/slime", json=SLIME, params={"reply": "dict"})).json()
+    with_metrics = (await http.post("/adapters/slime", json=SLIME, params={"reply": "dict"})).json()
     assert isinstance(bare, float)
-    assert told == {"score": bare, "regrade_scored": 1.0, "regrade_rubric_version": 1.0, "regrade_flags": 0.0}
+    assert with_metrics == {"score": bare, "regrade_scored": 1.0, "regrade_rubric_version": 1.0, "regrade_flags": 0.0}
 
 
 async def test_nemo_gym_gets_its_row_back(http: httpx.AsyncClient) -> None:
@@ -93,7 +93,7 @@ async def test_nemo_gym_compares_a_group(http: httpx.AsyncClient, trace_log: Tra
 
 
 async def test_a_group_keeps_its_rubric(http: httpx.AsyncClient, fake_engine: FakeEngine, trace_log: TraceLog) -> None:
-    """By the prompt, since these trainers tell no step; turns and rendered text of one prompt are one group."""
+    """By the prompt, since these trainers send no step; turns and rendered text of one prompt are one group."""
     await http.post("/adapters/openrlhf", json=_openrlhf(ESSAY))
     await http.post("/adapters/slime", json=SLIME | {"response": SHORT})
     groups = {trace.group for trace in (await trace_log.recent(TASK, 10)).traces}
@@ -103,7 +103,7 @@ async def test_a_group_keeps_its_rubric(http: httpx.AsyncClient, fake_engine: Fa
 async def test_i5_a_retry_bills_and_traces_once(
     http: httpx.AsyncClient, fake_engine: FakeEngine, trace_log: TraceLog
 ) -> None:
-    """After its answer was lost, and while the first try is under way."""
+    """After the response was lost, and while the first try is in flight."""
     fake_engine.hold()
     first = asyncio.create_task(http.post("/adapters/slime", json=SLIME))
     await until(lambda: len(fake_engine.calls) > 0, "the first try to be judged")
@@ -115,10 +115,10 @@ async def test_i5_a_retry_bills_and_traces_once(
     assert len((await trace_log.recent(TASK, 10)).traces) == 1
 
 
-async def test_i5_equal_samples_of_a_moment_are_one_item(
+async def test_i5_equal_samples_in_flight_are_one_item(
     http: httpx.AsyncClient, fake_engine: FakeEngine, trace_log: TraceLog
 ) -> None:
-    """These trainers name none of them, so a retry could not be told from a second equal completion."""
+    """These trainers send no ids, so a retry and a second equal completion look the same."""
     answers = await asyncio.gather(*(http.post("/adapters/slime", json=SLIME) for _ in range(4)))
     assert len({answer.json() for answer in answers}) == 1
     assert len(fake_engine.calls) == 1
@@ -132,11 +132,11 @@ async def test_a_sample_is_held_while_the_judge_is_away(
     http: httpx.AsyncClient, fake_engine: FakeEngine, path: str, body: dict[str, Any]
 ) -> None:
     fake_engine.stop()
-    asked = asyncio.create_task(http.post(f"/adapters/{path}", json=body))
-    done, _ = await asyncio.wait({asked}, timeout=1.5)
+    request = asyncio.create_task(http.post(f"/adapters/{path}", json=body))
+    done, _ = await asyncio.wait({request}, timeout=1.5)
     assert not done
     fake_engine.start()
-    answer = await asked
+    answer = await request
     assert answer.status_code == 200
     assert "_ng_failure_class" not in answer.text
 
@@ -152,7 +152,7 @@ async def test_i3_a_judge_that_stays_away_is_a_503(
     assert time.monotonic() - started > 0.3
 
 
-async def test_a_slow_judge_is_waited_for_no_longer_than_the_trainer_would(
+async def test_a_slow_judge_is_waited_for_no_longer_than_hold_s(
     http: httpx.AsyncClient, fake_engine: FakeEngine
 ) -> None:
     fake_engine.hold()
@@ -168,9 +168,9 @@ async def test_i3_nemo_gyms_null_is_never_traced(
 ) -> None:
     fake_engine.script = lambda _: Reply(b"garbage")
     answer = await http.post("/adapters/nemo-gym/verify", json=_verify(ESSAY))
-    told = answer.json()
-    assert (answer.status_code, told["reward"], told["_ng_failure_class"]) == (200, 0.0, "judge_failed")
-    assert told["_ng_failure_judge_error"].startswith("judge_malformed: ")
+    row = answer.json()
+    assert (answer.status_code, row["reward"], row["_ng_failure_class"]) == (200, 0.0, "judge_failed")
+    assert row["_ng_failure_judge_error"].startswith("judge_malformed: ")
     fake_engine.stop()
     away = (await http.post("/adapters/nemo-gym/verify", json=_verify(SHORT), params={"hold_s": 1})).json()
     assert away["_ng_failure_judge_error"].startswith("judge_unavailable: ")
@@ -185,10 +185,10 @@ async def test_i3_one_item_that_fails_is_an_error_or_nan(http: httpx.AsyncClient
     body = _openrlhf(ESSAY, SHORT)
     refused = await http.post("/adapters/openrlhf", json=body)
     assert (refused.status_code, refused.json()["error"]) == (503, "judge_malformed")
-    told = (await http.post("/adapters/openrlhf", json=body, params={"unscored": "nan"})).json()
-    assert told["rewards"][0] == told["scores"][0] == 0.8
-    assert math.isnan(told["rewards"][1])
-    assert told["extra_logs"]["regrade_scored"] == [1.0, 0.0]
+    response = (await http.post("/adapters/openrlhf", json=body, params={"unscored": "nan"})).json()
+    assert response["rewards"][0] == response["scores"][0] == 0.8
+    assert math.isnan(response["rewards"][1])
+    assert response["extra_logs"]["regrade_scored"] == [1.0, 0.0]
     slime = await http.post("/adapters/slime", json=SLIME | {"response": SHORT}, params={"unscored": "nan"})
     assert math.isnan(slime.json())
 
@@ -212,15 +212,15 @@ async def test_while_redis_is_away_a_sample_is_held(start_reward: StartReward, f
     ("nemo-gym/verify", {}, _verify(ESSAY, responses_create_params={"input": []}), 422, "invalid"),
     ("nemo-gym/verify", {"unscored": "nan"}, _verify(ESSAY), 422, "invalid"),
 ])  # fmt: skip
-async def test_what_waiting_does_not_mend_is_told_at_once(
+async def test_what_a_retry_cannot_fix_is_refused_at_once(
     http: httpx.AsyncClient, path: str, query: dict[str, str], body: dict[str, Any], status: int, code: str
 ) -> None:
     answer = await http.post(f"/adapters/{path}", json=body, params=query)
     assert (answer.status_code, answer.json()["error"]) == (status, code), answer.text
 
 
-def _basic(told: str) -> dict[str, str]:
-    return {"Authorization": f"Basic {base64.b64encode(told.encode()).decode()}"}
+def _basic(credentials: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
 
 
 @pytest.mark.parametrize(("headers", "status"), [
@@ -246,8 +246,8 @@ async def test_callers_of_one_sample_cost_the_judge_few_requests(start_reward: S
     service = start_reward(bootstrap_tasks=[TASK], judge_url=vllm.url, trainer_batch_wait_s=wait_s)
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=service.url, params=QUERY, timeout=60.0, limits=limits) as http:
-        asked = [http.post("/adapters/openrlhf", json=_openrlhf(f"{ESSAY} {n}")) for n in range(64)]
-        answers = await asyncio.gather(*asked)
+        requests = [http.post("/adapters/openrlhf", json=_openrlhf(f"{ESSAY} {n}")) for n in range(64)]
+        answers = await asyncio.gather(*requests)
         assert all(answer.status_code == 200 for answer in answers)
         assert len(vllm.calls) == 64
         assert len(vllm.payloads) <= 8

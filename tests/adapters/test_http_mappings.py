@@ -1,4 +1,4 @@
-"""The pure mappings of the trainers' wire formats: rendered prompts, tokens at the end, rows of Responses, figures."""
+"""The pure mappings of the trainers' HTTP formats: rendered prompts, end tokens, rows of Responses, metrics."""
 
 import time
 from types import SimpleNamespace
@@ -26,8 +26,8 @@ LLAMA = (
 GEMMA = "<bos><start_of_turn>user\nWhy trees?<end_of_turn>\n<start_of_turn>model\n"
 
 
-def _turns(told: Any) -> Any:
-    return told if isinstance(told, str) else [(turn.role, turn.content) for turn in told]
+def _turns(content: Any) -> Any:
+    return content if isinstance(content, str) else [(turn.role, turn.content) for turn in content]
 
 
 @pytest.mark.parametrize(("prompt", "turns"), [
@@ -42,13 +42,13 @@ def test_a_rendered_prompt_is_its_turns(prompt: str, turns: Any) -> None:
     assert _turns(parse_prompt(prompt)) == turns
 
 
-@pytest.mark.parametrize(("written", "kept"), [
+@pytest.mark.parametrize(("written", "stripped"), [
     ("Shade.<|im_end|>", "Shade."), ("Shade.</s>", "Shade."), ("Shade.<|eot_id|><|pad|><|pad|>\n", "Shade."),
     ("Shade.<end_of_turn>\n<eos>", "Shade."), ("Shade.", "Shade."), ("a <|im_end|> b", "a <|im_end|> b"),
     ("Shade.<b>", "Shade.<b>"), ("", ""), ("<|im_end|>", ""),
 ])  # fmt: skip
-def test_only_the_tokens_at_the_end_are_taken_away(written: str, kept: str) -> None:
-    assert strip_end_tokens(written) == kept
+def test_only_end_tokens_are_removed(written: str, stripped: str) -> None:
+    assert strip_end_tokens(written) == stripped
 
 
 @pytest.mark.parametrize(("query", "prompt", "completion"), [
@@ -75,20 +75,20 @@ def test_hostile_text_costs_linear_time() -> None:
 
 def test_turns_of_all_kinds() -> None:
     call = {"function": {"name": "look", "arguments": {"at": "tree"}}}
-    told = to_conversation([
+    turns = to_conversation([
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "a tree"},
     ])  # fmt: skip
-    assert _turns(told) == [
+    assert _turns(turns) == [
         ("system", "Be brief."), ("user", "Why?"), ("assistant", 'look({"at": "tree"})'), ("tool", "a tree"),
     ]  # fmt: skip
     prompt, rest = split_prompt([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     assert (_turns(prompt), _turns(rest)) == ([("user", "a")], [("assistant", "b")])
 
 
-def test_figures_have_the_same_names_for_every_outcome() -> None:
+def test_metrics_have_the_same_names_for_every_outcome() -> None:
     error = ItemError(code=ErrorCode.JUDGE_MALFORMED, message="m", retryable=True)
     failed = result("0" * 64).model_copy(update={"reward": None, "raw": None, "error": error})
     assert tuple(metrics_of(result("0" * 64))) == tuple(metrics_of(failed)) == METRIC_NAMES
@@ -101,16 +101,16 @@ def test_a_slime_label_becomes_the_reference() -> None:
     assert [item.reference for item in items] == ["x", None, None, "7", '{"a": 1}']
 
 
-def test_slimes_log_gets_the_means_of_the_figures() -> None:
-    told = [{"score": 0.5, **dict.fromkeys(METRIC_NAMES, value)} for value in (1.0, 3.0)]
+def test_slimes_log_gets_the_mean_metrics() -> None:
+    rewards = [{"score": 0.5, **dict.fromkeys(METRIC_NAMES, value)} for value in (1.0, 3.0)]
     extra: dict[str, Any] = {}
-    assert not slime.log_rollout(0, None, [SimpleNamespace(reward=reward) for reward in told], extra, 1.0)
+    assert not slime.log_rollout(0, None, [SimpleNamespace(reward=reward) for reward in rewards], extra, 1.0)
     assert extra == {f"rollout/{name}": 2.0 for name in METRIC_NAMES}
     assert not slime.log_rollout(0, None, [SimpleNamespace(reward=0.5)], extra, 1.0)
 
 
 def test_a_nemo_gym_rollout_with_tools() -> None:
-    asked = nemo_gym.VerifyRequest.model_validate({
+    request = nemo_gym.VerifyRequest.model_validate({
         "responses_create_params": {"input": "Why?", "instructions": "Be brief."},
         "response": {"output": [
             {"type": "reasoning", "summary": [{"text": "hidden"}]},
@@ -120,7 +120,7 @@ def test_a_nemo_gym_rollout_with_tools() -> None:
         ]},
         "_ng_rollout_index": 4,
     })  # fmt: skip
-    item = nemo_gym.to_item(asked)
+    item = nemo_gym.to_item(request)
     assert item.id == "rollout-4"
     assert _turns(item.prompt) == [("system", "Be brief."), ("user", "Why?")]
     assert _turns(item.completion) == [("assistant", "look({})"), ("tool", "a tree"), ("assistant", "Shade.")]
