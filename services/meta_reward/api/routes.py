@@ -1,4 +1,4 @@
-"""The routes of the meta-reward service: what evolved, and what an operator may do about it."""
+"""Routes of the meta-reward service: status, lineage, cycles, alarms, traces, anchors, and operator actions."""
 
 import logging
 import time
@@ -34,13 +34,14 @@ from services.kit.errors import Invalid, NotFound
 from services.kit.store.keys import LineageKey
 from services.kit.web.server import error_responses, require_key, require_operator
 from services.meta_reward.api.rubric_diff import diff_rubrics
-from services.meta_reward.api.trace_filter import MAX_SCANNED, TraceFilter
+from services.meta_reward.api.trace_filter import PAGE_SCAN, TraceFilter
 from services.meta_reward.deps import CycleDeps
 from services.meta_reward.lineages import lineages_of
 
 log = logging.getLogger(__name__)
 
 MAX_PAGE = 1_000
+"""Events or reports in one response."""
 EVENT_ID = r"^[1-9][0-9]{0,18}-[0-9]{1,19}$"
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
@@ -48,28 +49,28 @@ TraceId = Annotated[str, Path(min_length=1, max_length=128)]
 
 
 class OperatorAction(Contract):
-    """Who asks for something, and why; it goes on record."""
+    """Who requests an action, and why. Both are recorded."""
 
     by: str = Field(min_length=1, max_length=128)
     reason: str = Field(min_length=1, max_length=2_000)
 
 
 class ActivateAction(OperatorAction):
-    """Activate a stored rubric without the gate; `expected` is the digest believed to be active."""
+    """Activate a stored rubric without the gate; `expected` is the digest that the caller believes is active."""
 
     digest: Digest
     expected: Digest | None = None
 
 
 class RollbackAction(OperatorAction):
-    """Go back to `version`, or to the one before; `expected` is the digest believed to be active."""
+    """Roll back to `version`, by default the previous one; `expected` is the digest the caller believes is active."""
 
     expected: Digest | None = None
     version: int | None = Field(default=None, ge=1)
 
 
 class Activated(Contract):
-    """What is active now."""
+    """The rubric that is active after the action."""
 
     digest: Digest
     version: int
@@ -94,9 +95,9 @@ async def _filter(
     group: Annotated[str | None, Query(min_length=1, max_length=128)] = None,
     purpose: Purpose | None = None,
 ) -> TraceFilter:
-    given = locals()  # FastAPI takes a query apart by a signature, or as one model that owns all of it
+    values = locals()  # FastAPI maps a query to a signature, or to one model that owns all of its parameters
     try:
-        return TraceFilter.model_validate(given)
+        return TraceFilter.model_validate(values)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
@@ -113,7 +114,7 @@ operating = APIRouter(
 
 @reading.get("/status/{task}")
 async def get_status(lineage: LineageDep, deps: Deps) -> CycleStatus:
-    """What the worker is doing for this line now."""
+    """The stage of the running cycle, the number of pending traces, the pause, and the last error."""
     return await deps.status_store.status(lineage)
 
 
@@ -122,9 +123,11 @@ async def get_lineage(
     lineage: LineageDep,
     deps: Deps,
     limit: Limit = MAX_PAGE,
-    before: Annotated[str | None, Query(pattern=EVENT_ID, description="an event's id: older ones than it")] = None,
+    before: Annotated[
+        str | None, Query(pattern=EVENT_ID, description="id of an event; only older events are returned")
+    ] = None,
 ) -> list[LineageEvent]:
-    """What happened to the line's rubrics, with the gate's figures: the newest `limit` events, oldest first."""
+    """The newest `limit` events of the lineage's rubrics with the gate's reports, oldest first."""
     return await deps.store.latest(lineage, limit, before=before)
 
 
@@ -133,21 +136,21 @@ async def get_cycles(
     lineage: LineageDep,
     deps: Deps,
     limit: Limit = MAX_PAGE,
-    skip: Annotated[int, Query(ge=0, le=100 * MAX_PAGE, description="leave out so many of the newest")] = 0,
+    skip: Annotated[int, Query(ge=0, le=100 * MAX_PAGE, description="number of newest reports to leave out")] = 0,
 ) -> list[CycleReport]:
-    """The newest cycles that have ended, oldest first, with their evidence; an abandoned one says why."""
+    """The newest ended cycles with their evidence, oldest first; an abandoned cycle gives its reason."""
     return await deps.status_store.reports(lineage, limit, skip=skip)
 
 
 @reading.get("/cycles/{task}/{cycle}")
 async def get_cycle(lineage: LineageDep, deps: Deps, cycle: str) -> CycleReport:
-    """One of the newest cycles that have ended."""
+    """The report of one of the last 1,000 ended cycles."""
     return await deps.status_store.report(lineage, cycle)
 
 
 @reading.get("/alarms/{task}")
 async def get_alarms(lineage: LineageDep, deps: Deps) -> list[Alarm]:
-    """The alarms that are raised, each with its figure, its thresholds and the traces that show it most."""
+    """The raised alarms, each with its figure, its thresholds and example traces."""
     return await deps.status_store.alarms(lineage)
 
 
@@ -155,13 +158,15 @@ async def get_alarms(lineage: LineageDep, deps: Deps) -> list[Alarm]:
 async def get_traces(
     lineage: LineageDep,
     deps: Deps,
-    wanted: FilterDep,
+    conditions: FilterDep,
     limit: Annotated[int, Query(ge=1, le=256)] = 50,
-    before: Annotated[str | None, Query(pattern=EVENT_ID, description="`older` of the page before this one")] = None,
+    before: Annotated[str | None, Query(pattern=EVENT_ID, description="`older` of the previous page")] = None,
 ) -> TracePage:
-    """The line's newest traces that fit, newest first; those that were archived and trimmed are not among them."""
+    """The lineage's newest traces that match, newest first. Archived traces that left Redis are not found."""
     until = f"({before}" if before else "+"
-    found = await deps.log.recent(lineage.task, limit, until=until, wanted=wanted.on(lineage), max_scanned=MAX_SCANNED)
+    found = await deps.log.recent(
+        lineage.task, limit, until=until, wanted=conditions.in_lineage(lineage), max_scanned=PAGE_SCAN
+    )
     return TracePage(traces=tuple(found.traces), older=found.end or None)
 
 
@@ -178,20 +183,20 @@ async def get_diff(
     before: Annotated[int | Digest, Query(description="a version or a digest")],
     after: Annotated[int | Digest, Query(description="a version or a digest")],
 ) -> RubricDiff:
-    """What changed between two rubrics."""
+    """The difference of two rubrics."""
     return diff_rubrics(await find_rubric(deps, lineage, before), await find_rubric(deps, lineage, after))
 
 
 @reading.get("/anchors/{task}")
 async def get_anchors(task: Name, deps: Deps) -> AnchorsAnswer:
-    """The cases that the gate measures this task's rubrics on, in figures."""
+    """The number of anchors on which the gate measures this task's rubrics."""
     _require_pack(task)
     return await deps.anchors.summary(task)
 
 
 @operating.post("/anchors/{task}")
 async def post_anchors(body: ImportAnchors, task: Name, deps: Deps) -> AnchorsAnswer:
-    """Add labelled pairs to the task's anchors; a pair already there is there once."""
+    """Add labelled pairs to the task's anchors; a pair that exists is not added again."""
     _require_pack(task)
     await deps.anchors.add(task, body.pairs)
     log.info("anchors imported", extra={"task": task, "by": body.by, "reason": body.reason, "pairs": len(body.pairs)})
@@ -200,14 +205,13 @@ async def post_anchors(body: ImportAnchors, task: Name, deps: Deps) -> AnchorsAn
 
 @operating.post("/cycles/{task}", status_code=202)
 async def post_cycle(body: OperatorAction, lineage: LineageDep, deps: Deps) -> CycleStatus:
-    """Ask for a cycle now; the worker takes it up at its next look."""
+    """Request a cycle; a worker starts it at its next poll."""
     served = await lineages_of(deps.store, deps.settings)
     if lineage not in served:
         tasks = ", ".join(dict.fromkeys(served_lineage.task for served_lineage in served))
         raise Invalid(
-            f"no worker serves {lineage.label!r} of {lineage.task!r}: "
-            f"rubrics evolve in lineage {MAIN_LINEAGE!r} of {tasks}, "
-            "and of those of its scopes that have a rubric of their own",
+            f"no worker serves lineage {lineage.label!r} of {lineage.task!r}: rubrics evolve in lineage "
+            f"{MAIN_LINEAGE!r} of {tasks}, and of their scopes that have a rubric of their own",
             code="not_served",
         )
     if await deps.store.active(lineage) is None:
@@ -218,7 +222,7 @@ async def post_cycle(body: OperatorAction, lineage: LineageDep, deps: Deps) -> C
 
 @operating.post("/cycles/{task}/pause")
 async def post_pause(body: OperatorAction, lineage: LineageDep, deps: Deps) -> CycleStatus:
-    """Start no cycle but on request, until resumed; one under way goes on."""
+    """Start cycles on request only, until resumed; a running cycle continues."""
     await deps.status_store.pause(lineage, Pause(by=body.by, reason=body.reason, since=time.time()))
     return await deps.status_store.status(lineage)
 
@@ -233,7 +237,7 @@ async def post_resume(body: OperatorAction, lineage: LineageDep, deps: Deps) -> 
 
 @operating.post("/rubrics/{task}/activate")
 async def post_activate(body: ActivateAction, lineage: LineageDep, deps: Deps) -> Activated:
-    """Activate a stored rubric on your own authority, recorded as an override."""
+    """Activate a stored rubric without the gate. It is recorded as an override."""
     expected = body.expected
     if expected is None:
         current = await deps.store.active(lineage)
@@ -245,24 +249,28 @@ async def post_activate(body: ActivateAction, lineage: LineageDep, deps: Deps) -
 
 @operating.post("/rubrics/{task}/rollback")
 async def post_rollback(body: RollbackAction, lineage: LineageDep, deps: Deps) -> Activated:
-    """Go back to the version before, or to the one named."""
+    """Activate an earlier version, by default the previous one."""
     active = await deps.store.rollback(lineage, by=body.by, reason=body.reason, expected=body.expected, to=body.version)
     return Activated(digest=active.digest, version=active.version or 0)
 
 
 def _require_pack(task: str) -> None:
     if task not in available_tasks():
-        raise NotFound(f"no task pack {task!r}: anchors are made from a pack's originals", code="unknown_task")
+        raise NotFound(f"no task pack {task!r}: anchors are built from a pack's originals", code="unknown_task")
 
 
 async def find_trace(deps: CycleDeps, task: str, trace_id: str) -> Trace:
     """A trace by its id. Raises `NotFound`."""
-    found = await deps.log.by_ids(task, {trace_id})
-    if trace_id not in found:
-        raise NotFound(f"none of the last traces of {task!r} is {trace_id}: look in the archive", code="unknown_trace")
-    return found[trace_id]
+    traces = await deps.log.by_ids(task, {trace_id})
+    if trace_id not in traces:
+        raise NotFound(
+            f"trace {trace_id} is not among the last traces of {task!r}; older ones are in the archive",
+            code="unknown_trace",
+        )
+    return traces[trace_id]
 
 
 async def find_rubric(deps: CycleDeps, lineage: LineageKey, name: int | str) -> Rubric:
-    found = await deps.store.find(lineage, name)
-    return await deps.store.labelled(lineage._replace(scope=found.scope), found.digest)
+    """A rubric by version or digest, with its names in the lineage. Raises `NotFound`."""
+    pointer = await deps.store.find(lineage, name)
+    return await deps.store.labelled(lineage._replace(scope=pointer.scope), pointer.digest)

@@ -1,4 +1,4 @@
-"""The difference of two rubrics, for people. Pure."""
+"""The difference of two rubrics as criteria and as a unified diff. Pure."""
 
 import difflib
 
@@ -6,7 +6,7 @@ from regrade.contracts import Criterion, LlmCriterion, Rubric, RubricDiff
 
 
 def diff_rubrics(before: Rubric, after: Rubric) -> RubricDiff:
-    """Which criteria were added, removed or changed, and a unified diff of the two as text."""
+    """The ids of added, removed and changed criteria, and a unified diff of both rubrics as text."""
     old = {criterion.id: criterion for criterion in before.criteria}
     new = {criterion.id: criterion for criterion in after.criteria}
     lines = difflib.unified_diff(_lines(before), _lines(after), _title(before), _title(after), lineterm="", n=100)

@@ -1,4 +1,4 @@
-"""Which traces somebody wants to see: a filter over a line's trace log. Pure."""
+"""Filter over a lineage's traces. Pure."""
 
 from collections.abc import Callable
 from typing import Annotated, Self
@@ -8,14 +8,14 @@ from pydantic import Field, model_validator
 from regrade.contracts import Contract, Flag, Name, Purpose, Trace
 from services.kit.store.keys import LineageKey
 
-MAX_SCANNED = 4_096
-"""Entries of the log that one question reads, at most."""
+PAGE_SCAN = 4_096
+"""Entries of the trace log that one page of results reads: about 10 MB of JSON."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class TraceFilter(Contract):
-    """What has to hold of a trace; what is left out does not matter."""
+    """Conditions on a trace; a field that is None matches every trace."""
 
     run: Name | None = None
     step: int | None = Field(default=None, ge=0, le=2**53)
@@ -27,14 +27,14 @@ class TraceFilter(Contract):
     purpose: Purpose | None = None
 
     @model_validator(mode="after")
-    def _has_room(self) -> Self:
+    def _bounds_are_ordered(self) -> Self:
         if self.lowest is not None and self.highest is not None and self.lowest > self.highest:
             raise ValueError("the lowest reward is above the highest")
         return self
 
-    def on(self, lineage: LineageKey) -> Callable[[Trace], bool]:
-        """Whether a trace is one of a line's that is wanted."""
-        same = {
+    def in_lineage(self, lineage: LineageKey) -> Callable[[Trace], bool]:
+        """A predicate: whether a trace belongs to the lineage and matches."""
+        equal = {
             name: value
             for name in ("run", "step", "version", "group", "purpose")
             if (value := getattr(self, name)) is not None
@@ -42,12 +42,12 @@ class TraceFilter(Contract):
         low = 0.0 if self.lowest is None else self.lowest
         high = 1.0 if self.highest is None else self.highest
 
-        def wanted(trace: Trace) -> bool:
+        def matches(trace: Trace) -> bool:
             return (
                 (trace.lineage, trace.scope) == (lineage.name, lineage.scope)
                 and low <= trace.reward <= high
                 and (self.flag is None or self.flag in trace.flags)
-                and all(getattr(trace, name) == value for name, value in same.items())
+                and all(getattr(trace, name) == value for name, value in equal.items())
             )
 
-        return wanted
+        return matches

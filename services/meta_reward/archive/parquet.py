@@ -1,4 +1,4 @@
-"""Traces as Parquet, and the place where the files lie: a local folder, or any URL that fsspec knows."""
+"""Traces as Parquet files, in a local folder or at any URL that fsspec supports."""
 
 import os
 import tempfile
@@ -42,9 +42,9 @@ SCHEMA = pa.schema(
         pa.field("time", pa.float64()),
     ]
 )
-"""One row a trace. `id` is its place in the stream; where a text was a conversation, its messages stand beside it."""
+"""One row per trace. `id` is its stream id; the `*_messages` columns hold a text that was sent as messages."""
 
-_HALF_WRITTEN = ".regrade-"
+_TEMPORARY_PREFIX = ".regrade-"
 _TEXTS = ("prompt", "completion")
 
 
@@ -59,14 +59,14 @@ def row_of(entry_id: str, trace: Trace) -> dict[str, Any]:
 
 
 def trace_of(row: dict[str, Any]) -> Trace:
-    """The trace that a row was made of."""
+    """The trace of a row; the inverse of `row_of`."""
     messages = {name: row[f"{name}_messages"] for name in _TEXTS}
-    told = {name: found for name, found in messages.items() if found is not None}
-    return Trace.model_validate({name: row[name] for name in Trace.model_fields} | told)
+    given = {name: value for name, value in messages.items() if value is not None}
+    return Trace.model_validate({name: row[name] for name in Trace.model_fields} | given)
 
 
 class TraceFile:
-    """A Parquet file being written, a page of traces at a time: no more than a page is in memory."""
+    """A Parquet file written page by page, so that only one page of traces is in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,41 +75,41 @@ class TraceFile:
         self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
 
     def add(self, page: Sequence[tuple[str, Trace]]) -> None:
-        """Write a page; blocks."""
+        """Write a page of traces with their ids. Blocks."""
         self._writer.write_table(pa.Table.from_pylist([row_of(*entry) for entry in page], schema=SCHEMA))
         self.first = self.first or page[0][0]
         self.last = page[-1][0]
         self.rows += len(page)
 
     def end(self) -> None:
-        """Write no more; does nothing the second time."""
+        """Close the writer. Repeated calls do nothing."""
         self._writer.close()
 
     def close(self) -> None:
-        """Finish the file; on disk when this returns."""
+        """Close the writer and sync the file to disk."""
         self.end()
         with self.path.open("rb+") as written:
             os.fsync(written.fileno())
 
 
 class ArchiveStore:
-    """Where archive files lie. All of it blocks: call it in a thread."""
+    """The archive's files. Every method blocks: call it in a thread."""
 
     def __init__(self, url: str) -> None:
-        """Raises `ValueError` or `ImportError` for a URL that fsspec can't serve."""
+        """Raises `ValueError` or `ImportError` for a URL that fsspec does not support."""
         self._fs, self._root = fsspec.core.url_to_fs(url)
         self._local = isinstance(self._fs, LocalFileSystem)
 
     @contextmanager
     def new_file(self, task: str) -> Iterator[TraceFile]:
-        """A file to write to; what is not published is gone afterwards.
+        """A temporary file to write to, deleted afterwards unless it was published.
 
-        Beside its place where that is local, so that publishing is a move within one file system.
+        For a local archive it lies in the task's folder, so that publishing is an atomic rename.
         """
         folder = Path(self._folder(task)) if self._local else None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_HALF_WRITTEN, suffix=".parquet", dir=folder)
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, suffix=".parquet", dir=folder)
         os.close(handle)
         try:
             written = TraceFile(Path(name))
@@ -121,7 +121,7 @@ class ArchiveStore:
             Path(name).unlink(missing_ok=True)
 
     def publish(self, task: str, written: TraceFile) -> str:
-        """Put a closed file where it belongs, whole or not at all, over an equal one if there is one."""
+        """Move a closed file to its final name, atomically where local; an equal file is replaced."""
         path = f"{self._folder(task)}/{written.first}_{written.last}.parquet"
         if self._local:
             written.path.chmod(0o644)
@@ -132,10 +132,10 @@ class ArchiveStore:
         return path
 
     def tidy(self, task: str) -> None:
-        """Remove what killed workers left half written; only for the holder of the archive's lease."""
+        """Delete temporary files of killed workers. Only the holder of the archive's lease may call it."""
         folder = Path(self._folder(task))
         if self._local and folder.is_dir():
-            for path in folder.glob(f"{_HALF_WRITTEN}*"):
+            for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
                 path.unlink(missing_ok=True)
 
     def _folder(self, task: str) -> str:

@@ -1,5 +1,5 @@
-"""The operator's console: pages made here, in plain HTML and SVG, that work without JavaScript.
+"""The operator's console: pages rendered on the server in HTML and SVG, which work without JavaScript.
 
-Every text of a policy or a model goes through the templates' escaping, and the pages' Content-Security-Policy
-lets nothing run but the one script that ships with them.
+The templates escape every text of a policy or a model, and the Content-Security-Policy allows only the one script that
+ships with the console.
 """

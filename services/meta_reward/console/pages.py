@@ -1,10 +1,10 @@
-"""The console's pages: each reads what its template shows, and no more than a bounded stretch of anything."""
+"""The console's pages. Each reads only what its template shows, and a bounded number of events and traces."""
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
@@ -13,25 +13,57 @@ from regrade.contracts import Digest, EventKind, Flag, LineageEvent, Purpose, Tr
 from services.kit.errors import NotFound
 from services.kit.store.keys import LineageKey
 from services.meta_reward.api.routes import EVENT_ID, Deps, LineageDep, TraceId, find_rubric, find_trace
-from services.meta_reward.api.trace_filter import MAX_SCANNED, TraceFilter
+from services.meta_reward.api.trace_filter import PAGE_SCAN, TraceFilter
 from services.meta_reward.console import timeline
 from services.meta_reward.console.chart_data import cycle_figures, run_series, runs_in
-from services.meta_reward.console.render import ConsoleRoute, PageLinks, asset, page, redirect
+from services.meta_reward.console.render import ConsoleRoute, PageLinks, asset, redirect, render
 from services.meta_reward.console.rubric_compare import side_by_side
 from services.meta_reward.console.session import COOKIE, PATH, Viewer, viewer_of
 from services.meta_reward.deps import CycleDeps
 from services.meta_reward.lineages import lineages_of
 from services.meta_reward.settings import served_lineages
 
-_EVENTS = 120
-"""Lineage events on one page of the timeline."""
-_KNOWN_EVENTS = 1_000
+_EVENTS_PER_PAGE = 120
+_MAX_EVENTS = 1_000
+"""Lineage events read to find the status of every rubric; older rubrics are not listed."""
 _PLOTTED_TRACES = 2_048
 _PLOTTED_CYCLES = 200
-_CYCLES = 25
-_TRACES = 40
-_SIBLINGS = 64
+_CYCLES_PER_PAGE = 25
+_TRACES_PER_PAGE = 40
+_MAX_GROUP = 64
 _ASSETS = {"console.css": "text/css", "console.js": "text/javascript", "mark.svg": "image/svg+xml"}
+
+
+class View(NamedTuple):
+    """A request for a page about a lineage, and what the viewer may do there."""
+
+    lineage: LineageKey
+    deps: CycleDeps
+    viewer: Viewer
+
+    async def page(self, template: str, section: str, title: str, **values: object) -> Response:
+        """The template's page, with the values and those of the frame around every page."""
+        deps, lineage = self.deps, self.lineage
+        served = await lineages_of(deps.store, deps.settings)
+        frame = {
+            "title": title,
+            "section": section,
+            "lineage": lineage,
+            "link": PageLinks(lineage),
+            "lineage_links": list(map(PageLinks, served)),
+            "is_served": lineage in served,
+            "viewer": self.viewer,
+            "status": await deps.status_store.status(lineage),
+            "alarms": await deps.status_store.alarms(lineage),
+            "active": await deps.store.active(lineage),
+            "margin": deps.settings.gate_margin,
+        }
+        return render(template, frame | values)
+
+    async def active_digest(self) -> str | None:
+        """Digest of the lineage's active rubric."""
+        active = await self.deps.store.active(self.lineage)
+        return active.digest if active else None
 
 
 async def _viewer(request: Request) -> Viewer:
@@ -39,41 +71,28 @@ async def _viewer(request: Request) -> Viewer:
 
 
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
+
+
+async def _view(lineage: LineageDep, deps: Deps, viewer: ViewerDep) -> View:
+    return View(lineage, deps, viewer)
+
+
+ViewDep = Annotated[View, Depends(_view)]
 Before = Annotated[str | None, Query(pattern=EVENT_ID)]
 RubricName = Annotated[int | Digest, Query()]
 
 pages = APIRouter(prefix=PATH, route_class=ConsoleRoute, include_in_schema=False)
 
 
-async def page_context(
-    lineage: LineageKey, deps: CycleDeps, viewer: Viewer, section: str, title: str
-) -> dict[str, Any]:
-    """What every page about a line shows around its own."""
-    served = await lineages_of(deps.store, deps.settings)
-    return {
-        "title": title,
-        "section": section,
-        "lineage": lineage,
-        "link": PageLinks(lineage),
-        "lineage_links": list(map(PageLinks, served)),
-        "is_served": lineage in served,
-        "viewer": viewer,
-        "status": await deps.status_store.status(lineage),
-        "alarms": await deps.status_store.alarms(lineage),
-        "active": await deps.store.active(lineage),
-        "now": time.time(),
-    }
-
-
 @pages.get("")
 async def get_index(deps: Deps, viewer: ViewerDep) -> Response:
-    """The first line's overview; the others are a click away."""
+    """Redirect to the overview of the first served lineage."""
     return redirect(PageLinks(served_lineages(deps.settings)[0])())
 
 
 @pages.get("/static/{name}")
 async def get_asset(name: str) -> Response:
-    """Style, script and mark; they hold nothing that a key would guard."""
+    """Style sheet, script and logo; they need no key."""
     if name not in _ASSETS:
         raise NotFound(f"no file {name!r}")
     folder = resources.files("services.meta_reward").joinpath("console", "static")
@@ -81,161 +100,165 @@ async def get_asset(name: str) -> Response:
 
 
 @pages.get("/{task}")
-async def get_overview(
-    lineage: LineageDep, deps: Deps, viewer: ViewerDep, run: str | None = None, before: Before = None
-) -> Response:
-    """How the line does: reward, evidence, alarms, and the timeline of its rubrics."""
-    context = await page_context(lineage, deps, viewer, "overview", lineage.task)
+async def get_overview(view: ViewDep, run: str | None = None, before: Before = None) -> Response:
+    """Reward, evidence, alarms, and the timeline of the lineage's rubrics."""
+    deps, lineage = view.deps, view.lineage
     traces = (
-        await deps.log.recent(lineage.task, _PLOTTED_TRACES, wanted=_training(lineage), max_scanned=MAX_SCANNED)
+        await deps.log.recent(lineage.task, _PLOTTED_TRACES, wanted=_training(lineage), max_scanned=PAGE_SCAN)
     ).traces
     runs = runs_in(traces)
     chosen = run if run in runs else next(iter(runs), None)
-    events = await deps.store.latest(lineage, _EVENTS, before=before)
-    newest = await deps.store.latest(lineage, _KNOWN_EVENTS) if before else events
+    events = await deps.store.latest(lineage, _EVENTS_PER_PAGE, before=before)
+    newest = await deps.store.latest(lineage, _MAX_EVENTS) if before else events
     reports = await deps.status_store.reports(lineage, _PLOTTED_CYCLES)
-    context |= {
-        "runs": runs,
-        "series": await asyncio.to_thread(run_series, traces, chosen),
-        "evidence": cycle_figures(reports),
-        "last_report": reports[-1] if reports else None,
-        "cycle_groups": timeline.cycle_groups(events),
-        "timeline": timeline.timeline(newest),
-        "older": events[0].id if len(events) == _EVENTS else None,
-        "is_newest": before is None,
-        "last_change": await deps.store.last_change(lineage),
-        "margin": deps.settings.gate_margin,
-    }
-    return page("overview.html", context)
+    return await view.page(
+        "overview.html",
+        "overview",
+        lineage.task,
+        runs=runs,
+        series=await asyncio.to_thread(run_series, traces, chosen),
+        evidence=cycle_figures(reports),
+        last_report=reports[-1] if reports else None,
+        cycle_groups=timeline.cycle_groups(events),
+        timeline=timeline.timeline(newest),
+        older=events[0].id if len(events) == _EVENTS_PER_PAGE else None,
+        is_newest=before is None,
+        last_change=await deps.store.last_change(lineage),
+    )
 
 
 @pages.get("/{task}/rubrics")
-async def get_rubrics(
-    lineage: LineageDep,
-    deps: Deps,
-    viewer: ViewerDep,
-    before: RubricName | None = None,
-    after: RubricName | None = None,
-) -> Response:
-    """Two rubrics side by side, by default the active one and the one before it; and all there are to choose from."""
-    context = await page_context(lineage, deps, viewer, "rubrics", "Rubrics")
-    events = await deps.store.latest(lineage, _KNOWN_EVENTS)
-    active = context["active"]
-    rubric_statuses = timeline.rubric_statuses(events, active.digest if active else None)
-    after = after or (active.digest if active else None)
+async def get_rubrics(view: ViewDep, before: RubricName | None = None, after: RubricName | None = None) -> Response:
+    """Two rubrics side by side, by default the active one and its predecessor, and a list of all rubrics."""
+    deps, lineage = view.deps, view.lineage
+    events = await deps.store.latest(lineage, _MAX_EVENTS)
+    active = await view.active_digest()
+    after = after or active
     if after is None:
         raise NotFound(f"{lineage.task!r} has no rubric in {lineage.label!r} yet", code="unknown_task")
     right = await find_rubric(deps, lineage, after)
-    left = await find_rubric(
-        deps, lineage, before or _predecessor(events, right.digest) or right.parent or right.digest
+    before = before or _predecessor(events, right.digest) or right.parent or right.digest
+    left = await find_rubric(deps, lineage, before)
+    statuses = timeline.rubric_statuses(events, active)
+    return await view.page(
+        "rubrics.html",
+        "rubrics",
+        "Rubrics",
+        rubric_statuses=statuses,
+        left=left,
+        right=right,
+        blocks=side_by_side(left, right),
     )
-    context |= {"rubric_statuses": rubric_statuses, "left": left, "right": right, "blocks": side_by_side(left, right)}
-    return page("rubrics.html", context)
 
 
 @pages.get("/{task}/rubrics/{digest}")
-async def get_rubric(lineage: LineageDep, deps: Deps, viewer: ViewerDep, digest: Digest) -> Response:
-    """One rubric: what it asks for, what happened to it, and what the gate measured of it."""
+async def get_rubric(view: ViewDep, digest: Digest) -> Response:
+    """One rubric: its criteria, its events, and the gate's reports on it."""
+    deps, lineage = view.deps, view.lineage
     rubric = await find_rubric(deps, lineage, digest)
     label = f"v{rubric.version}" if rubric.version else digest[:8]
-    context = await page_context(lineage, deps, viewer, "rubrics", f"Rubric {label}")
-    events = await deps.store.latest(lineage, _KNOWN_EVENTS)
+    events = await deps.store.latest(lineage, _MAX_EVENTS)
     own = [event for event in events if event.digest == digest and event.kind is not EventKind.FAILED]
-    active = context["active"]
-    is_active = active is not None and active.digest == digest
-    context |= {
-        "rubric": rubric,
-        "label": label,
-        "status_word": timeline.status_of(own[-1], rubric.version, is_active) if own else "stored",
-        "events": own[::-1],
-        "gates": timeline.gates_of(own, digest),
-        "margin": deps.settings.gate_margin,
-        "rollback_reason": (await deps.store.rolled_back(lineage)).get(digest),
-    }
-    return page("rubric.html", context)
+    is_active = await view.active_digest() == digest
+    return await view.page(
+        "rubric.html",
+        "rubrics",
+        f"Rubric {label}",
+        rubric=rubric,
+        label=label,
+        status_word=timeline.status_of(own[-1], rubric.version, is_active) if own else "stored",
+        events=own[::-1],
+        gates=timeline.gates_of(own, digest),
+        rollback_reason=(await deps.store.rolled_back(lineage)).get(digest),
+    )
 
 
 @pages.get("/{task}/cycles")
-async def get_cycles(
-    lineage: LineageDep, deps: Deps, viewer: ViewerDep, skip: Annotated[int, Query(ge=0, le=100_000)] = 0
-) -> Response:
-    """Cycles that have ended, newest first."""
-    context = await page_context(lineage, deps, viewer, "cycles", "Cycles")
-    reports = await deps.status_store.reports(lineage, _CYCLES + 1, skip=skip)
-    has_older = len(reports) > _CYCLES
-    context |= {"reports": reports[::-1][:_CYCLES], "skip": skip, "size": _CYCLES, "has_older": has_older}
-    return page("cycles.html", context)
+async def get_cycles(view: ViewDep, skip: Annotated[int, Query(ge=0, le=100_000)] = 0) -> Response:
+    """Ended cycles, newest first."""
+    reports = await view.deps.status_store.reports(view.lineage, _CYCLES_PER_PAGE + 1, skip=skip)
+    return await view.page(
+        "cycles.html",
+        "cycles",
+        "Cycles",
+        reports=reports[::-1][:_CYCLES_PER_PAGE],
+        skip=skip,
+        size=_CYCLES_PER_PAGE,
+        has_older=len(reports) > _CYCLES_PER_PAGE,
+    )
 
 
 @pages.get("/{task}/cycles/{cycle}")
-async def get_cycle(lineage: LineageDep, deps: Deps, viewer: ViewerDep, cycle: str) -> Response:
-    """One cycle: evidence, sample, and the verdict on every candidate."""
-    report = await deps.status_store.report(lineage, cycle)
-    context = await page_context(lineage, deps, viewer, "cycles", f"Cycle {cycle}")
-    events = await deps.store.latest(lineage, _KNOWN_EVENTS)
+async def get_cycle(view: ViewDep, cycle: str) -> Response:
+    """One cycle: its evidence, its sample, and the decision on every candidate."""
+    report = await view.deps.status_store.report(view.lineage, cycle)
+    events = await view.deps.store.latest(view.lineage, _MAX_EVENTS)
     own = [event for event in events if event.cycle == cycle]
-    context |= {"report": report, "events": own, "margin": deps.settings.gate_margin}
-    return page("cycle.html", context)
+    return await view.page("cycle.html", "cycles", f"Cycle {cycle}", report=report, events=own)
 
 
 @pages.get("/{task}/alarms")
-async def get_alarms(lineage: LineageDep, deps: Deps, viewer: ViewerDep) -> Response:
-    """What is raised, with the traces that show it."""
-    context = await page_context(lineage, deps, viewer, "alarms", "Alarms")
-    wanted = {name for alarm in context["alarms"] for name in alarm.traces}
-    there = await deps.log.by_ids(lineage.task, wanted) if wanted else {}
-    context["traces_of"] = {alarm.name: [there[t] for t in alarm.traces if t in there] for alarm in context["alarms"]}
-    return page("alarms.html", context)
+async def get_alarms(view: ViewDep) -> Response:
+    """The raised alarms with their example traces."""
+    alarms = await view.deps.status_store.alarms(view.lineage)
+    ids = {trace_id for alarm in alarms for trace_id in alarm.traces}
+    traces = await view.deps.log.by_ids(view.lineage.task, ids) if ids else {}
+    traces_of = {alarm.name: [traces[i] for i in alarm.traces if i in traces] for alarm in alarms}
+    return await view.page("alarms.html", "alarms", "Alarms", traces_of=traces_of)
 
 
 @pages.get("/{task}/traces")
-async def get_traces(
-    request: Request, lineage: LineageDep, deps: Deps, viewer: ViewerDep, before: Before = None
-) -> Response:
-    """Traces that fit a filter, newest first."""
-    context = await page_context(lineage, deps, viewer, "traces", "Traces")
-    given = {name: value for name, value in request.query_params.items() if value and name in TraceFilter.model_fields}
-    wanted = TraceFilter.model_validate(given)
-    until = f"({before}" if before else "+"
-    found = await deps.log.recent(
-        lineage.task, _TRACES, until=until, wanted=wanted.on(lineage), max_scanned=MAX_SCANNED
-    )
-    context |= {
-        "form_values": {name: given.get(name, "") for name in TraceFilter.model_fields},
-        "filters": given,
-        "trace_page": found,
-        "is_newest": before is None,
-        "max_scanned": MAX_SCANNED,
-        "flags": list(Flag),
-        "purposes": [Purpose.TRAIN, Purpose.EVAL],
+async def get_traces(request: Request, view: ViewDep, before: Before = None) -> Response:
+    """Traces that match a filter, newest first."""
+    filters = {
+        name: value for name, value in request.query_params.items() if value and name in TraceFilter.model_fields
     }
-    return page("traces.html", context)
+    trace_page = await view.deps.log.recent(
+        view.lineage.task,
+        _TRACES_PER_PAGE,
+        until=f"({before}" if before else "+",
+        wanted=TraceFilter.model_validate(filters).in_lineage(view.lineage),
+        max_scanned=PAGE_SCAN,
+    )
+    return await view.page(
+        "traces.html",
+        "traces",
+        "Traces",
+        form_values={name: filters.get(name, "") for name in TraceFilter.model_fields},
+        filters=filters,
+        trace_page=trace_page,
+        is_newest=before is None,
+        max_scanned=PAGE_SCAN,
+        flags=list(Flag),
+        purposes=[Purpose.TRAIN, Purpose.EVAL],
+    )
 
 
 @pages.get("/{task}/traces/{trace_id}")
-async def get_trace(lineage: LineageDep, deps: Deps, viewer: ViewerDep, trace_id: TraceId) -> Response:
-    """One trace: what was written, and how each criterion made its reward."""
-    trace = await find_trace(deps, lineage.task, trace_id)
-    own = LineageKey(lineage.task, trace.lineage, trace.scope)
-    context = await page_context(own, deps, viewer, "traces", "Trace")
+async def get_trace(view: ViewDep, trace_id: TraceId) -> Response:
+    """One trace: its texts, the score of each criterion, and the other completions of its group."""
+    deps = view.deps
+    trace = await find_trace(deps, view.lineage.task, trace_id)
+    own = LineageKey(view.lineage.task, trace.lineage, trace.scope)
     rubric = await find_rubric(deps, own, trace.digest)
-    group = TraceFilter.model_construct(run=trace.run, step=trace.step, group=trace.group)
-    siblings = await deps.log.recent(lineage.task, _SIBLINGS, wanted=group.on(own), max_scanned=MAX_SCANNED)
-    context |= {
-        "trace": trace,
-        "rubric": rubric,
-        "criteria": {criterion.id: criterion for criterion in rubric.criteria},
-        "siblings": sorted(siblings.traces, key=lambda t: -t.reward),
-    }
-    return page("trace.html", context)
+    in_group = TraceFilter.model_construct(run=trace.run, step=trace.step, group=trace.group).in_lineage(own)
+    group = await deps.log.recent(own.task, _MAX_GROUP, wanted=in_group, max_scanned=PAGE_SCAN)
+    return await view._replace(lineage=own).page(
+        "trace.html",
+        "traces",
+        "Trace",
+        trace=trace,
+        criteria={criterion.id: criterion for criterion in rubric.criteria},
+        siblings=sorted(group.traces, key=lambda t: -t.reward),
+    )
 
 
 def _training(lineage: LineageKey) -> Callable[[Trace], bool]:
-    return TraceFilter(purpose=Purpose.TRAIN).on(lineage)
+    return TraceFilter(purpose=Purpose.TRAIN).in_lineage(lineage)
 
 
 def _predecessor(events: Sequence[LineageEvent], digest: str) -> str | None:
-    """What was active before a rubric became so, or what it was measured against."""
+    """The rubric that was active before this one, or that the gate compared it with."""
     for event in reversed(events):
         if event.digest == digest and event.previous:
             return event.previous

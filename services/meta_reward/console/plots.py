@@ -1,17 +1,20 @@
-"""Plots as geometry: numbers in, coordinates and path texts out; a template draws them. Pure.
+"""Plot geometry: numbers in, SVG coordinates and paths out, which a template draws. Pure.
 
-A coordinate is a number that was formatted here, so no text of anybody's gets into a path.
+Every coordinate is a number formatted here, so no text from outside reaches a path.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-_TICKS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_TICK_FACTORS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_TIP_MARGIN = 90.0
+"""Half the width of a tooltip, which keeps it inside the plot."""
 
 
 class Point(NamedTuple):
-    """One value of a series, the band around it, the rubric version it came under, and what to say about it."""
+    """A value with its band, the rubric version it was measured under, and its tooltip."""
 
     x: float
     y: float
@@ -22,7 +25,7 @@ class Point(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Of a plot, in user units, and the room at its left, top, right and bottom."""
+    """Size and margins of a plot, in SVG user units."""
 
     width: float = 960.0
     height: float = 260.0
@@ -36,7 +39,7 @@ SMALL = Size(300.0, 92.0, 6.0, 8.0, 6.0, 8.0)
 
 
 class Dot(NamedTuple):
-    """A point where it is drawn, and the column in which a pointer finds it."""
+    """A drawn point, the column in which the pointer selects it, and its tooltip with its position."""
 
     x: str
     y: str
@@ -47,7 +50,7 @@ class Dot(NamedTuple):
 
 
 class VersionSpan(NamedTuple):
-    """A stretch under one rubric version: where it begins and ends, and its name."""
+    """The x range of one rubric version; `is_return` marks a version that was active before."""
 
     left: str
     width: str
@@ -57,14 +60,14 @@ class VersionSpan(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """A place on an axis, and its label."""
+    """A position on an axis, and its label."""
 
     at: str
     label: str
 
 
 class Plot(NamedTuple):
-    """Everything a template needs. Lines break where the rubric version changes: across it nothing compares."""
+    """What a template draws. Lines break where the rubric version changes: rewards across versions do not compare."""
 
     size: Size
     lines: tuple[str, ...]
@@ -76,7 +79,7 @@ class Plot(NamedTuple):
 
 
 def plot(points: Sequence[Point], size: Size, domain: tuple[float, float] | None = None) -> Plot | None:
-    """A line plot of points in the order of x, or None where there is nothing to draw."""
+    """A line plot of points in order of x, or None without points. `domain` is the range of y."""
     if not points:
         return None
     low, high = domain or _domain(points)
@@ -101,7 +104,7 @@ def plot(points: Sequence[Point], size: Size, domain: tuple[float, float] | None
             if any(p.high > p.low for p in s)
         ),
         dots=tuple(
-            Dot(_n(x), _n(y_of(p.y)), _n(left), _n(right - left), p.note, _n(min(max(x, 90.0), size.width - 90.0)))
+            Dot(_n(x), _n(y_of(p.y)), _n(left), _n(right - left), p.note, _n(_inside(x, size)))
             for x, p, (left, right) in zip(xs, points, _columns(xs, size), strict=True)
         ),
         version_spans=_version_spans(segments, [x_of(s[0].x) for s in segments], size),
@@ -111,61 +114,60 @@ def plot(points: Sequence[Point], size: Size, domain: tuple[float, float] | None
 
 
 def share_of(value: float, low: float, high: float) -> str:
-    """Where a value stands between two, in percent, kept inside."""
+    """The position of a value between two others in percent, clipped to 0 to 100."""
     return _n(100.0 * min(1.0, max(0.0, (value - low) / (high - low))))
+
+
+def _inside(x: float, size: Size) -> float:
+    return min(max(x, _TIP_MARGIN), size.width - _TIP_MARGIN)
 
 
 def _domain(points: Sequence[Point]) -> tuple[float, float]:
     low, high = min(p.low for p in points), max(p.high for p in points)
-    room = 0.08 * (high - low) or max(0.05, 0.1 * abs(high))
-    return low - room, high + room
+    margin = 0.08 * (high - low) or max(0.05, 0.1 * abs(high))
+    return low - margin, high + margin
 
 
 def _segments(points: Sequence[Point]) -> list[list[Point]]:
-    found: list[list[Point]] = []
+    """Runs of consecutive points under one version. A version can come back after a rollback."""
+    segments: list[list[Point]] = []
     for point in points:
-        if found and found[-1][-1].version == point.version:
-            found[-1].append(point)
+        if segments and segments[-1][-1].version == point.version:
+            segments[-1].append(point)
         else:
-            found.append([point])
-    return found
+            segments.append([point])
+    return segments
 
 
 def _version_spans(segments: Sequence[Sequence[Point]], starts: Sequence[float], size: Size) -> tuple[VersionSpan, ...]:
-    edges = [size.left, *(start for start in starts[1:]), size.width - size.right]
-    seen: set[str] = set()
-    version_spans = []
-    for segment, left, right in zip(segments, edges, edges[1:], strict=False):
+    edges = [size.left, *starts[1:], size.width - size.right]
+    earlier: set[str] = set()
+    spans = []
+    for segment, (left, right) in zip(segments, pairwise(edges), strict=True):
         label = segment[0].version
-        version_spans.append(VersionSpan(_n(left), _n(right - left), _n((left + right) / 2), label, label in seen))
-        seen.add(label)
-    return tuple(version_spans)
+        spans.append(VersionSpan(_n(left), _n(right - left), _n((left + right) / 2), label, label in earlier))
+        earlier.add(label)
+    return tuple(spans)
 
 
 def _columns(xs: Sequence[float], size: Size) -> list[tuple[float, float]]:
-    """Around each place the stretch that is nearer to it than to its neighbours."""
-    edges = [size.left, *((a + b) / 2 for a, b in pairwise(xs)), size.width - size.right]
-    return list(pairwise(edges))
+    """For each x, the range that is nearer to it than to its neighbours."""
+    return list(pairwise([size.left, *((a + b) / 2 for a, b in pairwise(xs)), size.width - size.right]))
 
 
-def _ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers between two, `most` of them at the most."""
+def _ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers from `low` on, about `count` up to `high`."""
     if high <= low:
         return [low]
-    rough = (high - low) / most
-    power = 1.0
-    while power > rough:
-        power /= 10.0
-    while power * 10.0 <= rough:
-        power *= 10.0
-    step = next(power * factor for factor in _TICKS if power * factor >= rough)
-    count = int((high - low) / step) + 2
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in _TICK_FACTORS if power * factor >= rough)
     start = step * -(-low // step)
-    return [round(start + n * step, 10) for n in range(count)]
+    return [round(start + n * step, 10) for n in range(int((high - low) / step) + 2)]
 
 
-def _path(xs: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in xs)
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in places)
 
 
 def _n(value: float) -> str:

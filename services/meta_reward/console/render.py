@@ -1,4 +1,4 @@
-"""From a template to an answer: escaping, filters, and the headers that keep a page in its place."""
+"""Renders templates into responses: escaping, filters, links, error pages and security headers."""
 
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -33,38 +33,38 @@ _HEADERS = {
 
 
 class PageLinks(NamedTuple):
-    """Where the links of a page about one line lead."""
+    """Makes the links of pages about one lineage."""
 
     lineage: LineageKey
 
     def __call__(self, page: str = "", **query: object) -> str:
-        """The address of a page of this line; what is None is left out."""
-        told = {name: str(value) for name, value in query.items() if value not in (None, "")}
+        """The path of a page of this lineage; parameters that are None or empty are left out."""
+        parameters = {name: str(value) for name, value in query.items() if value not in (None, "")}
         if self.lineage.name != MAIN_LINEAGE:
-            told["lineage"] = self.lineage.name
+            parameters["lineage"] = self.lineage.name
         if self.lineage.scope is not None:
-            told["scope"] = self.lineage.scope
+            parameters["scope"] = self.lineage.scope
         path = f"{PATH}/{self.lineage.task}{f'/{page}' if page else ''}"
-        return f"{path}?{urlencode(told)}" if told else path
+        return f"{path}?{urlencode(parameters)}" if parameters else path
 
 
-def page(name: str, values: Mapping[str, Any], *, status: int = 200) -> HTMLResponse:
-    """A template's page."""
+def render(name: str, values: Mapping[str, object], *, status: int = 200) -> HTMLResponse:
+    """A page from a template."""
     return HTMLResponse(_environment().get_template(name).render(values), status_code=status, headers=_HEADERS)
 
 
 def redirect(address: str) -> RedirectResponse:
-    """Go and see there, after a form."""
+    """See other, after a form was posted."""
     return RedirectResponse(address, status_code=303, headers=_HEADERS)
 
 
 def asset(text: str, kind: str) -> Response:
-    """A style sheet or a script of ours."""
+    """A static file; browsers may store it but ask whether it has changed."""
     return Response(text, media_type=kind, headers=_HEADERS | {"Cache-Control": "no-cache"})
 
 
 class ConsoleRoute(APIRoute):
-    """Errors become pages; who is not signed in is led to the form for it."""
+    """Turns errors into pages, and sends viewers without a session to the sign-in form."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """See `APIRoute`."""
@@ -74,33 +74,33 @@ class ConsoleRoute(APIRoute):
             try:
                 return await handle(request)
             except Unauthorized:
-                back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-                there = f"?{urlencode({'next': back})}" if request.method == "GET" else ""
-                return redirect(f"{PATH}/login{there}")
+                target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+                query = f"?{urlencode({'next': target})}" if request.method == "GET" else ""
+                return redirect(f"{PATH}/login{query}")
             except ServiceError as error:
-                return _trouble(error)
+                return _error_page(error)
             except (RequestValidationError, ValidationError) as error:
-                return _trouble(Invalid(describe_validation(error.errors())))
+                return _error_page(Invalid(describe_validation(error.errors())))
             except RedisError:
-                return _trouble(Unavailable("Redis is not reachable; what is shown here is all in it"))
+                return _error_page(Unavailable("Redis is not reachable; the console reads everything from it"))
 
         return handled
 
 
-def _trouble(error: ServiceError) -> Response:
-    return page("error.html", {"error": error, "title": "Trouble"}, status=error.status)
+def _error_page(error: ServiceError) -> Response:
+    return render("error.html", {"error": error, "title": "Error"}, status=error.status)
 
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         autoescape=True,
         loader=PackageLoader("services.meta_reward", "console/templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    environment.filters |= {
         "ago": _ago,
         "clock": _clock,
         "iso": _iso,
@@ -112,14 +112,14 @@ def _environment() -> Environment:
         "share_of": share_of,
         "snippet": _snippet,
     }
-    return made
+    return environment
 
 
 def _ago(seconds: float) -> str:
-    passed = max(0.0, time.time() - seconds)
+    age_s = max(0.0, time.time() - seconds)
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if passed >= length:
-            return f"{passed / length:.0f} {unit} ago"
+        if age_s >= length:
+            return f"{age_s / length:.0f} {unit} ago"
     return "just now"
 
 

@@ -1,7 +1,6 @@
-"""Two rubrics side by side: criterion beside criterion, and within a text the words that changed. Pure."""
+"""Two rubrics side by side: criterion by criterion, and within a text the words that changed. Pure."""
 
 import difflib
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -11,14 +10,14 @@ Change = Literal["same", "added", "removed", "changed"]
 
 
 class TextSpan(NamedTuple):
-    """A stretch of a text, and whether it is on one side only."""
+    """A part of a text; `is_new` when the other side does not have it."""
 
     text: str
     is_new: bool
 
 
 class FieldDiff(NamedTuple):
-    """One field on both sides; a side that has none is empty."""
+    """One field on both sides; a side without the field is empty."""
 
     label: str
     left: tuple[TextSpan, ...]
@@ -27,7 +26,7 @@ class FieldDiff(NamedTuple):
 
 
 class CriterionDiff(NamedTuple):
-    """One criterion (or the head of a rubric) on both sides."""
+    """One criterion, or the rubric's own fields, on both sides."""
 
     title: str
     change: Change
@@ -35,23 +34,17 @@ class CriterionDiff(NamedTuple):
 
 
 def side_by_side(before: Rubric, after: Rubric) -> tuple[CriterionDiff, ...]:
-    """Blocks in the order of `after`; what was removed stands behind what it stood behind."""
+    """Differences in the order of `after`; a removed criterion follows the one it followed before."""
     old = {criterion.id: criterion for criterion in before.criteria}
     new = {criterion.id: criterion for criterion in after.criteria}
     head = _criterion_diff("rubric", _rubric_fields(before), _rubric_fields(after))
-    return (
-        head,
-        *(
-            _criterion_diff(name, _criterion_fields(old.get(name)), _criterion_fields(new.get(name)))
-            for name in _order(old, new)
-        ),
-    )
+    fields = [(name, _criterion_fields(old.get(name)), _criterion_fields(new.get(name))) for name in _order(old, new)]
+    return (head, *(_criterion_diff(*both) for both in fields))
 
 
 def _order(old: dict[str, Criterion], new: dict[str, Criterion]) -> list[str]:
     order = list(new)
-    before = list(old)
-    for previous, name in pairwise([None, *before]):
+    for previous, name in pairwise([None, *old]):
         if name is not None and name not in new:
             order.insert(order.index(previous) + 1 if previous in order else 0, name)
     return order
@@ -68,24 +61,21 @@ def _criterion_diff(title: str, left: dict[str, str], right: dict[str, str]) -> 
 
 
 def _field_diff(label: str, left: str, right: str) -> FieldDiff:
-    if not left or not right or left == right:
-        alone = left != right
-        return FieldDiff(label, _whole_span(left, alone), _whole_span(right, alone), left == right)
-    mine, theirs = left.split(" "), right.split(" ")
-    matcher = difflib.SequenceMatcher(None, mine, theirs, autojunk=False)
-    removed: list[TextSpan] = []
-    added: list[TextSpan] = []
-    for kind, a0, a1, b0, b1 in matcher.get_opcodes():
-        removed.extend(_spans(mine[a0:a1], kind != "equal"))
-        added.extend(_spans(theirs[b0:b1], kind != "equal"))
-    return FieldDiff(label, tuple(removed), tuple(added), False)
+    if left == right:
+        return FieldDiff(label, _spans(left, False), _spans(right, False), True)
+    if not left or not right:
+        return FieldDiff(label, _spans(left, True), _spans(right, True), False)
+    old, new = left.split(" "), right.split(" ")
+    opcodes = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    return FieldDiff(
+        label,
+        tuple(span for kind, a0, a1, _, _ in opcodes for span in _spans(" ".join(old[a0:a1]), kind != "equal")),
+        tuple(span for kind, _, _, b0, b1 in opcodes for span in _spans(" ".join(new[b0:b1]), kind != "equal")),
+        False,
+    )
 
 
-def _spans(words: Sequence[str], is_new: bool) -> tuple[TextSpan, ...]:
-    return (TextSpan(" ".join(words), is_new),) if words else ()
-
-
-def _whole_span(text: str, is_new: bool) -> tuple[TextSpan, ...]:
+def _spans(text: str, is_new: bool) -> tuple[TextSpan, ...]:
     return (TextSpan(text, is_new),) if text else ()
 
 
@@ -101,5 +91,5 @@ def _criterion_fields(criterion: Criterion | None) -> dict[str, str]:
         fields["threshold"] = f"{criterion.threshold:g}"
     if isinstance(criterion, LlmCriterion):
         return fields | {"description": criterion.description} | {str(n): t for n, t in enumerate(criterion.levels)}
-    given = criterion.check.model_dump(mode="json", by_alias=True, exclude={"check"})
-    return fields | {"check": criterion.check.check} | {name: str(value) for name, value in given.items()}
+    parameters = criterion.check.model_dump(mode="json", by_alias=True, exclude={"check"})
+    return fields | {"check": criterion.check.check} | {name: str(value) for name, value in parameters.items()}

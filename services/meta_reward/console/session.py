@@ -1,7 +1,7 @@
-"""Who looks at the console: a key is given once, in a form's body, and a signed cookie stands for it afterwards.
+"""Sessions of the console: a key is sent once, in a form's body, and a signed cookie replaces it.
 
-The cookie is an expiry and its HMAC under the key. So nothing is kept (I8), every replica that knows the key knows
-the session, the key itself is in no URL and no cookie, and taking a key out of the settings ends its sessions.
+The cookie is an expiry time and its HMAC under the key. So the service stores no session (I8), every replica that knows
+the key accepts the cookie, the key is in no URL and no cookie, and removing a key from the settings ends its sessions.
 """
 
 import hashlib
@@ -19,18 +19,19 @@ from services.kit.web.server import matches_any
 
 COOKIE = "regrade_console"
 LIFETIME_S = 12 * 3_600
+"""One working day."""
 PATH = "/console"
 
 
 class Viewer(NamedTuple):
-    """What somebody may do here. `signed_in` is false where the service asks for no key."""
+    """What a viewer may do. `signed_in` is false where the service has no keys."""
 
     may_operate: bool
     signed_in: bool
 
 
 def viewer_of(settings: ServiceSettings, token: str, now: float) -> Viewer:
-    """Whose cookie this is. Raises `Unauthorized`."""
+    """The viewer that a cookie's token belongs to; `now` is Unix seconds. Raises `Unauthorized`."""
     if not settings.caller_keys:
         return Viewer(may_operate=True, signed_in=False)
     expires = token.partition(".")[0]
@@ -42,21 +43,21 @@ def viewer_of(settings: ServiceSettings, token: str, now: float) -> Viewer:
 
 
 def issue_token(settings: ServiceSettings, key: str, now: float) -> str:
-    """A cookie's value for a known key. Raises `Unauthorized`."""
+    """The cookie's token for a valid key. Raises `Unauthorized`."""
     if not matches_any(settings.caller_keys, key):
         raise Unauthorized("this service does not know that key")
     return _signed(key, str(int(now) + LIFETIME_S))
 
 
 def set_session_cookie(response: Response, token: str, *, encrypted: bool) -> None:
-    """Give a browser the cookie: no script reads it, no other site's page sends it."""
+    """Set a cookie that no script can read and no other site's page can send."""
     response.set_cookie(
         COOKIE, token, max_age=LIFETIME_S, path=PATH, httponly=True, samesite="strict", secure=encrypted
     )
 
 
-def require_same_origin(request: Request) -> None:
-    """Refuse what another site's page has a browser send. Browsers always say where a form comes from."""
+async def require_same_origin(request: Request) -> None:
+    """Refuse forms sent from another site's page. Browsers always send the origin of a form."""
     site = request.headers.get("sec-fetch-site")
     origin = urlsplit(request.headers.get("origin", ""))
     own = site == "same-origin" if site is not None else origin.netloc == request.headers.get("host")
@@ -65,11 +66,11 @@ def require_same_origin(request: Request) -> None:
 
 
 def _signed(key: str, expires: str) -> str:
-    told = f"regrade console until {expires}".encode()
-    return f"{expires}.{hmac.new(key.encode(), told, hashlib.sha256).hexdigest()}"
+    message = f"regrade console until {expires}".encode()
+    return f"{expires}.{hmac.new(key.encode(), message, hashlib.sha256).hexdigest()}"
 
 
 def _is_signed(keys: tuple[SecretStr, ...], token: str, expires: str) -> bool:
-    """Every key is tried, each in constant time."""
+    """Compare with every key, each in constant time, so that timing does not tell which one matches."""
     matches = [hmac.compare_digest(_signed(k.get_secret_value(), expires).encode(), token.encode()) for k in keys]
     return any(matches)

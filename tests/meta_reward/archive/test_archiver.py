@@ -104,7 +104,7 @@ async def test_only_what_is_archived_and_consumed_by_every_line_is_trimmed(redis
     assert read_back(tmp_path) == wanted
     assert await ids(redis) == []
     state = await worker.state(TASK)
-    assert (state.next, state.kept) == (None, ())
+    assert (state.announced, state.untrimmed) == (None, ())
 
 
 async def test_a_line_without_traffic_holds_nothing_back(

@@ -69,7 +69,7 @@ def test_an_operator_looks_around_and_goes_back(
     expect(page.locator(".scored").first).to_be_visible()
     page.goto(f"{meta.base_url}/console/{TASK}/do/rollback?digest={first}")
     page.get_by_label("Your name").fill("dana")
-    page.get_by_label("Why").fill("too strict by far")
+    page.get_by_label("Reason").fill("too strict by far")
     page.get_by_role("button", name="Roll back").click()
     expect(page.locator(".event.rolled_back").first).to_contain_text("too strict by far")
     with Redis.from_url(redis_url, decode_responses=True) as redis:

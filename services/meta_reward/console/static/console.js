@@ -1,9 +1,9 @@
-// What pages gain by a script: those parts that say so stay up to date, and a few keys. Without it all else works.
+// Refreshes the page's live parts and adds keyboard shortcuts. Everything else works without it.
 
 const EVERY_MS = 4000;
 const KEYS = { o: 0, r: 1, c: 2, t: 3, a: 4 };
 
-/** Put the new page's live parts in place of the old ones, unless somebody reads or types in them. */
+/** Replace the live parts that changed, unless the user is hovering over, selecting or typing in them. */
 function exchange(fresh) {
   for (const old of document.querySelectorAll("[data-live]")) {
     const now = [...fresh.querySelectorAll("[data-live]")].find((part) => part.dataset.live === old.dataset.live);
