@@ -36,7 +36,7 @@ test: $(STAMP) ## all tests, with branch coverage, on as many workers as process
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
 
-test-quick: $(STAMP) ## the tests that start no process, train nothing and need no llama.cpp: under two minutes
+test-quick: $(STAMP) ## tests without processes, browser, training, llama.cpp and generated requests: under two minutes
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not engine" $(ARGS)
 
 test-console: $(STAMP) ## the console's tests alone; those in a browser need a Chromium (REGRADE_TEST_CHROMIUM names one)

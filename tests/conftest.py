@@ -1,6 +1,8 @@
 """Fixtures on real parts: Valkey, uvicorn, the llama.cpp engine; and a scripted engine for faults and timing."""
 
+import functools
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +37,8 @@ from tests.support.valkey import Valkey, running_valkey
 settings.register_profile("regrade", deadline=None, derandomize=True, database=None)
 settings.load_profile("regrade")
 
+# Every HTTP client loads the certificates, which takes 30 ms, and no test speaks TLS: they share one context.
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
 for size in ("COLUMNS", "LINES"):  # xdist sets them to 80 and 24, and a `rich` console keeps what it was made with
     os.environ.pop(size, None)
 

@@ -20,6 +20,8 @@ from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine
 from tests.support.servers import ServerThread
 
+pytestmark = pytest.mark.slow
+
 REWARD = schemathesis.openapi.from_dict(create_reward(RewardSettings()).openapi())
 META_REWARD = schemathesis.openapi.from_dict(create_meta_reward(MetaRewardSettings()).openapi())
 
@@ -47,8 +49,8 @@ def _aimed(case: Any) -> Any:
 
 @pytest.fixture
 def meta_reward_url(redis_url: str, reward_url: str, fake_engine: FakeEngine) -> Any:
-    told = {"redis_url": redis_url, "reward_url": reward_url, "meta_judge_url": fake_engine.url, "poll_s": 60.0}
-    server = ServerThread(create_meta_reward(MetaRewardSettings.model_validate(told)))
+    options = {"redis_url": redis_url, "reward_url": reward_url, "meta_judge_url": fake_engine.url, "poll_s": 60.0}
+    server = ServerThread(create_meta_reward(MetaRewardSettings.model_validate(options)))
     yield server.url
     server.stop()
 

@@ -14,7 +14,7 @@ from tests.support import story
 from tests.support.builders import LINEAGE, TASK, checks_only, rubric
 from tests.support.fake_engine import FakeEngine
 
-pytestmark = pytest.mark.console
+pytestmark = [pytest.mark.console, pytest.mark.slow]
 CHROMIUM = os.environ.get("REGRADE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
