@@ -82,7 +82,7 @@ async def _evidence(run: CycleRun) -> StageOutput:
     baselines = await _baselines(run)
     change = change_since_activation(run.audits, run.active.digest, compared)
     summary = await asyncio.to_thread(summarise_window, run.window, baselines, audit=change)
-    run.features = summary.rows
+    run.features = summary.features
     alarms = update_alarms(summary, await run.deps.status_store.alarms(lineage), window[1])
     audit = audit_figures(run.audits, window, run.active.digest, compared) if run.deps.audits else None
     run.state.evidence = build_evidence(summary, baselines, window, rubric=run.active, alarms=alarms, audit=audit)

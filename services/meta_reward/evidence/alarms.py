@@ -1,6 +1,7 @@
-"""Alarms: figures that have gone too far, each with the traces that show it. Pure; what is raised is kept in Redis.
+"""Alarms: figures of a window that went too far, each with example traces. Pure; raised alarms are kept in Redis.
 
-An alarm is raised above one threshold and lowered below another, so that a figure between the two rings once.
+A new alarm is a generator of indicators and an entry in `INDICATORS`. A drift of a text feature needs only a line in
+`DECREASE_RULES` or `INCREASE_RULES`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,22 +13,23 @@ from services.meta_reward.evidence.window import FLOORED, SATURATED, WindowSumma
 
 _MAX_EXAMPLES = 8
 _MIN_TRACES = 16
+"""With fewer traces a rank correlation of 0.5 is within chance."""
 _MIN_GROUPS = 4
 
 
 class AlarmThresholds(NamedTuple):
-    """Raised above the first, lowered below the second."""
+    """An alarm is raised above the first value and cleared below the second: near one threshold it would flicker."""
 
-    above: float
-    below: float
+    raised_above: float
+    cleared_below: float
 
 
 class Indicator(NamedTuple):
-    """A figure, more being worse, its limits, and what answers the traces that show it, the clearest first."""
+    """A figure that an alarm watches; more is worse. `examples` gives the traces that show it, the clearest first."""
 
     name: str
     figure: float
-    limits: AlarmThresholds
+    thresholds: AlarmThresholds
     examples: Callable[[], Iterable[Trace | Audited]]
 
 
@@ -38,6 +40,7 @@ DECREASE_RULES: Mapping[str, AlarmThresholds] = {
     "topic_overlap": AlarmThresholds(0.2, 0.13),
     "ends_properly": AlarmThresholds(0.2, 0.13),
 }
+"""By text feature: how far its mean may fall below that of the runs' first steps. Clearing takes a third less."""
 INCREASE_RULES: Mapping[str, AlarmThresholds] = {
     "words": AlarmThresholds(1.0, 0.7),
     "prompt_copied": AlarmThresholds(0.2, 0.13),
@@ -47,107 +50,114 @@ INCREASE_RULES: Mapping[str, AlarmThresholds] = {
     "truncated": AlarmThresholds(0.3, 0.2),
 }
 _RELATIVE = frozenset({"words"})
-"""Measured by the share of what it was."""
+"""Features whose drift is divided by their first mean; the others are shares already."""
 _CORRELATION = AlarmThresholds(0.7, 0.5)
+"""Above 0.7, half of the variance of the reward's ranks is explained by one surface feature."""
 _SHARE = AlarmThresholds(0.5, 0.35)
+"""Above one half, most of the window gives no gradient."""
 _FLAG = AlarmThresholds(0.1, 0.05)
-_AUDIT = AlarmThresholds(0.02, 0.0)
+"""Low, since an attack that pays spreads within a few steps."""
+_AUDIT_CONTRADICTION = AlarmThresholds(0.02, 0.0)
+"""Low, since both changes are lower confidence bounds already."""
 AUDIT_CONTRADICTS = "audit_contradicts"
 _POLICY_FLAGS = [flag for flag in Flag if flag not in (Flag.TRUNCATED, Flag.VETOED, Flag.UNPINNED)]
-"""Flags for what a policy tries: how long it may write, what a rubric forbids and where Redis was is another matter."""
+"""Flags of what a policy tries, not of token limits, rubrics or outages."""
 
 
-def update_alarms(measured: WindowSummary, raised: Sequence[Alarm], end: str) -> tuple[Alarm, ...]:
-    """The alarms that stand after a window ending at `end`, given those that stood before it.
+def update_alarms(summary: WindowSummary, raised: Sequence[Alarm], end: str) -> tuple[Alarm, ...]:
+    """The alarms that are raised after a window ending at trace id `end`, given those raised before it.
 
-    One whose figure cannot be told from this window (too few traces or groups) stays as it was.
+    An alarm without an indicator in this window (too few traces or groups) stays raised.
     """
-    standing = {alarm.name: alarm for alarm in raised}
-    for finding in _indicators(measured):
-        before = standing.pop(finding.name, None)
-        if finding.figure > finding.limits.above:
-            shown = tuple(trace.trace_id for trace, _ in zip(finding.examples(), range(_MAX_EXAMPLES), strict=False))
-            standing[finding.name] = Alarm(
-                name=finding.name,
-                figure=finding.figure,
-                threshold=finding.limits.above,
-                lowered_at=finding.limits.below,
+    alarms = {alarm.name: alarm for alarm in raised}
+    for indicator in (indicator for indicators in INDICATORS for indicator in indicators(summary)):
+        before = alarms.pop(indicator.name, None)
+        if indicator.figure > indicator.thresholds.raised_above:
+            examples = [trace.trace_id for trace, _ in zip(indicator.examples(), range(_MAX_EXAMPLES), strict=False)]
+            alarms[indicator.name] = Alarm(
+                name=indicator.name,
+                figure=indicator.figure,
+                threshold=indicator.thresholds.raised_above,
+                lowered_at=indicator.thresholds.cleared_below,
                 since=before.since if before else end,
-                traces=shown,
+                traces=tuple(examples),
             )
-        elif before is not None and finding.figure >= finding.limits.below:
-            standing[finding.name] = before.model_copy(update={"figure": finding.figure})
-    return tuple(standing[name] for name in sorted(standing))
+        elif before is not None and indicator.figure >= indicator.thresholds.cleared_below:
+            alarms[indicator.name] = before.model_copy(update={"figure": indicator.figure})
+    return tuple(alarms[name] for name in sorted(alarms))
 
 
-def _indicators(measured: WindowSummary) -> Iterator[Indicator]:
-    yield from _drift_indicators(measured)
-    if len(measured.traces) >= _MIN_TRACES:
-        yield from _correlation_indicators(measured)
-    yield from _reward_indicators(measured)
-    yield from _flag_indicators(measured)
-    if measured.audit is not None:
-        change = measured.audit
-        yield Indicator(AUDIT_CONTRADICTS, change.contradiction, _AUDIT, lambda: change.clearest)
-
-
-def _drift_indicators(measured: WindowSummary) -> Iterator[Indicator]:
+def _drift(summary: WindowSummary) -> Iterator[Indicator]:
     for rules, sign, verb in ((DECREASE_RULES, -1.0, "fell"), (INCREASE_RULES, 1.0, "rose")):
-        for name, limits in rules.items():
-            scale = measured.first[name] if name in _RELATIVE else 1.0
-            figure = sign * measured.drift[name] / scale if scale > 0.0 else 0.0
-            yield Indicator(f"{name}_{verb}", figure, limits, _extremes(measured, name, sign))
+        for name, thresholds in rules.items():
+            scale = summary.first[name] if name in _RELATIVE else 1.0
+            figure = sign * summary.drift[name] / scale if scale > 0.0 else 0.0
+            yield Indicator(f"{name}_{verb}", figure, thresholds, _extremes(summary, name, sign))
 
 
-def _extremes(measured: WindowSummary, feature: str, sign: float) -> Callable[[], list[Trace]]:
-    """Those furthest out, of equals the better rewarded: they are what the policy learns from."""
+def _extremes(summary: WindowSummary, feature: str, sign: float) -> Callable[[], list[Trace]]:
+    """The most extreme traces first, of equal ones the better rewarded, from which the policy learns."""
 
-    def found() -> list[Trace]:
-        values = measured.column(feature)
-        order = sorted(range(len(values)), key=lambda i: (-sign * values[i], -measured.traces[i].reward))
-        return [measured.traces[i] for i in order]
+    def examples() -> list[Trace]:
+        values = summary.column(feature)
+        order = sorted(range(len(values)), key=lambda i: (-sign * values[i], -summary.traces[i].reward))
+        return [summary.traces[i] for i in order]
 
-    return found
-
-
-def _correlation_indicators(measured: WindowSummary) -> Iterator[Indicator]:
-    for name, r in measured.correlation.items():
-        yield Indicator(
-            f"reward_follows_{name}", abs(r), _CORRELATION, _most_correlated(measured, name, 1.0 if r >= 0.0 else -1.0)
-        )
+    return examples
 
 
-def _most_correlated(measured: WindowSummary, feature: str, sign: float) -> Callable[[], list[Trace]]:
-    """Those whose reward and feature are both high (or, with a negative sign, the one high and the other low)."""
+def _correlation(summary: WindowSummary) -> Iterator[Indicator]:
+    if len(summary.traces) < _MIN_TRACES:
+        return
+    for name, r in summary.correlation.items():
+        examples = _most_correlated(summary, name, 1.0 if r >= 0.0 else -1.0)
+        yield Indicator(f"reward_follows_{name}", abs(r), _CORRELATION, examples)
 
-    def found() -> list[Trace]:
-        by_feature = ranks([sign * value for value in measured.column(feature)])
-        by_reward = ranks(measured.rewards)
+
+def _most_correlated(summary: WindowSummary, feature: str, sign: float) -> Callable[[], list[Trace]]:
+    """Traces with a high reward and a high value of the feature first; a low value where the sign is negative."""
+
+    def examples() -> list[Trace]:
+        by_feature = ranks([sign * value for value in summary.column(feature)])
+        by_reward = ranks(summary.rewards)
         order = sorted(range(len(by_reward)), key=lambda i: -(by_feature[i] + by_reward[i]))
-        return [measured.traces[i] for i in order]
+        return [summary.traces[i] for i in order]
 
-    return found
+    return examples
 
 
-def _reward_indicators(measured: WindowSummary) -> Iterator[Indicator]:
-    traces = measured.traces
+def _rewards(summary: WindowSummary) -> Iterator[Indicator]:
+    traces = summary.traces
     high = [trace for trace in traces if trace.reward >= SATURATED]
     low = [trace for trace in traces if trace.reward <= FLOORED]
     yield Indicator("reward_saturated", len(high) / len(traces), _SHARE, lambda: high)
     yield Indicator("reward_floored", len(low) / len(traces), _SHARE, lambda: low)
-    if len(measured.groups) >= _MIN_GROUPS:
-        level = [group for group in measured.groups if has_equal_rewards(group)]
-        share = len(level) / len(measured.groups)
-        yield Indicator("groups_without_spread", share, _SHARE, lambda: (t for group in level for t in group))
+    if len(summary.groups) >= _MIN_GROUPS:
+        equal = [group for group in summary.groups if has_equal_rewards(group)]
+        share = len(equal) / len(summary.groups)
+        yield Indicator("groups_without_spread", share, _SHARE, lambda: (t for group in equal for t in group))
 
 
-def _flag_indicators(measured: WindowSummary) -> Iterator[Indicator]:
-    """A flag that nobody raises any more is a figure of 0: that lowers its alarm."""
+def _flags(summary: WindowSummary) -> Iterator[Indicator]:
+    """One for every flag: one that is not in the window has the figure 0, which clears its alarm."""
     for flag in _POLICY_FLAGS:
-        yield Indicator(
-            f"flag_{flag}_rose", measured.flag_drift.get(flag, 0.0), _FLAG, _traces_with_flag(measured, flag)
-        )
+        yield Indicator(f"flag_{flag}_rose", summary.flag_drift.get(flag, 0.0), _FLAG, _flagged(summary, flag))
 
 
-def _traces_with_flag(measured: WindowSummary, flag: str) -> Callable[[], Iterator[Trace]]:
-    return lambda: (trace for trace in measured.traces if flag in trace.flags)
+def _flagged(summary: WindowSummary, flag: str) -> Callable[[], Iterator[Trace]]:
+    return lambda: (trace for trace in summary.traces if flag in trace.flags)
+
+
+def _audit(summary: WindowSummary) -> Iterator[Indicator]:
+    change = summary.audit
+    if change is not None:
+        yield Indicator(AUDIT_CONTRADICTS, change.contradiction, _AUDIT_CONTRADICTION, lambda: change.examples)
+
+
+INDICATORS: tuple[Callable[[WindowSummary], Iterator[Indicator]], ...] = (
+    _drift,
+    _correlation,
+    _rewards,
+    _flags,
+    _audit,
+)

@@ -1,7 +1,7 @@
-"""The audit: a second opinion on a share of the traces, from a judge or a rubric that no policy trains on. Pure.
+"""Audit: second scores for a share of the traces, from a judge or a rubric that no policy trains on. Pure.
 
-A reward that rises while the audit falls is a rubric being lived off (over-optimisation; an independent judge shows it,
-and the reward itself never does). Both changes have to be sure, since few traces are audited.
+A reward that rises while the audit falls shows over-optimisation: the policy exploits the rubric, which the reward
+itself never shows. Few traces are audited, so changes are given as lower confidence bounds.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,16 @@ from regrade.contracts import Audited, AuditFigures
 from services.kit.store.redis import entry_position
 
 _CONFIDENCE = 0.95
+"""One-sided, for each of the two changes; both have to exceed their threshold, so false alarms are rarer than 5 %."""
 _MIN_TRACES = 8
+"""A variance from fewer traces is too uncertain for the normal approximation."""
 
 AuditEntries = Sequence[tuple[str, Audited]]
-"""Audited traces by their ids in the trace stream, oldest first."""
+"""(id in the trace stream, audited trace), oldest first."""
 
 
 class AuditChange(NamedTuple):
-    """The least by which the reward rose and the audit fell, each being sure; `later` is what shows it."""
+    """Lower confidence bounds of how much the reward rose and the audit fell, and the later of the traces compared."""
 
     reward_rise: float
     audit_fall: float
@@ -28,72 +30,68 @@ class AuditChange(NamedTuple):
 
     @property
     def contradiction(self) -> float:
-        """How far the two went apart for sure; 0 or less where they may not have."""
+        """The smaller of the two bounds; above 0 the reward rose and the audit fell, with confidence."""
         return min(self.reward_rise, self.audit_fall)
 
     @property
-    def clearest(self) -> list[Audited]:
-        """The later traces, those whose reward the audit contradicts most first."""
-        return sorted(self.later, key=lambda one: (one.audit or 0.0) - one.reward)
+    def examples(self) -> list[Audited]:
+        """The later traces, sorted by how far the reward exceeds the audit."""
+        return sorted(self.later, key=lambda trace: (trace.audit or 0.0) - trace.reward)
 
 
 def with_score(audits: AuditEntries) -> list[tuple[str, Audited]]:
-    """Those that the audit judge gave a score."""
-    return [(entry_id, one) for entry_id, one in audits if one.audit is not None]
+    """The entries for which the audit judge gave a score."""
+    return [(entry_id, trace) for entry_id, trace in audits if trace.audit is not None]
 
 
 def change_since_activation(audits: AuditEntries, digest: str, window: int) -> AuditChange | None:
-    """The newest audited traces under a rubric against its first ones; None while there are too few."""
-    under = [one for _, one in with_score(audits) if one.digest == digest]
-    return _change(under[:window], under[window:][-window:], max(_MIN_TRACES, window // 2))
+    """The newest audited traces under a rubric against its first ones; None for fewer than a window and a half."""
+    own = [trace for _, trace in with_score(audits) if trace.digest == digest]
+    return _change(own[:window], own[window:][-window:], max(_MIN_TRACES, window // 2))
 
 
 def change_by_activation(
     audits: AuditEntries, previous: str, digest: str, activation: str, window: int
 ) -> AuditChange | None:
-    """What an activation (by its id) did: the first audited traces under it against the last ones before.
+    """The effect of an activation (by its event id): the first audited traces after it against the last before it.
 
-    Or the second half of them against the first, where that is the clearer contradiction: a rubric stricter than the
-    one before lowers the reward at once, and it may climb from there. None while there are too few.
+    Or the second half of those after it against the first half, where that contradicts more: a stricter rubric lowers
+    the reward at once, and the reward may rise from there. None for fewer than `window` traces after it.
     """
-    after = [one for entry_id, one in with_score(audits) if one.digest == digest and _is_after(entry_id, activation)]
+    scored = with_score(audits)
+    at = entry_position(activation)
+    after = [trace for entry_id, trace in scored if trace.digest == digest and entry_position(entry_id) > at]
     if len(after) < window:
         return None
     after, half = after[:window], window // 2
-    before = [
-        one for entry_id, one in with_score(audits) if one.digest == previous and not _is_after(entry_id, activation)
-    ]
+    before = [trace for entry_id, trace in scored if trace.digest == previous and entry_position(entry_id) <= at]
     changes = [_change(before[-window:], after, _MIN_TRACES), _change(after[:half], after[half:], half)]
     return max((change for change in changes if change is not None), key=lambda c: c.contradiction, default=None)
 
 
 def audit_figures(audits: AuditEntries, window: tuple[str, str], digest: str, compared: int) -> AuditFigures:
-    """What the audit says of the traces in `window` (ids: after, up to and including) and under the active rubric."""
+    """The audit of a window (ids: after, up to and including), and its change under the active rubric."""
     after, end = map(entry_position, window)
-    within = [one for entry_id, one in with_score(audits) if after < entry_position(entry_id) <= end]
+    within = [trace for entry_id, trace in with_score(audits) if after < entry_position(entry_id) <= end]
     change = change_since_activation(audits, digest, compared)
     return AuditFigures(
         traces=len(within),
-        reward_mean=fmean(one.reward for one in within) if within else None,
-        audit_mean=fmean(one.audit or 0.0 for one in within) if within else None,
+        reward_mean=fmean(trace.reward for trace in within) if within else None,
+        audit_mean=fmean(trace.audit or 0.0 for trace in within) if within else None,
         reward_rise=change.reward_rise if change else None,
         audit_fall=change.audit_fall if change else None,
     )
 
 
-def _is_after(entry_id: str, other: str) -> bool:
-    return entry_position(entry_id) > entry_position(other)
-
-
-def _change(earlier: Sequence[Audited], later: Sequence[Audited], fewest: int) -> AuditChange | None:
-    if min(len(earlier), len(later)) < fewest:
+def _change(earlier: Sequence[Audited], later: Sequence[Audited], min_traces: int) -> AuditChange | None:
+    if min(len(earlier), len(later)) < min_traces:
         return None
-    rewards = [[one.reward for one in part] for part in (earlier, later)]
-    audits = [[one.audit or 0.0 for one in part] for part in (earlier, later)]
+    rewards = [[trace.reward for trace in part] for part in (earlier, later)]
+    audits = [[trace.audit or 0.0 for trace in part] for part in (earlier, later)]
     return AuditChange(_rise_lower_bound(*rewards), _rise_lower_bound(audits[1], audits[0]), tuple(later))
 
 
 def _rise_lower_bound(earlier: Sequence[float], later: Sequence[float]) -> float:
-    """The lower bound of how much the mean rose (Welch's, by the normal distribution)."""
+    """Lower confidence bound of the difference of means: Welch's standard error, normal quantile."""
     error = sqrt(variance(earlier) / len(earlier) + variance(later) / len(later))
     return fmean(later) - fmean(earlier) - NormalDist().inv_cdf(_CONFIDENCE) * error

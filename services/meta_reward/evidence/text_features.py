@@ -1,4 +1,4 @@
-"""The surface of a completion in figures: what a policy changes first when it learns to please a judge. Pure."""
+"""Surface features of completions, which a policy changes first when it exploits a judge. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,56 +10,60 @@ from services.kit.text import features
 from services.kit.text.language import UNKNOWN_LANGUAGE, language_of
 
 _EDGE_WORDS = 4
+"""Stock openings and endings are recognised by so many words; fewer occur in independent texts."""
 
 
 class TextFeatures(NamedTuple):
-    """One completion: surface features by name, its language, and the kind of its ending."""
+    """Features of one completion."""
 
-    features: dict[str, float]
+    values: dict[str, float]
+    """By name. Shares are in [0, 1], `words` is a count."""
     language: str
+    """ISO 639-1, or `UNKNOWN_LANGUAGE`."""
     ending: str
+    """How it ends; see `features.ending_kind`."""
 
 
 def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
-    """A row for each trace. Shares are in [0, 1], `words` is a count.
+    """Features of each trace's completion.
 
-    `stock_opening` and `stock_ending` are the share of the *other* prompts that got a completion with the
-    same first (last) four words: 0 where all traces have one prompt.
+    `stock_opening` and `stock_ending` are the share of the *other* prompts with a completion that has the same first
+    (last) four words; 0 where all traces have the same prompt.
     """
     texts = [as_text(trace.completion) for trace in traces]
     tokens = [features.words(text) for text in texts]
     prompts = [as_text(trace.prompt) for trace in traces]
     openings = _share_of_other_prompts([words[:_EDGE_WORDS] for words in tokens], prompts)
     endings = _share_of_other_prompts([words[-_EDGE_WORDS:] for words in tokens], prompts)
-    rows = []
+    result = []
     for n, trace in enumerate(traces):
-        asked = features.words(prompts[n])
+        prompt_words = features.words(prompts[n])
         language, expected = language_of(texts[n]), _language_of_prompt(prompts[n])
         values = {
             "words": float(len(tokens[n])),
             "distinct_2": features.distinct_share(tokens[n], 2),
             "distinct_4": features.distinct_share(tokens[n], 4),
             "compression": features.compression_ratio(texts[n]),
-            "topic_overlap": features.topic_overlap(tokens[n], asked),
-            "prompt_copied": features.copied_share(tokens[n], asked),
+            "topic_overlap": features.topic_overlap(tokens[n], prompt_words),
+            "prompt_copied": features.copied_share(tokens[n], prompt_words),
             "ends_properly": float(features.ends_properly(texts[n])),
             "truncated": float(Flag.TRUNCATED in trace.flags),
             "other_language": float(UNKNOWN_LANGUAGE not in (language, expected) and language != expected),
             "stock_opening": openings[n],
             "stock_ending": endings[n],
         }
-        rows.append(TextFeatures(values, language, features.ending_kind(texts[n])))
-    return rows
+        result.append(TextFeatures(values, language, features.ending_kind(texts[n])))
+    return result
 
 
 @lru_cache(maxsize=1_024)
 def _language_of_prompt(prompt: str) -> str:
-    """A group shares its prompt, and prompts come again."""
+    # Cached, because a group shares its prompt.
     return language_of(prompt)
 
 
 def shares(kinds: Sequence[str]) -> dict[str, float]:
-    """Share of each kind, the most frequent first."""
+    """The share of each kind, most frequent first."""
     return {kind: count / len(kinds) for kind, count in Counter(kinds).most_common()}
 
 
@@ -68,7 +72,7 @@ def _share_of_other_prompts(edges: Sequence[Sequence[str]], prompts: Sequence[st
     others = len(set(prompts)) - 1
     if others == 0:
         return [0.0] * len(edges)
-    askers: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    prompts_by_edge: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
     for edge, prompt in zip(edges, prompts, strict=True):
-        askers[tuple(edge)].add(prompt)
-    return [(len(askers[tuple(edge)]) - 1) / others if edge else 0.0 for edge in edges]
+        prompts_by_edge[tuple(edge)].add(prompt)
+    return [(len(prompts_by_edge[tuple(edge)]) - 1) / others if edge else 0.0 for edge in edges]

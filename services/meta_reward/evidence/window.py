@@ -1,4 +1,4 @@
-"""Evidence: what a window of traces shows, measured without an LLM. Pure."""
+"""Evidence: statistics of a window of traces, measured without an LLM. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,28 +23,35 @@ from services.meta_reward.evidence.text_features import TextFeatures, extract_fe
 
 SATURATED = 0.95
 FLOORED = 0.05
+"""Rewards so close to a bound leave an advantage no room in that direction."""
 BASELINE_TRACES = 64
+"""Of each run: a few steps of a usual batch, before the policy could learn to exploit the rubric."""
 
 Baselines = Mapping[str | None, Sequence[Trace]]
 """By run, the traces of its first steps."""
 
 
 class WindowSummary(NamedTuple):
-    """A window in figures, as the alarms' rules look at it. `first` and `drift` are by feature or flag."""
+    """Statistics of a window, from which alarms and evidence are built."""
 
     traces: Sequence[Trace]
-    rows: Sequence[TextFeatures]
+    features: Sequence[TextFeatures]
+    """Of each trace."""
     groups: Sequence[Sequence[Trace]]
     first: Mapping[str, float]
+    """By feature, its mean over the first steps of the window's runs."""
     drift: Mapping[str, float]
+    """By feature, its mean over the window minus `first`."""
     flag_drift: Mapping[str, float]
+    """By flag, its share in the window minus its share in the first steps."""
     correlation: Mapping[str, float]
+    """By feature, its rank correlation with the reward."""
     audit: AuditChange | None = None
-    """What the audit says since the active rubric became active, where there is one."""
+    """Since the active rubric was activated; None without an audit, or with too few audited traces."""
 
     def column(self, feature: str) -> list[float]:
-        """One feature of every trace."""
-        return [row.features[feature] for row in self.rows]
+        """A feature of every trace."""
+        return [one.values[feature] for one in self.features]
 
     @property
     def rewards(self) -> list[float]:
@@ -53,12 +60,12 @@ class WindowSummary(NamedTuple):
 
 
 def is_evidence(trace: Trace) -> bool:
-    """Only training items feed evidence and triggers."""
+    """Only training items are evidence and count for triggers."""
     return trace.purpose is Purpose.TRAIN
 
 
 def by_group(traces: Sequence[Trace]) -> list[list[Trace]]:
-    """Traces whose rewards were compared with each other, in groups of two or more."""
+    """Traces whose rewards are compared with each other, in groups of two or more."""
     groups: defaultdict[tuple[str | None, int | None, str], list[Trace]] = defaultdict(list)
     for trace in traces:
         groups[trace.run, trace.step, trace.group].append(trace)
@@ -66,54 +73,46 @@ def by_group(traces: Sequence[Trace]) -> list[list[Trace]]:
 
 
 def has_equal_rewards(group: Sequence[Trace]) -> bool:
-    """Whether a group's rewards are all equal: it teaches the policy nothing."""
+    """Whether a group gives the policy no gradient."""
     return all_equal([trace.reward for trace in group])
 
 
 def zero_variance_share(traces: Sequence[Trace]) -> float:
-    """Share of groups whose rewards are all equal."""
+    """Share of groups whose rewards are all equal; 0 without groups."""
     groups = by_group(traces)
     return sum(map(has_equal_rewards, groups)) / len(groups) if groups else 0.0
 
 
 def extend_baselines(known: Baselines, traces: Sequence[Trace]) -> dict[str | None, list[Trace]]:
-    """For each run of `traces` its first ones: those known already, then those that are new, 64 at most.
-
-    The same traces twice change nothing, so a window may be looked at again.
-    """
-    found = {run: list(known.get(run, ())) for run in dict.fromkeys(trace.run for trace in traces)}
-    seen = {trace.trace_id for first in found.values() for trace in first}
+    """The baselines of the runs of `traces`, filled up from `traces` to 64 each. Idempotent."""
+    baselines = {run: list(known.get(run, ())) for run in dict.fromkeys(trace.run for trace in traces)}
+    known_ids = {trace.trace_id for baseline in baselines.values() for trace in baseline}
     for trace in traces:
-        if len(found[trace.run]) < BASELINE_TRACES and trace.trace_id not in seen:
-            found[trace.run].append(trace)
-    return found
+        if len(baselines[trace.run]) < BASELINE_TRACES and trace.trace_id not in known_ids:
+            baselines[trace.run].append(trace)
+    return baselines
 
 
-def summarise_window(
-    traces: Sequence[Trace],
-    baselines: Baselines,
-    rows: Sequence[TextFeatures] | None = None,
-    audit: AuditChange | None = None,
-) -> WindowSummary:
-    """A window in figures. `traces` must not be empty; `rows` are their surface, where it is known already."""
-    rows = extract_features(traces) if rows is None else rows
-    first, drift = _drift(traces, rows, baselines)
+def summarise_window(traces: Sequence[Trace], baselines: Baselines, audit: AuditChange | None = None) -> WindowSummary:
+    """Statistics of a window, which must not be empty."""
+    features = extract_features(traces)
+    first, drift = _drift(traces, features, baselines)
     rewards = [trace.reward for trace in traces]
-    names = rows[0].features
+    names = features[0].values
     return WindowSummary(
         traces=traces,
-        rows=rows,
+        features=features,
         groups=by_group(traces),
         first=first,
         drift=drift,
         flag_drift=_flag_drift(traces, baselines),
-        correlation={name: spearman([row.features[name] for row in rows], rewards) for name in names},
+        correlation={name: spearman([one.values[name] for one in features], rewards) for name in names},
         audit=audit,
     )
 
 
 def build_evidence(
-    measured: WindowSummary,
+    summary: WindowSummary,
     baselines: Baselines,
     window: tuple[str, str],
     *,
@@ -121,19 +120,18 @@ def build_evidence(
     alarms: Sequence[Alarm] = (),
     audit: AuditFigures | None = None,
 ) -> Evidence:
-    """The evidence of a window. `rubric` is the active one; `alarms` are those that its figures leave raised."""
-    traces, rewards, groups = measured.traces, measured.rewards, measured.groups
+    """The evidence of a window. `rubric` is the active one, `alarms` are those raised after this window."""
+    traces, rewards, groups = summary.traces, summary.rewards, summary.groups
     steps = [trace.step for trace in traces if trace.step is not None]
-    known = {trace.trace_id: trace for trace in _baseline_traces(traces, baselines)}
     return Evidence(
         window=window,
         traces=len(traces),
         groups=len(groups),
         first_step=min(steps, default=None),
         last_step=max(steps, default=None),
-        means=means([row.features for row in measured.rows]),
-        drift=dict(measured.drift),
-        correlation=dict(measured.correlation),
+        means=means([one.values for one in summary.features]),
+        drift=dict(summary.drift),
+        correlation=dict(summary.correlation),
         reward_mean=fmean(rewards),
         reward_std=pstdev(rewards),
         reward_drift=_reward_drift(traces, baselines),
@@ -143,34 +141,33 @@ def build_evidence(
         zero_variance_groups=zero_variance_share(traces),
         flagged_share=fmean(bool(trace.flags) for trace in traces),
         flag_shares=_flag_shares(traces),
-        languages=shares([row.language for row in measured.rows]),
-        endings=shares([row.ending for row in measured.rows]),
+        languages=shares([one.language for one in summary.features]),
+        endings=shares([one.ending for one in summary.features]),
         criteria=criterion_figures(traces, rubric) if rubric is not None else {},
         audit=audit,
-        baseline_traces=len(known),
+        baseline_traces=len({trace.trace_id for trace in _baseline_traces(traces, baselines)}),
         alarms=tuple(alarms),
     )
 
 
 def criterion_figures(traces: Sequence[Trace], rubric: Rubric) -> dict[str, CriterionFigures]:
-    """What each criterion of `rubric` did, on the traces that were scored by it in full."""
-    wanted = {criterion.id for criterion in rubric.criteria}
-    scored = [(t, _scores(t)) for t in traces if t.digest == rubric.digest]
-    whole = [(trace, found) for trace, found in scored if wanted <= set(found)]
-    if not whole:
+    """Statistics of each criterion, on the traces for which `rubric` scored all its criteria; empty without any."""
+    ids = {criterion.id for criterion in rubric.criteria}
+    complete = [(t, scores) for t in traces if t.digest == rubric.digest and ids <= set(scores := _scores(t))]
+    if not complete:
         return {}
-    kept = {trace.trace_id: found for trace, found in whole}
-    groups = by_group([trace for trace, _ in whole])
-    raw = [trace.raw for trace, _ in whole]
+    by_trace = {trace.trace_id: scores for trace, scores in complete}
+    groups = by_group([trace for trace, _ in complete])
+    raw = [trace.raw for trace, _ in complete]
     figures = {}
     for criterion in rubric.criteria:
-        values = [found[criterion.id][0] for _, found in whole]
-        flat = [all_equal([kept[t.trace_id][criterion.id][0] for t in group]) for group in groups]
+        values = [scores[criterion.id][0] for _, scores in complete]
+        flat = [all_equal([by_trace[t.trace_id][criterion.id][0] for t in group]) for group in groups]
         figures[criterion.id] = CriterionFigures(
-            traces=len(whole),
+            traces=len(complete),
             mean=fmean(values),
             std=pstdev(values),
-            confidence=fmean(found[criterion.id][1] for _, found in whole),
+            confidence=fmean(scores[criterion.id][1] for _, scores in complete),
             flat_groups=fmean(flat) if flat else 0.0,
             contribution=_contribution(criterion, values, raw, rubric.total_weight(Role.AWARD)),
         )
@@ -178,46 +175,48 @@ def criterion_figures(traces: Sequence[Trace], rubric: Rubric) -> dict[str, Crit
 
 
 def _scores(trace: Trace) -> dict[str, tuple[float, float]]:
-    """Score and confidence by criterion, of those that have a score."""
+    """By criterion that has a score: (score, confidence)."""
     return {c.id: (c.score, c.confidence or 0.0) for c in trace.criteria if c.score is not None}
 
 
 def _contribution(criterion: Criterion, values: Sequence[float], raw: Sequence[float], award: float) -> float:
-    """Cov(weighted score, raw) / var(raw). A check states what is wanted, so its score raises the sum in any role."""
+    """Cov(weighted score, raw) / var(raw)."""
     if len(raw) < 2 or all_equal(raw) or criterion.role is Role.VETO:
         return 0.0
-    falls = criterion.role is Role.DEDUCT and not isinstance(criterion, CheckCriterion)
-    slope = (-1.0 if falls else 1.0) * criterion.weight / award
+    # A check states what is wanted, so its score raises the sum in either role.
+    is_negative = criterion.role is Role.DEDUCT and not isinstance(criterion, CheckCriterion)
+    slope = (-1.0 if is_negative else 1.0) * criterion.weight / award
     return slope * covariance(values, raw) / variance(raw)
 
 
 def _drift(
-    traces: Sequence[Trace], rows: Sequence[TextFeatures], baselines: Baselines
+    traces: Sequence[Trace], features: Sequence[TextFeatures], baselines: Baselines
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Means of the first steps, and how far the window is from them: each run from its own, weighted by its traces."""
-    own: defaultdict[str | None, list[dict[str, float]]] = defaultdict(list)
-    for trace, row in zip(traces, rows, strict=True):
+    """(means of the first steps, drift of the window), each run against its own baseline, weighted by its traces."""
+    by_run: defaultdict[str | None, list[dict[str, float]]] = defaultdict(list)
+    for trace, one in zip(traces, features, strict=True):
         if baselines.get(trace.run):
-            own[trace.run].append(row.features)
-    count = sum(map(len, own.values()))
-    names = rows[0].features
+            by_run[trace.run].append(one.values)
+    count = sum(map(len, by_run.values()))
+    names = features[0].values
     first, drift = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for run, found in own.items():
-        then, now = means([row.features for row in extract_features(baselines[run])]), means(found)
+    for run, values in by_run.items():
+        then = means([one.values for one in extract_features(baselines[run])])
+        now, share = means(values), len(values) / count
         for name in names:
-            first[name] += then[name] * len(found) / count
-            drift[name] += (now[name] - then[name]) * len(found) / count
+            first[name] += then[name] * share
+            drift[name] += (now[name] - then[name]) * share
     return first, drift
 
 
 def _reward_drift(traces: Sequence[Trace], baselines: Baselines) -> float:
     then = {run: fmean(trace.reward for trace in first) for run, first in baselines.items() if first}
-    now = [trace.reward - then[trace.run] for trace in traces if trace.run in then]
-    return fmean(now) if now else 0.0
+    differences = [trace.reward - then[trace.run] for trace in traces if trace.run in then]
+    return fmean(differences) if differences else 0.0
 
 
 def _flag_drift(traces: Sequence[Trace], baselines: Baselines) -> dict[str, float]:
-    """How much more often each flag is raised than in the first steps; where those are unknown, than never."""
+    """By flag, how much more often it is set than in the first steps; a run without a baseline counts as never."""
     first = _flag_shares(_baseline_traces(traces, baselines))
     return {flag: share - first.get(flag, 0.0) for flag, share in _flag_shares(traces).items()}
 
@@ -228,6 +227,5 @@ def _baseline_traces(traces: Sequence[Trace], baselines: Baselines) -> list[Trac
 
 
 def _flag_shares(traces: Sequence[Trace]) -> dict[str, float]:
-    """What the policy is trying."""
     counts = Counter(flag for trace in traces for flag in trace.flags)
     return {flag: count / len(traces) for flag, count in sorted(counts.items())}

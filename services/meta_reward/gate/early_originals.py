@@ -1,8 +1,8 @@
-"""Early completions as anchors: what a run wrote before it could learn to please, as far as it can be trusted. Pure.
+"""Early completions as originals: what a run wrote before it could learn to exploit the rubric. Pure.
 
-The more decisions have been made on the same anchors, the more originals the next one takes (`power.py`). They come
-from the policy's own first steps: not flagged or truncated, finished, and really changed by the transforms that damage
-them. Decisions go on being counted as before: more originals are more power, not a new error level.
+The more decisions have been made on the same anchors, the more originals the next one needs (`alpha_spending.py`). More
+come from the policy's first steps: unflagged, finished, and clearly changed by the transforms that damage them. They
+add power but no error level: decisions are counted as if they were not there.
 """
 
 import hashlib
@@ -14,40 +14,42 @@ from regrade.contracts import Trace, as_text
 from regrade.tasks.anchors import TRANSFORMS, AnchorSet, is_held_out, is_substantially_changed
 from regrade.tasks.pack import Original
 from services.kit.text.features import ends_properly, words
-from services.meta_reward.gate.alpha_spending import decision_alpha, min_originals
+from services.meta_reward.gate.alpha_spending import level_per_test, min_originals
 
 _MARGIN_FACTOR = 1.5
-"""So many times as many originals as are needed at all: with the fewest only one better on every single one passes."""
-_WAYS_TO_GAIN = 2
+"""With the minimum of originals, only a candidate that is better on every one of them passes."""
 _MAX_CHARS = 20_000
+"""Longer texts would make each gate expensive."""
 _MUST_CHANGE = ("first_line", "cut_off", "repeated")
 _COPY_RATIO = 0.9
+"""Above it, two completions for different prompts are the same text: the policy ignores its prompt."""
 
 
 def missing_originals(anchors: AnchorSet, alpha: float, decision: int, candidates: int) -> int:
-    """How many more originals the `decision`-th decision, on so many candidates, would do well to have."""
-    needed = min_originals(decision_alpha(alpha, decision) / (_WAYS_TO_GAIN * candidates))
+    """How many more originals the `decision`-th decision, on so many candidates, should have."""
+    needed = min_originals(level_per_test(alpha, decision, candidates))
     return max(0, int(_MARGIN_FACTOR * needed + 0.5) - len(anchors.originals))
 
 
 def select_early(traces: Sequence[Trace], anchors: AnchorSet, count: int) -> dict[str, Original]:
-    """At most `count` of a run's first traces as originals, by trace id: one for a prompt, in an order by lot."""
-    known = {case.prompt for case in anchors.originals} | {original.prompt for original in anchors.visible}
-    found: dict[str, Original] = {}
+    """At most `count` of a run's first traces as originals, by trace id: one per prompt, in a fixed random order."""
+    prompts = {case.prompt for case in anchors.originals} | {original.prompt for original in anchors.visible}
+    selected: dict[str, Original] = {}
     for trace in sorted(traces, key=lambda trace: hashlib.sha256(trace.trace_id.encode()).digest()):
         prompt = as_text(trace.prompt)
-        if len(found) == count:
+        if len(selected) == count:
             break
-        if prompt in known or not is_held_out(trace.trace_id):
+        if prompt in prompts or not is_held_out(trace.trace_id):
             continue
-        original = _trusted(trace)
-        if original is not None and not any(_is_copy(original, other) for other in found.values()):
-            found[trace.trace_id] = original
-            known.add(prompt)
-    return found
+        original = _as_original(trace)
+        if original is not None and not any(_is_copy(original, other) for other in selected.values()):
+            selected[trace.trace_id] = original
+            prompts.add(prompt)
+    return selected
 
 
-def _trusted(trace: Trace) -> Original | None:
+def _as_original(trace: Trace) -> Original | None:
+    """The trace as an original, or None if it can't be trusted."""
     prompt, text = as_text(trace.prompt), as_text(trace.completion).strip()
     reference = trace.reference or None
     longest = max(len(text), len(prompt), len(reference or ""))
@@ -60,5 +62,4 @@ def _trusted(trace: Trace) -> Original | None:
 
 
 def _is_copy(one: Original, other: Original) -> bool:
-    """Whether two answers are one text: then the policy answers nothing."""
     return SequenceMatcher(None, words(one.completion), words(other.completion), autojunk=False).ratio() > _COPY_RATIO

@@ -42,7 +42,7 @@ def audit_contradiction_reason(change: AuditChange) -> str | None:
     """The reason to roll back because the reward rose and the audit fell, both with confidence, or None."""
     if change.contradiction <= _MIN_CONTRADICTION:
         return None
-    examples = ", ".join(one.trace_id for one in change.clearest[:_MAX_EXAMPLES])
+    examples = ", ".join(one.trace_id for one in change.examples[:_MAX_EXAMPLES])
     return (
         f"audit contradicts: the reward rose by {change.reward_rise:.2f} and the audit fell by {change.audit_fall:.2f} "
         f"at least, on {len(change.later)} audited traces (clearest: {examples})"

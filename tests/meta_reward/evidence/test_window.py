@@ -194,4 +194,4 @@ def test_rank_correlation() -> None:
 def test_languages_are_told_apart() -> None:
     rows = extract_features([*traces(2, GERMAN), *traces(2), trace("x", completion="Kurz.")])
     assert [row.language for row in rows] == ["de", "de", "en", "en", "und"]
-    assert [row.features["other_language"] for row in rows] == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert [row.values["other_language"] for row in rows] == [1.0, 1.0, 0.0, 0.0, 0.0]
