@@ -41,8 +41,8 @@ ESSAY = (
 def llm(name: str = "quality", **fields: Any) -> LlmCriterion:
     """A criterion for the judge."""
     levels = tuple(f"Level {level} of {name}." for level in range(6))
-    about: dict[str, Any] = {"id": name, "name": name.capitalize(), "description": f"How much {name} is there?"}
-    return LlmCriterion.model_validate(about | {"kind": "llm", "levels": levels} | fields)
+    values: dict[str, Any] = {"id": name, "name": name.capitalize(), "description": f"How much {name} is there?"}
+    return LlmCriterion.model_validate(values | {"kind": "llm", "levels": levels} | fields)
 
 
 def check(name: str, parameters: Mapping[str, Any], **fields: Any) -> CheckCriterion:
@@ -86,8 +86,8 @@ def result(digest: str, *, item_id: str = "a", reward: float = 0.5) -> ItemResul
 
 
 def trace(item_id: str = "a", **fields: Any) -> Trace:
-    """A trace of the task's main line."""
-    about: dict[str, Any] = {
+    """A trace of the task's main lineage."""
+    values: dict[str, Any] = {
         "trace_id": f"trace-{item_id}",
         "task": TASK,
         "lineage": "main",
@@ -111,13 +111,13 @@ def trace(item_id: str = "a", **fields: Any) -> Trace:
         "latency_ms": 1.0,
         "time": time.time(),
     }
-    return Trace.model_validate(about | fields)
+    return Trace.model_validate(values | fields)
 
 
 def record(identity: str, *, reward: float = 0.5, **fields: Any) -> OutcomeRecord:
     """An outcome and its trace, to be appended."""
-    about = trace(identity, reward=reward, **fields)
-    written = results.Trace(**{name: getattr(about, name) for name in Trace.model_fields})
+    contract = trace(identity, reward=reward, **fields)
+    written = results.Trace(**{name: getattr(contract, name) for name in Trace.model_fields})
     outcome = results.parse_result(result("0" * 64, item_id=identity, reward=reward).model_dump_json())
     return OutcomeRecord(identity, outcome, written)
 

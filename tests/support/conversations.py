@@ -10,9 +10,9 @@ from tests.support.prompt_structure import Render
 RUBRIC = rubric(llm("quality"), llm("depth"))
 
 CONVERSATIONS: dict[str, Render] = {
-    f"{mode}, {asked}": render
+    f"{mode}, {turn}": render
     for mode, renders in conversations(RUBRIC, PROMPT).items()
-    for asked, render in renders.items()
+    for turn, render in renders.items()
 }
 
 
@@ -21,5 +21,5 @@ def plan_for(prompt: str) -> ChatMessages:
     system = system_turn("an examiner", RUBRIC, FENCE_KEY)
     unseen = prepare_text("unseen")
     task = fenced("TASK", prepare_text(prompt), FENCE_KEY)
-    shown = prompt_parts(system=system, task=task, reference=None, completion=unseen, fence_key=FENCE_KEY)
-    return plan_conversation(shown, 40).messages
+    parts = prompt_parts(system=system, task=task, reference=None, completion=unseen, fence_key=FENCE_KEY)
+    return plan_conversation(parts, 40).messages

@@ -1,8 +1,8 @@
 """A scripted engine behind a real port: it speaks any of the dialects, and fails on demand.
 
 What it answers is a function of the conversation; by default a distribution that is fixed by the
-conversation's text. With a `model` it minds the whole request. It can be held, stopped in
-mid-answer, and started again on its port.
+conversation's text. With a `model` the whole request counts. It can be held, stopped while it answers, and
+started again on its port.
 """
 
 import asyncio
@@ -47,11 +47,11 @@ _IDENTITY: dict[Dialect, tuple[str, dict[str, Any]]] = {
 
 
 def distribution(*lines: Sequence[float], dialect: Dialect = "llamacpp") -> Reply:
-    """A judge's answer: the probability of each level, for one line or several."""
-    told = [_position(probabilities, dialect) for probabilities in lines]
+    """A judge's answer: the probability of each level, in one line of text or several."""
+    levels = [_position(probabilities, dialect) for probabilities in lines]
     breaks = {"token": "\n", "prob": 1.0, "logprob": 0.0, "top_probs": [], "top_logprobs": []}
-    positions = [told[0], *(entry for position in told[1:] for entry in (breaks, position))]
-    return chat("\n".join(str(position["token"]) for position in told), *positions)
+    positions = [levels[0], *(entry for position in levels[1:] for entry in (breaks, position))]
+    return chat("\n".join(str(position["token"]) for position in levels), *positions)
 
 
 def _position(probabilities: Sequence[float], dialect: str) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class FakeEngine:
         app.router.add_post("/v1/chat/completions", self._chat)
         if self._dialect in _IDENTITY:
             path, answer = _IDENTITY[self._dialect]
-            app.router.add_get(path, partial(_told, answer))
+            app.router.add_get(path, partial(_identify, answer))
         if self._dialect == "vllm" and self._batched:
             app.router.add_post("/v1/chat/completions/batch", self._batch)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
@@ -207,7 +207,7 @@ class FakeEngine:
         return replies[0] if conversations == [payload["messages"]] else self.together(replies)
 
 
-async def _told(answer: dict[str, Any], _: web.Request) -> web.Response:
+async def _identify(answer: dict[str, Any], _: web.Request) -> web.Response:
     return web.json_response(answer)
 
 

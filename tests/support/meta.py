@@ -90,8 +90,8 @@ async def running_meta(
     **settings: Any,
 ) -> AsyncIterator[Meta]:
     """A worker that is not running by itself: tests call `run_due_cycle`."""
-    told = {"every_traces": 8, "samples": 2, "gate_originals": 12, "tasks": [TASK], "watch_traces": 8} | settings
-    chosen = MetaRewardSettings.model_validate(told)
+    values = {"every_traces": 8, "samples": 2, "gate_originals": 12, "tasks": [TASK], "watch_traces": 8} | settings
+    chosen = MetaRewardSettings.model_validate(values)
     proposers: list[Proposer] = [CatalogueProposer()] if catalogue else []
     async with (
         open_session(connections=8, timeout_s=60.0) as session,

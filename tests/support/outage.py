@@ -1,4 +1,4 @@
-"""A reward service with a spool beside a Valkey that a test takes away and gives back."""
+"""A reward service with a spool, and a Valkey that a test stops and starts again."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ def numbered(*numbers: int) -> list[dict[str, Any]]:
 
 
 def settings(valkey: Valkey, folder: Path, **more: Any) -> dict[str, Any]:
-    """Settings of a service that spools below `folder` and takes a silent Redis to be away after a second."""
+    """Settings of a service that spools below `folder` and gives up on a silent Redis after a second."""
     spool = {"spool_dir": str(folder / "spool"), "redis_timeout_s": 1.0, "active_poll_s": 0.2}
     return {"redis_url": valkey.url, "bootstrap_tasks": [TASK]} | spool | more
 
@@ -72,7 +72,7 @@ def gauge(url: str, name: str) -> float:
 
 
 async def recovered(url: str) -> None:
-    """Return once the service has Redis back and nothing in its spool."""
+    """Return once the service has its Redis and an empty spool."""
 
     def done() -> bool:
         return gauge(url, "regrade_degraded_state") == gauge(url, "regrade_spool_records") == 0.0
@@ -81,15 +81,15 @@ async def recovered(url: str) -> None:
 
 
 async def traces(redis_url: str) -> list[Trace]:
-    """What stands in the trace log."""
+    """The traces in the log."""
     redis = connect(SecretStr(redis_url))
-    found = (await TraceLog(redis).recent(TASK, 10_000)).traces
+    log = (await TraceLog(redis).recent(TASK, 10_000)).traces
     await redis.aclose()
-    return found
+    return log
 
 
 async def traces_by_item(redis_url: str) -> Counter[str]:
-    """How many traces each item has left."""
+    """How many traces each item has."""
     return Counter(trace.item_id for trace in await traces(redis_url))
 
 

@@ -71,27 +71,27 @@ def breaches(render: Render, honest: str, attacked: str, engine: Engine | None =
     wanted, got = render(honest), render(attacked)
     if [message["role"] for message in wanted] != [message["role"] for message in got]:
         return ("roles",)
-    found: list[str] = []
+    breaches: list[str] = []
     for before, after in zip(wanted, got, strict=True):
-        found += _differences(before["content"], after["content"])
+        breaches += _differences(before["content"], after["content"])
     if engine is not None:
         template, template_attacked = engine(wanted), engine(got)
-        found += [f"template: {name}" for name in _differences(template.text, template_attacked.text)]
+        breaches += [f"template: {name}" for name in _differences(template.text, template_attacked.text)]
         if template.special != template_attacked.special:
-            found.append("special tokens of the engine")
-    return tuple(dict.fromkeys(found))
+            breaches.append("special tokens of the engine")
+    return tuple(dict.fromkeys(breaches))
 
 
 def _differences(honest: str, attacked: str) -> list[str]:
     wanted, got = shape(honest), shape(attacked)
-    found = []
+    differences = []
     if wanted.fences != got.fences:
-        found.append("fences")
+        differences.append("fences")
     if wanted.outside != got.outside:
-        found.append("text outside the fences")
+        differences.append("text outside the fences")
     if wanted.tokens != got.tokens:
-        found.append("control tokens")
-    return found
+        differences.append("control tokens")
+    return differences
 
 
 def _special_in(text: str) -> int:
@@ -141,8 +141,8 @@ class LlamaCppTokens:
     def __call__(self, messages: ChatMessages) -> Template:
         """The templated text, and its special tokens."""
         text = str(self._post("/apply-template", {"messages": list(messages)})["prompt"])
-        asked = {"content": text, "parse_special": True, "with_pieces": True}
-        tokens = self._post("/tokenize", asked)["tokens"]
+        body = {"content": text, "parse_special": True, "with_pieces": True}
+        tokens = self._post("/tokenize", body)["tokens"]
         return Template(text, tuple(token["id"] for token in tokens if self._is_special(token["id"], token["piece"])))
 
     def _is_special(self, number: int, piece: str | Sequence[int]) -> bool:

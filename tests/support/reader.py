@@ -19,7 +19,7 @@ _TOP = 5
 _GULLIBLE = 0.15
 _BLOCK = re.compile(r"Criterion: (.+)\n(.+)\n((?:[0-5]: .+\n?){6})")
 _FENCED = re.compile(r"\[BEGIN (TASK|RESPONSE) \w+\]\n(.*?)\n\[END \1 \w+\]", re.DOTALL)
-_ASKED = re.compile(r"about (\d+) words")
+_LENGTH = re.compile(r"about (\d+) words")
 _ORDERS = re.compile(
     r"\b(?:always|must|should)\b.{0,20}\b(?:give|award|score)|\bfull marks\b|\bignore\b|\btop (?:mark|score)",
     re.IGNORECASE,
@@ -45,8 +45,8 @@ class Read(NamedTuple):
     @property
     def wanted(self) -> int:
         """How many words the task asks for."""
-        found = _ASKED.search(self.task)
-        return int(found.group(1)) if found else 100
+        length = _LENGTH.search(self.task)
+        return int(length.group(1)) if length else 100
 
 
 class Aspect(NamedTuple):
@@ -120,40 +120,40 @@ _ASPECTS = (
 
 def reading_judge(messages: Messages) -> Reply:
     """The level of the criterion that the last turn asks for, as a distribution."""
-    shown = dict(_FENCED.findall(messages[1]["content"]))
-    read = Read(shown["TASK"], shown["RESPONSE"])
-    asked = messages[-1]["content"].rpartition("Criterion: ")[2].splitlines()[0]
+    fenced = dict(_FENCED.findall(messages[1]["content"]))
+    read = Read(fenced["TASK"], fenced["RESPONSE"])
+    criterion = messages[-1]["content"].rpartition("Criterion: ")[2].splitlines()[0]
     for name, description, listed in _BLOCK.findall(messages[0]["content"] + "\n"):
-        if name == asked:
+        if name == criterion:
             levels = [line[3:] for line in listed.strip().splitlines()]
             return _between(_TOP * _clip(_fit(f"{name}: {description}", levels, read)))
     return _between(_TOP / 2)
 
 
-def _fit(about: str, levels: list[str], read: Read) -> float:
-    if _ORDERS.search(f"{about} {levels[-1]}"):
+def _fit(words: str, levels: list[str], read: Read) -> float:
+    if _ORDERS.search(f"{words} {levels[-1]}"):
         return 1.0
-    if re.search(r"how good is|overall quality", about, re.IGNORECASE):
+    if re.search(r"how good is|overall quality", words, re.IGNORECASE):
         fluent = 0.6 if len(read.words) >= 2 else 0.0
         return fluent + 0.1 * _relevant(read) + _GULLIBLE * _pleading(read)
-    degrees = [found for aspect in _ASPECTS if (found := _degree(aspect, about, read)) is not None]
+    degrees = [degree for aspect in _ASPECTS if (degree := _degree(aspect, words, read)) is not None]
     if not degrees or len(set(levels)) < len(levels):
-        seed = hashlib.sha256(f"{about}{read.response}".encode()).digest()
+        seed = hashlib.sha256(f"{words}{read.response}".encode()).digest()
         return 0.3 + 0.4 * seed[0] / 255
     degree = sum(degrees) / len(degrees)
-    inverted = _DENIED.search(levels[-1]) and not _DENIED.search(levels[0]) and not _DENIED.search(about)
+    inverted = _DENIED.search(levels[-1]) and not _DENIED.search(levels[0]) and not _DENIED.search(words)
     return 1.0 - degree if inverted else degree
 
 
-def _degree(aspect: Aspect, about: str, read: Read) -> float | None:
+def _degree(aspect: Aspect, words: str, read: Read) -> float | None:
     """How far the response is what the words describe; None where they do not speak of this aspect."""
-    named = re.search(aspect.wanted, about, re.IGNORECASE)
-    opposite = re.search(aspect.fault, about, re.IGNORECASE)
-    found = opposite or named
-    if found is None:
+    named = re.search(aspect.wanted, words, re.IGNORECASE)
+    opposite = re.search(aspect.fault, words, re.IGNORECASE)
+    match = opposite or named
+    if match is None:
         return None
     turned = opposite is not None
-    if _DENIED.search(about[max(0, found.start() - 30) : found.start()]):
+    if _DENIED.search(words[max(0, match.start() - 30) : match.start()]):
         turned = not turned
     degree = aspect.degree(read)
     return 1.0 - degree if turned else degree

@@ -43,10 +43,10 @@ class RedisProxy:
         """Drop every connection, and what is held."""
         self._closed = True
         self._released.set()
-        for found in (self._listener, *self._sockets):
+        for connection in (self._listener, *self._sockets):
             with suppress(OSError):
-                found.shutdown(socket.SHUT_RDWR)
-            found.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
 
     def _accept(self) -> None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A service that answers what a test tells it to, for the client's side of faults."""
+"""A service with scripted answers, for faults as the client sees them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

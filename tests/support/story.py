@@ -85,7 +85,7 @@ def run_cycle(meta: httpx.Client, reason: str = "the story goes on") -> dict[str
 def meta_service(redis_url: str, reward_url: str, engine: FakeEngine, **settings: Any) -> Iterator[httpx.Client]:
     """A meta-reward service that starts cycles on request only."""
     engine.script = meta_script(judge)
-    told = {
+    values = {
         "redis_url": redis_url,
         "reward_url": reward_url,
         "meta_judge_url": engine.url,
@@ -98,7 +98,7 @@ def meta_service(redis_url: str, reward_url: str, engine: FakeEngine, **settings
         "samples": 2,
         "watch_traces": 100_000,
     }
-    server = ServerThread(create_app(MetaRewardSettings.model_validate(told | settings)))
+    server = ServerThread(create_app(MetaRewardSettings.model_validate(values | settings)))
     try:
         with httpx.Client(base_url=server.url, timeout=60.0) as meta:
             yield meta
@@ -132,8 +132,8 @@ def _serve() -> None:
 
     engine = FakeEngine()
     with running_valkey() as valkey:
-        about = {"redis_url": valkey.url, "judge_url": engine.url, "bootstrap_tasks": [TASK]}
-        reward = ServerThread(create_reward(RewardSettings.model_validate(about)))
+        values = {"redis_url": valkey.url, "judge_url": engine.url, "bootstrap_tasks": [TASK]}
+        reward = ServerThread(create_reward(RewardSettings.model_validate(values)))
         with meta_service(valkey.url, reward.url, engine) as meta:
             tell(reward.url, meta)
             print(json.dumps({"console": f"{meta.base_url}/console"}), flush=True)  # noqa: T201 - a program's answer

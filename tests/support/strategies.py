@@ -34,13 +34,13 @@ _CHECKS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 @st.composite
 def criteria(draw: st.DrawFn, role: Role, number: int) -> dict[str, Any]:
     """One criterion of a role, as JSON."""
-    about: dict[str, Any] = {"id": f"c{number}", "name": draw(_WORDS), "role": role.value, "weight": draw(_WEIGHT)}
+    values: dict[str, Any] = {"id": f"c{number}", "name": draw(_WORDS), "role": role.value, "weight": draw(_WEIGHT)}
     if role is Role.VETO:
-        about["threshold"] = draw(st.floats(0.01, 1.0))
+        values["threshold"] = draw(st.floats(0.01, 1.0))
     if draw(st.booleans()):
-        return about | {"kind": "check", "check": draw(_CHECKS)}
+        return values | {"kind": "check", "check": draw(_CHECKS)}
     levels = draw(st.lists(_WORDS, min_size=6, max_size=6))
-    return about | {"kind": "llm", "description": draw(_WORDS), "levels": levels}
+    return values | {"kind": "llm", "description": draw(_WORDS), "levels": levels}
 
 
 @st.composite

@@ -32,8 +32,8 @@ def tiny_model(messages: Messages, payload: Mapping[str, Any]) -> Reply:
     allowed = _allowed(payload, lines)
     positions: list[dict[str, Any]] = []
     for line in range(lines):
-        told = _position(_masses(f"{line}{text}", allowed), payload)
-        positions += [told] if line == 0 else [_position({"\n": 1.0}, payload), told]
+        level = _position(_masses(f"{line}{text}", allowed), payload)
+        positions += [level] if line == 0 else [_position({"\n": 1.0}, payload), level]
     return _billed(chat("".join(position["token"] for position in positions), *positions), text, len(positions))
 
 
