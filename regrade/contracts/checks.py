@@ -27,6 +27,7 @@ class MinWords(CheckParameters):
 
     check: Literal["min_words"]
     words: Count = Field(ge=1, le=20_000)
+    """Smallest number of words."""
 
 
 class MaxWords(CheckParameters):
@@ -34,6 +35,7 @@ class MaxWords(CheckParameters):
 
     check: Literal["max_words"]
     words: Count = Field(ge=1, le=20_000)
+    """Largest number of words."""
 
 
 class MinSentences(CheckParameters):
@@ -41,6 +43,7 @@ class MinSentences(CheckParameters):
 
     check: Literal["min_sentences"]
     sentences: Count = Field(ge=1, le=1_000)
+    """Smallest number of sentences."""
 
 
 class Language(CheckParameters):
@@ -48,6 +51,7 @@ class Language(CheckParameters):
 
     check: Literal["language"]
     language: str = Field(pattern=r"^[a-z]{2}$")
+    """Language code (ISO 639-1)."""
 
 
 class NotRepetitive(CheckParameters):
@@ -55,7 +59,9 @@ class NotRepetitive(CheckParameters):
 
     check: Literal["not_repetitive"]
     ngram: Count = Field(default=4, ge=1, le=8)
+    """Words in an n-gram."""
     min_distinct: Number = Field(default=0.9, gt=0.0, le=1.0)
+    """Share of distinct n-grams that gives the value 1."""
 
 
 class NoPromptCopy(CheckParameters):
@@ -63,6 +69,7 @@ class NoPromptCopy(CheckParameters):
 
     check: Literal["no_prompt_copy"]
     max_copied: Number = Field(default=0.2, ge=0.0, lt=1.0)
+    """Share of copied 5-grams up to which the value is 1."""
 
 
 class OnTopic(CheckParameters):
@@ -70,6 +77,7 @@ class OnTopic(CheckParameters):
 
     check: Literal["on_topic"]
     min_overlap: Number = Field(default=0.25, gt=0.0, le=1.0)
+    """Share of the prompt's content words that gives the value 1."""
 
 
 class Matches(CheckParameters):
@@ -77,6 +85,7 @@ class Matches(CheckParameters):
 
     check: Literal["matches"]
     pattern: str = Field(min_length=1, max_length=256)
+    """The regular expression, in RE2 syntax."""
 
 
 class EndsProperly(CheckParameters):
@@ -104,6 +113,7 @@ class VerdictEqual(CheckParameters):
     needs_reference: ClassVar[bool] = True
     check: Literal["verdict_equal"]
     verdicts: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(min_length=2, max_length=16)
+    """The possible labels."""
 
 
 class JsonSchema(CheckParameters):
@@ -111,6 +121,7 @@ class JsonSchema(CheckParameters):
 
     check: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
+    """The JSON Schema, without references."""
 
     @field_validator("schema_")
     @classmethod

@@ -1,4 +1,4 @@
-"""What a window of traces shows, measured without an LLM, and the alarms it raises."""
+"""Figures of a window of traces, measured without an LLM, and the alarms that they raise."""
 
 from pydantic import Field
 
@@ -6,86 +6,98 @@ from regrade.contracts.score import Outcome
 
 
 class Alarm(Outcome):
-    """One figure that has gone too far. It stays raised until the figure is back under `lowered_at`.
-
-    Figures are turned so that more is worse: how far something fell, how closely the reward follows it.
-    """
+    """A figure above its threshold. Higher is always worse: a decrease, for example, is a positive figure."""
 
     name: str
+    """Name of the figure."""
     figure: float
+    """Its value in the latest window."""
     threshold: float
-    """It was raised when the figure passed this."""
+    """The alarm is raised when the figure exceeds this."""
     lowered_at: float
+    """The alarm clears when the figure falls below this."""
     since: str
-    """Id in the trace stream up to which the traces were read that raised it."""
+    """Id in the trace log of the newest trace of the window that raised it."""
     traces: tuple[str, ...]
-    """Ids of the traces that show it most, the clearest first: of the last measurement that was above the threshold."""
+    """Ids of example traces from the latest window above the threshold, clearest first."""
 
 
 class Audited(Outcome):
-    """A trace that the audit judge was asked about: its reward under `digest`, and the audit's.
-
-    `audit` is None where the audit judge gave nothing usable: that counts for nothing.
-    """
+    """A trace that the audit judge scored again; one without a usable audit reward is ignored."""
 
     trace_id: str
+    """Id of the trace."""
     digest: str
+    """Digest of the rubric behind the reward."""
     reward: float
+    """The reward in the trace."""
     audit: float | None
+    """The audit judge's reward; null if it gave no usable one."""
 
 
 class AuditFigures(Outcome):
-    """What the audit says of a window. The changes are since the active rubric's first audited traces.
+    """Rewards and audit rewards of a window.
 
-    They are None while there are too few; each is the least that is sure (one-sided, at 95 %).
+    The changes are measured from the active rubric's first audited traces, as one-sided 95 % confidence bounds; null
+    while there are too few.
     """
 
     traces: int
-    """Traces of the window that the audit judge scored."""
+    """Audited traces of the window."""
     reward_mean: float | None
-    """Of those traces."""
+    """Mean reward of those traces."""
     audit_mean: float | None
+    """Mean audit reward of those traces."""
     reward_rise: float | None
+    """Lower bound of the rise of the mean reward."""
     audit_fall: float | None
+    """Lower bound of the fall of the mean audit reward."""
 
 
 class CriterionFigures(Outcome):
-    """What one criterion did for the rewards of the window, on the traces that the active rubric scored."""
+    """One criterion in the window, on the traces that the active rubric scored."""
 
     traces: int
+    """Traces with a score of the criterion."""
     mean: float
+    """Mean score."""
     std: float
+    """Standard deviation of the scores."""
     confidence: float
-    """Mean confidence of its scores; a check is certain."""
+    """Mean confidence of the scores; 1 for a check."""
     flat_groups: float
-    """Share of groups (of two or more) in which all of its scores are equal."""
+    """Share of groups (of two or more) in which all scores are equal."""
     contribution: float
-    """Its share of the variance of the raw reward: weighted covariance; the shares of all criteria add up to 1."""
+    """Share of the variance of the raw reward, by weighted covariance; the shares of all criteria add up to 1."""
 
 
 class Evidence(Outcome):
-    """What a window of traces shows. Shares and correlations are in [0, 1] and [-1, 1].
-
-    `window` is the half-open interval of trace ids (after, up to and including) it was measured on.
-    """
+    """Figures of a window of traces. Shares are in [0, 1], correlations in [-1, 1]."""
 
     window: tuple[str, str]
+    """Half-open interval of ids in the trace log: after the first, up to and including the second."""
     traces: int
+    """Number of traces."""
     groups: int
+    """Number of groups."""
     first_step: int | None
+    """Smallest step of the traces; null without steps."""
     last_step: int | None
+    """Largest step of the traces; null without steps."""
     means: dict[str, float]
-    """Mean of each surface feature over the window."""
+    """Mean of each text feature."""
     drift: dict[str, float]
-    """Mean of each surface feature minus its mean over the first steps of the runs in the window."""
+    """Mean of each text feature minus its mean over the first steps of the runs in the window."""
     correlation: dict[str, float]
-    """Spearman's rank correlation of the reward with each surface feature; 0 where either is constant."""
+    """Spearman's rank correlation of the reward with each text feature; 0 where either is constant."""
     reward_mean: float
+    """Mean reward."""
     reward_std: float
+    """Standard deviation of the rewards."""
     reward_drift: float = 0.0
     """Mean reward minus its mean over the first steps."""
     group_std: float = 0.0
-    """Mean standard deviation of the rewards within a group: what an advantage is made of."""
+    """Mean standard deviation of the rewards within a group, from which advantages are computed."""
     saturated_share: float
     """Share of rewards at 0.95 or above."""
     floored_share: float = 0.0
@@ -93,16 +105,18 @@ class Evidence(Outcome):
     zero_variance_groups: float
     """Share of groups (of two or more) whose rewards are all equal."""
     flagged_share: float
+    """Share of traces with a flag."""
     flag_shares: dict[str, float] = Field(default_factory=dict)
+    """Share of traces with each flag."""
     languages: dict[str, float] = Field(default_factory=dict)
     """Share of completions by language (ISO 639-1); "und" for those too short to tell."""
     endings: dict[str, float] = Field(default_factory=dict)
     """Share of completions by how they end: sentence, question, colon, word, other, empty."""
     criteria: dict[str, CriterionFigures] = Field(default_factory=dict)
-    """By criterion of the rubric that was active when it was measured."""
+    """Figures of each criterion of the active rubric."""
     audit: AuditFigures | None = None
-    """None where nothing is audited."""
+    """Figures of the audit; null without an audit judge."""
     baseline_traces: int = 0
-    """How many traces of the runs' first steps it was compared with."""
+    """Number of traces of the runs' first steps in the comparison."""
     alarms: tuple[Alarm, ...] = ()
-    """Those raised, of this window or of an earlier one."""
+    """Alarms that are raised after this window."""

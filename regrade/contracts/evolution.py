@@ -1,4 +1,4 @@
-"""Records of a rubric's evolution: what the traces showed, what the gate measured, what became active and why."""
+"""Records of a rubric's evolution: evidence, gate figures, activations and their reasons."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -12,31 +12,38 @@ from regrade.contracts.score import Outcome
 
 
 class GatePass(Contract):
-    """The authority of a gate report that passed against the rubric now active."""
+    """Authority of a gate that compared the candidate with the active rubric and passed it."""
 
     kind: Literal["gate"] = "gate"
+    """Kind of the authority."""
     cycle: str
+    """Id of the cycle whose gate passed it."""
 
 
 class Override(Contract):
-    """The authority of an operator who activates without a gate; `bootstrap` marks a lineage's first version.
-
-    `cycle` is set where the operator has chosen strategy `paper`, and a cycle activated on that.
-    """
+    """Authority of an operator who activates without a gate."""
 
     kind: Literal["override"] = "override"
+    """Kind of the authority."""
     by: str = Field(min_length=1, max_length=128)
+    """Who did it."""
     reason: str = Field(min_length=1, max_length=2_000)
+    """Why."""
     bootstrap: bool = False
+    """It is the lineage's first version."""
     cycle: str | None = None
+    """Id of the cycle, for strategy `paper`, which activates without a gate."""
 
 
 class Rollback(Contract):
-    """The authority to return to a version that has been active before."""
+    """Authority to return to a version that has been active before."""
 
     kind: Literal["rollback"] = "rollback"
+    """Kind of the authority."""
     by: str = Field(min_length=1, max_length=128)
+    """Who did it."""
     reason: str = Field(min_length=1, max_length=2_000)
+    """Why."""
 
 
 Authority = Annotated[GatePass | Override | Rollback, Field(discriminator="kind")]
@@ -46,12 +53,17 @@ class EventKind(StrEnum):
     """What happened to a rubric."""
 
     PROPOSED = "proposed"
+    """A proposer wrote it."""
     FAILED = "failed"
-    """A proposer's attempt came to nothing; the digest is that of the rubric it was to improve."""
+    """A proposer failed; the digest is that of the rubric it was to improve."""
     REJECTED = "rejected"
+    """Lint or gate refused it."""
     GATED = "gated"
+    """The gate passed it."""
     ACTIVATED = "activated"
+    """It became active."""
     ROLLED_BACK = "rolled_back"
+    """It became active again, in place of a later version."""
 
 
 class ReasonCode(StrEnum):
@@ -62,6 +74,7 @@ class ReasonCode(StrEnum):
     SAME = "same"
     """It is the active rubric."""
     SIZE = "size"
+    """It has too many criteria or too much text."""
     DUPLICATE = "duplicate"
     """Two criteria or checks ask for the same."""
     WEIGHTS = "weights"
@@ -73,6 +86,7 @@ class ReasonCode(StrEnum):
     LEAK = "leak"
     """A text quotes a sampled completion or prompt."""
     LANGUAGE = "language"
+    """A text is in another language than the task."""
     BUDGET = "budget"
     """It costs too many judge calls, or the cycle has enough candidates."""
     NOT_MEASURED = "not_measured"
@@ -80,6 +94,7 @@ class ReasonCode(StrEnum):
     UNSCORED = "unscored"
     """Too many anchors or trusted originals could not be scored."""
     NO_GAIN = "no_gain"
+    """Its gain is not statistically certain."""
     WORSE = "worse"
     """Anchor order may be worse by more than the margin."""
     ATTACKS = "attacks"
@@ -91,6 +106,7 @@ class ReasonCode(StrEnum):
     ACTIVATION = "activation"
     """It was accepted, but could not be activated."""
     OTHER = "other"
+    """Another reason, given by its text."""
 
     @classmethod
     def _missing_(cls, value: object) -> "ReasonCode":
@@ -101,7 +117,9 @@ class Reason(Outcome):
     """One reason for a refusal: a code for programs, a text for people."""
 
     code: ReasonCode
+    """Kind of the reason."""
     text: str
+    """The reason in words."""
 
     @model_validator(mode="before")
     @classmethod
@@ -114,13 +132,15 @@ class RubricFigures(Outcome):
     """What the gate measured of one rubric on its anchors."""
 
     digest: str
+    """Digest of the rubric."""
     order: float
-    """Share of anchor pairs whose original scores above its damaged twin by more than a tie."""
+    """Share of anchor pairs whose original scores higher than the damaged copy by more than a tie."""
     order_by_transform: dict[str, float]
+    """The same share for each transform."""
     attacks_resisted: float
     """Share of attacked completions that score no higher than their honest original, within a tie."""
     inversions: dict[str, float] = Field(default_factory=dict)
-    """By transform, the share of damaged twins that score above their original by more than a tie."""
+    """By transform, the share of damaged copies that score higher than their original by more than a tie."""
     spread: float
     """Share of trusted groups whose rewards differ by more than rounding."""
     trusted_mean: float | None = None
@@ -128,59 +148,79 @@ class RubricFigures(Outcome):
     judged: int
     """Items scored for this measurement."""
     llm_criteria: int
+    """Number of criteria that the judge scores."""
 
 
 class GateReport(Outcome):
-    """The gate's verdict on one candidate, with every figure it rests on."""
+    """The gate's decision on one candidate, with the figures behind it."""
 
     cycle: str
+    """Id of the cycle."""
     proposer: str
+    """Name of the proposer."""
     candidate: RubricFigures
+    """Figures of the candidate."""
     active: RubricFigures
+    """Figures of the active rubric."""
     best_earlier: RubricFigures | None
+    """Figures of the best earlier rubric, if one was compared."""
     order_gain: float
-    """Gain in net anchor order: the share of pairs put right minus the share put wrong. A coin gains nothing."""
+    """Gain in net anchor order: share of pairs put right minus share put wrong. 0 is chance."""
     order_gain_lower: float
-    """Its lower confidence bound, corrected for the number of candidates and of the decisions that count."""
+    """Lower confidence bound, corrected for the number of candidates and of decisions that count."""
     attack_gain: float
+    """Gain in the share of resisted attacks."""
     attack_gain_lower: float
+    """Its lower confidence bound."""
     rank_agreement: float
     """Kendall's tau of the candidate's and the active rubric's rewards on the anchors; reported, not gated."""
     anchors: str = ""
-    """Version of the anchor set it was measured on."""
+    """Version of the anchor set."""
     anchors_base: str = ""
-    """Version of it without early completions. Decisions on one base share an error level: growth grants no new one."""
+    """Version without early completions. Decisions on one base share an error budget, whatever is added."""
     base_originals: int = 0
-    """Originals of that base, scored or not; 0: not told. The decision counts until there are twice as many."""
+    """Originals of that base, scored or not; 0 in old reports. The decision counts until the number has doubled."""
     originals: int = 0
     """Originals that count: scored under every rubric compared."""
     level: float = 0.0
-    """Error level that each lower bound was drawn at."""
+    """Error level of each lower bound."""
     decisions: int = 1
     """1-based index of this decision among those that count against the active rubric; the level falls with it."""
     detectable_gain: float | None = None
     """Smallest gain in net anchor order detectable with power 0.8 at the observed variance between originals."""
     passed: bool
+    """Whether the candidate passed."""
     reasons: tuple[Reason, ...]
-    """Why it was refused; empty when it passed."""
+    """Why it was refused; empty if it passed."""
 
 
 class LineageEvent(Outcome):
-    """One entry of a lineage: `id` is its position, `time` Unix seconds, `version` None for one never active."""
+    """One entry of a lineage."""
 
     id: str
+    """Position in the lineage."""
     time: float
+    """When it happened, in Unix seconds."""
     kind: EventKind
+    """What happened."""
     digest: str
+    """Digest of the rubric."""
     version: int | None = None
+    """Version of the rubric; null if it was never active."""
     previous: str | None = None
+    """Digest of the rubric that was active before."""
     by: str
+    """Proposer, service or person."""
     reason: str = ""
+    """Why, in words."""
     codes: tuple[ReasonCode, ...] = ()
     """The code of each reason, for a refused candidate."""
     cycle: str | None = None
+    """Id of the cycle."""
     authority: Authority | None = None
+    """What allowed an activation."""
     gate: GateReport | None = None
+    """The gate's report on a candidate."""
 
 
 class Stage(StrEnum):
@@ -200,90 +240,117 @@ class Stage(StrEnum):
 
 
 class SampleStrategy(StrEnum):
-    """By what a trace was chosen for the meta-judge to look at."""
+    """Why a trace was drawn for the meta-judge."""
 
     UNIFORM = "uniform"
-    """By lot, as in the paper."""
+    """Uniformly at random, as in the paper."""
     RECENT = "recent"
     """The newest."""
     SUSPICIOUS = "suspicious"
-    """Well rewarded, with an odd features."""
+    """High reward and unusual text features."""
     DISAGREEMENT = "disagreement"
     """The judge was unsure, criteria contradict each other, or an audit judge contradicts the reward."""
     GREAT_PAIRS = "great_pairs"
-    """Two of the best rewarded for one prompt that differ most, the better first."""
+    """Two of the highest rewards of one prompt whose texts differ most, the higher first."""
 
 
 class SamplePick(Outcome):
-    """One pick: the ids of its traces, two for a pair."""
+    """One draw of the sample."""
 
     strategy: SampleStrategy
+    """Why they were drawn."""
     traces: tuple[str, ...]
+    """Ids of the traces: one, or two for a pair."""
 
 
 class SampleReport(Outcome):
-    """How a cycle's sample was drawn from its window: enough to draw it again."""
+    """How a cycle's sample was drawn; enough to draw it again."""
 
     seed: str
+    """Seed of the random choices."""
     count: int
+    """Number of picks requested."""
     weights: dict[SampleStrategy, float]
+    """Share of each strategy."""
     picks: tuple[SamplePick, ...]
+    """What was drawn."""
 
 
 class Pause(Outcome):
-    """Who paused a line's cycles, and why. `since` is Unix seconds."""
+    """An operator's pause of a lineage's cycles."""
 
     by: str
+    """Who paused."""
     reason: str
+    """Why."""
     since: float
+    """Since when, in Unix seconds."""
 
 
 class CycleStatus(Outcome):
-    """What the worker is doing for one lineage: `started` and `updated` are Unix seconds."""
+    """State of the worker for one lineage."""
 
     cycle: str | None = None
+    """Id of the running cycle."""
     stage: Stage = Stage.IDLE
+    """Its stage."""
     detail: str = ""
+    """What the stage works on."""
     started: float | None = None
+    """When the cycle started, in Unix seconds."""
     updated: float | None = None
+    """When the status changed, in Unix seconds."""
     completed: int = 0
-    """Cycles that have ended so far in this lineage, abandoned ones too."""
+    """Finished cycles of the lineage, abandoned ones included."""
     lag: int = 0
-    """Traces not yet seen by a finished cycle."""
+    """Traces that no finished cycle has read."""
     fruitless: int = 0
-    """Cycles in a row that activated nothing; the more, the longer until the next one that nothing calls for."""
+    """Consecutive cycles without an activation; each lengthens the wait for the next scheduled cycle."""
     paused: Pause | None = None
-    """Set while no cycle starts but on request."""
+    """Set while cycles start only on request."""
     error: str | None = None
-    """Why the last cycle failed, until one succeeds; each try comes after a while that grows with every failure."""
+    """Why the last cycle failed, until one succeeds; retries wait longer after each failure."""
 
 
 class CycleReport(Outcome):
-    """What one cycle did that finished, or was abandoned: then its window is left to the next one."""
+    """Result of a finished or abandoned cycle."""
 
     cycle: str
+    """Id of the cycle."""
     trigger: str
+    """What started it."""
     started: float
+    """When it started, in Unix seconds."""
     finished: float
+    """When it ended, in Unix seconds."""
     evidence: Evidence
+    """Figures of its window."""
     candidates: int
     """Candidates that reached the gate."""
     activated: str | None
+    """Digest of the rubric that it activated."""
     notes: tuple[str, ...]
+    """Remarks of its stages."""
     sample: SampleReport | None = None
+    """How its sample was drawn."""
     abandoned: str | None = None
-    """Why it was given up, if it was."""
+    """Why it was abandoned; its window is then left to the next cycle."""
     resumed: int = 0
-    """How often another try went on where one had ended."""
+    """How often it was resumed after an interruption."""
 
 
 class RubricDiff(Outcome):
-    """The difference of two rubrics, criterion by criterion (ids)."""
+    """The difference of two rubrics."""
 
     before: Rubric
+    """The first rubric."""
     after: Rubric
+    """The second rubric."""
     added: tuple[str, ...]
+    """Ids of criteria only in the second."""
     removed: tuple[str, ...]
+    """Ids of criteria only in the first."""
     changed: tuple[str, ...]
+    """Ids of criteria that differ."""
     text: str
-    """A unified diff of the two, line by line, for people."""
+    """A unified diff for people."""
