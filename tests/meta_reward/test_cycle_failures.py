@@ -91,7 +91,7 @@ async def test_a_proposer_that_breaks_costs_its_proposal_alone(
         (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.candidates > 0
         (failed,) = [e for e in await meta.deps.store.history(LINEAGE) if e.kind is EventKind.FAILED]
-        assert (failed.by, failed.reason) == ("broken", "broken: broke with KeyError; the log has it")
+        assert (failed.by, failed.reason) == ("broken", "broken: raised KeyError; see the log")
 
 
 async def test_a_check_is_proposed_beside_a_criterion_of_its_name(

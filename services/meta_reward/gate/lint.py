@@ -120,7 +120,7 @@ def _duplicates(given: LintInput) -> Iterator[str]:
         yield "overlap: one kind of check with two parameters"
     for one, other in combinations(given.candidate.llm_criteria, 2):
         if words(one.name) == words(other.name):
-            yield f"duplicate: {one.id!r} and {other.id!r} have the same name, by which the judge tells them apart"
+            yield f"duplicate: {one.id!r} and {other.id!r} have one name, and the judge tells criteria apart by name"
         elif _is_overlap(one.description, other.description):
             yield f"overlap: {one.id!r} and {other.id!r} say the same"
 

@@ -1,14 +1,13 @@
-"""Upkeep of the rubric there is: criteria that tell nothing apart go, those that everything tops are tightened.
+"""Maintenance of the active rubric: criteria without spread are removed, those that most completions top are tightened.
 
-Over a third of the criteria of generated rubrics give no gradient (arXiv 2605.20164). A veto or a check may lie
-still because it works: a policy that keeps to it shows no spread. So guards are exempt, and so is the core.
+Over a third of the criteria of generated rubrics give no gradient (arXiv 2605.20164). A veto or a check may show no
+spread because it works, so guards are exempt, and so is the core.
 """
 
 from pydantic import ValidationError
 
-from regrade.contracts import Criterion, CriterionFigures, LlmCriterion, Role, Stage
-from services.kit.http.client import UpstreamError
-from services.meta_reward.propose.base import Progress, ProposalContext, build_candidate
+from regrade.contracts import CriterionFigures, LlmCriterion, Role, Stage
+from services.meta_reward.propose.base import Progress, ProposalContext, build_candidate, is_replaceable
 from services.meta_reward.propose.meta_judge_session import (
     Levels,
     MetaJudgeProposer,
@@ -18,11 +17,14 @@ from services.meta_reward.propose.meta_judge_session import (
 )
 from services.meta_reward.types import Candidate, Proposal
 
-FEWEST_TRACES = 32
-_FLAT_GROUPS = 0.95
-_FLAT_STD = 0.02
-_TOPPED = 0.85
-_NARROW_STD = 0.15
+MIN_TRACES = 32
+"""With fewer traces, scores may be equal by chance."""
+_MIN_FLAT_GROUPS = 0.95
+_MAX_FLAT_STD = 0.02
+"""Judges rarely repeat an expected level exactly, so "no spread" leaves room for noise."""
+_TOPPED_MEAN = 0.85
+"""Above level 4 of 5 on average, within `_TOPPED_STD`: nothing is left to improve."""
+_TOPPED_STD = 0.15
 
 
 class Tightened(Reply):
@@ -32,62 +34,54 @@ class Tightened(Reply):
 
 
 class PruningProposer:
-    """Takes out what gives no spread. Needs no meta-judge."""
+    """Removes criteria without spread. Needs no meta-judge."""
 
     name = "pruning"
 
     async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
-        """At most one candidate, without the criteria that told nothing apart."""
-        flat = [
-            c
-            for c in context.active.criteria
-            if _may_change(context, c) and _gives_no_spread(context.evidence.criteria.get(c.id))
-        ]
+        """At most one candidate."""
+        figures = context.evidence.criteria
+        flat = [c.id for c in context.active.criteria if is_replaceable(context, c) and _is_flat(figures.get(c.id))]
         if not flat:
-            return Proposal((), ())
-        why = "; ".join(f"{c.id} gave no spread" for c in flat)
+            return Proposal()
+        rationale = "; ".join(f"{name} gave no spread" for name in flat)
         try:
-            rubric = build_candidate(context, by=self.name, rationale=why, without=frozenset(c.id for c in flat))
+            rubric = build_candidate(context, by=self.name, rationale=rationale, without=frozenset(flat))
         except ValidationError as error:
-            return Proposal((), (f"pruning: left nothing that awards ({first_line_of(error)})",))
-        return Proposal((Candidate(rubric, self.name),), ())
+            return Proposal(notes=(f"pruning: no award would be left ({first_line_of(error)})",))
+        return Proposal((Candidate(rubric, self.name),))
 
 
 class TighteningProposer(MetaJudgeProposer):
-    """Has the meta-judge rewrite the levels of the criterion that most responses top; one candidate at most."""
+    """Has the meta-judge rewrite the levels of the award that most completions top; at most one candidate."""
 
     name = "tightening"
 
-    async def _propose(self, session: MetaJudgeSession, context: ProposalContext, progress: Progress) -> Proposal:
+    async def _propose(self, session: MetaJudgeSession, progress: Progress) -> Proposal:
+        context = session.context
         figures = context.evidence.criteria
         topped = [c for c in context.active.llm_criteria if c.role is Role.AWARD and _is_topped(figures.get(c.id))]
         if not topped:
-            return Proposal((), ())
+            return Proposal()
         chosen = max(topped, key=lambda criterion: figures[criterion.id].mean)
         await progress(Stage.REFINE, f"tightens {chosen.id}")
         levels = "\n".join(f"{n}: {text}" for n, text in enumerate(chosen.levels))
-        shown = session.fence("CRITERION", f"{chosen.name}\n{chosen.description}\n{levels}")
-        try:
-            found = await session.ask("tighten", Tightened, criterion=shown)
-            harder = LlmCriterion.model_validate(chosen.model_dump() | {"levels": tuple(found.levels)})
-            why = f"most responses topped {chosen.id}"
-            rubric = build_candidate(context, by=self.name, rationale=why, changed={chosen.id: harder})
-        except (UpstreamError, ValidationError) as error:
-            return session.failed(f"dropped ({first_line_of(error)})")
-        return Proposal((Candidate(rubric, self.name),), ())
+        fenced = session.fence("CRITERION", f"{chosen.name}\n{chosen.description}\n{levels}")
+        answer = await session.ask("tighten", Tightened, criterion=fenced)
+        harder = LlmCriterion.model_validate(chosen.model_dump() | {"levels": tuple(answer.levels)})
+        rationale = f"most completions topped {chosen.id}"
+        return session.proposal(
+            build_candidate(context, by=self.name, rationale=rationale, changed={chosen.id: harder})
+        )
 
 
-def _may_change(context: ProposalContext, criterion: Criterion) -> bool:
-    return isinstance(criterion, LlmCriterion) and criterion.role is not Role.VETO and criterion.id not in context.core
-
-
-def _gives_no_spread(found: CriterionFigures | None) -> bool:
-    if found is None or found.traces < FEWEST_TRACES:
+def _is_flat(figures: CriterionFigures | None) -> bool:
+    if figures is None or figures.traces < MIN_TRACES:
         return False
-    return found.flat_groups >= _FLAT_GROUPS and found.std <= _FLAT_STD
+    return figures.flat_groups >= _MIN_FLAT_GROUPS and figures.std <= _MAX_FLAT_STD
 
 
-def _is_topped(found: CriterionFigures | None) -> bool:
-    if found is None or found.traces < FEWEST_TRACES:
+def _is_topped(figures: CriterionFigures | None) -> bool:
+    if figures is None or figures.traces < MIN_TRACES:
         return False
-    return found.mean >= _TOPPED and found.std <= _NARROW_STD
+    return figures.mean >= _TOPPED_MEAN and figures.std <= _TOPPED_STD

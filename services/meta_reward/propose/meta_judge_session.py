@@ -1,4 +1,4 @@
-"""What proposers share that ask a meta-judge: the schemas of its replies, what it is shown, and what is made of it."""
+"""Shared parts of the proposers that use a meta-judge: schemas of its answers, prompt sections, the merge step."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -21,10 +21,12 @@ Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3,
 LevelText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=100)]
 Levels = Annotated[list[LevelText], Field(min_length=6, max_length=6)]
 _MAX_FENCED_CHARS = 4_000
+"""About 1,000 tokens, so that a prompt with a few texts fits a small context."""
+_MAX_ERROR_CHARS = 160
 
 
 class Reply(BaseModel):
-    """A meta-judge's reply: exactly these fields."""
+    """A meta-judge's answer: exactly these fields."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +50,7 @@ R = TypeVar("R", bound=Reply)
 
 
 class MetaJudgeProposer(ABC):
-    """A proposer that asks a meta-judge: its questions of one cycle share what they are about, and the notes."""
+    """A proposer that uses a meta-judge. A last step that fails (merge, rewrite) costs its candidate, nothing else."""
 
     name: str
 
@@ -56,95 +58,100 @@ class MetaJudgeProposer(ABC):
         self._meta_judge = meta_judge
 
     async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
-        """Candidates for this brief; a failure costs them, nothing else."""
-        return await self._propose(MetaJudgeSession(self._meta_judge, context, self.name), context, progress)
+        """Candidates for this context, or a failed proposal."""
+        session = MetaJudgeSession(self._meta_judge, context, self.name)
+        try:
+            return await self._propose(session, progress)
+        except (UpstreamError, ValidationError) as error:
+            return session.failed(f"dropped ({first_line_of(error)})")
 
     @abstractmethod
-    async def _propose(self, session: "MetaJudgeSession", context: ProposalContext, progress: Progress) -> Proposal:
-        """Ask, and make candidates of what is answered."""
+    async def _propose(self, session: "MetaJudgeSession", progress: Progress) -> Proposal: ...
 
 
 class MetaJudgeSession:
-    """One proposer's questions in one cycle. A question that fails costs its own answer and leaves a note."""
+    """One proposer's questions in one cycle, and notes on those that failed."""
 
     def __init__(self, meta_judge: MetaJudge, context: ProposalContext, name: str) -> None:
         self._meta_judge = meta_judge
-        self._context = context
         self._name = name
+        self.context = context
         self.notes: list[str] = []
 
-    def ask(self, question: str, answer: type[R], **shown: str) -> Awaitable[R]:
-        """One question of this cycle, in the task's role."""
-        return self._meta_judge.ask(question, answer, cycle=self._context.cycle, role=self._context.meta_role, **shown)
+    def ask(self, template: str, schema: type[R], **sections: str) -> Awaitable[R]:
+        """Ask one question in the task's role. Raises `UpstreamError`."""
+        context = self.context
+        return self._meta_judge.ask(template, schema, cycle=context.cycle, role=context.meta_role, **sections)
 
-    async def gather(self, question: str, inputs: Iterable[S], step: Callable[[S], Awaitable[T]]) -> list[T | None]:
-        """One step for each input, concurrently; None for each that failed."""
+    async def ask_each(self, name: str, inputs: Iterable[S], ask: Callable[[S], Awaitable[T]]) -> list[T | None]:
+        """Ask one question per input, concurrently; None and a note for each that failed."""
 
-        async def one(value: S) -> T | None:
+        async def ask_one(value: S) -> T | None:
             try:
-                return await step(value)
+                return await ask(value)
             except UpstreamError as error:
-                self.notes.append(f"{self._name}: {question} dropped ({first_line_of(error)})")
+                self.notes.append(f"{self._name}: {name} dropped ({first_line_of(error)})")
                 return None
 
-        return list(await asyncio.gather(*(one(value) for value in inputs)))
+        return list(await asyncio.gather(*(ask_one(value) for value in inputs)))
 
     async def merge(self, refinements: Sequence[Refinement], rationale: str) -> Proposal:
-        """One candidate: the active rubric, and what is left of the refinements when they are merged."""
+        """One candidate: the active rubric plus the criteria into which the meta-judge merges the refinements."""
         if not refinements:
             return self.failed("no refinement came through")
+        active = self.context.active
         listed = [f"{c.name}: {c.description}" for refinement in refinements for c in refinement.criteria]
         proposals = self.fence("PROPOSALS", "\n".join(dict.fromkeys(listed)))
-        try:
-            found = await self.ask("merge", Refinement, rubric=outline(self._context.active), proposals=proposals)
-            added = to_criteria(found, self._context.active)
-            rubric = build_candidate(self._context, added, by=self._name, rationale=rationale)
-        except (UpstreamError, ValidationError) as error:
-            return self.failed(f"merge dropped ({first_line_of(error)})")
+        merged = await self.ask("merge", Refinement, rubric=outline(active), proposals=proposals)
+        added = to_criteria(merged, active)
+        return self.proposal(build_candidate(self.context, added, by=self._name, rationale=rationale))
+
+    def proposal(self, rubric: Rubric) -> Proposal:
+        """A proposal with one candidate and the notes so far."""
         return Proposal((Candidate(rubric, self._name),), tuple(self.notes))
 
     def failed(self, why: str) -> Proposal:
-        """No candidate. What first stood in the way is told with the reason."""
+        """A proposal without a candidate. The reason includes the first failed question."""
         first = f"; {self.notes[0].removeprefix(f'{self._name}: ')}" if self.notes else ""
-        return Proposal((), (*self.notes, f"{self._name}: {why}"), failed=f"{why}{first}")
+        return Proposal(notes=(*self.notes, f"{self._name}: {why}"), failed=f"{why}{first}")
 
     def fence(self, label: str, text: str) -> str:
-        """A text that nobody vouches for, as it is shown."""
+        """Untrusted text inside its fence."""
         return fence(label, text[:_MAX_FENCED_CHARS], self._meta_judge.fence_key)
 
     def case(self, prompt: str, *responses: str) -> str:
-        """The rubric in use, a task, and responses to it."""
-        shown = [self.fence("RESPONSE", response) for response in responses]
-        rubric = f"Rubric:\n{outline(self._context.active)}"
-        return "\n\n".join((rubric, self.fence("TASK", prompt), *shown))
+        """A prompt section: the active rubric, a task, and responses to it."""
+        fenced = [self.fence("RESPONSE", response) for response in responses]
+        rubric = f"Rubric:\n{outline(self.context.active)}"
+        return "\n\n".join((rubric, self.fence("TASK", prompt), *fenced))
 
 
 def outline(rubric: Rubric) -> str:
-    """The names of a rubric's criteria."""
+    """The names of a rubric's criteria, as a list."""
     return "\n".join(f"- {criterion.name}" for criterion in rubric.criteria)
 
 
-def to_criteria(found: Refinement, active: Rubric) -> list[LlmCriterion]:
-    """A refinement's criteria as a rubric holds them: together half as heavy as what the active one awards."""
+def to_criteria(refinement: Refinement, active: Rubric) -> list[LlmCriterion]:
+    """A refinement's criteria as a rubric holds them; their weights add up to half of the active award weight."""
     taken = {criterion.id for criterion in active.criteria}
     ids = (f"llm-{n}" for n in range(1, 1_000) if f"llm-{n}" not in taken)
-    room = active.total_weight(Role.AWARD)
+    weight = active.total_weight(Role.AWARD) / (2 * len(refinement.criteria))
     return [
         LlmCriterion.model_validate(
             {
                 "kind": "llm",
-                "id": name,
+                "id": criterion_id,
                 "name": new.name,
                 "role": Role.DEDUCT if new.fault else Role.AWARD,
-                "weight": room / (2 * len(found.criteria)),
+                "weight": weight,
                 "description": new.description,
                 "levels": new.levels,
             }
         )
-        for name, new in zip(ids, found.criteria, strict=False)
+        for criterion_id, new in zip(ids, refinement.criteria, strict=False)
     ]
 
 
 def first_line_of(error: Exception) -> str:
-    """Enough of an error for a note."""
-    return str(error).splitlines()[0][:160]
+    """The first line of an error, short enough for a note."""
+    return str(error).splitlines()[0][:_MAX_ERROR_CHARS]

@@ -1,22 +1,23 @@
-"""Pairwise elicitation: what does the better of two have that the rubric does not ask about?
+"""Pairwise elicitation: what the better of two completions has that the rubric does not ask for.
 
-Criteria elicited from pairs beat those from single responses (OnlineRubrics, arXiv 2510.07284), and pairs of two
-great responses bring those that separate the top (arXiv 2509.21500). People's labelled pairs come first.
+Criteria elicited from pairs beat those from single responses (OnlineRubrics, arXiv 2510.07284), and pairs of great
+responses bring criteria that separate the top (arXiv 2509.21500). The user's labelled pairs come first.
 """
 
 from collections.abc import Awaitable
 from typing import NamedTuple
 
 from regrade.contracts import Stage, as_text
-from services.meta_reward.propose.base import Progress, ProposalContext
+from services.meta_reward.propose.base import Progress
 from services.meta_reward.propose.meta_judge_session import MetaJudgeProposer, MetaJudgeSession, Refinement
 from services.meta_reward.types import Proposal
 
-_MOST_LABELLED = 4
+_MAX_LABELLED = 4
+"""Labelled pairs are the same in every cycle, so a few of them leave the sampled pairs their weight."""
 
 
 class Pair(NamedTuple):
-    """Two responses to a task, the better first."""
+    """Two responses to a task."""
 
     prompt: str
     better: str
@@ -24,18 +25,19 @@ class Pair(NamedTuple):
 
 
 class PairwiseProposer(MetaJudgeProposer):
-    """Asks about each pair on its own, and merges what comes of it into one candidate; none without a pair."""
+    """Asks about each pair, and merges the refinements into one candidate; none without a pair."""
 
     name = "pairwise"
 
-    async def _propose(self, session: MetaJudgeSession, context: ProposalContext, progress: Progress) -> Proposal:
-        pairs = [Pair(p.prompt, p.better, p.worse) for p in context.labelled[:_MOST_LABELLED]]
+    async def _propose(self, session: MetaJudgeSession, progress: Progress) -> Proposal:
+        context = session.context
+        pairs = [Pair(p.prompt, p.better, p.worse) for p in context.labelled[:_MAX_LABELLED]]
         pairs += [Pair(as_text(a.prompt), as_text(a.completion), as_text(b.completion)) for a, b in context.pairs]
         if not pairs:
-            return Proposal((), ("pairwise: the sample holds no pair",))
+            return Proposal(notes=("pairwise: the sample holds no pair",))
         await progress(Stage.REFINE, f"{len(pairs)} pairs")
-        refined = await session.gather("pair", pairs, lambda pair: _compare(session, pair))
-        refinements = [refinement for refinement in refined if refinement is not None]
+        answers = await session.ask_each("pair", pairs, lambda pair: _compare(session, pair))
+        refinements = [answer for answer in answers if answer is not None]
         await progress(Stage.MERGE, f"{len(refinements)} refinements")
         return await session.merge(refinements, "elicited from pairs")
 
