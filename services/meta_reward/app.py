@@ -114,15 +114,7 @@ async def _open_audit(
     if settings.audit_url:
         key = settings.audit_key.get_secret_value()
         client = await stack.enter_async_context(RewardClient(settings.audit_url, key=key))
-    return Auditor(
-        audits=audits,
-        store=deps.store,
-        log=deps.log,
-        client=client,
-        leases=leases,
-        settings=settings,
-        metrics=metrics,
-    )
+    return Auditor(deps, audits, client, leases, metrics)
 
 
 def _open_archive(settings: MetaRewardSettings, redis: Redis, leases: Leases, metrics: MetaRewardMetrics) -> "Archiver":

@@ -4,17 +4,15 @@ from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.kit.store.keys import LineageKey
+from services.meta_reward.stores.status import WatchCheck
 
 # A cycle without candidates takes seconds; a gate on a slow judge takes up to half an hour.
 _CYCLE_SECONDS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0)
 _STAGE_SECONDS = (0.1, 0.5, *_CYCLE_SECONDS)
-
-RollbackReason = Literal["spread", "audit"]
 
 
 class MetaRewardMetrics:
@@ -81,9 +79,9 @@ class MetaRewardMetrics:
         """Count an activation."""
         self._activations.labels(task).inc()
 
-    def rolled_back(self, task: str, reason: RollbackReason) -> None:
+    def rolled_back(self, task: str, check: WatchCheck) -> None:
         """Count an automatic rollback."""
-        self._rollbacks.labels(task, reason).inc()
+        self._rollbacks.labels(task, check).inc()
 
     def failed(self, task: str, error: str) -> None:
         """Count a failed poll, by the error's type."""

@@ -5,8 +5,7 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from regrade.contracts import (
     MAIN_LINEAGE,
@@ -16,13 +15,11 @@ from regrade.contracts import (
     CycleReport,
     CycleStatus,
     Digest,
-    Flag,
     ImportAnchors,
     LineageEvent,
     Name,
     Override,
     Pause,
-    Purpose,
     Rubric,
     RubricDiff,
     Scope,
@@ -85,24 +82,6 @@ async def _lineage(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None
     return LineageKey(task, lineage, scope)
 
 
-async def _filter(
-    run: Name | None = None,
-    step: Annotated[int | None, Query(ge=0, le=2**53)] = None,
-    version: Annotated[int | None, Query(ge=1, le=2**31, description="rubric version that gave the reward")] = None,
-    flag: Flag | None = None,
-    lowest: Annotated[float | None, Query(ge=0.0, le=1.0, description="lowest reward")] = None,
-    highest: Annotated[float | None, Query(ge=0.0, le=1.0, description="highest reward")] = None,
-    group: Annotated[str | None, Query(min_length=1, max_length=128)] = None,
-    purpose: Purpose | None = None,
-) -> TraceFilter:
-    values = locals()  # FastAPI maps a query to a signature, or to one model that owns all of its parameters
-    try:
-        return TraceFilter.model_validate(values)
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
-
-
-FilterDep = Annotated[TraceFilter, Depends(_filter)]
 Deps = Annotated[CycleDeps, Depends(_deps)]
 LineageDep = Annotated[LineageKey, Depends(_lineage)]
 
@@ -154,20 +133,24 @@ async def get_alarms(lineage: LineageDep, deps: Deps) -> list[Alarm]:
     return await deps.status_store.alarms(lineage)
 
 
+class TraceQuery(TraceFilter):
+    """A page of traces: the lineage, the conditions, and where the page starts."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    lineage: Name = MAIN_LINEAGE
+    scope: Scope | None = None
+    limit: int = Field(default=50, ge=1, le=256)
+    before: str | None = Field(default=None, pattern=EVENT_ID, description="`older` of the previous page")
+
+
 @reading.get("/traces/{task}")
-async def get_traces(
-    lineage: LineageDep,
-    deps: Deps,
-    conditions: FilterDep,
-    limit: Annotated[int, Query(ge=1, le=256)] = 50,
-    before: Annotated[str | None, Query(pattern=EVENT_ID, description="`older` of the previous page")] = None,
-) -> TracePage:
+async def get_traces(task: Name, deps: Deps, query: Annotated[TraceQuery, Query()]) -> TracePage:
     """The lineage's newest traces that match, newest first. Archived traces that left Redis are not found."""
-    until = f"({before}" if before else "+"
-    found = await deps.log.recent(
-        lineage.task, limit, until=until, wanted=conditions.in_lineage(lineage), max_scanned=PAGE_SCAN
-    )
-    return TracePage(traces=tuple(found.traces), older=found.end or None)
+    wanted = query.in_lineage(LineageKey(task, query.lineage, query.scope))
+    until = f"({query.before}" if query.before else "+"
+    page = await deps.log.recent(task, query.limit, until=until, wanted=wanted, max_scanned=PAGE_SCAN)
+    return TracePage(traces=tuple(page.traces), older=page.end or None)
 
 
 @reading.get("/traces/{task}/{trace_id}")

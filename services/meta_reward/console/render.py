@@ -102,13 +102,13 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "ago": _ago,
-        "clock": _clock,
-        "iso": _iso,
-        "plain": _plain,
-        "pct": _pct,
+        "clock": lambda seconds: time.strftime("%b %d, %H:%M:%S", time.localtime(seconds)),
+        "iso": lambda seconds: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)),
+        "plain": lambda name: name.replace("_", " "),
+        "pct": lambda share: f"{100.0 * share:.0f} %",
         "signed": _signed,
         "text": as_text,
-        "short": _short,
+        "short": lambda digest: digest[:8],
         "share_of": share_of,
         "snippet": _snippet,
     }
@@ -123,28 +123,8 @@ def _ago(seconds: float) -> str:
     return "just now"
 
 
-def _clock(seconds: float) -> str:
-    return time.strftime("%b %d, %H:%M:%S", time.localtime(seconds))
-
-
-def _iso(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _pct(share: float) -> str:
-    return f"{100.0 * share:.0f} %"
-
-
 def _signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")  # noqa: RUF001 - a minus, as wide as a plus
-
-
-def _short(digest: str) -> str:
-    return digest[:8]
 
 
 def _snippet(text: str, length: int = 140) -> str:

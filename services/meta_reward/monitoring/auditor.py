@@ -13,12 +13,10 @@ from regrade import RewardClient, Rubric, ScoreItem
 from regrade.contracts import Audited, Trace
 from regrade.tasks import load_pack
 from services.kit.store.keys import LineageKey
-from services.kit.store.rubric_store import RubricStore
-from services.kit.store.trace_log import TraceLog
 from services.meta_reward.clients.shadow import reward_of
+from services.meta_reward.deps import CycleDeps
 from services.meta_reward.evidence.window import is_evidence
 from services.meta_reward.metrics import MetaRewardMetrics
-from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.stores.audits import AuditStore
 from services.meta_reward.stores.leases import Leases
 
@@ -40,23 +38,13 @@ class Auditor:
     """Audits every lineage. Any number of workers may run one: a lineage's audit lease admits one at a time."""
 
     def __init__(
-        self,
-        *,
-        audits: AuditStore,
-        store: RubricStore,
-        log: TraceLog,
-        client: RewardClient,
-        leases: Leases,
-        settings: MetaRewardSettings,
-        metrics: MetaRewardMetrics,
+        self, deps: CycleDeps, audits: AuditStore, client: RewardClient, leases: Leases, metrics: MetaRewardMetrics
     ) -> None:
         """`client` talks to the reward service whose judge audits."""
+        self._deps = deps
         self._audits = audits
-        self._store = store
-        self._log = log
         self._client = client
         self._leases = leases
-        self._settings = settings
         self._metrics = metrics
 
     async def audit_new_traces(self, lineage: LineageKey) -> None:
@@ -80,9 +68,9 @@ class Auditor:
         selected: list[tuple[str, Trace]] = []
         considered = 0
         for _ in range(_MAX_PAGES):
-            page = await self._log.entries_after(lineage.task, after, _PAGE)
+            page = await self._deps.log.entries_after(lineage.task, after, _PAGE)
             own = [(i, t) for i, t in page if is_evidence(t) and (t.lineage, t.scope) == (lineage.name, lineage.scope)]
-            selected += [(i, t) for i, t in own if _hash_fraction(lineage, t) < self._settings.audit_share]
+            selected += [(i, t) for i, t in own if _hash_fraction(lineage, t) < self._deps.settings.audit_share]
             considered += len(own)
             after = page[-1][0] if page else after
             if len(page) < _PAGE:
@@ -103,10 +91,11 @@ class Auditor:
 
     async def _rubric(self, lineage: LineageKey) -> Rubric:
         """The fixed audit rubric. Raises `NotFound` when the configured digest is not stored."""
-        digest = self._settings.audit_rubrics.get(lineage.task)
-        rubric = (
-            load_pack(lineage.task).starting_rubric if digest is None else await self._store.get(lineage.task, digest)
-        )
+        digest = self._deps.settings.audit_rubrics.get(lineage.task)
+        if digest is None:
+            rubric = load_pack(lineage.task).starting_rubric
+        else:
+            rubric = await self._deps.store.get(lineage.task, digest)
         return rubric.model_copy(update={"lineage": lineage.name, "scope": lineage.scope, "version": None})
 
 

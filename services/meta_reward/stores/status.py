@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Literal
 
 from pydantic import TypeAdapter
 from redis.asyncio import Redis
@@ -22,6 +23,12 @@ MAX_REPORTS = 1_000
 _REQUEST_TTL_S = 3_600
 """A request that no worker could serve within an hour no longer reflects what the operator wants."""
 
+WatchCheck = Literal["spread", "audit"]
+"""What the watch checks an activation by: the spread of its first rewards, and the audit."""
+_CONFIRMED_KEYS: Mapping[WatchCheck, Callable[[LineageKey], str]] = {
+    "spread": keys.watched_activation_key,
+    "audit": keys.audited_activation_key,
+}
 _ALARMS = TypeAdapter(list[Alarm])
 _TRACES = TypeAdapter(list[Trace])
 
@@ -84,25 +91,14 @@ class StatusStore:
         """Store the number of traces that no cycle has consumed."""
         await self._redis.set(keys.lag_key(lineage), traces)
 
-    async def watched_activation(self, lineage: LineageKey) -> str | None:
-        """Id of the last activation that the watch confirmed by the spread of rewards."""
-        return await self._text(keys.watched_activation_key(lineage))
+    async def confirmed_activation(self, lineage: LineageKey, check: WatchCheck) -> str | None:
+        """Id of the last activation that passed a check of the watch."""
+        activation = await self._redis.get(_CONFIRMED_KEYS[check](lineage))
+        return None if activation is None else str(activation)
 
-    async def set_watched_activation(self, lineage: LineageKey, activation: str) -> None:
-        """Confirm an activation, so that no worker checks it again."""
-        await self._redis.set(keys.watched_activation_key(lineage), activation)
-
-    async def audited_activation(self, lineage: LineageKey) -> str | None:
-        """Id of the last activation that the watch confirmed by the audit."""
-        return await self._text(keys.audited_activation_key(lineage))
-
-    async def set_audited_activation(self, lineage: LineageKey, activation: str) -> None:
-        """Confirm an activation by the audit, so that no worker checks it again."""
-        await self._redis.set(keys.audited_activation_key(lineage), activation)
-
-    async def _text(self, key: str) -> str | None:
-        text = await self._redis.get(key)
-        return None if text is None else str(text)
+    async def confirm_activation(self, lineage: LineageKey, check: WatchCheck, activation: str) -> None:
+        """Record that an activation passed a check, so that no worker checks it again."""
+        await self._redis.set(_CONFIRMED_KEYS[check](lineage), activation)
 
     async def request(self, lineage: LineageKey, by: str, reason: str) -> None:
         """Request a cycle at the worker's next poll."""

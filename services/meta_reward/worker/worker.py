@@ -21,11 +21,11 @@ from services.meta_reward.evidence.audit import AuditChange, change_by_activatio
 from services.meta_reward.evidence.window import extend_baselines, is_evidence, summarise_window
 from services.meta_reward.gate.reasons import count_outcomes
 from services.meta_reward.lineages import lineages_of
-from services.meta_reward.metrics import MetaRewardMetrics, RollbackReason
+from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.monitoring.auditor import Auditor
 from services.meta_reward.monitoring.rollback import audit_contradiction_reason, spread_collapse_reason
 from services.meta_reward.stores.leases import Leases
-from services.meta_reward.stores.status import CycleRequest
+from services.meta_reward.stores.status import CycleRequest, WatchCheck
 from services.meta_reward.worker.backoff import Backoff
 from services.meta_reward.worker.trace_tail import TraceTail
 from services.meta_reward.worker.triggers import due_trigger
@@ -192,14 +192,14 @@ class Worker:
             return
         reason = audit_contradiction_reason(change)
         if reason is None:
-            await self._deps.status_store.set_audited_activation(lineage, last.id)
+            await self._deps.status_store.confirm_activation(lineage, "audit", last.id)
         else:
             await self._roll_back(lineage, last, reason, "audit")
 
     async def _spread_reason(self, lineage: LineageKey, last: LineageEvent, previous: str) -> str | None:
         """The reason to roll back by the first traces; None when there are too few, or the check was done before."""
         deps, count = self._deps, self._deps.settings.watch_traces
-        if await deps.status_store.watched_activation(lineage) == last.id:
+        if await deps.status_store.confirmed_activation(lineage, "spread") == last.id:
             return None
         # Lineage events and traces are streams of one Redis, so their ids come from one clock and can be compared.
         tail = self._since_activation.get(lineage)
@@ -213,17 +213,17 @@ class Worker:
         )
         reason = spread_collapse_reason(before.traces, tail.head, await self._trusted_mean(lineage, last))
         if reason is None:
-            await deps.status_store.set_watched_activation(lineage, last.id)
+            await deps.status_store.confirm_activation(lineage, "spread", last.id)
         return reason
 
     async def _audited_change(self, lineage: LineageKey, last: LineageEvent, previous: str) -> AuditChange | None:
         """The change by the audit; None without an audit, with too few traces, or when the check was done before."""
         audits, window = self._deps.audits, self._deps.settings.audit_window
-        if audits is None or await self._deps.status_store.audited_activation(lineage) == last.id:
+        if audits is None or await self._deps.status_store.confirmed_activation(lineage, "audit") == last.id:
             return None
         return change_by_activation(await audits.read(lineage), previous, last.digest, last.id, window)
 
-    async def _roll_back(self, lineage: LineageKey, last: LineageEvent, reason: str, kind: RollbackReason) -> None:
+    async def _roll_back(self, lineage: LineageKey, last: LineageEvent, reason: str, check: WatchCheck) -> None:
         cooldown_s = self._deps.settings.watch_cooldown_s
         try:
             await self._deps.store.rollback(
@@ -232,7 +232,7 @@ class Worker:
         except Conflict as error:
             log.info("no rollback", extra={"task": lineage.task, "detail": error.detail})
         else:
-            self._metrics.rolled_back(lineage.task, kind)
+            self._metrics.rolled_back(lineage.task, check)
             log.warning("rolled back", extra={"task": lineage.task, "reason": reason})
 
     async def _trusted_mean(self, lineage: LineageKey, activation: LineageEvent) -> float | None:

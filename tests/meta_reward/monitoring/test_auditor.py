@@ -113,10 +113,7 @@ def contradicting(messages: Messages) -> Reply:
 
 def auditor_of(meta: Meta, redis: Redis, registry: CollectorRegistry | None = None) -> Auditor:
     metrics = MetaRewardMetrics(registry or CollectorRegistry())
-    return Auditor(
-        audits=AuditStore(redis), store=meta.deps.store, log=meta.deps.log, client=meta.client, leases=meta.leases,
-        settings=meta.deps.settings, metrics=metrics,
-    )  # fmt: skip
+    return Auditor(meta.deps, AuditStore(redis), meta.client, meta.leases, metrics)
 
 
 async def test_the_watch_rolls_back_what_the_audit_contradicts(
