@@ -1,1 +1,1 @@
-"""`make bench-hacking`: how much of a policy stays honest under fixed rubrics, the paper's procedure, and Regrade."""
+"""`make bench-hacking`: how honest a policy stays under fixed rubrics, the paper's procedure, and Regrade."""

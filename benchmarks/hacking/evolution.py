@@ -1,7 +1,7 @@
-"""The real worker with the real proposers, driven step by step, so that a seed decides when a cycle sees what.
+"""The meta-reward worker with its proposers, driven step by step, so that a run depends on its seed alone.
 
-The parts are those that `services.meta_reward` is made of. Training waits for a cycle here: a step of this policy takes
-milliseconds, where one of a language model takes longer than a cycle.
+The components are those of `services.meta_reward`. Training waits for a cycle here, because a step of this policy takes
+milliseconds, whereas one of a language model takes longer than a cycle.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -32,8 +32,8 @@ from services.meta_reward.worker.worker import Worker
 
 
 @dataclass
-class Bill:
-    """What a run asked for, as if nothing had been known: judge calls, words read, meta-judge calls, tokens."""
+class Usage:
+    """The cost of a run without any cache: judge calls and words read, meta-judge calls and tokens."""
 
     judge_calls: int = 0
     judge_words: int = 0
@@ -42,8 +42,8 @@ class Bill:
     meta_calls: int = 0
     meta_tokens: int = 0
 
-    def read(self, items: Sequence[ScoreItem], criteria: int, *, shadow: bool) -> None:
-        """Items judged by so many LLM criteria each."""
+    def add_items(self, items: Sequence[ScoreItem], criteria: int, *, shadow: bool) -> None:
+        """Add items that are judged by `criteria` LLM criteria each."""
         calls = criteria * len(items)
         words = criteria * sum(len(str(item.prompt).split()) + len(str(item.completion).split()) for item in items)
         if shadow:
@@ -52,76 +52,76 @@ class Bill:
             self.judge_calls, self.judge_words = self.judge_calls + calls, self.judge_words + words
 
 
-class BilledClient(RewardClient):
-    """The worker's client; what a gate asks goes on the bill."""
+class MeteredClient(RewardClient):
+    """The worker's client; adds the gate's items to `usage`."""
 
-    bill: Bill
+    usage: Usage
 
     async def shadow(self, task: str, rubric: Any, items: Sequence[ScoreItem]) -> ScoreResponse:
-        """As the client does it."""
-        self.bill.read(items, len(rubric.llm_criteria), shadow=True)
+        """See `RewardClient.shadow`."""
+        self.usage.add_items(items, len(rubric.llm_criteria), shadow=True)
         return await super().shadow(task, rubric, items)
 
 
-class BilledEndpoint(JsonEndpoint):
-    """The meta-judge's endpoint; what it tells of its usage goes on the bill."""
+class MeteredEndpoint(JsonEndpoint):
+    """The meta-judge's endpoint; adds its reported token usage to `usage`."""
 
-    bill: Bill
+    usage: Usage
 
     async def post(self, *args: Any, **options: Any) -> Any:
-        """As the endpoint does it."""
+        """See `JsonEndpoint.post`."""
         reply = await super().post(*args, **options)
-        usage = reply.get("usage") or {}
-        self.bill.meta_calls += 1
-        self.bill.meta_tokens += int(usage.get("prompt_tokens", 0)) + int(usage.get("completion_tokens", 0))
+        tokens = reply.get("usage") or {}
+        self.usage.meta_calls += 1
+        self.usage.meta_tokens += int(tokens.get("prompt_tokens", 0)) + int(tokens.get("completion_tokens", 0))
         return reply
 
 
 class Evolution:
-    """One line's cycles. `look` is what the service's two loops do at every poll."""
+    """The cycles of one lineage. `poll` does what the service's two loops do at every poll."""
 
     def __init__(self, worker: Worker, deps: CycleDeps, lineage: LineageKey) -> None:
         self._worker = worker
         self._deps = deps
         self._lineage = lineage
 
-    async def look(self) -> None:
-        """Watch the last activation, and run a cycle if one is due."""
+    async def poll(self) -> None:
+        """Check the last activation for a rollback, and run a cycle if one is due."""
         await self._worker.watch(self._lineage)
         await self._worker.run_due_cycle(self._lineage)
 
-    async def doing(self) -> str:
-        """The stage of the cycle that runs, or an empty text."""
+    async def stage(self) -> str:
+        """The stage of the running cycle, or "" if none runs."""
         status = await self._deps.status_store.status(self._lineage)
         return f"{status.stage.value}: {status.detail}" if status.stage is not None else ""
 
     async def reports(self) -> list[CycleReport]:
-        """Every cycle that has ended."""
+        """All finished cycles."""
         return await self._deps.status_store.reports(self._lineage)
 
     async def history(self) -> list[LineageEvent]:
-        """Everything that happened to the line's rubrics."""
+        """All events of the lineage."""
         return await self._deps.store.history(self._lineage)
 
 
 @asynccontextmanager
-async def evolving(
+async def running_evolution(
     redis: Redis,
     reward_url: str,
     meta_url: str,
     model: str,
     lineage: LineageKey,
-    bill: Bill,
+    usage: Usage,
     settings: MetaRewardSettings,
 ) -> AsyncIterator[Evolution]:
-    """A worker for one line."""
+    """A worker for one lineage."""
     async with (
         open_session(connections=settings.meta_judge_in_flight, timeout_s=settings.meta_judge_timeout_s) as session,
-        BilledClient(reward_url) as client,
+        MeteredClient(reward_url) as client,
     ):
-        client.bill = bill
-        endpoint = BilledEndpoint(session, meta_url)
-        endpoint.bill = bill
+        client.usage = usage
+        endpoint = MeteredEndpoint(session, meta_url)
+        endpoint.usage = usage
         judge = MetaJudge(
             endpoint,
             model=model,

@@ -1,4 +1,4 @@
-"""Honest mass over steps, an arm a line, seeds as thin ones."""
+"""Honest mass over steps: a line per arm, thin lines for its seeds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ _COLOURS = dict(
 
 
 def draw(path: Path, runs: Sequence[dict[str, Any]], onsets: Sequence[float]) -> None:
-    """Write the picture to `path`, as what its suffix says."""
+    """Write the plot to `path`, in the format of its suffix."""
     figure = Figure(figsize=(10.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
     for name, colour in _COLOURS.items():
@@ -25,7 +25,7 @@ def draw(path: Path, runs: Sequence[dict[str, Any]], onsets: Sequence[float]) ->
             continue
         for curve in curves:
             axes.plot(curve, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot([fmean(found) for found in zip(*curves, strict=False)], color=colour, label=name, linewidth=2)
+        axes.plot([fmean(masses) for masses in zip(*curves, strict=False)], color=colour, label=name, linewidth=2)
     for onset in sorted(set(onsets) - {0.0}):
         axes.axvline(onset * (len(runs[0]["curve"]) - 1), color="#dc2626", linestyle="--", linewidth=1)
     axes.set_ylim(0, 1.02)

@@ -1,8 +1,7 @@
-"""A competent scripted meta-judge behind an OpenAI-compatible port: it reads what the proposers show it, nothing else.
+"""A competent scripted meta-judge behind an OpenAI-compatible port. It reads only the proposers' prompts.
 
-It measures the response in the prompt as a careful reader would (is it long enough for what was asked, does it end,
-repeat itself, answer the task, plead, say anything in particular), names the gravest fault, and turns faults into
-criteria out of a stock of well-formed ones. It is one process for all arms, and knows no label.
+It measures the response in the prompt (length, ending, repetition, relevance to the task, pleading, specific content),
+names the most serious fault, and turns faults into criteria from a fixed set. All arms share it; it knows no label.
 """
 
 import json
@@ -26,13 +25,13 @@ _STOCK = re.compile(
 _SURE = re.compile(
     r"\b(?:undoubtedly|beyond (?:all|this) (?:possible )?d|proved|per cent|experts|eternally)\b", re.IGNORECASE
 )
-_MOST = 3
-_SHORT = 60
-"""Words: fewer are no essay."""
+_MAX_CRITERIA = 3
+_MIN_WORDS = 60
+"""Shorter texts are no essay."""
 
 
 class Aspect(NamedTuple):
-    """A quality, how its fault is told, and the criterion that asks about it."""
+    """A quality: its name, the text of its fault, and the criterion about it."""
 
     name: str
     fault: str
@@ -98,25 +97,25 @@ _HARDER = ("Absent.", "A trace of it.", "There in places.", "There in most place
 
 
 def faults(task: str, response: str) -> list[str]:
-    """The aspects a response falls short in, the gravest first."""
-    tokens, asked = features.words(response), features.words(task)
-    found = {
-        "length": len(tokens) < _SHORT,
-        "own_words": features.copied_share(tokens, asked) > 0.3,
+    """The aspects in which a response is deficient, the most serious first."""
+    tokens, task_tokens = features.words(response), features.words(task)
+    is_deficient = {
+        "length": len(tokens) < _MIN_WORDS,
+        "own_words": features.copied_share(tokens, task_tokens) > 0.3,
         "variety": features.distinct_share(tokens, 4) < 0.8,
         "prose": features.sentence_count(response) < 3 or response.count(",") > 0.4 * len(tokens),
-        "relevance": features.topic_overlap(tokens, asked) < 0.3,
+        "relevance": features.topic_overlap(tokens, task_tokens) < 0.3,
         "ending": not features.ends_properly(response),
         "plea": len(_PLEA.findall(response)) >= 2,
         "performance": len(_SELF.findall(response)) >= 2,
         "substance": len(_STOCK.findall(response)) >= 2,
         "measure": len(_SURE.findall(response)) >= 2,
     }
-    return [name for name, is_there in found.items() if is_there]
+    return [name for name, deficient in is_deficient.items() if deficient]
 
 
 def answer(question: str, prompt: str) -> dict[str, Any]:
-    """The reply to a proposer's question (the name of its prompt file), read out of the filled prompt."""
+    """The reply to a proposer's question, named by its prompt file, from the filled prompt."""
     fenced = _FENCED.findall(prompt)
     by_label: dict[str, list[str]] = {}
     for label, text in fenced:
@@ -124,34 +123,34 @@ def answer(question: str, prompt: str) -> dict[str, Any]:
     responses = by_label.get("RESPONSE", [])
     task = " ".join(by_label.get("TASK", []))
     if question in ("prescreen", "analyse"):
-        return _about_one(question, prompt, faults(task, responses[0]))
+        return _single_response(question, prompt, faults(task, responses[0]))
     if question == "tighten":
         return {"levels": list(_HARDER)}
     if question == "pair":
         worse = [name for name in faults(task, responses[1]) if name not in faults(task, responses[0])]
         return _criteria(worse, prompt)
-    told = "\n".join(by_label.get("ANALYSIS", []) + by_label.get("PROPOSALS", []))
-    return _criteria([n for n, a in ASPECTS.items() if a.fault in told or a.description in told], prompt)
+    proposals = "\n".join(by_label.get("ANALYSIS", []) + by_label.get("PROPOSALS", []))
+    return _criteria([n for n, a in ASPECTS.items() if a.fault in proposals or a.description in proposals], prompt)
 
 
-def _about_one(question: str, prompt: str, found: list[str]) -> dict[str, Any]:
-    inflated = bool(found) and _WELL_PAID.search(prompt) is not None
+def _single_response(question: str, prompt: str, deficient: list[str]) -> dict[str, Any]:
+    inflated = bool(deficient) and _WELL_PAID.search(prompt) is not None
     if question == "prescreen":
-        return {"verdict": "bad" if inflated else "ok" if found else "good"}
-    aspect = ASPECTS[found[0] if found else _GENERAL[0]]
-    fault = aspect.fault if found else "It is sound on the whole."
+        return {"verdict": "bad" if inflated else "ok" if deficient else "good"}
+    aspect = ASPECTS[deficient[0] if deficient else _GENERAL[0]]
+    fault = aspect.fault if deficient else "It is sound on the whole."
     return {"inflated": inflated, "missing": aspect.description, "fault": fault}
 
 
-def _criteria(wanted: list[str], prompt: str) -> dict[str, Any]:
-    """At most three criteria, none with a name that the rubric in the prompt has."""
+def _criteria(aspects: list[str], prompt: str) -> dict[str, Any]:
+    """At most three criteria, whose names the rubric in the prompt does not have."""
     listed = re.findall(r"^- (.+)$", prompt, re.MULTILINE)
-    fresh = [name for name in [*wanted, *_GENERAL, *ASPECTS] if ASPECTS[name].name not in listed]
-    chosen = (wanted and [name for name in fresh if name in wanted]) or fresh[:1] or [_GENERAL[0]]
-    aspects = [ASPECTS[name] for name in dict.fromkeys(chosen[:_MOST])]
+    fresh = [name for name in [*aspects, *_GENERAL, *ASPECTS] if ASPECTS[name].name not in listed]
+    chosen = (aspects and [name for name in fresh if name in aspects]) or fresh[:1] or [_GENERAL[0]]
+    selected = [ASPECTS[name] for name in dict.fromkeys(chosen[:_MAX_CRITERIA])]
     return {
         "criteria": [
-            {"name": a.name, "fault": False, "description": a.description, "levels": list(a.levels)} for a in aspects
+            {"name": a.name, "fault": False, "description": a.description, "levels": list(a.levels)} for a in selected
         ]
     }
 
@@ -159,13 +158,13 @@ def _criteria(wanted: list[str], prompt: str) -> dict[str, Any]:
 async def _chat(request: web.Request) -> web.Response:
     body: Mapping[str, Any] = await request.json()
     prompt = body["messages"][0]["content"]
-    told = json.dumps(answer(body["response_format"]["json_schema"]["name"], prompt))
-    usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(told) // 4}
-    return web.json_response({"choices": [{"message": {"role": "assistant", "content": told}}], "usage": usage})
+    content = json.dumps(answer(body["response_format"]["json_schema"]["name"], prompt))
+    usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(content) // 4}
+    return web.json_response({"choices": [{"message": {"role": "assistant", "content": content}}], "usage": usage})
 
 
 async def serve() -> tuple[web.AppRunner, str]:
-    """Start it on a free port; answers what to clean up, and its base URL."""
+    """Start it on a free port; returns its runner, to be cleaned up, and its base URL."""
     app = web.Application(client_max_size=1 << 22)
     app.router.add_post("/v1/chat/completions", _chat)
     runner = web.AppRunner(app)

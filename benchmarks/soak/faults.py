@@ -1,4 +1,4 @@
-"""What is killed when, and when it is there again."""
+"""Kills processes on a schedule and restarts them."""
 
 import asyncio
 import time
@@ -6,20 +6,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks.soak.clients import Clients
-from benchmarks.soak.processes import Part, Parts
+from benchmarks.soak.processes import RestartableProcess, SoakStack
 
-_ENGINE_AWAY_S = 5.0
-_REDIS_AWAY_S = 7.0
-_REPLICA_AWAY_S = 2.0
+_ENGINE_DOWN_S = 5.0
+_REDIS_DOWN_S = 7.0
+_REPLICA_DOWN_S = 2.0
 _SHARES = (
-    (0.07, "engine"), (0.14, "redis"), (0.21, "replica b"), (0.28, "redis, and replica b meanwhile"),
+    (0.07, "engine"), (0.14, "redis"), (0.21, "replica b"), (0.28, "redis, then replica b"),
     (0.36, "engine"), (0.42, "redis"), (0.48, "replica b"),
 )  # fmt: skip
-"""At which share of the time what is killed. The rest is calm, so that memory can be seen to lie flat."""
+"""Share of the run at which each kill starts. The second half has none, so that memory can be measured."""
 
 
 class Outage(NamedTuple):
-    """From the kill until the part was ready again, in seconds since the soak began."""
+    """From the kill until the process was ready again, in seconds since the start of the soak."""
 
     what: str
     began: float
@@ -27,56 +27,55 @@ class Outage(NamedTuple):
 
 
 class Faults:
-    """Kills and starts again; `outages` says when."""
+    """Kills and restarts; `outage` names the current outage, `outages` holds the past ones."""
 
-    def __init__(self, parts: Parts, clients: Clients) -> None:
-        self._parts = parts
+    def __init__(self, stack: SoakStack, clients: Clients) -> None:
+        self._stack = stack
         self._clients = clients
         self.outages: list[Outage] = []
-        self.now = ""
-        """What is away."""
+        self.outage = ""
 
     async def run(self, began: float, seconds: float) -> None:
-        """The schedule of a soak of so many seconds that began at `began` (`time.monotonic`)."""
-        deeds = self._deeds()
+        """Run the schedule of a soak of `seconds` that began at `began` (`time.monotonic`)."""
+        actions = self._actions()
         for share, what in _SHARES:
             await asyncio.sleep(max(0.0, began + share * seconds - time.monotonic()))
-            self.now = what
+            self.outage = what
             from_s = time.monotonic() - began
-            await deeds[what]()
+            await actions[what]()
             self.outages.append(Outage(what, from_s, time.monotonic() - began))
-            self.now = ""
+            self.outage = ""
 
-    def _deeds(self) -> dict[str, Callable[[], Awaitable[None]]]:
+    def _actions(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {
             "engine": self._engine,
             "redis": self._redis,
             "replica b": self._replica,
-            "redis, and replica b meanwhile": self._redis_and_replica,
+            "redis, then replica b": self._redis_and_replica,
         }
 
     async def _engine(self) -> None:
-        await self._away(self._parts.engine, _ENGINE_AWAY_S)
+        await self._restart(self._stack.engine, _ENGINE_DOWN_S)
 
-    async def _redis(self, meanwhile: Sequence[Awaitable[None]] = ()) -> None:
-        self._parts.redis.kill()
-        await asyncio.sleep(_REDIS_AWAY_S / 2)
-        for deed in meanwhile:
-            await deed
-        await asyncio.sleep(_REDIS_AWAY_S / 2)
-        await asyncio.to_thread(self._parts.redis.start)
+    async def _redis(self, during: Sequence[Awaitable[None]] = ()) -> None:
+        self._stack.redis.kill()
+        await asyncio.sleep(_REDIS_DOWN_S / 2)
+        for action in during:
+            await action
+        await asyncio.sleep(_REDIS_DOWN_S / 2)
+        await asyncio.to_thread(self._stack.redis.start)
 
     async def _replica(self) -> None:
         self._clients.kills += 1
-        await self._away(self._parts.replicas[-1], _REPLICA_AWAY_S)
+        await self._restart(self._stack.replicas[-1], _REPLICA_DOWN_S)
         self._clients.kills += 1
 
     async def _redis_and_replica(self) -> None:
-        """What the replica has spooled by then stands on its disk alone."""
+        """The replica's spooled outcomes then exist only on its disk."""
         await self._redis([self._replica()])
 
-    async def _away(self, part: Part, seconds: float) -> None:
-        part.kill()
+    async def _restart(self, process: RestartableProcess, seconds: float) -> None:
+        process.kill()
         await asyncio.sleep(seconds)
-        part.start()
-        await part.until_ready()
+        process.start()
+        await process.until_ready()

@@ -1,4 +1,4 @@
-"""What is seen from outside while it runs: memory and descriptors, throughput and latency, and the traces in Redis."""
+"""Monitoring during the soak: memory, descriptors, throughput and latency; and the traces written to Redis."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ import psutil
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from benchmarks.soak.answer_log import Book, Key, trace_key
+from benchmarks.soak.answer_log import AnswerLog, Key, trace_key
 from benchmarks.soak.faults import Faults
-from benchmarks.soak.processes import Part, Parts
+from benchmarks.soak.processes import RestartableProcess, SoakStack
 from benchmarks.soak.traffic import TASKS
 from services.kit.store.keys import outcome_prefix, traces_key
 from services.kit.store.redis import read_entries
@@ -26,65 +26,65 @@ _DRAIN_S = 90.0
 
 
 @dataclass(slots=True)
-class Sample:
-    """The two seconds before `at` (since the soak began): items a second, milliseconds a request, and each replica."""
+class MonitorSample:
+    """The two seconds before `at` (seconds since the start): items per second, latency, and each replica's process."""
 
     at: float
     items_s: float
     p50_ms: float | None
     p99_ms: float | None
-    away: str
-    life: list[float]
-    """When each replica's present life began, since the soak began."""
+    outage: str
+    """What is killed at the time, or ""."""
+    started_at: list[float]
+    """When each replica's process was started."""
     rss_mb: list[float | None]
     descriptors: list[int | None]
 
     def as_json(self) -> dict[str, Any]:
-        """For the report."""
         return asdict(self)
 
 
-class Watch:
-    """Takes a sample every two seconds."""
+class Monitor:
+    """Takes a sample every `SAMPLE_S` seconds."""
 
-    def __init__(self, parts: Parts, book: Book, faults: Faults) -> None:
-        self._parts = parts
-        self._book = book
+    def __init__(self, stack: SoakStack, answers: AnswerLog, faults: Faults) -> None:
+        self._stack = stack
+        self._answers = answers
         self._faults = faults
-        self.samples: list[Sample] = []
+        self.samples: list[MonitorSample] = []
 
     async def run(self, began: float) -> None:
-        """Until cancelled."""
-        rewarded, seen, then = 0, 0, began
+        """Runs until cancelled."""
+        rewarded, counted, then = 0, 0, began
         while True:
             await asyncio.sleep(SAMPLE_S)
-            if not self._faults.now:
-                self._parts.check()
+            if not self._faults.outage:
+                self._stack.check()
             now = time.monotonic()
-            latencies = sorted(self._book.latencies_s[seen:])
-            seen += len(latencies)
-            processes = [_figures(part) for part in self._parts.replicas]
+            latencies = sorted(self._answers.latencies_s[counted:])
+            counted += len(latencies)
+            processes = [_process_figures(part) for part in self._stack.replicas]
             self.samples.append(
-                Sample(
+                MonitorSample(
                     at=now - began,
-                    items_s=(self._book.rewarded - rewarded) / (now - then),
+                    items_s=(self._answers.rewarded - rewarded) / (now - then),
                     p50_ms=percentile_ms(latencies, 0.5),
                     p99_ms=percentile_ms(latencies, 0.99),
-                    away=self._faults.now,
-                    life=[part.born - began for part in self._parts.replicas],
+                    outage=self._faults.outage,
+                    started_at=[part.started_at - began for part in self._stack.replicas],
                     rss_mb=[rss for rss, _ in processes],
                     descriptors=[count for _, count in processes],
                 )
             )
-            rewarded, then = self._book.rewarded, now
+            rewarded, then = self._answers.rewarded, now
 
 
 def percentile_ms(ordered: list[float], share: float) -> float | None:
-    """Of seconds in ascending order; None of none."""
+    """A percentile of latencies in seconds, in ascending order; None if there are none."""
     return 1_000.0 * ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
-def _figures(part: Part) -> tuple[float | None, int | None]:
+def _process_figures(part: RestartableProcess) -> tuple[float | None, int | None]:
     """Resident memory in MB and open descriptors."""
     try:
         process = psutil.Process(part.pid or 0)
@@ -93,8 +93,8 @@ def _figures(part: Part) -> tuple[float | None, int | None]:
         return None, None
 
 
-class Traced(NamedTuple):
-    """What stands in a trace."""
+class StoredReward(NamedTuple):
+    """The reward and rubric digest of a trace or outcome."""
 
     trace_id: str
     reward: float
@@ -102,80 +102,82 @@ class Traced(NamedTuple):
 
 
 class TraceReader:
-    """Reads the trace log as it grows and trims it behind, as an archive would, so that Redis does not grow with it."""
+    """Reads the trace log as it grows and trims it, as the archive does, so that Redis does not grow."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis: Redis = Redis.from_url(redis_url, decode_responses=True, socket_timeout=5.0)
         self._after = {traces_key(task): "0-0" for task in TASKS}
-        self.traces: dict[Key, tuple[Traced, ...]] = {}
+        self.traces: dict[Key, tuple[StoredReward, ...]] = {}
         self.purposes: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Until cancelled, with a Redis that comes and goes."""
+        """Runs until cancelled, also while Redis is down."""
         while True:
             try:
-                found = await self.read()
+                count = await self.read()
             except (RedisError, OSError):
-                found = 0
-            if found < _PAGE:
+                count = 0
+            if count < _PAGE:
                 await asyncio.sleep(0.5)
 
     async def read(self) -> int:
-        """Take in what is new; how many traces that was."""
+        """Read the new traces; returns their number."""
         count = 0
         for stream, after in list(self._after.items()):
             page = await read_entries(self._redis, stream, after=after, count=_PAGE)
             for number, fields in page:
-                self._take(json.loads(fields["trace"]))
+                self._add(json.loads(fields["trace"]))
                 self._after[stream] = number
             count += len(page)
             if page:
                 await self._redis.xtrim(stream, minid=self._after[stream], approximate=True)
         return count
 
-    async def outcomes(self) -> dict[str, list[Traced]]:
-        """Every stored outcome, by its trace's id."""
-        found: dict[str, list[Traced]] = {}
+    async def outcomes(self) -> dict[str, list[StoredReward]]:
+        """All stored outcomes by trace id."""
+        by_trace: dict[str, list[StoredReward]] = {}
         for task in TASKS:
             keys: list[str] = []
             async for key in self._redis.scan_iter(match=f"{_literal(outcome_prefix(task))}*", count=_PAGE):
                 keys.append(key)
             for start in range(0, len(keys), _PAGE):
                 for text in await self._redis.mget(keys[start : start + _PAGE]):
-                    told = json.loads(str(text))
-                    traced = Traced(told["trace_id"], told["reward"], sys.intern(told["rubric"]["digest"]))
-                    found.setdefault(traced.trace_id, []).append(traced)
-        return found
+                    outcome = json.loads(str(text))
+                    stored = StoredReward(
+                        outcome["trace_id"], outcome["reward"], sys.intern(outcome["rubric"]["digest"])
+                    )
+                    by_trace.setdefault(stored.trace_id, []).append(stored)
+        return by_trace
 
     async def aclose(self) -> None:
         """Close the connection."""
         await self._redis.aclose()
 
-    def _take(self, trace: dict[str, Any]) -> None:
+    def _add(self, trace: dict[str, Any]) -> None:
         self.purposes[trace["purpose"]] += 1
         key = trace_key(trace)
-        traced = Traced(trace["trace_id"], trace["reward"], sys.intern(trace["digest"]))
-        self.traces[key] = (*self.traces.get(key, ()), traced)
+        stored = StoredReward(trace["trace_id"], trace["reward"], sys.intern(trace["digest"]))
+        self.traces[key] = (*self.traces.get(key, ()), stored)
 
 
-async def drained(parts: Parts, reader: TraceReader) -> bool:
-    """Wait until no replica has anything spooled and every trace is read; False when that takes too long."""
+async def wait_until_drained(stack: SoakStack, reader: TraceReader) -> bool:
+    """Wait until all spools are empty and all traces are read; False if that takes longer than `_DRAIN_S`."""
     deadline = time.monotonic() + _DRAIN_S
     async with httpx.AsyncClient(timeout=10.0) as http:
         while time.monotonic() < deadline:
-            metrics = [(await http.get(f"{part.url}/metrics")).text for part in parts.replicas]
-            waiting = [gauge(text, "regrade_spool_records") + gauge(text, "regrade_degraded_state") for text in metrics]
-            if not any(waiting) and await reader.read() == 0:
+            metrics = [(await http.get(f"{part.url}/metrics")).text for part in stack.replicas]
+            pending = [gauge(text, "regrade_spool_records") + gauge(text, "regrade_degraded_state") for text in metrics]
+            if not any(pending) and await reader.read() == 0:
                 return True
             await asyncio.sleep(0.2)
     return False
 
 
 def gauge(text: str, name: str) -> float:
-    """A metric without labels."""
+    """The value of a metric without labels."""
     return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))
 
 
 def _literal(prefix: str) -> str:
-    """A key's prefix as a glob that matches nothing else."""
+    """A key prefix with its glob characters escaped."""
     return "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in prefix)

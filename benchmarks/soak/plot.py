@@ -1,4 +1,4 @@
-"""The run as a picture: throughput, latency and memory over time, what was killed marked."""
+"""A plot of throughput, latency and memory over time, with the outages marked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.soak.faults import Outage
-from benchmarks.soak.monitor import Sample
+from benchmarks.soak.monitor import MonitorSample
 
 _COLOURS = ("#2563eb", "#d97706")
 _MARK = "#dc2626"
 
 
-def draw(path: Path, samples: Sequence[Sample], outages: Sequence[Outage], replicas: Sequence[str]) -> None:
-    """Write the picture to `path`, as what its suffix says."""
+def draw(path: Path, samples: Sequence[MonitorSample], outages: Sequence[Outage], replicas: Sequence[str]) -> None:
+    """Write the plot to `path`, in the format of its suffix."""
     figure = Figure(figsize=(10.0, 8.0), layout="constrained")
     throughput, latency, memory = figure.subplots(3, 1, sharex=True)
     at = [sample.at for sample in samples]
     throughput.plot(at, [sample.items_s for sample in samples], color=_COLOURS[0])
-    throughput.set_ylabel("items a second")
+    throughput.set_ylabel("items per second")
     throughput.set_ylim(bottom=0)
     for label, values, colour in (
         ("median", [sample.p50_ms for sample in samples], _COLOURS[0]),

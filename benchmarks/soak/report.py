@@ -1,107 +1,105 @@
-"""The findings: while it runs, as a table, and as JSON."""
+"""The result of a soak: progress lines, a table, and JSON."""
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.soak.answer_log import Book, Violations
-from benchmarks.soak.assessment import MAX_RSS_SLOPE, Flatness, Kept
+from benchmarks.soak.answer_log import AnswerLog, Violations
+from benchmarks.soak.assessment import MAX_RSS_SLOPE, Assessment, MemoryTrend
 from benchmarks.soak.faults import Outage
-from benchmarks.soak.monitor import Sample, percentile_ms
+from benchmarks.soak.monitor import MonitorSample, percentile_ms
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """All of a run."""
+class SoakResult:
+    """The data of a run."""
 
     seconds: float
-    book: Book
-    kept: Kept
+    answers: AnswerLog
+    assessment: Assessment
     violations: Violations
-    flatness: Mapping[str, Flatness]
+    memory: Mapping[str, MemoryTrend]
     outages: Sequence[Outage]
-    samples: Sequence[Sample]
+    samples: Sequence[MonitorSample]
     activations: int
     max_descriptors: int
     settings: Mapping[str, Any]
 
     @property
     def passed(self) -> bool:
-        """Whether no rule was broken."""
+        """Whether there are no violations."""
         return not self.violations.counts
 
 
-def progress(sample: Sample, seconds: float, book: Book) -> str:
-    """One line on how it goes."""
+def progress(sample: MonitorSample, seconds: float, answers: AnswerLog) -> str:
+    """A progress line."""
     memory = " ".join("   -" if rss is None else f"{rss:4.0f}" for rss in sample.rss_mb)
     latency = "     -" if sample.p50_ms is None else f"{sample.p50_ms:4.0f}/{sample.p99_ms or 0:<5.0f}"
-    statuses = " ".join(f"{status}:{n}" for status, n in sorted(book.statuses.items()) if status.isdigit())
-    broken = f"  BROKEN {dict(book.violations.counts)}" if book.violations.counts else ""
-    away = f"  away: {sample.away}" if sample.away else ""
+    statuses = " ".join(f"{status}:{n}" for status, n in sorted(answers.statuses.items()) if status.isdigit())
+    violated = f"  VIOLATED {dict(answers.violations.counts)}" if answers.violations.counts else ""
+    outage = f"  down: {sample.outage}" if sample.outage else ""
     return (
         f"{sample.at:5.0f} of {seconds:.0f} s  {sample.items_s:5.0f} items/s  p50/p99 {latency} ms  "
-        f"RSS {memory} MB  {statuses}{away}{broken}"
+        f"RSS {memory} MB  {statuses}{outage}{violated}"
     )
 
 
-def show(console: Console, found: Findings) -> None:
-    """The table."""
+def show(console: Console, result: SoakResult) -> None:
+    """Print the table."""
     table = Table(title="Soak", show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column()
-    for name, value in _rows(found):
+    for name, value in _rows(result):
         table.add_row(name, value)
     console.print(table)
-    for rule, count in found.violations.counts.items():
-        console.print(f"broken {count} times: {rule}", style="red", markup=False)
-        for example in found.violations.examples[rule]:
+    for rule, count in result.violations.counts.items():
+        console.print(f"violated {count} times: {rule}", style="red", markup=False)
+        for example in result.violations.examples[rule]:
             console.print(f"    {example}", markup=False)
-    console.print("passed" if found.passed else "failed", style="green" if found.passed else "red")
+    console.print("passed" if result.passed else "failed", style="green" if result.passed else "red")
 
 
-def _rows(found: Findings) -> list[tuple[str, str]]:
-    book, kept = found.book, found.kept
+def _rows(result: SoakResult) -> list[tuple[str, str]]:
+    answers, assessment = result.answers, result.assessment
     rows = [
-        ("requests", _counts(book.requests)),
-        ("answered", _counts(book.statuses)),
+        ("requests", _counts(answers.requests)),
+        ("answered", _counts(answers.statuses)),
         (
             "rewards",
-            f"{book.rewarded} ({book.cached} from what was stored), {book.rewarded / found.seconds:.0f} a second",
+            f"{answers.rewarded} ({answers.cached} from the store), {answers.rewarded / result.seconds:.0f} per second",
         ),
-        ("latency", _percentiles(book.latencies_s)),
-        ("latency of candidates", _percentiles(book.shadow_latencies_s)),
-        ("without a reward", _counts(book.errors) or "none"),
-        ("flags", _counts(book.flags) or "none"),
-        ("degraded answers", str(book.degraded)),
-        ("items, traces, outcomes", f"{kept.items}, {kept.traces}, {kept.outcomes}"),
-        ("scored, answer lost", str(kept.answers_lost)),
-        ("answered otherwise in an outage", str(kept.answered_otherwise)),
-        ("pins, activations", f"{kept.pins}, {found.activations}"),
+        ("latency", _percentiles(answers.latencies_s)),
+        ("latency of candidates", _percentiles(answers.shadow_latencies_s)),
+        ("without a reward", _counts(answers.errors) or "none"),
+        ("flags", _counts(answers.flags) or "none"),
+        ("degraded answers", str(answers.degraded)),
+        ("items, traces, outcomes", f"{assessment.items}, {assessment.traces}, {assessment.outcomes}"),
+        ("traces without an answer", str(assessment.answers_lost)),
+        ("degraded answers that differ", str(assessment.differing_answers)),
+        ("pins, activations", f"{assessment.pins}, {result.activations}"),
     ]
-    for name, flat in found.flatness.items():
-        slope = f"{flat.rss_slope:+.2f} MB a minute (bound {MAX_RSS_SLOPE:g})" if flat.rss_slope is not None else ""
-        memory = f"{flat.rss_mb or 0:.0f} MB, {slope or 'too short a life for a slope'}"
-        rows.append((name, f"{memory}; {flat.descriptors} descriptors at most (bound {found.max_descriptors})"))
-    rows += [(f"away from {o.began:.0f} to {o.ended:.0f} s", f"{o.what}; {_during(found, o)}") for o in found.outages]
+    for name, trend in result.memory.items():
+        slope = f"{trend.rss_slope:+.2f} MB per minute (bound {MAX_RSS_SLOPE:g})" if trend.rss_slope is not None else ""
+        memory = f"{trend.rss_mb or 0:.0f} MB, {slope or 'lifetime too short for a slope'}"
+        rows.append((name, f"{memory}; {trend.descriptors} descriptors at most (bound {result.max_descriptors})"))
+    rows += [(f"down from {o.began:.0f} to {o.ended:.0f} s", f"{o.what}; {_during(result, o)}") for o in result.outages]
     return rows
 
 
-def _during(found: Findings, outage: Outage) -> str:
-    rates = [sample.items_s for sample in found.samples if outage.began <= sample.at <= outage.ended]
-    return f"{median(rates):.0f} items a second meanwhile" if rates else "no sample meanwhile"
+def _during(result: SoakResult, outage: Outage) -> str:
+    rates = [sample.items_s for sample in result.samples if outage.began <= sample.at <= outage.ended]
+    return f"{median(rates):.0f} items per second" if rates else "no sample"
 
 
 def _percentiles(latencies_s: Sequence[float]) -> str:
-    told = ", ".join(f"{name} {value:.0f} ms" for name, value in _latency(latencies_s).items() if value is not None)
-    return told or "none"
+    text = ", ".join(f"{name} {value:.0f} ms" for name, value in _latency(latencies_s).items() if value is not None)
+    return text or "none"
 
 
 def _latency(latencies_s: Sequence[float]) -> dict[str, float | None]:
@@ -113,39 +111,34 @@ def _counts(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in sorted(counted.items(), key=lambda entry: -entry[1]))
 
 
-def document(found: Findings) -> dict[str, Any]:
-    """The JSON report, what counts first."""
-    book, kept = found.book, found.kept
+def document(result: SoakResult) -> dict[str, Any]:
+    """The JSON report, the outcome first."""
+    answers, assessment = result.answers, result.assessment
     return {
-        "passed": found.passed,
-        "violations": dict(found.violations.counts),
-        "examples": dict(found.violations.examples),
-        "seconds": round(found.seconds, 1),
-        "items": kept.items,
-        "traces": kept.traces,
-        "outcomes": kept.outcomes,
-        "rewards_s": book.rewarded / found.seconds,
-        "latency_ms": _latency(book.latencies_s),
-        "shadow_latency_ms": _latency(book.shadow_latencies_s),
-        "answers_lost": kept.answers_lost,
-        "answered_otherwise": kept.answered_otherwise,
-        "pins": kept.pins,
-        "activations": found.activations,
-        "requests": dict(book.requests),
-        "statuses": dict(book.statuses),
-        "errors": dict(book.errors),
-        "flags": dict(book.flags),
-        "degraded_answers": book.degraded,
-        "flatness": {name: flat._asdict() for name, flat in found.flatness.items()},
-        "bounds": {"rss_mb_minute": MAX_RSS_SLOPE, "descriptors": found.max_descriptors},
-        "outages": [outage._asdict() for outage in found.outages],
-        "settings": dict(found.settings),
+        "passed": result.passed,
+        "violations": dict(result.violations.counts),
+        "examples": dict(result.violations.examples),
+        "seconds": round(result.seconds, 1),
+        "items": assessment.items,
+        "traces": assessment.traces,
+        "outcomes": assessment.outcomes,
+        "rewards_s": answers.rewarded / result.seconds,
+        "latency_ms": _latency(answers.latencies_s),
+        "shadow_latency_ms": _latency(answers.shadow_latencies_s),
+        "answers_lost": assessment.answers_lost,
+        "differing_answers": assessment.differing_answers,
+        "pins": assessment.pins,
+        "activations": result.activations,
+        "requests": dict(answers.requests),
+        "statuses": dict(answers.statuses),
+        "errors": dict(answers.errors),
+        "flags": dict(answers.flags),
+        "degraded_answers": answers.degraded,
+        "memory": {name: trend._asdict() for name, trend in result.memory.items()},
+        "bounds": {"rss_mb_minute": MAX_RSS_SLOPE, "descriptors": result.max_descriptors},
+        "outages": [outage._asdict() for outage in result.outages],
+        "settings": dict(result.settings),
         "python": platform.python_version(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "samples": [sample.as_json() for sample in found.samples],
+        "samples": [sample.as_json() for sample in result.samples],
     }
-
-
-def write(path: Path, found: Findings) -> None:
-    """The JSON report as a file."""
-    path.write_text(json.dumps(document(found), indent=1), encoding="utf-8")

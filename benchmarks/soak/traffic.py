@@ -1,4 +1,4 @@
-"""What is sent: requests as trainers, evaluations, candidates, twins, stragglers and broken callers make them."""
+"""The requests: those of trainers, evaluations, candidates, and of retrying, duplicating and faulty callers."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from benchmarks.soak.answer_log import Key, item_key, pin_name
 from regrade.contracts import LEVELS
 
 TASKS = {"soak_1": 1, "soak_3": 3}
-"""Each task and how many criteria its rubric asks the judge for."""
+"""Each task with the number of LLM criteria of its rubric."""
 MAX_BODY_BYTES = 2_000_000
 
 _BATCH, _GROUP = 16, 8
@@ -23,37 +23,35 @@ _VOCABULARY = (
     "green quiet narrow early public common patient careful grows keeps holds carries gives needs shows brings "
     "and but while because although until where which that when so for with under over between beside"
 )
-_KINDS: Mapping[str, int] = {
-    "step": 40, "client": 14, "group": 12, "again": 9, "eval": 6, "look": 4, "shadow": 5, "twins": 4, "hasty": 3,
-    "bad": 3,
+_WEIGHTS: Mapping[str, int] = {
+    "step": 40, "client": 14, "group": 12, "repeat": 9, "eval": 6, "unpinned_eval": 4, "shadow": 5, "duplicate": 4,
+    "short_timeout": 3, "invalid": 3,
 }  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
-class Order:
-    """A request, and what is expected of it."""
+class PlannedRequest:
+    """A request and its expected answer."""
 
     kind: str
     request: dict[str, Any]
     keys: tuple[Key, ...] = ()
-    """Of the items, where their outcomes are kept; empty for what leaves nothing."""
+    """Keys of the items whose outcomes are stored; empty if none is."""
     pins: tuple[str, ...] = ()
-    """For each item the name of its pin, or "" where it has none."""
-    refused: int | None = None
-    """The status that a broken one is answered with."""
-    timeout_s: float | None = None
+    """The name of each item's pin, or "" if it has none."""
+    expected_status: int | None = None
+    """The status of the answer to an invalid request."""
     body: bytes = b""
     path: str = "/score"
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        """As they are sent."""
         return list(self.request.get("items", []))
 
 
 class _Run:
-    """A training run: its ranks share a step until all its requests are made."""
+    """A training run, whose step advances after a fixed number of requests by its ranks."""
 
     def __init__(self, task: str, name: str) -> None:
         self.task = task
@@ -65,42 +63,42 @@ class _Run:
 
 
 class Traffic:
-    """Makes orders without end, the same ones for the same seed."""
+    """An endless supply of requests, determined by the seed."""
 
     def __init__(self, seed: str) -> None:
         self._rng = random.Random(seed)
         self._numbers = count()
         self._sentences = [self._sentence() for _ in range(2_000)]
         self._runs = {k: [_Run(t, f"{k}-{t}-{n}") for t in TASKS for n in range(2)] for k in ("step", "client")}
-        self._recent: deque[Order] = deque(maxlen=_REMEMBERED)
-        self._bad = self._broken()
-        self._makers: dict[str, Callable[[], Order]] = {
+        self._recent: deque[PlannedRequest] = deque(maxlen=_REMEMBERED)
+        self._invalid = self._invalid_requests()
+        self._makers: dict[str, Callable[[], PlannedRequest]] = {
             "step": lambda: self._stepped("step"),
             "client": lambda: self._stepped("client"),
             "group": self._grouped,
-            "again": self._again,
+            "repeat": self._repeated,
             "eval": self._evaluation,
-            "look": self._look,
+            "unpinned_eval": self._unpinned_evaluation,
             "shadow": self._shadow,
-            "twins": lambda: self._stepped("step", kind="twins"),
-            "hasty": self._hasty,
-            "bad": lambda: next(self._bad),
+            "duplicate": lambda: self._stepped("step", kind="duplicate"),
+            "short_timeout": self._short_timeout,
+            "invalid": lambda: next(self._invalid),
         }
 
-    def next(self) -> Order:
-        """One more."""
-        kind = self._rng.choices(list(_KINDS), weights=list(_KINDS.values()))[0]
-        order = self._makers[kind]()
-        if order.keys and order.kind != "again":
-            self._recent.append(order)
-        return order
+    def next(self) -> PlannedRequest:
+        """The next request."""
+        kind = self._rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
+        planned = self._makers[kind]()
+        if planned.keys and planned.kind != "repeat":
+            self._recent.append(planned)
+        return planned
 
-    def _stepped(self, runs: str, *, kind: str = "") -> Order:
+    def _stepped(self, runs: str, *, kind: str = "") -> PlannedRequest:
         run = self._rng.choice(self._runs[runs])
-        return _order(kind or runs, run.task, self._items(), run=run.name, step=run.step())
+        return _request(kind or runs, run.task, self._items(), run=run.name, step=run.step())
 
-    def _grouped(self) -> Order:
-        """Groups of a trainer that does not tell its step, or not even its run; some name their group, some no item."""
+    def _grouped(self) -> PlannedRequest:
+        """Groups of a trainer that sends no step, or no run either; sometimes without group names or item ids."""
         task = self._rng.choice(list(TASKS))
         items = self._items()
         if self._rng.random() < 0.5:
@@ -108,10 +106,10 @@ class Traffic:
         if self._rng.random() < 0.3:
             items = [_without("id", item) for item in items]
             items = [item for n, item in enumerate(items) if item not in items[:n]]
-        return _order("group", task, items, **self._rng.choice(({}, {"run": "asynchronous"})))
+        return _request("group", task, items, **self._rng.choice(({}, {"run": "asynchronous"})))
 
-    def _again(self) -> Order:
-        """What was sent before, all of it or a part, as a caller sends it that has not seen the answer."""
+    def _repeated(self) -> PlannedRequest:
+        """An earlier request or its last items, as from a caller that lost the answer."""
         if not self._recent:
             return self._stepped("step")
         old = self._rng.choice(self._recent)
@@ -119,40 +117,40 @@ class Traffic:
         if all("id" in item for item in old.items) and self._rng.random() < 0.5:
             first = self._rng.randrange(len(old.items))
             request = request | {"items": old.items[first:]}
-        return _kept("again", request)
+        return _planned("repeat", request)
 
-    def _evaluation(self) -> Order:
+    def _evaluation(self) -> PlannedRequest:
         run = self._rng.choice(self._runs["step"])
-        return _order("eval", run.task, self._items(), run=run.name, step=run.step(), purpose="eval")
+        return _request("eval", run.task, self._items(), run=run.name, step=run.step(), purpose="eval")
 
-    def _look(self) -> Order:
-        """An evaluation outside of any run: nothing is pinned."""
-        return _order("look", self._rng.choice(list(TASKS)), self._items(), purpose="eval")
+    def _unpinned_evaluation(self) -> PlannedRequest:
+        """An evaluation without a run: nothing is pinned."""
+        return _request("unpinned_eval", self._rng.choice(list(TASKS)), self._items(), purpose="eval")
 
-    def _shadow(self) -> Order:
+    def _shadow(self) -> PlannedRequest:
         task = self._rng.choice(list(TASKS))
         rubric = rubric_of(task, f"candidate {self._rng.randrange(4)}")
         request = {"task": task, "items": self._items(), "purpose": "shadow", "rubric": rubric}
-        return Order("shadow", request, body=_json(request))
+        return PlannedRequest("shadow", request, body=_json(request))
 
-    def _hasty(self) -> Order:
-        """A caller who waits so briefly that it has to ask again."""
-        order = self._stepped("step", kind="hasty")
-        order.headers["Regrade-Timeout-S"] = "0.02"
-        return order
+    def _short_timeout(self) -> PlannedRequest:
+        """A caller with a timeout so short that it has to retry."""
+        planned = self._stepped("step", kind="short_timeout")
+        planned.headers["Regrade-Timeout-S"] = "0.02"
+        return planned
 
     def _items(self) -> list[dict[str, Any]]:
-        """Two groups; now and then a text twice, as two items or as the very same one, and now and then a long one."""
+        """Two groups; sometimes with a repeated text, a repeated item, or a long text."""
         items = []
         for _ in range(_BATCH // _GROUP):
             group, prompt = f"g{next(self._numbers)}", self._prompt()
             items += [self._item(prompt, group) | {"id": self._id()} for _ in range(_GROUP)]
-        luck = self._rng.random()
-        if luck < 0.1:
+        draw = self._rng.random()
+        if draw < 0.1:
             items[1]["completion"] = items[0]["completion"]
-        elif luck < 0.15:
+        elif draw < 0.15:
             items[1] = items[0]
-        elif luck < 0.18:
+        elif draw < 0.18:
             items[2]["completion"] = ""
         return items
 
@@ -173,8 +171,8 @@ class Traffic:
     def _sentence(self) -> str:
         return " ".join(self._rng.choices(_VOCABULARY.split(), k=11)).capitalize() + "."
 
-    def _broken(self) -> Iterator[Order]:
-        """One of each kind in turn, without end."""
+    def _invalid_requests(self) -> Iterator[PlannedRequest]:
+        """An invalid request of each kind in turn, endlessly."""
         item = {"prompt": "p", "completion": "A text."}
         task = next(iter(TASKS))
         candidate = rubric_of(task, "not activated")
@@ -197,17 +195,17 @@ class Traffic:
         ]
         while True:
             for status, body, path in bodies:
-                yield Order("bad", {}, refused=status, body=body, path=path)
+                yield PlannedRequest("invalid", {}, expected_status=status, body=body, path=path)
 
 
 def rubric_of(task: str, wording: str) -> dict[str, Any]:
-    """A rubric of the task: its criteria for the judge and one check; another wording is another rubric."""
-    wanted = ("keeps to the subject", "gives reasons for what it claims", "is written in plain sentences")
+    """A rubric of the task: its LLM criteria and one check; a different `wording` makes a different rubric."""
+    descriptions = ("keeps to the subject", "gives reasons for what it claims", "is written in plain sentences")
     levels = [f"Level {level} of five." for level in LEVELS]
     criteria: list[dict[str, Any]] = [
         {"kind": "llm", "id": f"c{n}", "name": f"Criterion {n}", "levels": levels,
          "description": f"The response {text} ({wording})."}
-        for n, text in enumerate(wanted[: TASKS[task]])
+        for n, text in enumerate(descriptions[: TASKS[task]])
     ]  # fmt: skip
     criteria.append({"kind": "check", "id": "words", "name": "Words", "check": {"check": "min_words", "words": 20}})
     return {"criteria": criteria}
@@ -217,15 +215,15 @@ def _without(name: str, item: dict[str, Any]) -> dict[str, Any]:
     return {field: value for field, value in item.items() if field != name}
 
 
-def _order(kind: str, task: str, items: list[dict[str, Any]], **fields: Any) -> Order:
-    return _kept(kind, {"task": task, **fields, "items": items})
+def _request(kind: str, task: str, items: list[dict[str, Any]], **fields: Any) -> PlannedRequest:
+    return _planned(kind, {"task": task, **fields, "items": items})
 
 
-def _kept(kind: str, request: dict[str, Any]) -> Order:
-    """An order whose items leave outcomes."""
+def _planned(kind: str, request: dict[str, Any]) -> PlannedRequest:
+    """A request whose items leave outcomes."""
     keys = tuple(item_key(request, item) for item in request["items"])
     pins = tuple(pin_name(request, item) for item in request["items"])
-    return Order(kind, request, keys, pins, body=_json(request))
+    return PlannedRequest(kind, request, keys, pins, body=_json(request))
 
 
 def _json(value: Any) -> bytes:

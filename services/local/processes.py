@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Self
 
 _POLL_S = 0.1
@@ -15,6 +17,25 @@ _SHORT_GRACE_S = 2.0
 
 class StackError(Exception):
     """A process did not start, or died; the message names it and its log."""
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM after the block: an exception between fork and registration would leak the child."""
+    received: list[int] = []
+
+    def defer(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, defer) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for received_number in received:
+            signal.raise_signal(received_number)
 
 
 class Processes:
@@ -33,7 +54,7 @@ class Processes:
         the session, because Linux's autogroup scheduling divides the cores among sessions first and would make `nice`
         ineffective.
         """
-        with self._log(name).open("ab") as output:
+        with self._log(name).open("ab") as output, deferred_signals():
             process = subprocess.Popen(  # noqa: S603 - our own commands
                 command,
                 env=os.environ | dict(env or {}),
@@ -42,7 +63,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
-        self._running.append((name, process))
+            self._running.append((name, process))
         return process.pid
 
     def wait_for(self, name: str, condition: Callable[[], bool], timeout_s: float) -> None:

@@ -2,6 +2,8 @@
 
 import _thread
 import os
+import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -49,6 +51,28 @@ def test_a_second_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_signal_during_a_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler's exception is raised once the process is registered, not while it is being created."""
+    pids: list[int] = []
+
+    def interrupted(*args: object, **options: object) -> "subprocess.Popen[bytes]":
+        process = popen(*args, **options)  # type: ignore[call-overload]
+        pids.append(process.pid)
+        signal.raise_signal(signal.SIGINT)
+        return process  # type: ignore[no-any-return]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), Processes(tmp_path, grace_s=1.0) as processes:
+            processes.start("one", _python(WAITS))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
 
 
 def test_a_dead_process_is_named_with_its_log(tmp_path: Path) -> None:
