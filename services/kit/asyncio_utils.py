@@ -1,4 +1,4 @@
-"""Ending background tasks."""
+"""Cancelling background tasks."""
 
 import asyncio
 import logging
@@ -8,12 +8,12 @@ log = logging.getLogger(__name__)
 
 
 async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait until it has ended, asking again each second.
+    """Cancel a task and wait until it has ended.
 
-    Once is not enough: a Redis command under way can swallow the cancellation and carry on.
+    The cancellation is repeated every second, because a Redis command in progress can swallow it.
     """
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=1.0)
     if not task.cancelled() and task.exception() is not None:
-        log.error("a background task had failed", exc_info=task.exception())
+        log.error("a background task has failed", exc_info=task.exception())

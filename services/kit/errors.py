@@ -1,15 +1,15 @@
-"""One flat family of errors, one mapping to HTTP: every body that is not 2xx is `{error, detail}`.
+"""The errors that services raise and their HTTP responses: every body that is not 2xx is `{error, detail}`.
 
 ServiceError
 ├── Unauthorized   401   no key, or an unknown one
-├── Forbidden      403   a key that may not do this
+├── Forbidden      403   the key does not permit this
 ├── NotFound       404   unknown task, rubric or version
-├── Conflict       409   another rubric is pinned, or another activation came first
-├── TooLarge       413   a body over the limit
-├── Misdirected    421   a name in Host that this service does not go by
-├── Invalid        422   a well-formed request that makes no sense
-├── Overloaded     429   try later, nothing was done
-└── Unavailable    503   a dependency is away
+├── Conflict       409   the state is not the one the caller assumed: another rubric is pinned or active
+├── TooLarge       413   the body is over the limit
+├── Misdirected    421   the Host header names another host
+├── Invalid        422   a well-formed request that cannot be carried out
+├── Overloaded     429   nothing was done; retry later
+└── Unavailable    503   a dependency is unavailable
 """
 
 import logging
@@ -30,7 +30,7 @@ _MAX_PROBLEMS = 8
 
 
 class ServiceError(Exception):
-    """An error with its HTTP status, a stable code, and a sentence for people."""
+    """An error with its HTTP status, a stable `code`, a sentence, and the seconds after which a retry may succeed."""
 
     status = 500
     code = "internal"
@@ -43,25 +43,25 @@ class ServiceError(Exception):
 
 
 class Unauthorized(ServiceError):
-    """No key, or one we do not know."""
+    """No key, or an unknown one."""
 
     status, code = 401, "unauthorized"
 
 
 class Forbidden(ServiceError):
-    """A known key without the right to do this."""
+    """A known key that does not permit this."""
 
     status, code = 403, "forbidden"
 
 
 class NotFound(ServiceError):
-    """What was named does not exist."""
+    """The named resource does not exist."""
 
     status, code = 404, "not_found"
 
 
 class Conflict(ServiceError):
-    """The state is another than the caller assumed."""
+    """The state is not the one the caller assumed."""
 
     status, code = 409, "conflict"
 
@@ -73,39 +73,40 @@ class TooLarge(ServiceError):
 
 
 class Misdirected(ServiceError):
-    """Sent to a name that this service does not go by."""
+    """The Host header names another host."""
 
     status, code = 421, "misdirected"
 
 
 class Invalid(ServiceError):
-    """Well-formed, but not something that can be done."""
+    """Well-formed, but cannot be carried out."""
 
     status, code = 422, "invalid"
 
 
 class Overloaded(ServiceError):
-    """No room now; nothing was done."""
+    """No capacity at present; nothing was done."""
 
     status, code = 429, "overloaded"
 
 
 class Unavailable(ServiceError):
-    """Something this service depends on is away."""
+    """A dependency of this service is unavailable."""
 
     status, code = 503, "unavailable"
 
 
 def describe_validation(errors: Sequence[Any]) -> str:
-    """Where and what, per problem, without echoing the input; `items.0.step: Input should be ...`."""
-    broken = {_place(e)[:1] for e in errors if len(_place(e)) > 1}
-    told = [e for e in errors if not (e["type"] == "too_short" and _place(e) in broken)]  # short of what is broken
-    problems = [": ".join(filter(None, (".".join(_place(e)), _message(e)))) for e in told]
+    """One line a problem, without the input: `items.0.step: Input should be ...`."""
+    nested = {_location(e)[:1] for e in errors if len(_location(e)) > 1}
+    # A list is reported as too short when its items are invalid: the items' own errors say why.
+    reported = [e for e in errors if not (e["type"] == "too_short" and _location(e) in nested)]
+    problems = [": ".join(filter(None, (".".join(_location(e)), _message(e)))) for e in reported]
     more = f" (and {len(problems) - _MAX_PROBLEMS} more)" if len(problems) > _MAX_PROBLEMS else ""
     return "; ".join(problems[:_MAX_PROBLEMS]) + more
 
 
-def _place(error: Any) -> tuple[str, ...]:
+def _location(error: Any) -> tuple[str, ...]:
     return tuple(str(part) for part in error["loc"] if part != "body")
 
 
@@ -114,14 +115,14 @@ def _message(error: Any) -> str:
 
 
 def error_response(error: ServiceError) -> JSONResponse:
-    """The answer for an error: its status, `{error, detail}`, and `Retry-After` where there is one."""
+    """The HTTP response of an error, with `Retry-After` where it is set."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     body = ErrorBody(error=error.code, detail=error.detail)
     return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Map every error an app can raise to `{error, detail}`."""
+    """Map every error that an app can raise to `{error, detail}`."""
 
     async def on_service_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ServiceError)
@@ -133,14 +134,14 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def on_http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        if error.status_code == 400:  # what FastAPI answers to a body that is no UTF-8
+        if error.status_code == 400:  # FastAPI's response to a body that is not UTF-8
             return error_response(Invalid("the body is not JSON in UTF-8"))
         body = ErrorBody(error=str(error.detail).lower().replace(" ", "_"), detail=str(error.detail))
         return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
 
     async def on_redis(_: Request, error: Exception) -> JSONResponse:
         if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError):
-            log.warning("refused, Redis is away", extra={"detail": str(error)})
+            log.warning("refused, Redis is unavailable", extra={"detail": str(error)})
         else:
             log.error("redis failed", exc_info=error)
         return error_response(Unavailable("Redis is not reachable", code="redis_unavailable", retry_after=2))

@@ -1,4 +1,4 @@
-"""JSON lines on stderr, one per event, so that a log pipeline needs no parser of ours."""
+"""Logs as JSON on stderr, one line an event, which log pipelines read without a parser."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 
 def configure_logging(service: str, level: str) -> None:
-    """Send the root logger to stderr as JSON with `time`, `level`, `logger`, `message`, `service` and any extras."""
+    """Log to stderr as JSON with `time`, `level`, `logger`, `message`, `service` and any extras."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter(

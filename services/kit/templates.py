@@ -1,4 +1,4 @@
-"""Prompt files with `{slots}`, filled in one pass: a value that contains `{another}` is never filled again (I4)."""
+"""Prompt files with `{slots}`, filled in one pass: braces within a value are not slots (I4)."""
 
 import re
 from functools import cache
@@ -14,5 +14,5 @@ def load_template(package: str, name: str) -> str:
 
 
 def fill(template: str, **values: str) -> str:
-    """Replace every slot by its value, in one pass. A slot without a value raises `KeyError`."""
+    """Replace every slot by its value, in one pass. Raises `KeyError` for a slot without a value."""
     return _SLOT.sub(lambda match: values[match.group(1)], template)

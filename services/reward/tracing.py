@@ -1,6 +1,6 @@
-"""OpenTelemetry: a span for each request of ours, one for each request to an engine, joined by `traceparent`.
+"""OpenTelemetry spans: one for each request to the service, and one for each of its requests to the engine.
 
-Imported only where a service is told where to send spans; without that nothing of it runs (extra `otel`).
+Imported only when a collector is configured (extra `otel`).
 """
 
 from types import SimpleNamespace
@@ -15,11 +15,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+_UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Tracing:
-    """One service's spans. A caller that sends a `traceparent` decides; of the other requests a `share` is traced."""
+    """The service's tracer. A caller's `traceparent` decides whether to sample; of other requests, a `share` is."""
 
     def __init__(self, service: str, processor: SpanProcessor, *, share: float = 1.0) -> None:
         self._provider = TracerProvider(
@@ -31,7 +31,7 @@ class Tracing:
         self.tracer = self._provider.get_tracer("regrade")
 
     def engine_requests(self) -> aiohttp.TraceConfig:
-        """For a session: a span around each of its requests, told to the other side."""
+        """Configures a session: a span around each request, sent along as `traceparent`."""
         config = aiohttp.TraceConfig()
 
         async def start(_: object, context: SimpleNamespace, request: aiohttp.TraceRequestStartParams) -> None:
@@ -55,31 +55,31 @@ class Tracing:
         return config
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
 
 def open_tracing(service: str, url: str, share: float) -> Tracing:
-    """Spans sent in the background to the OTLP collector at `url` (HTTP)."""
+    """A tracer that exports in the background to the OTLP collector at `url` (HTTP)."""
     exporter = OTLPSpanExporter(endpoint=f"{url.rstrip('/')}/v1/traces")
     return Tracing(service, BatchSpanProcessor(exporter), share=share)
 
 
 class TracedRequests:
-    """Pure ASGI middleware: a span a request, named by its route, under the caller's own."""
+    """ASGI middleware: a span for each request, named by its route, a child of the caller's span."""
 
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _QUIET:
+        if scope["type"] != "http" or scope["path"] in _UNTRACED_PATHS:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        told: dict[str, Any] = {"http.request.method": scope["method"]}
+        attributes: dict[str, Any] = {"http.request.method": scope["method"]}
         with self._tracing.tracer.start_as_current_span(
-            "unmatched", context=propagate.extract(headers), kind=trace.SpanKind.SERVER, attributes=told
+            "unmatched", context=propagate.extract(headers), kind=trace.SpanKind.SERVER, attributes=attributes
         ) as span:
 
             async def watch(message: Message) -> None:

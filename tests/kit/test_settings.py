@@ -23,7 +23,7 @@ def _started(module: str, *arguments: str, **env: str) -> subprocess.CompletedPr
 @pytest.mark.parametrize(
     ("module", "name", "value", "told"),
     [
-        ("services.reward", "REGRADE_REWARD_TYPO", "1", "REGRADE_REWARD_TYPO is no setting"),
+        ("services.reward", "REGRADE_REWARD_TYPO", "1", "REGRADE_REWARD_TYPO is not a setting"),
         ("services.reward", "REGRADE_REWARD_PORT", "many", "REGRADE_REWARD_PORT: Input should be a valid integer"),
         ("services.reward", "REGRADE_REWARD_BOOTSTRAP_TASKS", "essay_writing", "given as JSON"),
         ("services.meta_reward", "REGRADE_META_POLL_S", "0", "REGRADE_META_POLL_S: Input should be greater than 0"),
@@ -67,8 +67,8 @@ def test_a_mistyped_secret_file_or_folder_is_told(tmp_path: Path) -> None:
     done = _started("services.reward", REGRADE_SECRETS_DIR=str(tmp_path))
     assert (done.returncode, done.stderr.strip()) == (
         2,
-        "settings: REGRADE_REWARD_REDIS_URI is no setting; --help lists them",
+        "settings: REGRADE_REWARD_REDIS_URI is not a setting; --help lists them",
     )
     done = _started("services.reward", REGRADE_SECRETS_DIR=str(tmp_path / "nowhere"))
     assert done.returncode == 2
-    assert "is no folder" in done.stderr
+    assert "is not a folder" in done.stderr

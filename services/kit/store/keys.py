@@ -1,4 +1,4 @@
-"""Every key name in Redis. All keys of a task share the hash tag `{task}`, so a cluster keeps them together."""
+"""Every key in Redis. A task's keys share the hash tag `{task}`, so that a cluster keeps them on one node."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ PROBE_KEY = "rg:probe"
 
 
 class LineageKey(NamedTuple):
-    """Identifies one history of rubric versions: a named lineage of a task, or of one scope of the task."""
+    """Identifies one history of rubric versions: a named lineage of a task, or of one scope of a task."""
 
     task: str
     name: str
@@ -16,7 +16,7 @@ class LineageKey(NamedTuple):
 
     @property
     def label(self) -> str:
-        """`name` or `name:scope`; a name holds no colon, so `of` can read it back."""
+        """`name` or `name:scope`; a name holds no colon, so `of` can parse it."""
         return self.name if self.scope is None else f"{self.name}:{self.scope}"
 
     @classmethod
@@ -55,22 +55,22 @@ def versions_key(lineage: LineageKey) -> str:
 
 
 def gate_passes_key(lineage: LineageKey) -> str:
-    """Hash of digest to the digest it passed the gate against."""
+    """Hash of digest to the digest that was active when it passed the gate."""
     return _key(lineage.task, "passed", lineage.label)
 
 
 def rolled_back_key(lineage: LineageKey) -> str:
-    """Hash of digest to the reason it was rolled back for; an override takes the digest out again."""
+    """Hash of digest to the reason of its rollback; an override removes the digest."""
     return _key(lineage.task, "rolled_back", lineage.label)
 
 
 def rollback_cooldown_key(lineage: LineageKey) -> str:
-    """The digest that was rolled back automatically, for as long as no other is."""
+    """The digest that was rolled back automatically; expires with the cooldown, during which no other one is."""
     return _key(lineage.task, "cooling", lineage.label)
 
 
 def lineages_key(task: str) -> str:
-    """Set of the labels of all lines that ever had an active rubric."""
+    """Set of the labels of all lineages that ever had an active rubric."""
     return _key(task, "lines")
 
 
@@ -80,13 +80,13 @@ def lineage_events_key(lineage: LineageKey) -> str:
 
 
 def pin_key(lineage: LineageKey, run: str | None, step: int | None, group: str) -> str:
-    """A pin: by step where the caller knows its step, else by group. A group may hold colons, so it comes last."""
-    what = f"s{step}" if step is not None else f"g{group}"
-    return _key(lineage.task, "pin", lineage.name, lineage.scope or "", run or "", what)
+    """A pin, by step where it is known, else by group. A group may hold colons, so it comes last."""
+    unit = f"s{step}" if step is not None else f"g{group}"
+    return _key(lineage.task, "pin", lineage.name, lineage.scope or "", run or "", unit)
 
 
 def traces_key(task: str) -> str:
-    """Stream of the task's traces; one consumer group per line is that line's cursor."""
+    """Stream of the task's traces; the consumer group named like a lineage is that lineage's cursor."""
     return _key(task, "traces")
 
 
@@ -96,82 +96,82 @@ def outcome_prefix(task: str) -> str:
 
 
 def judgement_key(task: str, identity: str) -> str:
-    """What an engine call answered."""
+    """A stored judgement: the answer of an engine call."""
     return _key(task, "judgement", identity)
 
 
 def lease_key(lineage: LineageKey) -> str:
-    """Who runs a cycle: the fencing token of the holder."""
+    """Lease of the lineage's cycle: the holder's fencing token."""
     return _key(lineage.task, "lease", lineage.label)
 
 
 def fence_counter_key(lineage: LineageKey) -> str:
-    """Counter that fencing tokens are drawn from."""
+    """Counter of the cycle leases' fencing tokens."""
     return _key(lineage.task, "fence", lineage.label)
 
 
 def cycle_key(lineage: LineageKey) -> str:
-    """JSON of the line's `CycleStatus`."""
+    """JSON of the lineage's `CycleStatus`."""
     return _key(lineage.task, "cycle", lineage.label)
 
 
 def lag_key(lineage: LineageKey) -> str:
-    """How many traces no finished cycle has consumed, as the worker last counted."""
+    """The number of traces that no finished cycle has consumed, as the worker last counted."""
     return _key(lineage.task, "lag", lineage.label)
 
 
 def reports_key(lineage: LineageKey) -> str:
-    """Stream of the line's `CycleReport`s."""
+    """Stream of the lineage's `CycleReport`s."""
     return _key(lineage.task, "reports", lineage.label)
 
 
 def baseline_key(lineage: LineageKey, run: str | None) -> str:
-    """JSON list of a run's first traces. A label may hold a colon and a run holds none, so the label comes last."""
+    """JSON list of a run's first traces. A label may hold a colon, a run none, so the label comes last."""
     return _key(lineage.task, "baseline", run or "", lineage.label)
 
 
 def alarms_key(lineage: LineageKey) -> str:
-    """JSON list of the line's raised `Alarm`s."""
+    """JSON list of the lineage's raised `Alarm`s."""
     return _key(lineage.task, "alarms", lineage.label)
 
 
 def checkpoint_key(lineage: LineageKey) -> str:
-    """JSON of what the stages of the cycle under way have done; gone when it has ended."""
+    """JSON of the results of the finished stages of the current cycle; deleted when the cycle ends."""
     return _key(lineage.task, "checkpoint", lineage.label)
 
 
 def meta_judge_answers_key(cycle: str) -> str:
-    """Hash of question to what the meta-judge answered to a cycle. It stands alone, so it needs no hash tag."""
+    """Hash of question to the meta-judge's answer in a cycle. Read on its own, so it needs no hash tag."""
     return f"rg:answers:{cycle}"
 
 
 def cycles_without_activation_key(lineage: LineageKey) -> str:
-    """How many cycles in a row have activated nothing."""
+    """The number of cycles in a row that activated nothing."""
     return _key(lineage.task, "fruitless", lineage.label)
 
 
 def paused_key(lineage: LineageKey) -> str:
-    """JSON of who paused the line and why; gone when it is not paused."""
+    """JSON of who paused the lineage and why; deleted when it is resumed."""
     return _key(lineage.task, "paused", lineage.label)
 
 
 def archive_key(task: str) -> str:
-    """JSON of how far the task's trace stream has been archived and trimmed."""
+    """JSON of how far the task's trace stream is archived and trimmed."""
     return _key(task, "archive")
 
 
 def archive_lease_key(task: str) -> str:
-    """Who archives the task's traces: the fencing token of the holder."""
+    """Lease of the task's archive: the holder's fencing token."""
     return _key(task, "archive_lease")
 
 
 def archive_fence_counter_key(task: str) -> str:
-    """Counter that the archive's fencing tokens are drawn from."""
+    """Counter of the archive leases' fencing tokens."""
     return _key(task, "archive_fence")
 
 
 def cycle_request_key(lineage: LineageKey) -> str:
-    """An operator's pending request for a cycle."""
+    """JSON of an operator's pending request for a cycle."""
     return _key(lineage.task, "request", lineage.label)
 
 
@@ -181,35 +181,35 @@ def anchors_key(task: str) -> str:
 
 
 def early_completions_key(lineage: LineageKey) -> str:
-    """Hash of trace id to JSON of an early completion that the line's gate measures on."""
+    """Hash of trace id to JSON of an early completion that the lineage's gate uses as an anchor."""
     return _key(lineage.task, "early", lineage.label)
 
 
 def watched_activation_key(lineage: LineageKey) -> str:
-    """Id of the activation that the watch has judged and let stand."""
+    """Id of the last activation that the rollback watch decided to keep."""
     return _key(lineage.task, "settled", lineage.label)
 
 
 def audited_activation_key(lineage: LineageKey) -> str:
-    """Id of the activation that the watch has judged by the audit."""
+    """Id of the last activation that the rollback watch decided on by the audit."""
     return _key(lineage.task, "audit_settled", lineage.label)
 
 
 def audits_key(lineage: LineageKey) -> str:
-    """Stream of the traces that the audit judge was asked about, each under its id in the trace stream."""
+    """Stream of audited traces, each under its id in the trace stream."""
     return _key(lineage.task, "audits", lineage.label)
 
 
 def audit_cursor_key(lineage: LineageKey) -> str:
-    """Id of the last trace that was looked at for the audit."""
+    """Id of the last trace that the auditor has read."""
     return _key(lineage.task, "audit_cursor", lineage.label)
 
 
 def audit_lease_key(lineage: LineageKey) -> str:
-    """Who audits the line's traces: the fencing token of the holder."""
+    """Lease of the lineage's audit: the holder's fencing token."""
     return _key(lineage.task, "audit_lease", lineage.label)
 
 
 def audit_fence_counter_key(lineage: LineageKey) -> str:
-    """Counter that the audit's fencing tokens are drawn from."""
+    """Counter of the audit leases' fencing tokens."""
     return _key(lineage.task, "audit_fence", lineage.label)

@@ -1,4 +1,4 @@
-"""One Redis client per process, with explicit time-outs; and named Lua functions, loaded by content."""
+"""The Redis client with its timeouts, reads of streams, and named Lua functions."""
 
 import json
 import secrets
@@ -20,7 +20,7 @@ from services.kit.store.keys import FENCE_KEY, PROBE_KEY
 def connect(url: SecretStr) -> Redis:
     """A client that decodes to `str`, gives up on a dead connection after 5 s and retries twice with jitter.
 
-    Every write of ours may be repeated: a lost answer is safe to ask for again.
+    A retry may repeat a write whose reply was lost; every write of the services permits that.
     """
     address = url.get_secret_value()
     pool = ConnectionPool.from_url(
@@ -37,8 +37,8 @@ def connect(url: SecretStr) -> Redis:
     return Redis.from_pool(pool)
 
 
-class _Ours:
-    """A transport that closed before the command was written is a lost connection: uvloop calls it a `RuntimeError`."""
+class _ClosedTransportMixin:
+    """Reports a transport that closed before a write as a lost connection; uvloop raises `RuntimeError`."""
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         try:
@@ -47,21 +47,21 @@ class _Ours:
             raise RedisConnectionError(f"the connection closed under a write: {error}") from error
 
 
-class _Connection(_Ours, Connection):
+class _Connection(_ClosedTransportMixin, Connection):
     pass
 
 
-class _SSLConnection(_Ours, SSLConnection):
+class _SSLConnection(_ClosedTransportMixin, SSLConnection):
     pass
 
 
 async def check_writable(redis: Redis) -> None:
-    """Write one short-lived key: a Redis that only answers pings is of no use. Raises what the client raises."""
+    """Write one short-lived key, since a read-only or full Redis answers pings, too. Raises `RedisError`."""
     await redis.set(PROBE_KEY, "1", ex=60)
 
 
 async def shared_fence_key(redis: Redis) -> bytes:
-    """The key of the prompt fences, made up by whoever asks first: equal for all, so that equal prompts stay equal."""
+    """The key of the prompt fences, made by the first replica and shared, so that equal prompts stay equal."""
     await redis.set(FENCE_KEY, secrets.token_hex(32), nx=True)
     return str(await redis.get(FENCE_KEY)).encode()
 
@@ -69,27 +69,27 @@ async def shared_fence_key(redis: Redis) -> bytes:
 async def read_entries(
     redis: Redis, stream: str, *, after: str = "", until: str = "+", count: int | None = None
 ) -> list[tuple[str, dict[str, str]]]:
-    """Entries of a stream behind `after` and up to `until`, oldest first."""
-    found = await redis.xrange(stream, min=f"({after}" if after else "-", max=until, count=count)
-    return cast("list[tuple[str, dict[str, str]]]", found or [])
+    """Entries of a stream behind the id `after` and up to `until`, oldest first."""
+    page = await redis.xrange(stream, min=f"({after}" if after else "-", max=until, count=count)
+    return cast("list[tuple[str, dict[str, str]]]", page or [])
 
 
 async def read_newest(redis: Redis, stream: str, *, until: str = "+", count: int) -> list[tuple[str, dict[str, str]]]:
     """The last `count` entries of a stream up to `until`, newest first."""
-    found = await redis.xrevrange(stream, max=until, count=count)
-    return cast("list[tuple[str, dict[str, str]]]", found or [])
+    page = await redis.xrevrange(stream, max=until, count=count)
+    return cast("list[tuple[str, dict[str, str]]]", page or [])
 
 
 class CommandSender(Protocol):
-    """What takes a command to Redis: the client, or a `MultiplexedConnection`."""
+    """Sends commands to Redis: the client, or the reward service's `MultiplexedConnection`."""
 
     def execute_command(self, *args: Any) -> Awaitable[Any]:
-        """The answer to a command."""
+        """The reply to a command."""
         ...
 
 
 def entry_position(entry_id: str) -> tuple[int, int]:
-    """A stream entry's id as what its order goes by: milliseconds, and a number within one."""
+    """A stream entry's id as sortable numbers: milliseconds, and the count within one."""
     milliseconds, _, number = entry_id.partition("-")
     return int(milliseconds), int(number)
 

@@ -1,4 +1,4 @@
-"""Surface measures of a text, shared by the checks (one completion) and the evidence (a window of them). Pure."""
+"""Surface features of a text, for the checks (one completion) and the evidence (a window of traces). Pure."""
 
 import re
 import zlib
@@ -27,7 +27,7 @@ def words(text: str) -> list[str]:
 
 
 def sentence_count(text: str) -> int:
-    """How many finished sentences a text holds."""
+    """The number of finished sentences."""
     return len(_SENTENCE_END.findall(text.strip()))
 
 
@@ -37,7 +37,7 @@ def ends_properly(text: str) -> bool:
 
 
 def ending_kind(text: str) -> str:
-    """How a text ends, closing quotes, brackets and emphasis aside: sentence, question, colon, word, other, empty."""
+    """How a text ends, without closing marks: sentence, question, colon, word, other, or empty."""
     last = text.rstrip(_CLOSING)[-1:]
     if not last:
         return "empty"
@@ -57,7 +57,7 @@ def distinct_share(tokens: Sequence[str], n: int) -> float:
 
 
 def copied_share(completion: Sequence[str], prompt: Sequence[str], n: int = 5) -> float:
-    """Share of the completion's n-grams that stand in the prompt, in [0, 1]."""
+    """Share of the completion's n-grams that occur in the prompt, in [0, 1]."""
     total = len(completion) - n + 1
     if total <= 0:
         return 0.0

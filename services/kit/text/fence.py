@@ -1,7 +1,7 @@
-"""Fences round text that nobody vouches for, and the removal of what could reach past them (I4). Pure.
+"""Fences around untrusted text, and neutralisation of what could break out of them (I4). Pure.
 
-Every pattern here is bounded, so that the time is linear in the text; a text of plain characters is
-recognised by two passes over its bytes and never meets a pattern.
+Every pattern is bounded, so that the time is linear in the text. A text of plain characters is recognised by two
+passes over its bytes, without any pattern.
 """
 
 import hashlib
@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 from regrade.contracts import Flag
 
-_CODE_CHARS = 10  # 47 bits, in letters: a tokenizer takes fewer tokens for them than for hex
+_CODE_CHARS = 10  # 47 bits; letters cost fewer tokens than hex digits
 _LETTERS = bytes(ord("a") + byte % 26 for byte in range(256))
-_LONGEST_BLANK = 64
-_MOST_MARKS = 4
+_MAX_BLANKS = 64
+_MAX_MARKS = 4
 
-# Brackets and bars, with their compatibility forms: a tokenizer that normalises makes the plain ones of them.
+# Brackets and bars, with the compatibility forms that a normalising tokenizer turns into the plain ones.
 _LT, _GT, _BAR = "[<＜﹤]", "[>＞﹥]", "[|｜￨∣ǀ❘│]"
 _LB, _RB, _SLASH = r"[\[［﹇]", r"[\]］﹈]", "[/／]"
-_RESPELT = "‹›⟦⟧¦"  # no pattern matches these, and each starts and ends with what becomes one: hence idempotent
+_RESPELT = "‹›⟦⟧¦"  # the replacements; no pattern matches them, so neutralising twice changes nothing
 
-# Control tokens of the chat templates in use. Most are of one of a few shapes; the others are listed.
+# Control tokens of the chat templates in use. Most have one of a few shapes; the others are listed.
 _BRACKETED = (
     "INST|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|PREFIX|MIDDLE|SUFFIX|SYSTEM_PROMPT|THINK|ARGS|CALL_ID|[gs]MASK"
     "|AVAILABLE_TOOLS|TOOL_(?:CALLS|CONTENT|RESULTS)|MODEL_SETTINGS|BOS|EOS|EOT|PAD|UNK|CLS|SEP|MASK"
@@ -46,33 +46,33 @@ _CONTROL_TOKEN = re.compile(
     rf"|{_RB}~!?b{_LB}|{_RB}~b{_RB}|{_LB}e~{_LB}",
     re.IGNORECASE,
 )
-# What looks like a marker of ours. It is no forgery without the key, but a weak judge may not look at the code.
+# What looks like one of our markers. Without the key it is no forgery, but a weak judge may not compare the codes.
 _MARKER = re.compile(
     rf"{_LB}[ \t]{{0,4}}{_SLASH}?(?:BEGIN|END)[ \t_-]{{1,4}}(?:OF[ \t_-]{{1,4}})?(?:THE[ \t_-]{{1,4}})?"
     rf"(?:TASK|RESPONSE|ANALYSIS|PROPOSALS|CRITERION|RUBRIC|PLAN|REFERENCE|RATIONALE)[^\[\]［］{_RESPELT}\n]{{0,40}}{_RB}",
     re.IGNORECASE,
 )
-# Never honest in a completion: Unicode tags, bidirectional controls, invisible letters and operators, control
+# Never legitimate in a completion: Unicode tags, bidirectional controls, invisible letters and operators, control
 # codes but tab and line ends, halves of surrogate pairs.
 _HIDDEN = (
     "\U000e0000-\U000e007f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a"
     "\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ud800-\udfff"
 )
-# Honest within Indic and Persian words and emoji: joiners, and one variation selector at a time.
+# Legitimate within Indic and Persian words and emoji: joiners, and one variation selector at a time.
 _JOINERS = "\u200c\u200d"
 _SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"
 _INVISIBLE = re.compile(f"[{_HIDDEN}{_JOINERS}{_SELECTORS}]+")
-_KEPT = re.compile(f"[{_SELECTORS}]?[{_JOINERS}]?")
+_LEGITIMATE_RUN = re.compile(f"[{_SELECTORS}]?[{_JOINERS}]?")
 _SELECTOR_AT_ASCII = re.compile("[0-9#*]\ufe0f\u20e3")
 _COMBINING = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
-_MARKS = re.compile(rf"([{_COMBINING}]{{{_MOST_MARKS}}})[{_COMBINING}]+")
-_BLANKS = re.compile(rf"([\s\u2800]{{{_LONGEST_BLANK}}})[\s\u2800]+")
+_MARKS = re.compile(rf"([{_COMBINING}]{{{_MAX_MARKS}}})[{_COMBINING}]+")
+_BLANKS = re.compile(rf"([\s\u2800]{{{_MAX_BLANKS}}})[\s\u2800]+")
 
 _VISIBLE = str.maketrans("<>[]|＜﹤＞﹥［﹇］﹈｜￨∣ǀ❘│", "‹›⟦⟧¦‹‹››⟦⟦⟧⟧¦¦¦¦¦¦")
 _PLAIN = bytes(code for code in range(0x20, 0x7F) if chr(code) not in "<[]|") + b"\t\n\r"
 _BLANK = bytes.maketrans(b"\t\n\r", b"   ")
-_FLOOD = b" " * (_LONGEST_BLANK + 1)
+_FLOOD = b" " * (_MAX_BLANKS + 1)
 _SUSPECT = re.compile(
     f"[<＜﹤\\[［﹇{_HIDDEN}{_JOINERS}{_SELECTORS}{_COMBINING}\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000]"
 )
@@ -81,14 +81,14 @@ _SUSPECT_PAIRS = tuple(pair.encode() for pair in ("]~", "］~", "|||", "｜｜�
 
 
 class Neutralised(NamedTuple):
-    """A text without control tokens and hidden characters, and flags for what was found."""
+    """A text without control tokens and hidden characters, and a flag for each kind that was removed."""
 
     text: str
     flags: tuple[Flag, ...]
 
 
 def neutralise(text: str) -> Neutralised:
-    """Drop hidden characters, shorten floods, and spell control tokens and our markers so that they are none.
+    """Drop hidden characters, shorten floods, and respell control tokens and markers so that they have no effect.
 
     Idempotent, and linear in the text.
     """
@@ -111,12 +111,12 @@ def neutralise(text: str) -> Neutralised:
 
 
 def utf8(text: str) -> bytes:
-    """A text as bytes, whatever it holds."""
+    """A text as UTF-8; lone surrogates are encoded, too."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def is_plain(raw: bytes) -> bool:
-    """Whether a text holds nothing that `neutralise` could want to change. Cheap, and true of most honest prose."""
+    """Whether `neutralise` cannot change the text. Cheap, and true of most prose."""
     if _FLOOD in raw.translate(_BLANK):
         return False
     unusual = raw.translate(None, _PLAIN).decode("utf-8", "surrogatepass")
@@ -128,18 +128,18 @@ def is_plain(raw: bytes) -> bool:
 
 
 def without_control_tokens(text: str) -> str:
-    """What is left of a text when control tokens and hidden characters are taken out."""
+    """A text with control tokens and hidden characters removed."""
     return _CONTROL_TOKEN.sub("", _without_hidden(text))
 
 
 def fence(label: str, text: str, key: bytes) -> str:
-    """Enclose a text, neutralised, in markers with a keyed hash of it: it cannot hold its own closing marker."""
+    """Neutralise a text and enclose it in markers that carry a keyed hash of it, so that it cannot forge them."""
     safe = neutralise(text).text
     return enclose(label, safe, hashlib.sha256(utf8(safe)).digest(), key)
 
 
 def enclose(label: str, safe: str, digest: bytes, key: bytes) -> str:
-    """`fence` for a text that is neutralised, with its SHA-256. `key` is hashed where it is longer than 64 bytes."""
+    """`fence` for a neutralised text with the SHA-256 `digest`. A `key` of more than 64 bytes is hashed first."""
     key = key if len(key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.sha256(key).digest()
     keyed = hashlib.blake2b(digest, digest_size=_CODE_CHARS, key=key, person=label.encode()).digest()
     code = keyed.translate(_LETTERS).decode()
@@ -151,14 +151,14 @@ def _respelt(match: re.Match[str]) -> str:
 
 
 def _without_hidden(text: str) -> str:
-    return _INVISIBLE.sub(_honest_part, text)
+    return _INVISIBLE.sub(_legitimate_part, text)
 
 
-def _honest_part(match: re.Match[str]) -> str:
-    """Of a run of invisible characters, what script or emoji needs: one selector, one joiner, no plain neighbour."""
+def _legitimate_part(match: re.Match[str]) -> str:
+    """What scripts and emoji need of a run of invisible characters: one selector, one joiner, no ASCII neighbour."""
     text, start, end = match.string, match.start(), match.end()
     run = match.group()
-    if start == 0 or not _KEPT.fullmatch(run):
+    if start == 0 or not _LEGITIMATE_RUN.fullmatch(run):
         return ""
     if text[start - 1].isascii():
         return run if _SELECTOR_AT_ASCII.match(text, start - 1) else ""

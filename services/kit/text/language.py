@@ -1,4 +1,4 @@
-"""Which language a text is written in; by a small model that ships with its package."""
+"""Language identification, by the small model that ships with py3langid."""
 
 import py3langid.langid
 

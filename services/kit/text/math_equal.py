@@ -1,4 +1,4 @@
-"""Answer equivalence by math-verify, in worker processes: symbolic algebra on policy text may never end."""
+"""Equivalence of answers by math-verify, in worker processes, since symbolic algebra on policy text may never end."""
 
 import asyncio
 import multiprocessing
@@ -24,7 +24,7 @@ def boxed(text: str) -> str:
 
 
 class MathEqualPool:
-    """Spawned workers, started at the first use; one that runs over `timeout_s` is replaced."""
+    """Worker processes, spawned at the first use; one that exceeds `timeout_s` is replaced."""
 
     def __init__(self, *, timeout_s: float = 3.0, workers: int = 4) -> None:
         self._timeout_s = timeout_s
@@ -32,13 +32,13 @@ class MathEqualPool:
         self._pool: ProcessPool | None = None
 
     async def equal(self, completion: str, reference: str) -> bool:
-        """Whether the completion's final answer equals the reference. Raises `OSError`: out of time, worker dead."""
+        """Whether the completion's final answer equals the reference. Raises `OSError`: timeout, or a worker died."""
         if self._pool is None:
             self._pool = ProcessPool(self._workers, context=multiprocessing.get_context("spawn"), initializer=_warm_up)
         texts = (completion[-_MAX_ANSWER_CHARS:], reference[-_MAX_ANSWER_CHARS:])
         try:
             return bool(await asyncio.wrap_future(self._pool.schedule(_equal, args=texts, timeout=self._timeout_s)))
-        except RuntimeError as error:  # a worker that dies while idle takes its pool with it
+        except RuntimeError as error:  # a worker that dies while idle breaks its pool
             self.close()
             raise ChildProcessError("the math worker died") from error
 
@@ -58,7 +58,7 @@ def _equal(completion: str, reference: str) -> bool:
     from math_verify import parse, verify
 
     bare = "\\" in reference and not any(mark in reference for mark in _MATH_MARKS)
-    # Of LaTeX without its marks a plain parse reads the first number alone: 25 of 25\\pi.
+    # Of LaTeX without its delimiters, a plain parse reads only the first number: 25 of 25\\pi.
     written = (f"${reference}$", reference) if bare else (reference, f"${reference}$")
     gold = parse(written[0], parsing_timeout=None) or parse(written[1], parsing_timeout=None)
     return bool(verify(gold, parse(completion, parsing_timeout=None), timeout_seconds=None))

@@ -1,9 +1,9 @@
-"""Which names a service without keys answers to, so that no page can have a browser take it for its own site.
+"""Protection of a service without keys against DNS rebinding: requests for foreign host names are refused.
 
-Without keys, whoever reaches the port may do everything, and a browser on this machine reaches loopback. It keeps
-other sites' pages out, but tells sites apart by name: a page of `evil.example`, whose owner then points that name at
-127.0.0.1, is of one origin with whatever answers there (DNS rebinding). `Host` carries the name. So what somebody could
-own and point here is refused. No browser leaves `Host` out; probes that speak HTTP/1.0 do, and are let in.
+Without keys, everybody who reaches the port may do everything, and a browser on the same machine reaches loopback.
+Browsers separate sites by name: the owner of `evil.example` can point that name at 127.0.0.1, and the pages of that
+site then have the same origin as this service. The `Host` header carries the name, so a name that somebody could own
+and point here is refused. Browsers always send `Host`; HTTP/1.0 probes do not, and are served.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.kit.errors import Misdirected, error_response
 
 _UNREGISTRABLE = (".localhost", ".local", ".internal", ".svc", ".lan", ".home.arpa", ".test")
-_FOR_ALL = frozenset({"/healthz", "/readyz", "/metrics"})
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 @lru_cache(maxsize=64)
 def is_allowed_host(host: bytes, names: frozenset[str]) -> bool:
-    """Whether a `Host` is one of `names`, an address, or what nobody can own: `.local` and its like, no dot at all."""
+    """Whether a `Host` is one of `names`, an IP address, or a name that nobody can own: without a dot, `.local` etc."""
     text = host.decode("latin-1").strip().lower()
     bracketed = text.startswith("[")
     name = text[1:].partition("]")[0] if bracketed else text.partition(":")[0].removesuffix(".")
@@ -34,14 +34,14 @@ def is_allowed_host(host: bytes, names: frozenset[str]) -> bool:
 
 
 class HostCheck:
-    """Pure ASGI middleware: a foreign name is answered 421, the body unread; probes and metrics are for all."""
+    """ASGI middleware: a foreign host name is answered 421 before the body is read, except for probes and metrics."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str], prefix: str) -> None:
         self._app = app
         self._names = frozenset(name.lower().removesuffix(".") for name in names)
         self._refusal = error_response(
             Misdirected(
-                "this service asks for no key, so it answers only to names that nobody else can point at it; "
+                "this service needs no key, so it serves only host names that nobody else can point at it; "
                 f"add the name in Host to {prefix}ALLOWED_HOSTS (JSON list), or set {prefix}API_KEYS"
             )
         )
@@ -50,7 +50,7 @@ class HostCheck:
         if scope["type"] == "http":
             for name, value in scope["headers"]:
                 if name == b"host":
-                    if not is_allowed_host(value, self._names) and scope["path"] not in _FOR_ALL:
+                    if not is_allowed_host(value, self._names) and scope["path"] not in _OPEN_PATHS:
                         await self._refusal(scope, receive, send)
                         return
                     break

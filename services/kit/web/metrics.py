@@ -1,4 +1,4 @@
-"""Request metrics on a registry that the app owns, labelled by route template, never by raw path."""
+"""Request metrics on the app's own registry, labelled by route template, never by raw path."""
 
 import time
 
@@ -11,13 +11,13 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class HttpMetrics:
-    """Pure ASGI middleware that counts and times requests."""
+    """ASGI middleware that counts and times requests."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
         self._seconds = Histogram(
             "regrade_http_request_seconds",
-            "Time from request to complete answer.",
+            "Time from request to complete response.",
             ("method", "route", "status"),
             buckets=_SECONDS,
             registry=registry,

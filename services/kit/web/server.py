@@ -1,4 +1,4 @@
-"""What every service's HTTP face shares: keys, names, body limit, health, metrics, and how it is served."""
+"""What all services' HTTP servers share: keys, host check, body limit, health, metrics, and shutdown."""
 
 import gc
 import hmac
@@ -23,6 +23,7 @@ from services.kit.web.host_check import HostCheck
 from services.kit.web.metrics import HttpMetrics, metrics_response
 
 _GC_THRESHOLD = 20_000
+"""Allocations between collections; the default of some hundreds costs the slowest responses of a large batch."""
 
 bearer = HTTPBearer(auto_error=False, description="An API key of the service.")
 M = TypeVar("M", bound=BaseModel)
@@ -31,7 +32,7 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
 
 class Readiness(NamedTuple):
-    """Whether each part answers, and whether requests can be served, be it without some part."""
+    """Whether each dependency answers, and whether requests can be served."""
 
     parts: dict[str, bool]
     ready: bool
@@ -41,13 +42,13 @@ ReadinessProbe = Callable[[Request], Awaitable[Readiness]]
 
 
 def matches_any(keys: Sequence[SecretStr], given: str) -> bool:
-    """Compare with every key in constant time, so that neither value nor position leaks."""
+    """Whether `given` is one of the keys, in constant time: neither value nor position leaks."""
     matches = [hmac.compare_digest(key.get_secret_value().encode(), given.encode()) for key in keys]
     return any(matches)
 
 
 async def require_key(request: Request, credentials: Credentials) -> None:
-    """Let through a caller with any known key; everybody when no key is configured."""
+    """Require any known key, unless none is configured. Raises `Unauthorized`."""
     settings: ServiceSettings = request.app.state.settings
     keys = settings.caller_keys
     if keys and not matches_any(keys, credentials.credentials if credentials else ""):
@@ -55,21 +56,21 @@ async def require_key(request: Request, credentials: Credentials) -> None:
 
 
 async def require_operator(request: Request, credentials: Credentials) -> None:
-    """Let through a caller with an operator key; everybody when no key of either kind is configured."""
+    """Require an operator key, unless no key of any kind is configured. Raises `Unauthorized`, `Forbidden`."""
     await require_key(request, credentials)
     settings: ServiceSettings = request.app.state.settings
     if settings.caller_keys and not matches_any(settings.operator_keys, credentials.credentials if credentials else ""):
-        raise Forbidden("this call changes what is active; it needs an operator key")
+        raise Forbidden("this call changes what is active; send an operator key")
 
 
 class JsonBody(Generic[M]):
-    """Reads a body as `model`, once and from its bytes; FastAPI's own way is by way of the objects of `json`."""
+    """Parses a body as `model` directly from its bytes; FastAPI would build the objects of `json` first."""
 
     def __init__(self, model: type[M]) -> None:
         self._model = model
 
     async def read(self, request: Request) -> M:
-        """The body. Raises `RequestValidationError`, and `Invalid` for what is not declared to be JSON."""
+        """The body. Raises `RequestValidationError`, or `Invalid` unless its content type is JSON."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             raise Invalid("send the body as Content-Type: application/json")
@@ -115,25 +116,25 @@ class BodyLimit:
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI entries for the error bodies a route can answer with."""
+    """OpenAPI entries for the error responses of a route."""
     return {status: {"model": ErrorBody} for status in statuses}
 
 
 def install_common_routes(
     app: FastAPI, settings: ServiceSettings, registry: CollectorRegistry, ready: ReadinessProbe
 ) -> FastAPI:
-    """Add what every service has to an app: error mapping, `/healthz`, `/readyz`, `/metrics`, limits."""
+    """Add error mapping, `/healthz`, `/readyz`, `/metrics`, body limit and host check to an app."""
     app.state.settings = settings
     router = APIRouter(tags=["operations"])
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Liveness: the process answers. No dependency is asked."""
+        """Liveness: the process answers. No dependency is checked."""
         return {"status": "ok"}
 
     @router.get("/readyz", responses={503: {}})
     async def readyz(request: Request) -> JSONResponse:
-        """Readiness: each dependency, true where it answers; 503 unless requests can be served."""
+        """Readiness: each dependency, true where it answers; status 503 unless requests can be served."""
         parts, serves = await ready(request)
         return JSONResponse(parts, status_code=200 if serves else 503)
 
@@ -152,19 +153,19 @@ def install_common_routes(
 
 
 def serve(app: FastAPI, settings: ServiceSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight, for `drain_s` at most."""
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight, for `drain_s` at most."""
     listener = socket.create_server((settings.host, settings.port), backlog=2_048)
     if settings.port_file:
         Path(settings.port_file).write_text(str(listener.getsockname()[1]), encoding="utf-8")
     gc.collect()
-    gc.freeze()  # what was imported stays for good; a collector that walks it again and again costs the slowest answers
+    gc.freeze()  # imported objects stay; traversing them in every collection delays the slowest responses
     gc.set_threshold(_GC_THRESHOLD, 20, 20)
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nobody is told apart by address
+        proxy_headers=False,  # client addresses are not used
         timeout_graceful_shutdown=settings.drain_s,
     )
     uvicorn.Server(config).run(sockets=[listener])

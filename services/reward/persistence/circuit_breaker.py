@@ -1,6 +1,6 @@
-"""Whether Redis is to be asked at all: after one failed call nobody else waits for its time-outs.
+"""The circuit breaker before Redis: after one failed call, later ones fail at once instead of waiting for timeouts.
 
-Nobody's request is the probe: whoever runs the probe in the background says when Redis is back.
+Requests are never used as probes: a background task probes Redis and closes the circuit.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_AT_ONCE = 48
-"""Below the connections of `services.kit.store.redis.connect`: a crowd waits its turn and is no outage."""
+_MAX_CALLS = 48
+"""Below the pool size of `services.kit.store.redis.connect`: many calls at once wait here and count as no outage."""
 
-_AWAY = (
+_OUTAGE_ERRORS = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
     redis_errors.ReadOnlyError,
@@ -28,58 +28,58 @@ _AWAY = (
     redis_errors.ClusterDownError,
     OSError,
 )
-_AWAY_REPLIES = ("MISCONF", "NOREPLICAS", "BUSY ")
+_OUTAGE_REPLIES = ("MISCONF", "NOREPLICAS", "BUSY ")
 
 
 class RedisUnavailable(redis_errors.ConnectionError):
-    """Redis did not answer, cannot be written to, or is known not to have answered a moment ago."""
+    """Redis did not answer, cannot be written to, or the circuit is open."""
 
 
 class CircuitBreaker:
-    """Closed while Redis answers. A call that fails, or takes longer than `timeout_s`, opens it; `close` closes it."""
+    """Closed while Redis answers. A call that fails or exceeds `timeout_s` opens it; only `close` closes it."""
 
     def __init__(self, *, timeout_s: float = 3.0) -> None:
         self._timeout_s = timeout_s
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_CALLS)
         self._abandoned: set[asyncio.Task[None]] = set()
         self._opened = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
-        """Whether Redis is taken to be away."""
+        """Whether Redis is considered unavailable."""
         return self._opened.is_set()
 
-    async def call(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """What `ask` answers. Raises `RedisUnavailable`, at once while the circuit is open; other errors pass."""
-        self._check()
+    async def call(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Await an operation. Raises `RedisUnavailable`, at once while the circuit is open; other errors pass."""
+        self._raise_if_open()
         async with self._slots:
             with self.guard():
-                return await self._bounded(ask)
+                return await self._with_timeout(operation)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
         """Like `call`, for a block with a timeout of its own; not entered while the circuit is open."""
-        self._check()
+        self._raise_if_open()
         try:
             yield
         except redis_errors.ResponseError as error:
-            if not _is_away(error):
+            if not _is_outage(error):
                 raise
             raise self.open(error) from error
-        except _AWAY as error:
+        except _OUTAGE_ERRORS as error:
             raise self.open(error) from error
 
     def open(self, error: Exception) -> RedisUnavailable:
-        """Take Redis to be away from now on."""
+        """Consider Redis unavailable; returns the error to be raised."""
         if not self.is_open:
-            log.warning("Redis is away", extra={"detail": f"{type(error).__name__}: {error}"})
+            log.warning("Redis is unavailable", extra={"detail": f"{type(error).__name__}: {error}"})
         self._opened.set()
-        return RedisUnavailable(f"Redis is away: {error}")
+        return RedisUnavailable(f"Redis is unavailable: {error}")
 
     def close(self) -> None:
-        """Redis has been seen to answer."""
+        """Redis answers again."""
         if self.is_open:
-            log.warning("Redis is back")
+            log.warning("Redis is available again")
         self._opened.clear()
 
     async def wait_until_open(self, timeout_s: float) -> None:
@@ -91,18 +91,18 @@ class CircuitBreaker:
             return
 
     async def aclose(self) -> None:
-        """Drop the calls nobody waits for any more."""
+        """Cancel the abandoned calls."""
         for task in list(self._abandoned):
             await cancel_and_wait(task)
 
-    def _check(self) -> None:
+    def _raise_if_open(self) -> None:
         if self.is_open:
-            raise RedisUnavailable("Redis was away a moment ago")
+            raise RedisUnavailable("Redis is unavailable: the circuit is open")
 
-    async def _bounded(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """A command can swallow its cancellation, so it runs in a task of its own that is left behind when late."""
+    async def _with_timeout(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """A command can swallow its cancellation, so it runs in its own task, which is abandoned at the timeout."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(_fill(answer, ask))
+        task = asyncio.create_task(_set_result(answer, operation))
         try:
             await asyncio.wait({answer}, timeout=self._timeout_s)
         finally:
@@ -116,10 +116,10 @@ class CircuitBreaker:
         return answer.result()
 
 
-async def _fill(answer: asyncio.Future[T], ask: Callable[[], Awaitable[T]]) -> None:
+async def _set_result(answer: asyncio.Future[T], operation: Callable[[], Awaitable[T]]) -> None:
     try:
-        value = await ask()
-    except Exception as error:  # handed on, not handled: who waits for the answer is told
+        value = await operation()
+    except Exception as error:  # raised where the future is awaited
         if not answer.done():
             answer.set_exception(error)
     else:
@@ -127,5 +127,5 @@ async def _fill(answer: asyncio.Future[T], ask: Callable[[], Awaitable[T]]) -> N
             answer.set_result(value)
 
 
-def _is_away(error: redis_errors.ResponseError) -> bool:
-    return isinstance(error, _AWAY) or str(error).startswith(_AWAY_REPLIES)
+def _is_outage(error: redis_errors.ResponseError) -> bool:
+    return isinstance(error, _OUTAGE_ERRORS) or str(error).startswith(_OUTAGE_REPLIES)

@@ -1,4 +1,4 @@
-"""Stored judgements: what an engine call answered, by the hash of all that decided the answer."""
+"""Stored judgements: the answers of engine calls, by the hash of everything that determines the answer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,47 +10,47 @@ from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUna
 
 Distributions = tuple[tuple[float, ...], ...]
 Judged = Distributions | str
-"""What a call answered: one distribution over the levels for each position asked, or a written text."""
+"""An engine call's answer: a distribution over the levels for each requested position, or a text."""
 
 
 class JudgementStore:
-    """Judgements by identity, shared by replicas, duplicates and candidates. The first one stored is what counts.
+    """Judgements by identity, shared by replicas, duplicates and candidate rubrics. The first one stored counts.
 
-    A cache: while Redis is away nothing is known and nothing is kept, and nobody is failed for it.
+    A cache: while Redis is unavailable it is empty, and no call fails.
     """
 
-    def __init__(self, pipe: CommandSender, circuit: CircuitBreaker, *, ttl_s: int = 86_400) -> None:
-        self._pipe = pipe
+    def __init__(self, commands: CommandSender, circuit: CircuitBreaker, *, ttl_s: int = 86_400) -> None:
+        self._commands = commands
         self._circuit = circuit
-        self._remember = LuaFunction(pipe, "remember")
+        self._store_judgements = LuaFunction(commands, "store_judgements")
         self._ttl_s = ttl_s
 
     async def get(self, task: str, identities: Sequence[str]) -> dict[str, Judged]:
-        """Those of `identities` that are known, in one round trip."""
+        """The stored judgements among `identities`, in one round trip."""
         if not identities:
             return {}
         redis_keys = [keys.judgement_key(task, i) for i in identities]
         try:
             with self._circuit.guard():
-                values = await self._pipe.execute_command("MGET", *redis_keys)
+                values = await self._commands.execute_command("MGET", *redis_keys)
         except RedisUnavailable:
             return {}
-        return {i: _read(str(v)) for i, v in zip(identities, values, strict=True) if v is not None}
+        return {i: _parse(str(v)) for i, v in zip(identities, values, strict=True) if v is not None}
 
     async def put(self, task: str, judgements: Mapping[str, Judged]) -> dict[str, Judged]:
-        """Store judgements in one round trip; answers those that another replica had stored before."""
+        """Store judgements in one round trip; returns those that another replica had stored before."""
         if not judgements:
             return {}
         redis_keys = [keys.judgement_key(task, identity) for identity in judgements]
         values: list[str | bytes | int] = [self._ttl_s, *map(to_json, judgements.values())]
         try:
             with self._circuit.guard():
-                stood = await self._remember(redis_keys, values)
+                earlier = await self._store_judgements(redis_keys, values)
         except RedisUnavailable:
             return {}
-        return {i: _read(text) for i, text in zip(judgements, stood, strict=True) if text != ""}
+        return {i: _parse(text) for i, text in zip(judgements, earlier, strict=True) if text != ""}
 
 
-def _read(text: str) -> Judged:
+def _parse(text: str) -> Judged:
     value = from_json(text)
     return value if isinstance(value, str) else tuple(tuple(distribution) for distribution in value)

