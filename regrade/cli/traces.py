@@ -83,6 +83,8 @@ def show(
     print_table(("criterion", "score", "confidence", "rationale"), rows)
     if trace.flags:
         print_text(f"flags: {', '.join(trace.flags)}", style="yellow")
+    if trace.metadata:
+        print_text(f"metadata: {', '.join(f'{name}={value}' for name, value in trace.metadata.items())}")
     usage = trace.usage
     print_text(f"{usage.judge_calls} judge calls, {usage.prompt_tokens} prompt tokens ({usage.cached_tokens} cached)")
     for title, text in (("prompt", trace.prompt), ("completion", trace.completion)):

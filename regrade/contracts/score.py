@@ -151,7 +151,7 @@ class ScoreItem(Contract):
     truncated: YesNo = False
     """The completion was cut off at the token limit."""
     metadata: dict[Label, Scalar] = Field(default_factory=dict, max_length=32)
-    """The caller's own labels; they do not affect the score."""
+    """The caller's own labels: kept in the trace, without effect on the score."""
 
 
 class ScoreRequest(Contract):

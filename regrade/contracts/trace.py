@@ -1,6 +1,8 @@
 """The trace: the record of one scored item, and the input of the meta-reward service."""
 
-from regrade.contracts.score import Conversation, CriterionScore, Outcome, Purpose, Usage
+from pydantic import Field
+
+from regrade.contracts.score import Conversation, CriterionScore, Outcome, Purpose, Scalar, Usage
 
 
 class Trace(Outcome):
@@ -50,6 +52,8 @@ class Trace(Outcome):
     """Time to score its batch, in milliseconds."""
     time: float
     """When it was scored, in Unix seconds."""
+    metadata: dict[str, Scalar] = Field(default_factory=dict)
+    """The caller's own labels of the item."""
 
 
 class TracePage(Outcome):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from regrade.contracts import Conversation, ErrorCode, Purpose
+from regrade.contracts.score import Scalar
 
 
 class JsonStruct(msgspec.Struct, frozen=True, gc=False):
@@ -101,6 +102,7 @@ class Trace(JsonStruct, frozen=True, gc=False):
     usage: Usage
     latency_ms: float
     time: float
+    metadata: dict[str, Scalar] = {}
 
 
 def total_usage(usages: Iterable[Usage]) -> Usage:

@@ -1,5 +1,6 @@
 """Traces as Parquet files, in a local folder or at any URL that fsspec supports."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -40,9 +41,10 @@ SCHEMA = pa.schema(
         pa.field("usage", _USAGE),
         pa.field("latency_ms", pa.float64()),
         pa.field("time", pa.float64()),
+        pa.field("metadata", pa.string()),
     ]
 )
-"""One row per trace. `id` is its stream id; the `*_messages` columns hold a text that was sent as messages."""
+"""One row per trace. `id` is its stream id; `*_messages` hold a text that was sent as messages; `metadata` is JSON."""
 
 _TEMPORARY_PREFIX = ".regrade-"
 _TEXTS = ("prompt", "completion")
@@ -50,7 +52,7 @@ _TEXTS = ("prompt", "completion")
 
 def row_of(entry_id: str, trace: Trace) -> dict[str, Any]:
     """A trace as a row of `SCHEMA`."""
-    row = trace.model_dump(mode="json") | {"id": entry_id}
+    row = trace.model_dump(mode="json") | {"id": entry_id, "metadata": json.dumps(trace.metadata)}
     for name in _TEXTS:
         value: str | Conversation = getattr(trace, name)
         row[name] = as_text(value)
@@ -62,7 +64,8 @@ def trace_of(row: dict[str, Any]) -> Trace:
     """The trace of a row; the inverse of `row_of`."""
     messages = {name: row[f"{name}_messages"] for name in _TEXTS}
     given = {name: value for name, value in messages.items() if value is not None}
-    return Trace.model_validate({name: row[name] for name in Trace.model_fields} | given)
+    given["metadata"] = json.loads(row.get("metadata") or "{}")  # files of release 0.1 have no such column
+    return Trace.model_validate({name: row[name] for name in Trace.model_fields if name in row} | given)
 
 
 class TraceFile:

@@ -295,6 +295,7 @@ def _trace(request: ScoreRequest, case: ScoringState, result: ItemResult, model:
         usage=case.usage,
         latency_ms=latency_ms,
         time=time.time(),
+        metadata=case.item.metadata,
     )
 
 

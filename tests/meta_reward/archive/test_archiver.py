@@ -76,7 +76,7 @@ async def test_what_is_read_back_is_what_was_written(redis: Redis, tmp_path: Pat
     ]
     wanted = await scored(redis, 0, 4, criteria=criteria, flags=("truncated", "flood"), reference="42", scope="algebra")
     wanted += await scored(redis, 4, 3, prompt=told[:1], completion=told[1:], run=None, step=None, version=None)
-    wanted += await scored(redis, 7, 3, completion="", purpose="eval")
+    wanted += await scored(redis, 7, 3, completion="", purpose="eval", metadata={"dataset": "essays", "length": 3})
     await archiver(redis, tmp_path).archive_due(TASK)
     assert read_back(tmp_path) == wanted
     table = pq.read_table(tmp_path / TASK)

@@ -35,12 +35,14 @@ async def test_an_answer_always_has_the_same_keys(client: RewardClient, fake_eng
 
 async def test_a_trace_holds_the_item_as_it_came(client: RewardClient, trace_log: TraceLog) -> None:
     turns = (Message(role="system", content="Be brief."), Message(role="user", content=PROMPT))
-    asked = ScoreItem(id="a", prompt=turns, completion=ESSAY, group="g", reference="r", truncated=True)
-    (result,) = (await client.score(TASK, [asked], run="run", step=7)).results
+    labels: dict[str, Any] = {"dataset": "essays", "length": 3, "hard": True, "score": 0.5, "note": None}
+    sent = ScoreItem(id="a", prompt=turns, completion=ESSAY, group="g", reference="r", truncated=True, metadata=labels)
+    (result,) = (await client.score(TASK, [sent], run="run", step=7)).results
     (trace,) = (await trace_log.recent(TASK, 10)).traces
     assert (trace.prompt, trace.completion, trace.reference, trace.group) == (turns, ESSAY, "r", "g")
     assert (trace.task, trace.run, trace.step, trace.item_id, trace.purpose) == (TASK, "run", 7, "a", "train")
     assert (trace.trace_id, trace.reward, trace.digest) == (result.trace_id, result.reward, result.rubric.digest)
+    assert trace.metadata == labels
     assert (trace.criteria, trace.flags, trace.version) == (result.criteria, ("truncated",), 1)
     assert (trace.judge_model, trace.usage.judge_calls, trace.usage.prompt_tokens) == ("fake-judge", 1, 100)
 
