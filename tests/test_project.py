@@ -1,5 +1,6 @@
 """What holds the repository together: schemas, versions, and files that have to agree."""
 
+import ast
 import re
 import tomllib
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from services.meta_reward.settings import MetaRewardSettings
 from services.reward.settings import RewardSettings
 from services.trainer.evaluate.settings import EvaluateSettings
 from services.trainer.settings import TrainerSettings
+from tests import naming
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,3 +67,35 @@ def test_documents_name_only_variables_that_exist() -> None:
         path = ROOT / name
         named = set(re.findall(r"REGRADE_(?:REWARD|META|TRAINER)_[A-Z]+(?:_[A-Z]+)*", path.read_text()))
         assert named <= known, path
+
+
+VAGUE_NAMES = {"benchmarks": 364}
+"""The most vague or ambiguous names a folder may hold (`python -m tests.naming`): to be lowered, never raised."""
+
+
+def test_no_folder_gains_vague_names() -> None:
+    counts = {folder: count.total() for folder, count in naming.counts(ROOT).items()}
+    assert counts.keys() >= VAGUE_NAMES.keys(), "a folder that is gone has a ceiling"
+    assert {folder: count for folder, count in counts.items() if count > VAGUE_NAMES.get(folder, 0)} == {}
+
+
+def test_folders_modules_and_functions_stay_small() -> None:
+    assert naming.oversized(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "vague", "ambiguous"),
+    [
+        ("found = told(self._asked)", {"found": 1, "told": 1, "asked": 1}, {}),
+        ("def look(shown): return {'found': 1}", {"look": 1, "shown": 1}, {}),
+        ("missing_ids = [i for i in foundation]", {}, {}),
+        ("lines = text.splitlines()", {}, {}),
+        ("def f(text):\n    return [line for line in text.splitlines()]", {}, {}),
+        ("def f(log):\n    return [line for line in log]", {}, {"line": 2}),
+        ("lineage = newline = wireless = 1", {}, {}),
+        ("class WireFormat: early_completions = early_stop = Verdict", {}, {"wire": 1, "early": 1, "verdict": 1}),
+    ],
+)
+def test_names_are_counted(code: str, vague: dict[str, int], ambiguous: dict[str, int]) -> None:
+    assert naming.vague(ast.parse(code)) == vague
+    assert naming.ambiguous(ast.parse(code)) == ambiguous

@@ -2,15 +2,15 @@
 
 import pytest
 
-from benchmarks.common.essays import essay_groups, rubric
 from regrade import RewardClient
 from regrade.contracts import Mode
+from regrade.tasks import load_pack
 from services.kit.http.client import JsonEndpoint, open_session
 from services.kit.store.rubric_store import RubricStore
 from services.reward.judge.engine.base import ChoiceAnswer
 from services.reward.judge.engine.openai import OpenAIEngine
 from tests.conftest import StartReward
-from tests.support.builders import ESSAY, PROMPT, TASK, activate
+from tests.support.builders import ESSAY, PROMPT, TASK, activate, llm, rubric
 
 pytestmark = pytest.mark.engine
 MESSAGES = [{"role": "user", "content": "How good are cats, from 0 to 5? Answer with one digit."}]
@@ -46,11 +46,10 @@ async def test_siblings_reuse_the_slot_that_knows_their_response(
     start_reward: StartReward, store: RubricStore, engine_url: str
 ) -> None:
     """Five criteria of four responses on four slots: each response is computed about once, not once a criterion."""
-    (group,) = essay_groups("siblings", 1)
-    await activate(store, rubric())
+    await activate(store, rubric(*(llm(name) for name in ("depth", "order", "support", "style", "ending"))))
     service = start_reward(judge_url=engine_url, judge_in_flight=4, judge_timeout_s=PATIENT_S)
-    openings = [" ".join(text.split()[:60]) for text in group.completions[:4]]
-    items = [{"id": str(n), "prompt": group.prompt, "completion": text} for n, text in enumerate(openings)]
+    openings = [" ".join(original.completion.split()[:60]) for original in load_pack(TASK).originals[:4]]
+    items = [{"id": str(n), "prompt": PROMPT, "completion": text} for n, text in enumerate(openings)]
     async with RewardClient(service.url, timeout_s=PATIENT_S) as client:
         usage = (await client.score(TASK, items, run="siblings", step=1)).usage
     assert usage.judge_calls == 20
