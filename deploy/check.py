@@ -103,30 +103,32 @@ def render(folder: Path) -> str:
 def validate(name: str, text: str) -> int:
     """Strict schemas, custom resources, and pod security; answers how many objects there are."""
     objects = list(yaml.safe_load_all(text))
-    known = [found for found in objects if found["kind"] not in {*CUSTOM, *NO_SCHEMA}]
+    known = [manifest for manifest in objects if manifest["kind"] not in {*CUSTOM, *NO_SCHEMA}]
     with tempfile.NamedTemporaryFile("w", suffix=f"-{name}.yaml") as file:
         yaml.safe_dump_all(known, file)
         file.flush()
-        said = run(BIN / "kubernetes-validate", "--strict", "--quiet", file.name)
-    if "WARN" in said:
-        raise Failed(f"{name}: {said}")
-    for found in objects:
-        if found["kind"] in CUSTOM:
-            custom(name, found)
-        faults = [fault for spec in pod_specs(found) for fault in pod_faults(spec)]
+        output = run(BIN / "kubernetes-validate", "--strict", "--quiet", file.name)
+    if "WARN" in output:
+        raise Failed(f"{name}: {output}")
+    for manifest in objects:
+        if manifest["kind"] in CUSTOM:
+            custom(name, manifest)
+        faults = [fault for spec in pod_specs(manifest) for fault in pod_faults(spec)]
         if faults:
-            raise Failed(f"{name}: {found['kind']} {found['metadata']['name']}: {'; '.join(faults)}")
+            raise Failed(f"{name}: {manifest['kind']} {manifest['metadata']['name']}: {'; '.join(faults)}")
     return len(objects)
 
 
-def custom(name: str, found: dict[str, Any]) -> None:
+def custom(name: str, manifest: dict[str, Any]) -> None:
     """A custom resource, held against its model: validated, dumped and compared, since models drop what is unknown."""
-    where = f"{name}: {found['kind']} {found['metadata']['name']}"
+    where = f"{name}: {manifest['kind']} {manifest['metadata']['name']}"
     try:
-        held = CUSTOM[found["kind"]].model_validate(found).model_dump(mode="json", by_alias=True, exclude_unset=True)
+        held = (
+            CUSTOM[manifest["kind"]].model_validate(manifest).model_dump(mode="json", by_alias=True, exclude_unset=True)
+        )
     except ValueError as error:
         raise Failed(f"{where}: {error}") from error
-    if held["spec"] != found["spec"]:
+    if held["spec"] != manifest["spec"]:
         raise Failed(f"{where} has unknown or mistyped keys")
 
 
@@ -139,8 +141,8 @@ def policy() -> str:
         for name, text in renderings().items():
             (Path(folder) / f"{name}.yaml").write_text(text, encoding="utf-8")
         shutil.copy(ROOT / "Dockerfile", folder)
-        said = run(checkov, "--directory", folder, "--config-file", ROOT / "deploy" / "checkov.yaml")
-    passed = sum(int(found) for found in re.findall(r"Passed checks: (\d+)", said))
+        output = run(checkov, "--directory", folder, "--config-file", ROOT / "deploy" / "checkov.yaml")
+    passed = sum(int(count) for count in re.findall(r"Passed checks: (\d+)", output))
     return f"checkov, {passed} checks"
 
 
@@ -151,11 +153,11 @@ def dashboards() -> str:
     boards = [
         json.loads(path.read_text(encoding="utf-8")) for path in sorted((MONITORING / "dashboards").glob("*.json"))
     ]
-    asked = [target["expr"] for board in boards for panel in board["panels"] for target in panel["targets"]]
+    expressions = [target["expr"] for board in boards for panel in board["panels"] for target in panel["targets"]]
     marks = [mark["expr"] for board in boards for mark in board["annotations"]["list"]]
     if len(marks) < len(boards):
         raise Failed("a dashboard does not mark activations")
-    queries = [query.replace("$price", "1").replace("$task", ".*") for query in (*asked, *marks)]
+    queries = [query.replace("$price", "1").replace("$task", ".*") for query in (*expressions, *marks)]
     for query in queries:
         try:
             promql_parser.parse(query)
@@ -189,10 +191,10 @@ def main() -> int:
         if wanted and check.__name__ not in wanted:
             continue
         try:
-            said = check()
+            result = check()
         except Failed as error:
-            said, failed = f"FAILED\n{error}", 1
-        sys.stdout.write(f"{check.__name__:12} {said}\n")
+            result, failed = f"FAILED\n{error}", 1
+        sys.stdout.write(f"{check.__name__:12} {result}\n")
     return failed
 
 

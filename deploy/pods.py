@@ -10,15 +10,15 @@ IMAGE = re.compile(r"[\w./-]+:v?\d[\w.-]*")
 """An image of a version that stays what it is."""
 
 
-def pod_specs(found: object) -> Iterator[dict[str, Any]]:
+def pod_specs(node: object) -> Iterator[dict[str, Any]]:
     """Every pod's spec inside an object, however deep."""
-    if isinstance(found, dict):
-        if "containers" in found or "initContainers" in found:
-            yield found
-        for value in found.values():
+    if isinstance(node, dict):
+        if "containers" in node or "initContainers" in node:
+            yield node
+        for value in node.values():
             yield from pod_specs(value)
-    elif isinstance(found, list):
-        for value in found:
+    elif isinstance(node, list):
+        for value in node:
             yield from pod_specs(value)
 
 

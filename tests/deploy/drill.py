@@ -96,8 +96,8 @@ def evolve(report: Report) -> None:
         if status["completed"] == before:
             report.hold(False, f"no cycle ended: {status}")
             return
-        told = http.get(f"/cycles/{TASK}").json()[-1]
-        report.note("cycle activated", told["activated"] or "nothing")
+        cycle = http.get(f"/cycles/{TASK}").json()[-1]
+        report.note("cycle activated", cycle["activated"] or "nothing")
 
 
 def ask_prometheus(report: Report) -> None:
@@ -125,8 +125,8 @@ def drill() -> Report:
     report = Report()
     report.note("images built in (s)", stack.build())
     report.note("MB, and without the base", stack.sizes())
-    with stack.running() as took:
-        report.note("stack healthy after (s)", round(took))
+    with stack.running() as startup_s:
+        report.note("stack healthy after (s)", round(startup_s))
         time.sleep(20)
         report.note("memory at rest", stack.memory())
         with under_load("warm-up", stack.REWARD) as load:

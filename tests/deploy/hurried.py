@@ -25,8 +25,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 def hurried(rules: str) -> str:
     """The rules with every window and every `for` divided by `HASTE`."""
 
-    def divided(found: re.Match[str]) -> str:
-        return f"{found[1]}{int(found[2]) * _SECONDS[found[3]] // HASTE}s"
+    def divided(duration: re.Match[str]) -> str:
+        return f"{duration[1]}{int(duration[2]) * _SECONDS[duration[3]] // HASTE}s"
 
     return re.sub(r"(\[|for: )(\d+)([smhd])", divided, rules)
 
@@ -41,8 +41,8 @@ class Hurried:
 
     def firing(self) -> set[str]:
         """The alerts that fire now."""
-        told = self._http.get("/api/v1/alerts").json()["data"]["alerts"]
-        now = {alert["labels"]["alertname"] for alert in told if alert["state"] == "firing"}
+        alerts = self._http.get("/api/v1/alerts").json()["data"]["alerts"]
+        now = {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
         for name in now - self.seen.keys():
             self.seen[name] = round(time.monotonic() - self._started)
         return now

@@ -66,8 +66,8 @@ class Load:
     def changed(self, most: int = 40) -> int:
         """Ask for the newest answers once more; answers how many rewards are not what they were."""
         with _caller(self._url) as http:
-            again = [(told, _rewards(http.post("/score", json=body).json())) for body, told in self.answers[-most:]]
-        return sum(before != after for told, repeated in again for before, after in zip(told, repeated, strict=True))
+            again = [(first, _rewards(http.post("/score", json=body).json())) for body, first in self.answers[-most:]]
+        return sum(before != after for first, repeated in again for before, after in zip(first, repeated, strict=True))
 
     def as_tenant(self, key: str) -> Counter[int]:
         """Score as somebody with a budget of next to nothing; answers the statuses."""
@@ -103,10 +103,10 @@ class Load:
                 self.tries[type(error).__name__] += 1
             else:
                 if answer.status_code == 200:
-                    told = answer.json()
+                    response = answer.json()
                     self.seconds.append(time.monotonic() - started)
-                    self.degraded += told["degraded"]
-                    self.answers.append((body, _rewards(told)))
+                    self.degraded += response["degraded"]
+                    self.answers.append((body, _rewards(response)))
                     return
             time.sleep(0.25 * 2**attempt)
         self.failed += 1
@@ -117,8 +117,8 @@ def _caller(url: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers=key, timeout=60.0)
 
 
-def _rewards(told: dict[str, Any]) -> list[float | None]:
-    return [result["reward"] for result in told["results"]]
+def _rewards(response: dict[str, Any]) -> list[float | None]:
+    return [result["reward"] for result in response["results"]]
 
 
 @contextmanager

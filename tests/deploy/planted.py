@@ -82,7 +82,7 @@ PLANTS = {
 }
 
 
-def found(plant: Plant, tree: Path) -> bool:
+def is_detected(plant: Plant, tree: Path) -> bool:
     """Whether the check fails with the mistake in the tree; the tree is left as it was."""
     path = tree / plant.path
     before = path.read_text(encoding="utf-8")
@@ -118,11 +118,11 @@ def main() -> int:
         (tree / ".cache").symlink_to(ROOT / ".cache")
         for what, plant in PLANTS.items():
             try:
-                said = "found" if found(plant, tree) else "NOT FOUND"
+                result = "found" if is_detected(plant, tree) else "NOT FOUND"
             except LookupError as error:
-                said = f"not planted: {error}"
-            unseen += said == "NOT FOUND" or "to be spoilt" in said
-            sys.stdout.write(f"{plant.check:12} {what}: {said}\n")
+                result = f"not planted: {error}"
+            unseen += result == "NOT FOUND" or "to be spoilt" in result
+            sys.stdout.write(f"{plant.check:12} {what}: {result}\n")
     return 1 if unseen else 0
 
 

@@ -27,14 +27,14 @@ def ask(http: httpx.Client, query: str) -> Word:
 
 def panel_queries() -> dict[str, str]:
     """Each query of a dashboard, and each annotation, with its variables filled in as Grafana does."""
-    asked = {
+    queries = {
         f"{name}: {panel.title} ({legend})": query
         for name, panels in dashboards.BOARDS.items()
         for panel in panels
         for legend, query in panel.queries.items()
     }
-    asked["annotation: activations"] = dashboards.ACTIVATIONS
-    return {title: query.replace("$task", ".*").replace("$price", "0.2") for title, query in asked.items()}
+    queries["annotation: activations"] = dashboards.ACTIVATIONS
+    return {title: query.replace("$task", ".*").replace("$price", "0.2") for title, query in queries.items()}
 
 
 def ask_all(http: httpx.Client) -> dict[str, Word]:

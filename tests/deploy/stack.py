@@ -69,12 +69,12 @@ def containers(service: str) -> list[str]:
 
 def build() -> dict[str, float]:
     """Build the real images; answers the seconds each took."""
-    took = {}
+    seconds = {}
     for target in TARGETS:
         started = time.monotonic()
         docker("build", "--network", "host", "--target", target, "-t", f"regrade/{target}:0.1.0", ".")
-        took[target] = round(time.monotonic() - started, 1)
-    return took
+        seconds[target] = round(time.monotonic() - started, 1)
+    return seconds
 
 
 def sizes() -> dict[str, tuple[int, int]]:
@@ -88,12 +88,12 @@ def sizes() -> dict[str, tuple[int, int]]:
 
     base = os.environ.get("PYTHON_IMAGE", "python:3.11.13-slim-bookworm")
     below, base_layers = layers(base)
-    found = {}
+    sizes = {}
     for target in TARGETS:
         size, own_layers = layers(f"regrade/{target}:0.1.0")
         shared = below if own_layers[: len(base_layers)] == base_layers else 0
-        found[target] = round(size / 1e6), round((size - shared) / 1e6)
-    return found
+        sizes[target] = round(size / 1e6), round((size - shared) / 1e6)
+    return sizes
 
 
 @contextmanager
@@ -147,8 +147,8 @@ def ready_after(name: str, port: int = 8700, limit_s: float = 90.0) -> float:
 def memory() -> dict[str, str]:
     """What each container holds in memory."""
     names = docker("ps", "--filter", "label=com.docker.compose.project=regrade-drill", "--format", "{{.Names}}")
-    told = docker("stats", "--no-stream", "--format", "{{.Name}}|{{.MemUsage}}", *names)
-    pairs = (line.split("|") for line in told)
+    usage = docker("stats", "--no-stream", "--format", "{{.Name}}|{{.MemUsage}}", *names)
+    pairs = (row.split("|") for row in usage)
     return {name: used.split(" / ")[0] for name, used in pairs}
 
 

@@ -71,9 +71,9 @@ def queries() -> Iterator[str]:
         yield from (target["expr"] for panel in built["panels"] for target in panel["targets"])
         yield from (annotation["expr"] for annotation in built["annotations"]["list"])
     for path in K8S:
-        for found in yaml.safe_load_all(path.read_text()):
-            if found["kind"] == "ScaledObject":
-                yield from (trigger["metadata"]["query"] for trigger in found["spec"]["triggers"])
+        for manifest in yaml.safe_load_all(path.read_text()):
+            if manifest["kind"] == "ScaledObject":
+                yield from (trigger["metadata"]["query"] for trigger in manifest["spec"]["triggers"])
 
 
 def deployment_texts() -> list[Path]:
@@ -89,23 +89,23 @@ def test_every_variable_is_a_setting(path: Path) -> None:
 
 def test_env_example_names_only_what_compose_reads() -> None:
     """A line that nothing reads looks like a setting and is none."""
-    asked = {name for path in COMPOSE for name in re.findall(r"\$\{([A-Z_]+)", path.read_text())}
+    substituted = {name for path in COMPOSE for name in re.findall(r"\$\{([A-Z_]+)", path.read_text())}
     explained = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    assert explained - asked <= {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "COMPOSE_PROFILES"}
+    assert explained - substituted <= {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "COMPOSE_PROFILES"}
 
 
 def test_every_metric_asked_for_exists() -> None:
     known = metric_names() | rule_records()
-    asked = {name for query in queries() for name in re.findall(r"\b(?:regrade|vllm|llamacpp)[_:][\w:]+", query)}
-    assert {name for name in asked if not name.startswith(FOREIGN)} <= known
-    assert len(asked) > 40
+    metrics = {name for query in queries() for name in re.findall(r"\b(?:regrade|vllm|llamacpp)[_:][\w:]+", query)}
+    assert {name for name in metrics if not name.startswith(FOREIGN)} <= known
+    assert len(metrics) > 40
 
 
 def test_every_metric_is_looked_at() -> None:
     """A metric that no dashboard and no rule asks for is noise."""
-    asked = " ".join(queries())
+    expressions = " ".join(queries())
     bases = {re.sub(r"_(?:bucket|sum|count)$", "", name) for name in metric_names()}
-    assert {base for base in bases if base not in asked} <= {"regrade_spool_replayed_records_total"}
+    assert {base for base in bases if base not in expressions} <= {"regrade_spool_replayed_records_total"}
 
 
 def test_every_alert_is_tested_and_has_a_runbook() -> None:
@@ -127,8 +127,8 @@ def test_dashboards_are_what_their_code_makes() -> None:
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each pod's spec of the Kubernetes files, and where it stands."""
     for path in K8S:
-        for found in yaml.safe_load_all(path.read_text()):
-            yield from ((f"{path.relative_to(ROOT)}", spec) for spec in pod_specs(found))
+        for manifest in yaml.safe_load_all(path.read_text()):
+            yield from ((f"{path.relative_to(ROOT)}", spec) for spec in pod_specs(manifest))
 
 
 @pytest.mark.parametrize("pod", [pod for _, pod in pods()], ids=[place for place, _ in pods()])
