@@ -7,7 +7,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
+async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
     """Cancel a task and wait until it has ended.
 
     The cancellation is repeated every second, because a Redis command in progress can swallow it.

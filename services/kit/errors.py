@@ -43,56 +43,38 @@ class ServiceError(Exception):
 
 
 class Unauthorized(ServiceError):
-    """No key, or an unknown one."""
-
     status, code = 401, "unauthorized"
 
 
 class Forbidden(ServiceError):
-    """A known key that does not permit this."""
-
     status, code = 403, "forbidden"
 
 
 class NotFound(ServiceError):
-    """The named resource does not exist."""
-
     status, code = 404, "not_found"
 
 
 class Conflict(ServiceError):
-    """The state is not the one the caller assumed."""
-
     status, code = 409, "conflict"
 
 
 class TooLarge(ServiceError):
-    """The body exceeds the limit."""
-
     status, code = 413, "too_large"
 
 
 class Misdirected(ServiceError):
-    """The Host header names another host."""
-
     status, code = 421, "misdirected"
 
 
 class Invalid(ServiceError):
-    """Well-formed, but cannot be carried out."""
-
     status, code = 422, "invalid"
 
 
 class Overloaded(ServiceError):
-    """No capacity at present; nothing was done."""
-
     status, code = 429, "overloaded"
 
 
 class Unavailable(ServiceError):
-    """A dependency of this service is unavailable."""
-
     status, code = 503, "unavailable"
 
 

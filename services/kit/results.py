@@ -21,8 +21,6 @@ class JsonStruct(msgspec.Struct, frozen=True, gc=False):
 
 
 class RubricRef(JsonStruct, frozen=True, gc=False):
-    """See `regrade.contracts.RubricRef`."""
-
     lineage: str
     scope: str | None
     version: int | None
@@ -30,8 +28,6 @@ class RubricRef(JsonStruct, frozen=True, gc=False):
 
 
 class CriterionScore(JsonStruct, frozen=True, gc=False):
-    """See `regrade.contracts.CriterionScore`."""
-
     id: str
     score: float | None
     confidence: float | None
@@ -39,16 +35,12 @@ class CriterionScore(JsonStruct, frozen=True, gc=False):
 
 
 class ItemError(JsonStruct, frozen=True, gc=False):
-    """See `regrade.contracts.ItemError`."""
-
     code: ErrorCode
     message: str
     retryable: bool
 
 
 class Usage(JsonStruct, frozen=True, gc=False):
-    """See `regrade.contracts.Usage`."""
-
     judge_calls: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -56,8 +48,6 @@ class Usage(JsonStruct, frozen=True, gc=False):
 
 
 class ItemResult(JsonStruct, frozen=True, gc=False):
-    """See `regrade.contracts.ItemResult`."""
-
     id: str
     reward: float | None
     raw: float | None
@@ -70,16 +60,12 @@ class ItemResult(JsonStruct, frozen=True, gc=False):
 
 
 class ScoreResponse(JsonStruct, frozen=True, gc=False):
-    """See `regrade.contracts.ScoreResponse`."""
-
     results: tuple[ItemResult, ...]
     usage: Usage
     degraded: bool
 
 
 class Trace(JsonStruct, frozen=True, gc=False):
-    """See `regrade.contracts.Trace`."""
-
     trace_id: str
     task: str
     lineage: str

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 import msgspec
@@ -64,6 +64,14 @@ class UpstreamMetrics(Protocol):
         ...
 
 
+class _Request(NamedTuple):
+    method: str
+    path: str
+    body: bytes | None = None
+    weight: int = 1
+    read: Callable[[bytes], Any] = from_json
+
+
 def open_session(
     *, connections: int, timeout_s: float, traced: aiohttp.TraceConfig | None = None
 ) -> aiohttp.ClientSession:
@@ -107,14 +115,14 @@ class JsonEndpoint:
 
     async def get(self, path: str) -> Any:
         """One GET. Raises `UpstreamError`."""
-        return await self._with_retries("GET", path, None, 1, from_json)
+        return await self._with_retries(_Request("GET", path))
 
     async def post(self, path: str, payload: Any, weight: int = 1, read: Callable[[bytes], Any] = from_json) -> Any:
         """One POST, its response parsed by `read`; it counts as `weight` requests in flight.
 
         Raises `UpstreamError`; `UpstreamMalformed` when `read` raises `ValueError`.
         """
-        return await self._with_retries("POST", path, msgspec.json.encode(payload), weight, read)
+        return await self._with_retries(_Request("POST", path, msgspec.json.encode(payload), weight, read))
 
     async def probe_all(self) -> list[Any]:
         """Probe every replica and return the answers of those that are up, in order.
@@ -128,15 +136,13 @@ class JsonEndpoint:
             raise UpstreamUnavailable(f"no answer to a probe: {probes[0]}")
         return answers
 
-    async def _with_retries(
-        self, method: str, path: str, body: bytes | None, weight: int, read: Callable[[bytes], Any]
-    ) -> Any:
+    async def _with_retries(self, request: _Request) -> Any:
         self._budget.record_request()
         tried: set[Replica] = set()
         for attempt in range(self._retries + 1):
             replica = await self._choose(tried)
             try:
-                return await self._send_to(replica, method, path, body, weight, read)
+                return await self._send_to(replica, request)
             except UpstreamUnavailable:
                 if attempt == self._retries or not self._affords_retry():
                     raise
@@ -154,12 +160,10 @@ class JsonEndpoint:
             raise UpstreamUnavailable(f"all {len(self._replicas.all)} replicas are ejected after repeated failures")
         return replica
 
-    async def _send_to(
-        self, replica: Replica, method: str, path: str, body: bytes | None, weight: int, read: Callable[[bytes], Any]
-    ) -> Any:
+    async def _send_to(self, replica: Replica, request: _Request) -> Any:
         try:
-            with replica.load(weight):
-                answer = await self._send(replica, method, path, body, read)
+            with replica.load(request.weight):
+                answer = await self._send(replica, request)
         except UpstreamBusy:
             raise
         except UpstreamUnavailable as error:
@@ -170,7 +174,7 @@ class JsonEndpoint:
         except UpstreamRefused:
             replica.record_success()
             raise
-        if method == "POST":  # a server whose model hangs may still answer a GET
+        if request.method == "POST":  # a server whose model hangs may still answer a GET
             replica.record_success()
         return answer
 
@@ -194,20 +198,18 @@ class JsonEndpoint:
     async def _get_probe(self, replica: Replica) -> Any:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                return await self._send(replica, "GET", self._probe_path, None, from_json)
+                return await self._send(replica, _Request("GET", self._probe_path))
         except (UpstreamRefused, UpstreamMalformed):
             return None
         except TimeoutError as error:
             raise UpstreamUnavailable(f"no answer in {_PROBE_TIMEOUT_S} s at {self._probe_path}") from error
 
-    async def _send(
-        self, replica: Replica, method: str, path: str, body: bytes | None, read: Callable[[bytes], Any]
-    ) -> Any:
-        address = replica.address
+    async def _send(self, replica: Replica, request: _Request) -> Any:
+        address, path = replica.address, request.path
         headers = address.headers | {"Content-Type": "application/json"}
         try:
             async with self._session.request(
-                method, address.url + path, data=body, headers=headers, allow_redirects=False
+                request.method, address.url + path, data=request.body, headers=headers, allow_redirects=False
             ) as response:
                 answer = await _bounded_body(response)
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -220,7 +222,7 @@ class JsonEndpoint:
             detail = answer[:300].decode(errors="replace")
             raise UpstreamRefused(f"HTTP {response.status} at {path}: {detail}", response.status)
         try:
-            return read(answer)
+            return request.read(answer)
         except ValueError as error:
             raise UpstreamMalformed(f"no usable answer at {path} ({type(error).__name__})") from error
 

@@ -1,5 +1,6 @@
 """Every key in Redis. A task's keys share the hash tag `{task}`, so that a cluster keeps them on one node."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 ACTIVATIONS_CHANNEL = "rg:activations"
@@ -39,44 +40,39 @@ def _key(task: str, *parts: str) -> str:
     return ":".join((f"rg:{{{task}}}", *parts))
 
 
+def _of_lineage(kind: str) -> Callable[[LineageKey], str]:
+    return lambda lineage: _key(lineage.task, kind, lineage.label)
+
+
+def _of_task(kind: str) -> Callable[[str], str]:
+    return lambda task: _key(task, kind)
+
+
 def rubric_key(task: str, digest: str) -> str:
     """An immutable rubric's JSON."""
     return _key(task, "rubric", digest)
 
 
-def active_key(lineage: LineageKey) -> str:
-    """The active pointer: `digest version scope`."""
-    return _key(lineage.task, "active", lineage.label)
+active_key = _of_lineage("active")
+"""The active pointer: `digest version scope`."""
 
+versions_key = _of_lineage("versions")
+"""Hash of digest to version, one entry for each rubric that was ever active."""
 
-def versions_key(lineage: LineageKey) -> str:
-    """Hash of digest to version, one entry for each rubric that was ever active."""
-    return _key(lineage.task, "versions", lineage.label)
+gate_passes_key = _of_lineage("passed")
+"""Hash of digest to the digest that was active when it passed the gate."""
 
+rolled_back_key = _of_lineage("rolled_back")
+"""Hash of digest to the reason of its rollback; an override removes the digest."""
 
-def gate_passes_key(lineage: LineageKey) -> str:
-    """Hash of digest to the digest that was active when it passed the gate."""
-    return _key(lineage.task, "passed", lineage.label)
+rollback_cooldown_key = _of_lineage("cooling")
+"""The digest that was rolled back automatically; expires with the cooldown, during which no other one is."""
 
+lineages_key = _of_task("lines")
+"""Set of the labels of all lineages that ever had an active rubric."""
 
-def rolled_back_key(lineage: LineageKey) -> str:
-    """Hash of digest to the reason of its rollback; an override removes the digest."""
-    return _key(lineage.task, "rolled_back", lineage.label)
-
-
-def rollback_cooldown_key(lineage: LineageKey) -> str:
-    """The digest that was rolled back automatically; expires with the cooldown, during which no other one is."""
-    return _key(lineage.task, "cooling", lineage.label)
-
-
-def lineages_key(task: str) -> str:
-    """Set of the labels of all lineages that ever had an active rubric."""
-    return _key(task, "lines")
-
-
-def lineage_events_key(lineage: LineageKey) -> str:
-    """Stream of lineage events."""
-    return _key(lineage.task, "lineage", lineage.label)
+lineage_events_key = _of_lineage("lineage")
+"""Stream of lineage events."""
 
 
 def pin_key(lineage: LineageKey, run: str | None, step: int | None, group: str) -> str:
@@ -85,9 +81,8 @@ def pin_key(lineage: LineageKey, run: str | None, step: int | None, group: str) 
     return _key(lineage.task, "pin", lineage.name, lineage.scope or "", run or "", unit)
 
 
-def traces_key(task: str) -> str:
-    """Stream of the task's traces; the consumer group named like a lineage is that lineage's cursor."""
-    return _key(task, "traces")
+traces_key = _of_task("traces")
+"""Stream of the task's traces; the consumer group named like a lineage is that lineage's cursor."""
 
 
 def outcome_prefix(task: str) -> str:
@@ -100,29 +95,20 @@ def judgement_key(task: str, identity: str) -> str:
     return _key(task, "judgement", identity)
 
 
-def lease_key(lineage: LineageKey) -> str:
-    """Lease of the lineage's cycle: the holder's fencing token."""
-    return _key(lineage.task, "lease", lineage.label)
+lease_key = _of_lineage("lease")
+"""Lease of the lineage's cycle: the holder's fencing token."""
 
+fence_counter_key = _of_lineage("fence")
+"""Counter of the cycle leases' fencing tokens."""
 
-def fence_counter_key(lineage: LineageKey) -> str:
-    """Counter of the cycle leases' fencing tokens."""
-    return _key(lineage.task, "fence", lineage.label)
+cycle_key = _of_lineage("cycle")
+"""JSON of the lineage's `CycleStatus`."""
 
+lag_key = _of_lineage("lag")
+"""The number of traces that no finished cycle has consumed, as the worker last counted."""
 
-def cycle_key(lineage: LineageKey) -> str:
-    """JSON of the lineage's `CycleStatus`."""
-    return _key(lineage.task, "cycle", lineage.label)
-
-
-def lag_key(lineage: LineageKey) -> str:
-    """The number of traces that no finished cycle has consumed, as the worker last counted."""
-    return _key(lineage.task, "lag", lineage.label)
-
-
-def reports_key(lineage: LineageKey) -> str:
-    """Stream of the lineage's `CycleReport`s."""
-    return _key(lineage.task, "reports", lineage.label)
+reports_key = _of_lineage("reports")
+"""Stream of the lineage's `CycleReport`s."""
 
 
 def baseline_key(lineage: LineageKey, run: str | None) -> str:
@@ -130,14 +116,11 @@ def baseline_key(lineage: LineageKey, run: str | None) -> str:
     return _key(lineage.task, "baseline", run or "", lineage.label)
 
 
-def alarms_key(lineage: LineageKey) -> str:
-    """JSON list of the lineage's raised `Alarm`s."""
-    return _key(lineage.task, "alarms", lineage.label)
+alarms_key = _of_lineage("alarms")
+"""JSON list of the lineage's raised `Alarm`s."""
 
-
-def checkpoint_key(lineage: LineageKey) -> str:
-    """JSON of the results of the finished stages of the current cycle; deleted when the cycle ends."""
-    return _key(lineage.task, "checkpoint", lineage.label)
+checkpoint_key = _of_lineage("checkpoint")
+"""JSON of the results of the finished stages of the current cycle; deleted when the cycle ends."""
 
 
 def meta_judge_answers_key(cycle: str) -> str:
@@ -145,71 +128,44 @@ def meta_judge_answers_key(cycle: str) -> str:
     return f"rg:answers:{cycle}"
 
 
-def cycles_without_activation_key(lineage: LineageKey) -> str:
-    """The number of cycles in a row that activated nothing."""
-    return _key(lineage.task, "fruitless", lineage.label)
+cycles_without_activation_key = _of_lineage("fruitless")
+"""The number of cycles in a row that activated nothing."""
 
+paused_key = _of_lineage("paused")
+"""JSON of who paused the lineage and why; deleted when it is resumed."""
 
-def paused_key(lineage: LineageKey) -> str:
-    """JSON of who paused the lineage and why; deleted when it is resumed."""
-    return _key(lineage.task, "paused", lineage.label)
+archive_key = _of_task("archive")
+"""JSON of how far the task's trace stream is archived and trimmed."""
 
+archive_lease_key = _of_task("archive_lease")
+"""Lease of the task's archive: the holder's fencing token."""
 
-def archive_key(task: str) -> str:
-    """JSON of how far the task's trace stream is archived and trimmed."""
-    return _key(task, "archive")
+archive_fence_counter_key = _of_task("archive_fence")
+"""Counter of the archive leases' fencing tokens."""
 
+cycle_request_key = _of_lineage("request")
+"""JSON of an operator's pending request for a cycle."""
 
-def archive_lease_key(task: str) -> str:
-    """Lease of the task's archive: the holder's fencing token."""
-    return _key(task, "archive_lease")
+anchors_key = _of_task("anchors")
+"""Hash of identity to JSON of the task's `LabelledPair`s."""
 
+early_completions_key = _of_lineage("early")
+"""Hash of trace id to JSON of an early completion that the lineage's gate uses as an anchor."""
 
-def archive_fence_counter_key(task: str) -> str:
-    """Counter of the archive leases' fencing tokens."""
-    return _key(task, "archive_fence")
+watched_activation_key = _of_lineage("settled")
+"""Id of the last activation that the rollback watch decided to keep."""
 
+audited_activation_key = _of_lineage("audit_settled")
+"""Id of the last activation that the rollback watch decided on by the audit."""
 
-def cycle_request_key(lineage: LineageKey) -> str:
-    """JSON of an operator's pending request for a cycle."""
-    return _key(lineage.task, "request", lineage.label)
+audits_key = _of_lineage("audits")
+"""Stream of audited traces, each under its id in the trace stream."""
 
+audit_cursor_key = _of_lineage("audit_cursor")
+"""Id of the last trace that the auditor has read."""
 
-def anchors_key(task: str) -> str:
-    """Hash of identity to JSON of the task's `LabelledPair`s."""
-    return _key(task, "anchors")
+audit_lease_key = _of_lineage("audit_lease")
+"""Lease of the lineage's audit: the holder's fencing token."""
 
-
-def early_completions_key(lineage: LineageKey) -> str:
-    """Hash of trace id to JSON of an early completion that the lineage's gate uses as an anchor."""
-    return _key(lineage.task, "early", lineage.label)
-
-
-def watched_activation_key(lineage: LineageKey) -> str:
-    """Id of the last activation that the rollback watch decided to keep."""
-    return _key(lineage.task, "settled", lineage.label)
-
-
-def audited_activation_key(lineage: LineageKey) -> str:
-    """Id of the last activation that the rollback watch decided on by the audit."""
-    return _key(lineage.task, "audit_settled", lineage.label)
-
-
-def audits_key(lineage: LineageKey) -> str:
-    """Stream of audited traces, each under its id in the trace stream."""
-    return _key(lineage.task, "audits", lineage.label)
-
-
-def audit_cursor_key(lineage: LineageKey) -> str:
-    """Id of the last trace that the auditor has read."""
-    return _key(lineage.task, "audit_cursor", lineage.label)
-
-
-def audit_lease_key(lineage: LineageKey) -> str:
-    """Lease of the lineage's audit: the holder's fencing token."""
-    return _key(lineage.task, "audit_lease", lineage.label)
-
-
-def audit_fence_counter_key(lineage: LineageKey) -> str:
-    """Counter of the audit leases' fencing tokens."""
-    return _key(lineage.task, "audit_fence", lineage.label)
+audit_fence_counter_key = _of_lineage("audit_fence")
+"""Counter of the audit leases' fencing tokens."""

@@ -6,8 +6,8 @@ Requests are never used as probes: a background task probes Redis and closes the
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 from redis import exceptions as redis_errors
 
@@ -41,7 +41,7 @@ class CircuitBreaker:
     def __init__(self, *, timeout_s: float = 3.0) -> None:
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(_MAX_CALLS)
-        self._abandoned: set[asyncio.Task[None]] = set()
+        self._abandoned: set[asyncio.Future[Any]] = set()
         self._opened = asyncio.Event()
 
     @property
@@ -62,11 +62,9 @@ class CircuitBreaker:
         self._raise_if_open()
         try:
             yield
-        except redis_errors.ResponseError as error:
-            if not _is_outage(error):
+        except (redis_errors.RedisError, OSError) as error:
+            if not isinstance(error, _OUTAGE_ERRORS) and not str(error).startswith(_OUTAGE_REPLIES):
                 raise
-            raise self.open(error) from error
-        except _OUTAGE_ERRORS as error:
             raise self.open(error) from error
 
     def open(self, error: Exception) -> RedisUnavailable:
@@ -84,11 +82,9 @@ class CircuitBreaker:
 
     async def wait_until_open(self, timeout_s: float) -> None:
         """Return when the circuit is open, or after `timeout_s`."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._opened.wait()
-        except TimeoutError:
-            return
 
     async def aclose(self) -> None:
         """Cancel the abandoned calls."""
@@ -101,31 +97,19 @@ class CircuitBreaker:
 
     async def _with_timeout(self, operation: Callable[[], Awaitable[T]]) -> T:
         """A command can swallow its cancellation, so it runs in its own task, which is abandoned at the timeout."""
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(_set_result(answer, operation))
+        task = asyncio.ensure_future(operation())
         try:
-            await asyncio.wait({answer}, timeout=self._timeout_s)
+            await asyncio.wait({task}, timeout=self._timeout_s)
         finally:
-            if not answer.done():
-                answer.cancel()
+            if not task.done():
                 self._abandoned.add(task)
-                task.add_done_callback(self._abandoned.discard)
+                task.add_done_callback(self._discard)
                 task.cancel()
-        if answer.cancelled():
+        if task in self._abandoned:
             raise TimeoutError(f"no answer within {self._timeout_s:g} s")
-        return answer.result()
+        return task.result()
 
-
-async def _set_result(answer: asyncio.Future[T], operation: Callable[[], Awaitable[T]]) -> None:
-    try:
-        value = await operation()
-    except Exception as error:  # raised where the future is awaited
-        if not answer.done():
-            answer.set_exception(error)
-    else:
-        if not answer.done():
-            answer.set_result(value)
-
-
-def _is_outage(error: redis_errors.ResponseError) -> bool:
-    return isinstance(error, _OUTAGE_ERRORS) or str(error).startswith(_OUTAGE_REPLIES)
+    def _discard(self, task: asyncio.Future[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved: its caller has had a timeout
