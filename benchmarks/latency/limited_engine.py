@@ -1,8 +1,8 @@
-"""An engine of limited capacity: the stub, with so many slots that each take so long for a conversation.
+"""An engine of limited capacity: the stub with a number of slots, each of which takes a fixed time per conversation.
 
-What comes while all slots are taken waits for the first that is free, as with a real server; so a conversation that
-somebody else has begun is felt. It is meta-judge, too: a question with a JSON schema is answered by what fits it, by
-other criteria each time, so that no candidate's scores are known beforehand.
+A conversation waits while all slots are busy, as on a real server, so that clients affect each other. It also serves
+as a meta-judge: a request with a JSON schema is answered by a valid object, with new criteria each time, so that no
+candidate's scores are cached.
 """
 
 import argparse
@@ -17,17 +17,17 @@ import uvloop
 
 from benchmarks.score.engine_stub import Stub, listen
 
-_TURNS = count(1)
+_NUMBERS = count(1)
 _SCHEMA = b'"json_schema"'
 _WORDS = ("support", "order", "voice", "detail", "contrast", "economy", "balance", "purpose")
 
 
 def _criteria() -> dict[str, Any]:
-    turn = next(_TURNS)
-    about = f"{_WORDS[turn % len(_WORDS)]} {turn:x}"
-    levels = [f"It shows {amount} {about}." for amount in ("no", "hardly any", "some", "fair", "much", "telling")]
-    described = f"The response has {about} where a reader looks for it."
-    return {"criteria": [{"name": about.title(), "fault": False, "description": described, "levels": levels}]}
+    number = next(_NUMBERS)
+    quality = f"{_WORDS[number % len(_WORDS)]} {number:x}"
+    levels = [f"It shows {amount} {quality}." for amount in ("no", "hardly any", "some", "fair", "much", "telling")]
+    description = f"The response has {quality} where a reader looks for it."
+    return {"criteria": [{"name": quality.title(), "fault": False, "description": description, "levels": levels}]}
 
 
 def _reply(name: str) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _reply(name: str) -> dict[str, Any]:
 
 
 class LimitedEngine(Stub):
-    """`slots` conversations at once, each of which takes `service_ms`. Meta-judge calls take a slot, too."""
+    """`slots` concurrent conversations, each of which takes `service_ms`; so do meta-judge calls."""
 
     def __init__(self, slots: int, service_ms: float) -> None:
         super().__init__(0.0)
@@ -47,15 +47,15 @@ class LimitedEngine(Stub):
         self._free_at = [0.0] * slots
 
     def answer(self, method: bytes, path: bytes, body: bytes) -> tuple[bytes | None, float]:
-        """The stub's answer, when a slot has had the time for it."""
+        """The stub's response, delayed until a slot has served it."""
         if method == b"POST" and path == b"/v1/chat/completions" and _SCHEMA in body:
             name = json.loads(body)["response_format"]["json_schema"]["name"]
-            told = {"choices": [{"index": 0, "message": {"role": "assistant", "content": json.dumps(_reply(name))}}]}
-            return json.dumps(told).encode(), self._served(1)
+            reply = {"choices": [{"index": 0, "message": {"role": "assistant", "content": json.dumps(_reply(name))}}]}
+            return json.dumps(reply).encode(), self._served(1)
         before = self.judged
-        made, delay_s = super().answer(method, path, body)
+        response, delay_s = super().answer(method, path, body)
         conversations = self.judged - before
-        return made, self._served(conversations) if conversations else delay_s
+        return response, self._served(conversations) if conversations else delay_s
 
     def _served(self, conversations: int) -> float:
         """Seconds until the last of these conversations has been served."""
@@ -73,11 +73,11 @@ async def _serve(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port-file", type=Path, required=True)
-    parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--service-ms", type=float, default=50.0)
+    parser.add_argument("--port-file", type=Path, required=True, help="file to write the port to")
+    parser.add_argument("--slots", type=int, default=8, help="concurrent conversations")
+    parser.add_argument("--service-ms", type=float, default=50.0, help="time per conversation")
     uvloop.run(_serve(parser.parse_args()))
 
 

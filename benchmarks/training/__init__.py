@@ -1,1 +1,1 @@
-"""Training runs compared: a fixed rubric against Regrade, the same seeds and steps."""
+"""Training runs with a fixed rubric and with Regrade, compared at equal seeds and steps."""

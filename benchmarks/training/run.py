@@ -1,4 +1,4 @@
-"""One training run beside a whole local stack of its own."""
+"""One training run with a local stack of its own."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from benchmarks.common.output import write_json
 from regrade import BlockingRewardClient
 from regrade.contracts import EventKind, LineageEvent
 from services.local.engine import MODEL_NAME
@@ -19,18 +20,12 @@ from services.trainer.records import LOG_NAME, read_log
 
 ARMS = ("fixed", "regrade")
 _EVERY_TRACES = 36
-_THREADS = 2
-_LOOK_EVERY_S = 1.0
-_THREADING = {
-    "OMP_NUM_THREADS": str(_THREADS),
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
-    "HF_HUB_OFFLINE": "1",
-}
+_POLL_S = 1.0
+_THREADING = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
 
 
 class Spec(NamedTuple):
-    """What is run: a task under an arm, with a seed."""
+    """A run: a task under an arm, with a seed."""
 
     task: str
     arm: str
@@ -40,12 +35,12 @@ class Spec(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the run, and of its folder."""
+        """Name of the run and its folder."""
         return f"{self.task}-{self.arm}-{self.seed}"
 
 
-def policy_of(out: Path) -> Path:
-    """The policy to start from, converted out of the judge's file where that has not been done."""
+def starting_policy(out: Path) -> Path:
+    """The untrained policy, converted from the judge's model file if that has not been done."""
     folder = out / "policy" / MODEL_NAME
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -54,27 +49,27 @@ def policy_of(out: Path) -> Path:
     return folder
 
 
-def train(spec: Spec, policy: Path, out: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """The run's figures; those of a run that has ended already are read."""
+def train(spec: Spec, policy: Path, out: Path, report_progress: Callable[[str], None]) -> dict[str, Any]:
+    """The figures of the run, from `run.json` if it is complete."""
     folder = out / f"{spec.name}-{spec.steps}"
-    kept = folder / "run.json"
-    if kept.is_file():
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    record = folder / "run.json"
+    if record.is_file():
+        return dict(json.loads(record.read_text(encoding="utf-8")))
     folder.mkdir(exist_ok=True)
     settings = LocalSettings(task=spec.task, steps=spec.steps, seed=spec.seed, every_traces=_EVERY_TRACES)
     with Processes(folder) as processes:
         addresses = Stack(settings, folder, processes).start(lambda _: None)
         if spec.arm == "fixed":
-            deed = {"by": "benchmarks.training", "reason": "the arm of the fixed rubric"}
-            httpx.post(f"{addresses.meta_reward}/cycles/{spec.task}/pause", json=deed).raise_for_status()
-        _start(spec, policy, folder, addresses, processes)
-        _follow(spec, folder, processes, tell)
-        found = _figures(spec, folder, addresses)
-    kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return found
+            body = {"by": "benchmarks.training", "reason": "the arm of the fixed rubric"}
+            httpx.post(f"{addresses.meta_reward}/cycles/{spec.task}/pause", json=body).raise_for_status()
+        _start_trainer(spec, policy, folder, addresses, processes)
+        _follow(spec, folder, processes, report_progress)
+        figures = _figures(spec, folder, addresses)
+    write_json(record, figures)
+    return figures
 
 
-def _start(spec: Spec, policy: Path, folder: Path, addresses: Addresses, processes: Processes) -> None:
+def _start_trainer(spec: Spec, policy: Path, folder: Path, addresses: Addresses, processes: Processes) -> None:
     options: Mapping[str, object] = {
         "config": spec.config, "model": policy, "run": spec.name, "output-dir": folder / "training",
         "reward-url": addresses.reward, "steps": spec.steps, "seed": spec.seed, "save-every": spec.steps,
@@ -84,18 +79,18 @@ def _start(spec: Spec, policy: Path, folder: Path, addresses: Addresses, process
     processes.start("trainer", command, _THREADING)
 
 
-def _follow(spec: Spec, folder: Path, processes: Processes, tell: Callable[[str], None]) -> None:
-    told, began = 0, time.monotonic()
+def _follow(spec: Spec, folder: Path, processes: Processes, report_progress: Callable[[str], None]) -> None:
+    done, began = 0, time.monotonic()
     while not processes.check(may_end="trainer"):
-        rows = read_log(folder / "training" / LOG_NAME)
-        if len(rows) > told:
-            told, row = len(rows), rows[-1]
-            left = (time.monotonic() - began) / told * (spec.steps - told)
-            tell(
-                f"  step {told}/{spec.steps}  reward {row['reward']:.3f}  rubric v{row['regrade/rubric_version']:g}"
-                f"  {row['completion_tokens']:.0f} tokens  {left:.0f} s left"
+        steps = read_log(folder / "training" / LOG_NAME)
+        if len(steps) > done:
+            done, step = len(steps), steps[-1]
+            remaining_s = (time.monotonic() - began) / done * (spec.steps - done)
+            report_progress(
+                f"  step {done}/{spec.steps}  reward {step['reward']:.3f}  rubric v{step['regrade/rubric_version']:g}"
+                f"  {step['completion_tokens']:.0f} tokens  {remaining_s:.0f} s left"
             )
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_S)
 
 
 def _figures(spec: Spec, folder: Path, addresses: Addresses) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The comparison of training runs: figures are those of the rows, a run that has ended is read, not run again."""
+"""The comparison of training runs: its figures, and completed runs that are not repeated."""
 
 import json
 from pathlib import Path
@@ -36,22 +36,22 @@ HELD_OUT = {
 
 
 def test_figures_are_means_of_the_first_and_the_last_steps() -> None:
-    told = document([_run("fixed", 0), _run("regrade", 1)], HELD_OUT, 6)
-    fixed, regrade = told["runs"]
+    content = document([_run("fixed", 0), _run("regrade", 1)], HELD_OUT, 6)
+    fixed, regrade = content["runs"]
     assert fixed["reward"] == pytest.approx({"first": 0.2, "last": 0.5})
     assert (fixed["steps_by_version"], regrade["steps_by_version"]) == ({"1": 6}, {"1": 3, "2": 3})
     assert fixed["seconds_a_step"] == 8.0
     assert fixed["rows"][0] == {
         "step": 1.0, "version": 1.0, "seconds": 8.0, "reward": 0.1, "right answers": 0.5, "tokens": 51.0
     }  # fmt: skip
-    shown = table(told)
+    text = table(content)
     assert (
-        "| math_reasoning | regrade | 1 | 1.200 to 1.500 |  | 0.50 to 0.50 | 52 to 55 | v1: 3, v2: 3 | 2 | 8 |" in shown
+        "| math_reasoning | regrade | 1 | 1.200 to 1.500 |  | 0.50 to 0.50 | 52 to 55 | v1: 3, v2: 3 | 2 | 8 |" in text
     )
-    assert "| fixed-0 | 41.0 | 0.0 | 990 (880 to 1090) |" in shown
+    assert "| fixed-0 | 41.0 | 0.0 | 990 (880 to 1090) |" in text
 
 
-def test_the_picture_has_a_row_of_plots_a_task(tmp_path: Path) -> None:
+def test_the_plot_has_a_row_per_task(tmp_path: Path) -> None:
     path = tmp_path / "training.svg"
     draw(path, [_run(arm, seed, task) for task in ("essay_writing", "math_reasoning") for arm in ("fixed", "regrade")
                 for seed in (0, 1)])  # fmt: skip
@@ -59,10 +59,10 @@ def test_the_picture_has_a_row_of_plots_a_task(tmp_path: Path) -> None:
     assert first.count(b'id="axes_') == 6
     draw(path, [_run(arm, seed, task) for task in ("essay_writing", "math_reasoning") for arm in ("fixed", "regrade")
                 for seed in (0, 1)])  # fmt: skip
-    assert path.read_bytes() == first, "the same runs are the same picture"
+    assert path.read_bytes() == first, "the same runs give the same plot"
 
 
-def test_a_run_that_has_ended_is_read(tmp_path: Path) -> None:
+def test_a_completed_run_is_not_repeated(tmp_path: Path) -> None:
     spec = Spec("essay_writing", "regrade", 1, 6, Path("some.yaml"))
     folder = tmp_path / "essay_writing-regrade-1-6"
     folder.mkdir()
