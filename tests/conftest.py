@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
@@ -45,6 +46,12 @@ for size in ("COLUMNS", "LINES"):  # xdist sets them to 80 and 24, and a `rich` 
 VLLM_URL = "REGRADE_TEST_VLLM_URL"
 _PROCESS_FIXTURES = {"spawn_reward", "spawn_meta", "spawned"}
 """Fixtures that start a service as a process: tests with one of them are marked `slow`."""
+
+
+def pytest_sessionstart() -> None:
+    """Handle SIGINT again where a shell started the tests in the background, with it ignored: children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -65,12 +65,8 @@ def test_a_signal_during_a_start_leaves_nothing_behind(tmp_path: Path, monkeypat
 
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", interrupted)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), Processes(tmp_path, grace_s=1.0) as processes:
-            processes.start("one", _python(WAITS))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt), Processes(tmp_path, grace_s=1.0) as processes:
+        processes.start("one", _python(WAITS))
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
 

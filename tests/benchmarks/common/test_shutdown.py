@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,14 +14,6 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.slow
 
 PROCESSES = {"valkey", "engine_stub", "services.reward"}
-
-
-@pytest.fixture(autouse=True)
-def _interruptible() -> Iterator[None]:
-    """A shell starts background jobs with SIGINT ignored, and their children inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def _named(process: psutil.Process) -> set[str]:
