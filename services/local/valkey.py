@@ -20,7 +20,8 @@ _ATTEMPTS = 5
 
 def free_port() -> int:
     """A port of loopback that nothing listens on."""
-    for port in random.sample(_PORTS, len(_PORTS)):
+    choose = random.SystemRandom().choice  # whatever seeds the common generator, two processes choose differently
+    for port in (choose(_PORTS) for _ in range(1_000)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

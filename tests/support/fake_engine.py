@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from services.local.valkey import free_port
 from tests.support.waiting import wait_until
 
 Messages = Sequence[Mapping[str, str]]
@@ -163,9 +164,9 @@ class FakeEngine:
             app.router.add_post("/v1/chat/completions/batch", self._batch)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await self._runner.setup()
+        self._port = self._port or free_port()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
         await site.start()
-        self._port = self._runner.addresses[0][1]
 
     async def _stop(self) -> None:
         if self._runner is not None:

@@ -8,6 +8,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from services.local.valkey import free_port
+
 
 class FaultyJudge:
     """Passes requests on to `engine_url`. `url` stays the same over `stop` and `start`. Counts chat calls."""
@@ -61,8 +63,8 @@ class FaultyJudge:
         app.router.add_route("*", "/{path:.*}", self._pass_on)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await self._runner.setup()
+        self._port = self._port or free_port()
         await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
-        self._port = self._runner.addresses[0][1]
 
     async def _stop(self) -> None:
         if self._runner is not None:
