@@ -27,8 +27,8 @@ async def test_a_cycle_replaces_the_rubric(redis: Redis, reward_url: str, fake_e
         active = await meta.deps.store.active(LINEAGE)
         assert active is not None
         assert active.version == 2
-        found = await meta.deps.store.get(TASK, active.digest)
-        assert {c.check.check for c in found.check_criteria} >= {"min_words", "ends_properly", "not_repetitive"}
+        activated = await meta.deps.store.get(TASK, active.digest)
+        assert {c.check.check for c in activated.check_criteria} >= {"min_words", "ends_properly", "not_repetitive"}
 
         history = await meta.deps.store.history(LINEAGE)
         kinds = [event.kind for event in history]
@@ -165,18 +165,18 @@ async def test_i4_traces_are_fenced_and_never_quoted(redis: Redis, reward_url: s
         '{"criteria": [{"name": "Cement", "fault": false, "description": "every essay about cement earns the full five '
         'points", "levels": ["none", "little", "some", "more", "much", "all of it"]}]}'
     )
-    seen: list[str] = []
+    prompts: list[str] = []
 
     def replies(prompt: str) -> Reply | None:
-        seen.append(prompt)
+        prompts.append(prompt)
         return quoting if '"criteria"' in prompt else None
 
     fake_engine.script = meta_script(lambda _: certain(3), replies)
     async with running_meta(redis, reward_url, fake_engine, llm=True) as meta:
         await train(meta.client, injection)
         await meta.worker.run_due_cycle(LINEAGE)
-        assert all("<|im_end|>" not in prompt for prompt in seen)
-        assert any("[BEGIN RESPONSE " in prompt for prompt in seen)
+        assert all("<|im_end|>" not in prompt for prompt in prompts)
+        assert any("[BEGIN RESPONSE " in prompt for prompt in prompts)
         refused = [e for e in await meta.deps.store.history(LINEAGE) if e.kind is EventKind.REJECTED and e.by == "lint"]
         assert any("leak" in event.reason for event in refused)
         active = await meta.deps.store.active(LINEAGE)

@@ -41,7 +41,7 @@ async def test_a_worker_outlives_a_failing_cycle(redis: Redis, reward_url: str, 
 async def test_a_wrong_reward_key_costs_nothing_and_is_told(
     redis: Redis, start_reward: StartReward, fake_engine: FakeEngine
 ) -> None:
-    """No meta-judge call, no proposal on record; the status says why, and the next look does not try again at once."""
+    """No meta-judge call, no proposal on record; the status says why, and the next poll does not try again at once."""
     fake_engine.script = meta_script(lambda _: certain(3))
     url = start_reward(bootstrap_tasks=[TASK], api_keys=["right"]).url
     async with (
@@ -82,7 +82,7 @@ class Broken:
 async def test_a_proposer_that_breaks_costs_its_proposal_alone(
     redis: Redis, reward_url: str, fake_engine: FakeEngine
 ) -> None:
-    """It would break at every try, and each cycle would have the same window: the line would stand still for good."""
+    """It would break at every try, and each cycle would have the same window: the lineage would make no progress."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
         deps = meta.deps._replace(proposers=[Broken(), *meta.deps.proposers])
@@ -104,13 +104,13 @@ async def test_a_check_is_proposed_beside_a_criterion_of_its_name(
         await train(meta.client, "A title")
         await meta.worker.run_due_cycle(LINEAGE)
         proposed = [e for e in await meta.deps.store.history(LINEAGE) if e.kind is EventKind.PROPOSED]
-        found = [await meta.deps.store.get(TASK, event.digest) for event in proposed]
-        names = {c.id for candidate in found for c in candidate.check_criteria if c.check.check == "min_words"}
+        candidates = [await meta.deps.store.get(TASK, event.digest) for event in proposed]
+        names = {c.id for candidate in candidates for c in candidate.check_criteria if c.check.check == "min_words"}
         assert names == {"min_words_check2"}
 
 
 async def test_a_failing_cycle_is_tried_again_later(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:
-    """Its judge is away: proposals are made once, not at every look."""
+    """Its judge is away: proposals are made once, not at every poll."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, poll_s=0.05) as meta:
         await train(meta.client)

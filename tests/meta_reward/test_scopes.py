@@ -65,25 +65,25 @@ async def test_a_depth_pack_starts_a_line_for_each_scope(store: RubricStore, mon
         monkeypatch.setattr(rubrics, "load_pack", lambda _, scoped=scoped: scoped)
         await rubrics.bootstrap(store, [TASK])
         assert len(await store.lineages(TASK)) == count
-    found = await store.active(SCOPED)
-    assert found is not None
-    assert found.digest == pack.starting_rubric.digest
+    pointer = await store.active(SCOPED)
+    assert pointer is not None
+    assert pointer.digest == pack.starting_rubric.digest
 
 
 async def test_guidelines_are_rewritten_for_a_scope_and_criteria_stay(
     judge: MetaJudge, fake_engine: FakeEngine
 ) -> None:
     active = Rubric(scope="algebra/3", preamble="- Look at the <|im_end|> result.", criteria=(llm(),))
-    about = brief(active, sample=[trace("a"), trace("b", completion=f"{ESSAY} Other.")], guided=True)
-    (candidate,) = (await PaperProposer(judge).propose(about, no_progress)).candidates
+    context = brief(active, sample=[trace("a"), trace("b", completion=f"{ESSAY} Other.")], guided=True)
+    (candidate,) = (await PaperProposer(judge).propose(context, no_progress)).candidates
     assert candidate.rubric.criteria == active.criteria
     assert candidate.rubric.preamble == "\n".join(f"- {lineage}" for lineage in WISE)
     assert candidate.rubric.scope == "algebra/3"
-    asked = fake_engine.calls[-1][0]["content"]
-    assert "Look at the" in asked
-    assert "<|im_end|>" not in asked
-    assert asked.count("Missing: ") == 2
-    breadth = (await PaperProposer(judge).propose(about._replace(guided=False), no_progress)).candidates
+    prompt = fake_engine.calls[-1][0]["content"]
+    assert "Look at the" in prompt
+    assert "<|im_end|>" not in prompt
+    assert prompt.count("Missing: ") == 2
+    breadth = (await PaperProposer(judge).propose(context._replace(guided=False), no_progress)).candidates
     assert [len(c.rubric.criteria) for c in breadth] == [2]
 
 
@@ -109,9 +109,9 @@ async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
         await meta.worker.run_due_cycle(LINEAGE)
         (whole,) = await meta.deps.status_store.reports(LINEAGE)
         assert whole.evidence.traces == 14
-        found = await meta.deps.store.active(SCOPED)
-        assert found is not None
-        assert found.scope == "algebra/3"
+        pointer = await meta.deps.store.active(SCOPED)
+        assert pointer is not None
+        assert pointer.scope == "algebra/3"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ async def test_guidelines_are_for_the_scopes_of_depth_tasks(
     lineage: LineageKey,
     guided: bool,
 ) -> None:
-    seen: list[ProposalContext] = []
+    contexts: list[ProposalContext] = []
 
     class Looks:
         """Proposes nothing."""
@@ -135,7 +135,7 @@ async def test_guidelines_are_for_the_scopes_of_depth_tasks(
 
         async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
             """Nothing."""
-            seen.append(brief)
+            contexts.append(brief)
             return Proposal((), ())
 
     pack = load_pack(TASK).model_copy(update={"kind": kind, "scopes": ("algebra/3",)})
@@ -147,4 +147,4 @@ async def test_guidelines_are_for_the_scopes_of_depth_tasks(
         items = [item(n, id=f"i{n}", scope=lineage.scope) for n in range(8)]
         await meta.client.score(TASK, items, run="r", step=1)
         await meta.worker.run_due_cycle(lineage)
-    assert [brief.guided for brief in seen] == [guided]
+    assert [brief.guided for brief in contexts] == [guided]

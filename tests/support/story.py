@@ -1,7 +1,7 @@
 """A lineage with a past, made by the real services: versions, refusals, alarms, a rollback, and a hostile completion.
 
 The scripted judge likes what is long; the policy learns first to be short, then to flatter. `python -m
-tests.support.story` serves it until Ctrl-C, for whoever wants to look at the console.
+tests.support.story` serves it until Ctrl-C, to look at the console by hand.
 """
 
 import json
@@ -106,11 +106,11 @@ def meta_service(redis_url: str, reward_url: str, engine: FakeEngine, **settings
         server.stop()
 
 
-def tell(reward_url: str, meta: httpx.Client) -> None:
+def run_story(reward_url: str, meta: httpx.Client) -> None:
     """The whole story: honest steps, a collapse that alarms and checks answer, an operator who goes back and forth."""
     for step in range(8):
         score_step(reward_url, step)
-    run_cycle(meta, "a first look")
+    run_cycle(meta, "a first cycle")
     for step in range(8, 19):
         score_step(reward_url, step)
     run_cycle(meta, "completions look short")
@@ -135,7 +135,7 @@ def _serve() -> None:
         values = {"redis_url": valkey.url, "judge_url": engine.url, "bootstrap_tasks": [TASK]}
         reward = ServerThread(create_reward(RewardSettings.model_validate(values)))
         with meta_service(valkey.url, reward.url, engine) as meta:
-            tell(reward.url, meta)
+            run_story(reward.url, meta)
             print(json.dumps({"console": f"{meta.base_url}/console"}), flush=True)  # noqa: T201 - a program's answer
             try:
                 wait_until(lambda: False, "Ctrl-C", timeout_s=3_600.0)

@@ -91,12 +91,12 @@ def test_a_cycle_on_request(start_meta: StartMeta, reward_url: str) -> None:
     assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
 
 
-def test_a_paused_line_runs_no_cycle_but_on_request(start_meta: StartMeta, reward_url: str) -> None:
+def test_a_paused_lineage_runs_no_cycle_but_on_request(start_meta: StartMeta, reward_url: str) -> None:
     meta = start_meta(alarm_traces=8)
     paused = meta.post(f"/cycles/{TASK}/pause", json=ACTION).json()["paused"]
     assert (paused["by"], paused["reason"]) == ("me", "why")
     _train(reward_url, 16)
-    wait_until(lambda: meta.get(f"/status/{TASK}").json()["lag"] == 16, "the worker to look")
+    wait_until(lambda: meta.get(f"/status/{TASK}").json()["lag"] == 16, "the worker to poll")
     assert meta.get(f"/cycles/{TASK}").json() == []
     meta.post(f"/cycles/{TASK}", json=ACTION)
     wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle")
@@ -104,8 +104,8 @@ def test_a_paused_line_runs_no_cycle_but_on_request(start_meta: StartMeta, rewar
     assert meta.post(f"/cycles/{TASK}/resume", json=ACTION).json()["paused"] is None
 
 
-def test_raised_alarms_are_told(start_meta: StartMeta, reward_url: str) -> None:
-    """Four groups of equal rewards: they ring, and each alarm's traces are the ones it was raised by."""
+def test_raised_alarms_are_listed(start_meta: StartMeta, reward_url: str) -> None:
+    """Four groups of equal rewards raise an alarm that names their traces."""
     meta = start_meta(every_traces=1_000, alarm_traces=8)
     items = [item(n // 2, id=str(n), group=f"g{n // 2}") for n in range(8)]
     answer = httpx.post(f"{reward_url}/score", json={"task": TASK, "run": "r", "step": 1, "items": items}, timeout=60.0)

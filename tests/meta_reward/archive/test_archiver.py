@@ -70,12 +70,12 @@ async def test_what_is_read_back_is_what_was_written(redis: Redis, tmp_path: Pat
         CriterionScore(id="a", score=0.25, confidence=0.5, rationale="why"),
         CriterionScore(id="b", score=None, confidence=None),
     )
-    told = [
+    messages = [
         {"role": "user", "content": "Write."},
         {"role": "assistant", "content": "é\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")},
     ]
     wanted = await scored(redis, 0, 4, criteria=criteria, flags=("truncated", "flood"), reference="42", scope="algebra")
-    wanted += await scored(redis, 4, 3, prompt=told[:1], completion=told[1:], run=None, step=None, version=None)
+    wanted += await scored(redis, 4, 3, prompt=messages[:1], completion=messages[1:], run=None, step=None, version=None)
     wanted += await scored(redis, 7, 3, completion="", purpose="eval", metadata={"dataset": "essays", "length": 3})
     await archiver(redis, tmp_path).archive_due(TASK)
     assert read_back(tmp_path) == wanted
@@ -120,7 +120,7 @@ async def test_a_line_without_traffic_holds_nothing_back(
         worker = archiver(redis, tmp_path, EAGER._replace(rows=8))
         (*_, last) = await ids(redis)
         await worker.archive_due(TASK)
-        assert len(await ids(redis)) == 8, "the idle line has not been looked at yet"
+        assert len(await ids(redis)) == 8, "the idle lineage has not been polled yet"
         await meta.worker.run_due_cycle(idle)
         assert await meta.deps.log.cursor(idle) == last
         await meta.deps.log.advance_cursor(idle, "1-1")

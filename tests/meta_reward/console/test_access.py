@@ -57,11 +57,11 @@ def test_a_sign_in_leads_nowhere_else(meta: httpx.Client) -> None:
         assert answer.headers["location"] == "/console"
 
 
-def test_a_reader_looks_and_changes_nothing(meta: httpx.Client) -> None:
+def test_a_reader_can_change_nothing(meta: httpx.Client) -> None:
     _sign_in(meta, "reader-key")
     assert "Pause" not in meta.get(f"/console/{TASK}").text
-    for deed in ("cycle", "pause", "resume", "rollback", "activate"):
-        assert meta.post(f"/console/{TASK}/do/{deed}", data=WHY, headers=OWN).status_code == 403
+    for action in ("cycle", "pause", "resume", "rollback", "activate"):
+        assert meta.post(f"/console/{TASK}/do/{action}", data=WHY, headers=OWN).status_code == 403
 
 
 FOREIGN = [{}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://evil"}]
@@ -85,24 +85,28 @@ def test_a_session_ends_with_its_time_and_with_its_key() -> None:
     assert not viewer_of(settings, issue_token(settings, "reader-key", now), now).may_operate
     longer = token.replace(token.partition(".")[0], str(int(now) + 99 * LIFETIME_S))
     other = MetaRewardSettings.model_validate({"operator_keys": ["another"]})
-    for told, given, at in ((settings, token, now + LIFETIME_S + 1), (settings, longer, now), (other, token, now)):
+    for service_settings, cookie, at in (
+        (settings, token, now + LIFETIME_S + 1),
+        (settings, longer, now),
+        (other, token, now),
+    ):
         with pytest.raises(Unauthorized):
-            viewer_of(told, given, at)
+            viewer_of(service_settings, cookie, at)
 
 
 def test_lists_come_in_pages(redis_url: str, reward_url: str, fake_engine: FakeEngine) -> None:
     with story.meta_service(redis_url, reward_url, fake_engine) as meta:
         story.score_step(reward_url, 1)
         hostile = story.score_hostile(reward_url)
-        seen: list[str] = []
+        trace_ids: list[str] = []
         before: str | None = None
         while True:
             page = meta.get(f"/traces/{TASK}", params={"limit": 4} | ({"before": before} if before else {})).json()
-            seen += [trace["trace_id"] for trace in page["traces"]]
+            trace_ids += [trace["trace_id"] for trace in page["traces"]]
             before = page["older"]
             if before is None:
                 break
-        assert len(seen) == len(set(seen)) == 9
+        assert len(trace_ids) == len(set(trace_ids)) == 9
         flagged = meta.get(f"/traces/{TASK}", params={"flag": "instruction"}).json()["traces"]
         assert [trace["trace_id"] for trace in flagged] == [hostile]
         assert meta.get(f"/traces/{TASK}/{hostile}").json()["run"] == "hostile"

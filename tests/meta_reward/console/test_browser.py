@@ -1,4 +1,4 @@
-"""The console in a real Chromium: what is shown, what a rollback does, and that hostile text stays text."""
+"""The console in a real Chromium: its pages, a rollback, and that hostile text stays text."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def _put(reward_url: str, words: int, **why: str) -> str:
     return str(httpx.put(f"{reward_url}/rubrics/{TASK}", json=body).raise_for_status().json()["digest"])
 
 
-def test_an_operator_looks_around_and_goes_back(
+def test_an_operator_reads_the_pages_and_rolls_back(
     page: Page, meta: httpx.Client, reward_url: str, redis_url: str
 ) -> None:
     for step in range(16, 19):

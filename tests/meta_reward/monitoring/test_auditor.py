@@ -1,4 +1,4 @@
-"""The audit judge: what it is asked, what is made of it, and what it costs when it fails."""
+"""The audit: what is sent to the audit judge, what follows from its scores, and what a failure costs."""
 
 import asyncio
 import time
@@ -58,8 +58,8 @@ def steady(start: int, digest: str, reward: float, score: float, count: int = WI
 
 
 def test_reward_up_and_audit_down_is_an_alarm_that_names_its_traces() -> None:
-    found = [*steady(1, NEW, 0.5, 0.6), *steady(100, NEW, 0.8, 0.3)]
-    change = change_since_activation(found, NEW, WINDOW)
+    audited = [*steady(1, NEW, 0.5, 0.6), *steady(100, NEW, 0.8, 0.3)]
+    change = change_since_activation(audited, NEW, WINDOW)
     assert change is not None
     assert change.contradiction > 0.2
     (alarm,) = [
@@ -67,13 +67,13 @@ def test_reward_up_and_audit_down_is_an_alarm_that_names_its_traces() -> None:
         for a in update_alarms(summarise_window([trace()], {}, audit=change), [], "9-0")
         if a.name == AUDIT_CONTRADICTS
     ]
-    assert set(alarm.traces) <= {one.trace_id for _, one in found[WINDOW:]}
-    calm = change_since_activation([*found[:WINDOW], *steady(100, NEW, 0.8, 0.7)], NEW, WINDOW)
+    assert set(alarm.traces) <= {one.trace_id for _, one in audited[WINDOW:]}
+    calm = change_since_activation([*audited[:WINDOW], *steady(100, NEW, 0.8, 0.7)], NEW, WINDOW)
     assert calm is not None
     lowered = update_alarms(summarise_window([trace()], {}, audit=calm), [alarm], "10-0")
     assert AUDIT_CONTRADICTS not in {a.name for a in lowered}
     unknown = update_alarms(summarise_window([trace()], {}), [alarm], "10-0")
-    assert AUDIT_CONTRADICTS in {a.name for a in unknown}, "what cannot be told stays as it was"
+    assert AUDIT_CONTRADICTS in {a.name for a in unknown}, "an unknown figure keeps its alarm"
 
 
 def test_either_alone_is_none() -> None:
@@ -121,9 +121,9 @@ async def test_the_watch_rolls_back_what_the_audit_contradicts(
 ) -> None:
     fixed, wanted = rubric(llm("audit")), rubric(llm("wanted"))
     fake_engine.script = meta_script(contradicting)
-    told: dict[str, Any] = {"audit_share": 1.0, "audit_window": 8, "every_traces": PATIENT}
-    told["audit_rubrics"] = {TASK: fixed.digest}
-    async with running_meta(redis, reward_url, fake_engine, **told) as meta:
+    overrides: dict[str, Any] = {"audit_share": 1.0, "audit_window": 8, "every_traces": PATIENT}
+    overrides["audit_rubrics"] = {TASK: fixed.digest}
+    async with running_meta(redis, reward_url, fake_engine, **overrides) as meta:
         worker = meta.worker
         worker._deps = meta.deps._replace(audits=AuditStore(redis))
         await meta.deps.store.put(TASK, fixed)
@@ -153,8 +153,8 @@ async def test_i8_each_trace_is_audited_once_whoever_audits(
     monkeypatch.setattr(auditor_module, "MAX_BATCH", 64)
     fake_engine.script = meta_script(lambda _: certain(3))
     registry = CollectorRegistry()
-    told: dict[str, Any] = {"audit_share": 0.5, "every_traces": PATIENT}
-    async with running_meta(redis, reward_url, fake_engine, **told) as meta:
+    overrides: dict[str, Any] = {"audit_share": 0.5, "every_traces": PATIENT}
+    async with running_meta(redis, reward_url, fake_engine, **overrides) as meta:
         for step in range(4):
             await train(meta.client, step=step)
         await auditor_of(meta, redis, registry).audit_new_traces(LINEAGE)
@@ -176,14 +176,14 @@ async def test_a_poll_audits_no_more_than_its_batch(
 ) -> None:
     monkeypatch.setattr(auditor_module, "MAX_BATCH", 4)
     fake_engine.script = meta_script(lambda _: certain(3))
-    told: dict[str, Any] = {"audit_share": 1.0, "every_traces": PATIENT}
-    async with running_meta(redis, reward_url, fake_engine, **told) as meta:
+    overrides: dict[str, Any] = {"audit_share": 1.0, "every_traces": PATIENT}
+    async with running_meta(redis, reward_url, fake_engine, **overrides) as meta:
         await train(meta.client, count=8)
         await auditor_of(meta, redis).audit_new_traces(LINEAGE)
-        found = await AuditStore(redis).read(LINEAGE)
-        assert len(found) == 4
+        audited = await AuditStore(redis).read(LINEAGE)
+        assert len(audited) == 4
         newest = [entry_id for entry_id, _ in await read_entries(redis, keys.traces_key(TASK))][-4:]
-        assert [entry_id for entry_id, _ in found] == newest
+        assert [entry_id for entry_id, _ in audited] == newest
 
 
 async def test_a_cycles_evidence_and_sample_know_the_audit(
@@ -191,8 +191,8 @@ async def test_a_cycles_evidence_and_sample_know_the_audit(
 ) -> None:
     fake_engine.script = meta_script(contradicting)
     fixed = rubric(llm("audit"))
-    told: dict[str, Any] = {"audit_share": 1.0, "audit_rubrics": {TASK: fixed.digest}}
-    async with running_meta(redis, reward_url, fake_engine, **told) as meta:
+    overrides: dict[str, Any] = {"audit_share": 1.0, "audit_rubrics": {TASK: fixed.digest}}
+    async with running_meta(redis, reward_url, fake_engine, **overrides) as meta:
         meta.worker._deps = meta.deps._replace(audits=AuditStore(redis))
         await meta.deps.store.put(TASK, fixed)
         await train(meta.client, "A second try at the essay. ", step=1)
@@ -227,20 +227,20 @@ def test_an_audit_service_of_its_own_keeps_its_own_books(
         trained = httpx.post(f"{trains}/score", json=body, timeout=60.0).raise_for_status().json()["results"]
         scored = f'regrade_meta_audited_traces_total{{outcome="scored",task="{TASK}"}} 8.0'
         wait_until(lambda: scored in httpx.get(f"{meta.url}/metrics").text, "every trace to be audited")
-        httpx.post(f"{meta.url}/cycles/{TASK}", json={"by": "dana", "reason": "a look"}).raise_for_status()
+        httpx.post(f"{meta.url}/cycles/{TASK}", json={"by": "dana", "reason": "a test"}).raise_for_status()
         wait_until(lambda: httpx.get(f"{meta.url}/cycles/{TASK}").json(), "a cycle")
         audit = httpx.get(f"{meta.url}/cycles/{TASK}").json()[0]["evidence"]["audit"]
         assert audit["traces"] == 8
         assert audit["reward_mean"] == pytest.approx(trained[0]["reward"])
         assert audit["audit_mean"] == pytest.approx(0.2)
-        with BlockingRedis.from_url(other_valkey.url) as kept:
-            assert not kept.exists(keys.traces_key(TASK)), "an audit leaves no trace there either"
+        with BlockingRedis.from_url(other_valkey.url) as other_redis:
+            assert not other_redis.exists(keys.traces_key(TASK)), "an audit leaves no trace there either"
 
 
 async def test_an_audit_that_fails_waits_ever_longer(
     redis: Redis, reward_url: str, fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An auditor that does not know the task is asked again after a second, not at each of the looks between."""
+    """An auditor that does not know the task is retried after a second, not at every poll."""
     fake_engine.script = meta_script(lambda _: certain(3))
     tries: list[float] = []
     async with running_meta(redis, reward_url, fake_engine, poll_s=0.01, every_traces=PATIENT) as meta:

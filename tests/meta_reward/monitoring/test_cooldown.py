@@ -30,9 +30,9 @@ async def pass_the_gate(store: RubricStore, wanted: Rubric) -> str:
 
 
 async def active(meta: Meta) -> str:
-    found = await meta.deps.store.active(LINEAGE)
-    assert found is not None
-    return found.digest
+    pointer = await meta.deps.store.active(LINEAGE)
+    assert pointer is not None
+    return pointer.digest
 
 
 async def test_no_second_rollback_while_the_first_cools_down(

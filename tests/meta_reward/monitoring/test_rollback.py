@@ -108,9 +108,9 @@ async def test_watch_leaves_alone_what_it_did_not_judge(redis: Redis, reward_url
         own = rubric(llm("own"))
         read = meta.deps.log.recent
 
-        async def while_an_operator_acts(*about: object, **more: object) -> object:
+        async def while_an_operator_acts(*args: object, **kwargs: object) -> object:
             await activate(meta.deps.store, own)
-            return await read(*about, **more)  # type: ignore[arg-type]
+            return await read(*args, **kwargs)  # type: ignore[arg-type]
 
         meta.deps.log.recent = while_an_operator_acts  # type: ignore[assignment, method-assign]
         await meta.worker.watch(LINEAGE)

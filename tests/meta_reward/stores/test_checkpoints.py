@@ -1,4 +1,4 @@
-"""Checkpoints: written once however often asked for, under the fencing token alone; and when a cycle is given up."""
+"""Checkpoints: repeated saves write once, only under the fencing token; and when a cycle is abandoned."""
 
 import json
 from typing import Any
@@ -39,7 +39,7 @@ REPORT = CycleReport(
 
 
 async def test_saying_it_twice_changes_nothing(redis: Redis, store: RubricStore) -> None:
-    """As after a lost answer: one event each, and what the stage left is there."""
+    """As after a lost response: one event each, and the stage's values."""
     events = [
         candidate_event(EventKind.PROPOSED, ONE, by="me", reason="why", cycle="c"),
         gate_event(gate_report(ONE, TWO)),
@@ -86,7 +86,7 @@ async def _fails_at_the_gate(meta: Meta, engine: FakeEngine) -> None:
 
 
 async def _served_again(meta: Meta) -> None:
-    """The judge has been found to answer."""
+    """Wait until the judge is in service again."""
 
     async def is_back() -> bool:
         return (await meta.client.readiness())["judge"]
@@ -149,7 +149,7 @@ async def test_a_report_is_written_once(redis: Redis) -> None:
 async def test_an_activation_whose_answer_was_lost_is_told_as_one(
     redis: Redis, reward_url: str, fake_engine: FakeEngine
 ) -> None:
-    """The client asks again, as it does after a lost connection, and is told that another rubric is active: its own."""
+    """The client asks again, as it does after a lost connection, and is refused because another rubric is active: its own."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
         activate = meta.deps.store.activate

@@ -45,10 +45,10 @@ async def test_a_lost_lease_is_neither_renewed_nor_given_back(redis: Redis) -> N
     async with Leases(redis, ttl_ms=60).hold(LINEAGE) as token:
         await redis.set(key, "another", px=60_000)
 
-        async def noticed() -> bool:
+        async def is_taken() -> bool:
             return bool(await redis.pttl(key) > 1_000)
 
-        await until(noticed, "the other's lease to stand")
+        await until(is_taken, "the other's lease to stand")
         assert token != "another"
     assert await redis.get(key) == "another"
 

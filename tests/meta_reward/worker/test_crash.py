@@ -82,7 +82,7 @@ async def taken_over(meta: Meta) -> CycleReport:
 
 
 async def consistent(meta: Meta, redis: Redis, traces: int) -> None:
-    """No lost or doubly counted trace, no double activation, each event once, nothing left under way."""
+    """No lost or doubly counted trace, no double activation, each event once, nothing in progress."""
     reports = await meta.deps.status_store.reports(LINEAGE)
     finished = [report for report in reports if report.abandoned is None]
     position = "0-0"
@@ -122,7 +122,7 @@ async def test_a_worker_killed_at_a_checkpoint(
             proxy.wait()
             first.kill()
         began = await redis.get(keys.checkpoint_key(LINEAGE))
-        asked = _questions(fake_engine)
+        questions = _questions(fake_engine)
         report = await taken_over(meta)
         assert report.abandoned is None
         assert report.activated is not None
@@ -130,7 +130,7 @@ async def test_a_worker_killed_at_a_checkpoint(
             assert report.cycle == json.loads(began)["cycle"], "it is the same cycle that goes on"
             assert report.resumed == 1
         if began is not None and json.loads(began)["done"] not in (None, "evidence"):
-            assert _questions(fake_engine) == asked, "what the meta-judge has answered is not asked again"
+            assert _questions(fake_engine) == questions, "what the meta-judge has answered is not asked again"
         await train(meta.client, POOR, step=2, count=8)
         await meta.deps.status_store.request(LINEAGE, "me", "once more")
 
@@ -161,12 +161,12 @@ async def test_a_worker_killed_while_its_meta_judge_thinks(
             return Reply(hang=True)
         return None
 
-    seen = Counter[str]()
+    analyses = Counter[str]()
 
     def _second(prompt: str) -> bool:
         """Two analyses are answered before the third one hangs."""
-        seen[ASKED[step]] += 1
-        return seen[ASKED[step]] > 2
+        analyses[ASKED[step]] += 1
+        return analyses[ASKED[step]] > 2
 
     fake_engine.script = meta_script(lambda _: certain(3), replies)
     async with running_meta(redis, reward_url, fake_engine, llm=True, **NARROW) as meta:
@@ -179,10 +179,10 @@ async def test_a_worker_killed_while_its_meta_judge_thinks(
         report = await taken_over(meta)
         assert (report.abandoned, report.resumed) == (None, 1)
         assert report.activated is not None
-        asked = set(_questions(fake_engine))
+        questions = set(_questions(fake_engine))
         assert answered or step == "prescreen"
-        assert asked >= set(hanging)
-        assert not asked & answered
+        assert questions >= set(hanging)
+        assert not questions & answered
         await consistent(meta, redis, 16)
 
 
@@ -205,10 +205,10 @@ async def test_a_worker_killed_at_its_gate(
         wait_until(reached.is_set, "the gate")
         first.kill()
         fake_engine.release()
-        asked = _questions(fake_engine)
+        questions = _questions(fake_engine)
         report = await taken_over(meta)
         assert (report.abandoned, report.resumed) == (None, 1)
-        assert _questions(fake_engine) == asked
+        assert _questions(fake_engine) == questions
         await consistent(meta, redis, 16)
 
 
@@ -228,12 +228,12 @@ async def test_i6_a_worker_that_wakes_up_behind_its_lease_changes_nothing(
             lineage = await redis.xlen(keys.lineage_events_key(LINEAGE))
             proxy.release()
 
-            async def noticed() -> bool:
+            async def is_refused() -> bool:
                 return "fenced" in ((await meta.deps.status_store.status(LINEAGE)).error or "") or "lease" in (
                     (await meta.deps.status_store.status(LINEAGE)).error or ""
                 )
 
-            await until(noticed, "the first worker to be refused")
+            await until(is_refused, "the first worker to be refused")
         assert (report.abandoned, report.resumed) == (None, 1)
         assert await redis.xlen(keys.lineage_events_key(LINEAGE)) == lineage
         await consistent(meta, redis, 16)
@@ -252,11 +252,11 @@ async def test_i6_an_operators_choice_is_not_taken_back_by_the_cycle_before_it(
             first = spawn_meta(redis_url=proxy.url, llm_proposer=False)
             proxy.wait()
             first.kill()
-        found = await meta.deps.store.active(LINEAGE)
+        pointer = await meta.deps.store.active(LINEAGE)
         await activate(meta.deps.store, await meta.deps.store.get(LINEAGE.task, old.digest))
         report = await taken_over(meta)
-        assert found is not None
-        assert (report.abandoned, report.activated) == (None, found.digest)
+        assert pointer is not None
+        assert (report.abandoned, report.activated) == (None, pointer.digest)
         assert await meta.deps.store.active(LINEAGE) == old
         await consistent(meta, redis, 16)
 

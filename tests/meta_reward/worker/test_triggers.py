@@ -108,7 +108,7 @@ async def test_i8_an_alarm_is_raised_between_cycles_and_outlives_the_worker(
 async def test_alarms_see_the_newest_traces_however_many_wait(
     redis: Redis, reward_url: str, fake_engine: FakeEngine
 ) -> None:
-    """A paused line: far more waits than a window holds, and what the policy does now is still seen."""
+    """A paused lineage: far more traces are pending than a window holds, and alarms still see the newest ones."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine, max_window=16, alarm_traces=8) as meta:
         await meta.deps.status_store.pause(LINEAGE, PAUSED)
@@ -124,7 +124,7 @@ async def test_alarms_see_the_newest_traces_however_many_wait(
         await meta.deps.status_store.pause(LINEAGE, None)
         await meta.worker.run_due_cycle(LINEAGE)
         (report,) = await meta.deps.status_store.reports(LINEAGE)
-        assert report.evidence.traces == 16, "a cycle takes the oldest first, so none is left out"
+        assert report.evidence.traces == 16, "a cycle takes the oldest first, so none is skipped"
 
 
 async def test_fruitless_cycles_are_counted_until_one_bears_fruit(
@@ -170,10 +170,10 @@ def test_a_task_packs_schedule_counts_where_it_is_asked_for() -> None:
     settings = MetaRewardSettings(every_traces=1_000, alarm_traces=0)
     nine, ten = ([trace(str(n), step=n) for n in range(count)] for count in (9, 10))
     assert due_trigger(settings, CycleStatus(), ten, [], "0-0", 0.0) is None
-    asked = settings.model_copy(update={"pack_schedule": True})
-    assert due_trigger(asked, CycleStatus(), nine, [], "0-0", 0.0) is None
-    assert due_trigger(asked, CycleStatus(), ten, [], "0-0", 0.0) == "10 new steps"
-    assert due_trigger(asked.model_copy(update={"every_steps": 20}), CycleStatus(), ten, [], "0-0", 0.0) is None
+    by_pack = settings.model_copy(update={"pack_schedule": True})
+    assert due_trigger(by_pack, CycleStatus(), nine, [], "0-0", 0.0) is None
+    assert due_trigger(by_pack, CycleStatus(), ten, [], "0-0", 0.0) == "10 new steps"
+    assert due_trigger(by_pack.model_copy(update={"every_steps": 20}), CycleStatus(), ten, [], "0-0", 0.0) is None
 
 
 def test_a_few_traces_do_not_wait_for_good() -> None:
