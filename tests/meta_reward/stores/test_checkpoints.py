@@ -149,7 +149,7 @@ async def test_a_report_is_written_once(redis: Redis) -> None:
 async def test_an_activation_whose_answer_was_lost_is_told_as_one(
     redis: Redis, reward_url: str, fake_engine: FakeEngine
 ) -> None:
-    """The client asks again, as it does after a lost connection, and is refused because another rubric is active: its own."""
+    """The client repeats the call, as after a lost connection, and is refused because its own rubric is active."""
     fake_engine.script = meta_script(lambda _: certain(3))
     async with running_meta(redis, reward_url, fake_engine) as meta:
         activate = meta.deps.store.activate
