@@ -87,7 +87,7 @@ def test_what_does_not_exist(running: ExitStack, redis_url: str, reward_url: str
     meta = ["--meta-url", _meta(running, redis_url, reward_url)]
     score = ("score", "no_such_task", "--prompt", PROMPT, "--completion", ESSAY, "--url", reward_url)
     assert "unknown_task" in refused(*score)
-    assert "not_served: no worker serves 'main' of 'no_such_task'" in refused("evolve", "no_such_task", *meta)
+    assert "not_served: no worker serves lineage 'main' of 'no_such_task'" in refused("evolve", "no_such_task", *meta)
     refused("rubric", "diff", TASK, "1", "7", *meta)
     refused("rubric", "rollback", TASK, "--reason", "x", "--version", "7", *meta)
     assert "no contract '[/INST]'" in refused("schema", "[/INST]")
