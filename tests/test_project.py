@@ -69,7 +69,16 @@ def test_documents_name_only_variables_that_exist() -> None:
         assert named <= known, path
 
 
-VAGUE_NAMES = {"benchmarks": 364}
+VAGUE_NAMES = {
+    "benchmarks": 33,
+    "regrade": 19,
+    "services/kit": 16,
+    "services/local": 15,
+    "services/meta_reward": 73,
+    "services/reward": 181,
+    "services/trainer": 6,
+    "tests": 354,
+}
 """The most vague or ambiguous names a folder may hold (`python -m tests.naming`): to be lowered, never raised."""
 
 

@@ -26,7 +26,7 @@ MATCHERS = {"group", "groups", "groupdict", "findall", "finditer", "search", "ma
 NO_SCORE = {
     ("services/meta_reward/gate/lint.py", "int"): "amounts in a rubric's level texts, checked to rise",
     ("services/kit/store/rubric_store.py", "int"): "the time in a stream's entry id",
-    ("benchmarks/soak/watch.py", "float"): "a figure of a metrics page",
+    ("benchmarks/soak/monitor.py", "float"): "a figure of a metrics page",
 }
 SHIPPED_TEMPLATE = {
     ("services/local/report.py", "from_string"): "a page's template ships with the package, and every value is escaped"
