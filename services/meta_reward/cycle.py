@@ -205,7 +205,7 @@ async def _gate(run: CycleRun) -> StageOutput:
         active=run.active,
         anchors=run.anchors,
         decision=await _decision(run),
-        tell=partial(run.report_stage, Stage.GATE),
+        on_progress=partial(run.report_stage, Stage.GATE),
     )
     outcome = await gate.decide(run.state.clean, (await _baselines(run))[run.window[-1].run])
     run.state.gates, run.state.notes = outcome.reports, outcome.notes

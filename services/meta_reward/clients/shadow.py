@@ -9,18 +9,27 @@ Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[list[float | Non
 """Scores items of a task by a rubric; gives a reward for each, or None where an item cannot be scored."""
 
 
-def shadow_scorer(client: RewardClient, batch: int) -> Scorer:
-    """A scorer that sends `batch` items per request, one request after another.
+async def shadow_results(
+    client: RewardClient, task: str, rubric: Rubric, items: Sequence[ScoreItem], batch: int
+) -> list[ItemResult]:
+    """Results of items in order, requested in batches, one after another.
 
-    It raises `ServiceUnavailableError` when the judge is down; then nothing is measured, and the cycle is retried.
+    Raises `ServiceUnavailableError` when the judge is down; then nothing is measured, and the cycle is retried.
     """
+    results: list[ItemResult] = []
+    for start in range(0, len(items), batch):
+        response = await client.shadow(task, rubric, items[start : start + batch])
+        for result in response.results:
+            reward_of(result)
+        results.extend(response.results)
+    return results
+
+
+def shadow_scorer(client: RewardClient, batch: int) -> Scorer:
+    """A scorer that sends `batch` items per request. Raises as `shadow_results`."""
 
     async def score(task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
-        rewards: list[float | None] = []
-        for start in range(0, len(items), batch):
-            response = await client.shadow(task, rubric, items[start : start + batch])
-            rewards.extend(reward_of(result) for result in response.results)
-        return rewards
+        return [reward_of(result) for result in await shadow_results(client, task, rubric, items, batch)]
 
     return score
 

@@ -5,6 +5,7 @@ A new alarm is a generator of indicators and an entry in `INDICATORS`. A drift o
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from regrade.contracts import Alarm, Audited, Flag, Trace
@@ -92,38 +93,30 @@ def _drift(summary: WindowSummary) -> Iterator[Indicator]:
         for name, thresholds in rules.items():
             scale = summary.first[name] if name in _RELATIVE else 1.0
             figure = sign * summary.drift[name] / scale if scale > 0.0 else 0.0
-            yield Indicator(f"{name}_{verb}", figure, thresholds, _extremes(summary, name, sign))
+            yield Indicator(f"{name}_{verb}", figure, thresholds, partial(_extremes, summary, name, sign))
 
 
-def _extremes(summary: WindowSummary, feature: str, sign: float) -> Callable[[], list[Trace]]:
+def _extremes(summary: WindowSummary, feature: str, sign: float) -> list[Trace]:
     """The most extreme traces first, of equal ones the better rewarded, from which the policy learns."""
-
-    def examples() -> list[Trace]:
-        values = summary.column(feature)
-        order = sorted(range(len(values)), key=lambda i: (-sign * values[i], -summary.traces[i].reward))
-        return [summary.traces[i] for i in order]
-
-    return examples
+    values = summary.column(feature)
+    order = sorted(range(len(values)), key=lambda i: (-sign * values[i], -summary.traces[i].reward))
+    return [summary.traces[i] for i in order]
 
 
 def _correlation(summary: WindowSummary) -> Iterator[Indicator]:
     if len(summary.traces) < _MIN_TRACES:
         return
     for name, r in summary.correlation.items():
-        examples = _most_correlated(summary, name, 1.0 if r >= 0.0 else -1.0)
+        examples = partial(_most_correlated, summary, name, 1.0 if r >= 0.0 else -1.0)
         yield Indicator(f"reward_follows_{name}", abs(r), _CORRELATION, examples)
 
 
-def _most_correlated(summary: WindowSummary, feature: str, sign: float) -> Callable[[], list[Trace]]:
+def _most_correlated(summary: WindowSummary, feature: str, sign: float) -> list[Trace]:
     """Traces with a high reward and a high value of the feature first; a low value where the sign is negative."""
-
-    def examples() -> list[Trace]:
-        by_feature = ranks([sign * value for value in summary.column(feature)])
-        by_reward = ranks(summary.rewards)
-        order = sorted(range(len(by_reward)), key=lambda i: -(by_feature[i] + by_reward[i]))
-        return [summary.traces[i] for i in order]
-
-    return examples
+    by_feature = ranks([sign * value for value in summary.column(feature)])
+    by_reward = ranks(summary.rewards)
+    order = sorted(range(len(by_reward)), key=lambda i: -(by_feature[i] + by_reward[i]))
+    return [summary.traces[i] for i in order]
 
 
 def _rewards(summary: WindowSummary) -> Iterator[Indicator]:
@@ -141,11 +134,12 @@ def _rewards(summary: WindowSummary) -> Iterator[Indicator]:
 def _flags(summary: WindowSummary) -> Iterator[Indicator]:
     """One for every flag: one that is not in the window has the figure 0, which clears its alarm."""
     for flag in _POLICY_FLAGS:
-        yield Indicator(f"flag_{flag}_rose", summary.flag_drift.get(flag, 0.0), _FLAG, _flagged(summary, flag))
+        examples = partial(_flagged, summary, flag)
+        yield Indicator(f"flag_{flag}_rose", summary.flag_drift.get(flag, 0.0), _FLAG, examples)
 
 
-def _flagged(summary: WindowSummary, flag: str) -> Callable[[], Iterator[Trace]]:
-    return lambda: (trace for trace in summary.traces if flag in trace.flags)
+def _flagged(summary: WindowSummary, flag: str) -> list[Trace]:
+    return [trace for trace in summary.traces if flag in trace.flags]
 
 
 def _audit(summary: WindowSummary) -> Iterator[Indicator]:

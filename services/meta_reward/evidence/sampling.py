@@ -6,10 +6,10 @@ The sample depends on the window, the weights and the seed, all of which are in 
 import random
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, combinations
 from statistics import fmean
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from regrade.contracts import SamplePick, SampleReport, SampleStrategy, Trace, as_text
 from services.kit.text.features import words
@@ -33,12 +33,8 @@ class SamplingPool(NamedTuple):
     audit: Mapping[str, float] = {}
 
 
-class Strategy(Protocol):
-    """An order of picks, by priority. `rng` is the only source of chance that it may use."""
-
-    def __call__(self, pool: SamplingPool, rng: random.Random) -> Iterator[Pick]:
-        """Picks from the pool, lazily, since few are taken."""
-        ...
+Strategy = Callable[[SamplingPool, random.Random], Iterator[Pick]]
+"""Gives all picks from a pool by priority, lazily, since few are taken. Chance comes only from the generator given."""
 
 
 def sample_seed(label: str, cycle: str) -> str:

@@ -4,8 +4,8 @@ A new criterion is a function from a comparison to the texts of its failures, an
 with the code under which a refusal is reported.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from regrade.contracts import Reason, ReasonCode, Rubric
 from services.meta_reward.gate.anchor_statistics import AnchorScores, PairedGain
@@ -54,10 +54,8 @@ class Comparison(NamedTuple):
     """Whether the candidate was dropped at an interim analysis, with anchors left unscored on purpose."""
 
 
-class AcceptanceCriterion(Protocol):
-    """Gives a text for each way in which a candidate fails; none when it meets the criterion."""
-
-    def __call__(self, comparison: Comparison, /) -> Iterator[str]: ...
+AcceptanceCriterion = Callable[[Comparison], Iterator[str]]
+"""Gives a text for each way in which a candidate fails; none when it meets the criterion."""
 
 
 def scores_the_anchors(comparison: Comparison) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from regrade import RewardClient
 from regrade.contracts import Flag, ItemResult, Reason, ReasonCode, Rubric, ScoreItem
 from regrade.contracts.rubric import MAX_OFFSET
-from services.meta_reward.clients.shadow import reward_of
+from services.meta_reward.clients.shadow import shadow_results
 
 _BISECTIONS = 40
 """Halves the interval far below the rounding."""
@@ -63,13 +63,7 @@ class Calibration:
         return CalibrationResult(plain.model_copy(update={"offset": offset}), explanation)
 
     async def _score(self, rubric: Rubric) -> list[ItemResult]:
-        results: list[ItemResult] = []
-        for start in range(0, len(self._items), self._batch):
-            response = await self._client.shadow(self._task, rubric, self._items[start : start + self._batch])
-            results.extend(response.results)
-        for result in results:
-            reward_of(result)  # raises when the judge is down
-        return results
+        return await shadow_results(self._client, self._task, rubric, self._items, self._batch)
 
 
 def without_offset(rubric: Rubric) -> Rubric:

@@ -5,9 +5,9 @@ helps is measured by the gate.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from regrade.contracts import LlmCriterion, Reason, ReasonCode, Role, Rubric, canonical_json
 from services.kit.text.features import words
@@ -75,10 +75,8 @@ class LintInput(NamedTuple):
         return [_text_of(criterion) for criterion in self.new_criteria] + preamble
 
 
-class LintRule(Protocol):
-    """Gives a text for each fault of a candidate."""
-
-    def __call__(self, given: LintInput, /) -> Iterator[str]: ...
+LintRule = Callable[[LintInput], Iterator[str]]
+"""Gives a text for each fault of a candidate."""
 
 
 def lint(

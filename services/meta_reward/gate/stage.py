@@ -1,7 +1,7 @@
 """The cycle's gate stage: which candidates are measured, against which rubrics, after calibration where that is on."""
 
 from collections.abc import Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from regrade import RewardClient
@@ -37,33 +37,21 @@ class GateOutcome(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
 class GateStage:
     """The gate of one cycle of one lineage, against one active rubric."""
 
-    def __init__(
-        self,
-        *,
-        store: RubricStore,
-        client: RewardClient,
-        settings: MetaRewardSettings,
-        lineage: LineageKey,
-        cycle: str,
-        active: Rubric,
-        anchors: AnchorSet,
-        decision: int,
-        tell: OnProgress,
-    ) -> None:
-        """`decision` is the 1-based index of this decision; `tell` receives the progress."""
-        self._tell = tell
-        self._store = store
-        self._client = client
-        self._settings = settings
-        self._lineage = lineage
-        self._cycle = cycle
-        self._active = active
-        self._anchors = anchors
-        self._decision = decision
-        self._events: list[LineageEvent] = []
+    store: RubricStore
+    client: RewardClient
+    settings: MetaRewardSettings
+    lineage: LineageKey
+    cycle: str
+    active: Rubric
+    anchors: AnchorSet
+    decision: int
+    """1-based index of this decision among those against the active rubric."""
+    on_progress: OnProgress
+    _events: list[LineageEvent] = field(default_factory=list)
 
     async def decide(self, candidates: Sequence[Candidate], first: Sequence[Trace]) -> GateOutcome:
         """Accept or refuse each candidate. `first` are the traces of a run's first steps.
@@ -71,43 +59,32 @@ class GateStage:
         Raises `ServiceUnavailableError` when the judge is down: then nothing is decided.
         """
         measurable = [candidate for candidate in candidates if self._is_affordable(candidate)]
-        if self._lineage.task in self._settings.calibrate:
+        if self.lineage.task in self.settings.calibrate:
             measurable = await self._calibrated(measurable)
         if not measurable:
             return GateOutcome(events=tuple(self._events))
         trusted = by_group([t for t in first if not t.flags and has_more_than_first_line(as_text(t.completion))])
-        gate = Gate(
-            shadow_scorer(self._client, self._settings.gate_batch),
-            self._lineage.task,
-            self._anchors,
-            self._limits(),
-            trusted,
-            self._tell,
-        )
+        score = shadow_scorer(self.client, self.settings.gate_batch)
+        gate = Gate(score, self.lineage.task, self.anchors, self._limits(), trusted, self.on_progress)
         best_earlier = await self._best_earlier()
         try:
-            decision = await gate.decide(self._cycle, measurable, self._active, best_earlier)
+            decision = await gate.decide(self.cycle, measurable, self.active, best_earlier)
         except GateError as error:
             for candidate in measurable:
-                self._refuse(candidate.rubric, Reason(code=ReasonCode.NOT_MEASURED, text=f"not measured: {error}"))
+                reason = Reason(code=ReasonCode.NOT_MEASURED, text=f"not measured: {error}")
+                self._refuse(candidate.rubric, reason)
             return GateOutcome(events=tuple(self._events), notes=(f"gate: {error}",))
         for candidate, reason in decision.unmeasured:
             self._refuse(candidate.rubric, reason)
         return GateOutcome(tuple(decision.reports), (*self._events, *map(gate_event, decision.reports)))
 
     def _limits(self) -> GateLimits:
-        settings = self._settings
-        return GateLimits(
-            settings.gate_alpha,
-            settings.gate_margin,
-            self._decision,
-            settings.gate_calls,
-            judge_mode(self._lineage.task),
-        )
+        alpha, margin, calls = self.settings.gate_alpha, self.settings.gate_margin, self.settings.gate_calls
+        return GateLimits(alpha, margin, self.decision, calls, judge_mode(self.lineage.task))
 
     def _is_affordable(self, candidate: Candidate) -> bool:
         """Whether scoring by it takes no more judge calls per item than allowed; refused here, before any is made."""
-        limit = max(self._settings.max_llm_criteria, len(self._active.llm_criteria))
+        limit = max(self.settings.max_llm_criteria, len(self.active.llm_criteria))
         calls = len(candidate.rubric.llm_criteria)
         if calls > limit:
             text = f"budget: {calls} judge calls per item, {limit} at most"
@@ -116,37 +93,30 @@ class GateStage:
 
     async def _calibrated(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates with their offset. It changes the digest, so each is recorded with the reason for its offset."""
-        visible = [(original.prompt, original.completion) for original in self._anchors.visible]
-        calibration = Calibration(self._client, self._lineage.task, visible, self._settings.gate_batch)
+        visible = [(original.prompt, original.completion) for original in self.anchors.visible]
+        calibration = Calibration(self.client, self.lineage.task, visible, self.settings.gate_batch)
         ready = []
         for candidate in candidates:
-            result = await calibration.calibrate(candidate.rubric, self._active)
+            result = await calibration.calibrate(candidate.rubric, self.active)
             if result.refusal is not None:
                 self._refuse(candidate.rubric, result.refusal)
                 continue
             if result.rubric.digest != candidate.rubric.digest:
-                await self._store.put(self._lineage.task, result.rubric)
-                self._events.append(
-                    candidate_event(
-                        EventKind.PROPOSED,
-                        result.rubric.digest,
-                        by="calibration",
-                        reason=result.explanation,
-                        cycle=self._cycle,
-                    )
-                )
+                await self.store.put(self.lineage.task, result.rubric)
+                about = {"by": "calibration", "reason": result.explanation, "cycle": self.cycle}
+                self._events.append(candidate_event(EventKind.PROPOSED, result.rubric.digest, **about))
             ready.append(replace(candidate, rubric=result.rubric))
         return ready
 
     async def _best_earlier(self) -> Rubric | None:
         """Of the rubrics active before, the one with the best anchor order."""
-        earlier = set((await self._store.versions(self._lineage)).values()) - {self._active.digest}
-        history = await self._store.history(self._lineage)
+        earlier = set((await self.store.versions(self.lineage)).values()) - {self.active.digest}
+        history = await self.store.history(self.lineage)
         best = best_measured_digest([event.gate for event in history if event.gate is not None], earlier)
-        return None if best is None else await self._store.labelled(self._lineage, best)
+        return None if best is None else await self.store.labelled(self.lineage, best)
 
     def _refuse(self, rubric: Rubric, reason: Reason) -> None:
-        self._events.append(refusal_event(rubric.digest, [reason], by="gate", cycle=self._cycle))
+        self._events.append(refusal_event(rubric.digest, [reason], by="gate", cycle=self.cycle))
 
 
 def best_measured_digest(reports: Sequence[GateReport], digests: Set[str]) -> str | None:
