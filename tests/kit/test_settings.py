@@ -21,7 +21,7 @@ def _started(module: str, *arguments: str, **env: str) -> subprocess.CompletedPr
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "name", "value", "told"),
+    ("module", "name", "value", "problem"),
     [
         ("services.reward", "REGRADE_REWARD_TYPO", "1", "REGRADE_REWARD_TYPO is not a setting"),
         ("services.reward", "REGRADE_REWARD_PORT", "many", "REGRADE_REWARD_PORT: Input should be a valid integer"),
@@ -30,10 +30,10 @@ def _started(module: str, *arguments: str, **env: str) -> subprocess.CompletedPr
         ("services.local", "REGRADE_LOCAL_STEPS", "1", "REGRADE_LOCAL_STEPS: "),
     ],
 )
-def test_unusable_settings_are_told_in_a_sentence(module: str, name: str, value: str, told: str) -> None:
+def test_unusable_settings_are_reported_in_a_sentence(module: str, name: str, value: str, problem: str) -> None:
     done = _started(module, **{name: value})
     assert done.returncode == 2
-    assert told in done.stderr
+    assert problem in done.stderr
     assert "Traceback" not in done.stderr
 
 

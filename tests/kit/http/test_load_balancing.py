@@ -1,4 +1,4 @@
-"""Several replicas of an upstream: who is asked, who is left out, who comes back, and what retries may cost."""
+"""Several replicas of an upstream: load, ejection, probes, and the retry budget."""
 
 import asyncio
 import logging
@@ -28,8 +28,8 @@ WELL = certain(3)
 BROKEN = Reply(status=503)
 
 
-class Watched:
-    """Remembers what it is told."""
+class CountingMetrics:
+    """Records the calls."""
 
     def __init__(self) -> None:
         self.ejected: list[int] = []
@@ -77,16 +77,16 @@ async def test_the_least_loaded_is_asked(fake_engine: FakeEngine, other_engine: 
 
 async def test_a_failing_call_is_tried_on_another_at_once(fake_engine: FakeEngine, other_engine: FakeEngine) -> None:
     fake_engine.script = lambda _: BROKEN
-    watched = Watched()
+    metrics = CountingMetrics()
     async with open_session(connections=4, timeout_s=60.0) as session:
         urls = f"{fake_engine.url}, {other_engine.url}"
-        endpoint = JsonEndpoint(session, urls, retries=1, backoff_s=30.0, metrics=watched)
+        endpoint = JsonEndpoint(session, urls, retries=1, backoff_s=30.0, metrics=metrics)
         for _ in range(40):
             assert (await endpoint.post(CHAT, BODY))["choices"]
     assert len(fake_engine.calls) == 5, "left out after five failures in a row"
     assert len(other_engine.calls) == 40
-    assert watched.retries == [True] * 5
-    assert watched.ejected[-1] == 1
+    assert metrics.retries == [True] * 5
+    assert metrics.ejected[-1] == 1
 
 
 class Clock:
@@ -112,9 +112,9 @@ async def test_one_probe_brings_it_back_on_probation(
 ) -> None:
     monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 0.3)
     fake_engine.script = lambda _: BROKEN
-    watched = Watched()
+    metrics = CountingMetrics()
     async with open_session(connections=20, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}", metrics=watched)
+        endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}", metrics=metrics)
         for _ in range(40):
             await endpoint.post(CHAT, BODY)
         assert fake_engine.probes == 0
@@ -123,14 +123,14 @@ async def test_one_probe_brings_it_back_on_probation(
         await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
         assert fake_engine.probes == 1
         assert len(fake_engine.calls) >= 1
-        assert watched.ejected[-1] == 1, "still failing: out again at once"
+        assert metrics.ejected[-1] == 1, "still failing: out again at once"
         fake_engine.script = lambda _: WELL
         clock.now += 0.61
         fake_engine.forget()
         await endpoint.post(CHAT, BODY)
         await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
         assert len(fake_engine.calls) >= 5
-        assert watched.ejected[-1] == 0
+        assert metrics.ejected[-1] == 0
 
 
 async def test_with_all_out_calls_fail_at_once_until_a_probe_succeeds(
@@ -190,14 +190,14 @@ async def test_retries_stay_within_their_budget(fake_engine: FakeEngine, monkeyp
     monkeypatch.setattr(replicas, "_MAX_RETRIES_SAVED", 3.0)
     monkeypatch.setattr(replicas, "_RETRIES_A_SECOND", 0.0)
     fake_engine.script = lambda _: Reply(status=429)
-    watched = Watched()
+    metrics = CountingMetrics()
     async with open_session(connections=4, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, fake_engine.url, retries=2, backoff_s=0.0, metrics=watched)
+        endpoint = JsonEndpoint(session, fake_engine.url, retries=2, backoff_s=0.0, metrics=metrics)
         for _ in range(30):
             with pytest.raises(UpstreamBusy):
                 await endpoint.post(CHAT, BODY)
-    assert len(fake_engine.calls) == 30 + watched.retries.count(True)
-    assert 5 <= watched.retries.count(True) <= 6, "three at once, and a tenth of the requests"
+    assert len(fake_engine.calls) == 30 + metrics.retries.count(True)
+    assert 5 <= metrics.retries.count(True) <= 6, "three at once, and a tenth of the requests"
 
 
 def test_the_budget_comes_back_with_requests_and_time() -> None:
@@ -234,12 +234,12 @@ def test_each_rest_is_longer_and_stragglers_do_not_prolong_it() -> None:
 
 
 def test_base_urls() -> None:
-    found = split_urls(" http://gpu-1:8000/ ,https://me:s%20cret@gpu-2/engine,http://gpu-1:8000", key="k")
-    assert [(address.url, address.name) for address in found] == [
+    addresses = split_urls(" http://gpu-1:8000/ ,https://me:s%20cret@gpu-2/engine,http://gpu-1:8000", key="k")
+    assert [(address.url, address.name) for address in addresses] == [
         ("http://gpu-1:8000", "gpu-1:8000"),
         ("https://gpu-2/engine", "gpu-2"),
     ]
-    assert [address.headers["Authorization"] for address in found] == ["Bearer k", "Basic bWU6cyBjcmV0"]
+    assert [address.headers["Authorization"] for address in addresses] == ["Bearer k", "Basic bWU6cyBjcmV0"]
     assert split_urls("http://[::1]:8000")[0].url == "http://[::1]:8000"
 
 
@@ -254,7 +254,7 @@ def test_what_is_no_base_url_is_refused_without_being_repeated(text: str) -> Non
 
 async def test_credentials_are_sent_and_never_told(fake_engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    told = []
+    errors = []
     async with open_session(connections=4, timeout_s=60.0) as session:
         with_login = fake_engine.url.replace("://", "://me:hush-1@")
         endpoint = JsonEndpoint(session, with_login, key=SecretStr("hush-2"), retries=1, backoff_s=0.0)
@@ -264,13 +264,13 @@ async def test_credentials_are_sent_and_never_told(fake_engine: FakeEngine, capl
             fake_engine.script = partial(_always, reply)
             with pytest.raises(UpstreamError) as error:
                 await endpoint.post(CHAT, BODY)
-            told.append(repr(error.value) + repr(error.value.__cause__))
+            errors.append(repr(error.value) + repr(error.value.__cause__))
         fake_engine.stop()
         with pytest.raises(UpstreamUnavailable) as away:
             await endpoint.probe_all()
-        told.append(repr(away.value))
+        errors.append(repr(away.value))
     assert [headers["Authorization"] for headers in fake_engine.headers[:2]] == ["Basic bWU6aHVzaC0x", "Bearer hush-2"]
     logged = "".join(f"{record.getMessage()}{record.__dict__}" for record in caplog.records)
     assert "replica ejected" in logged
-    assert "hush" not in logged + "".join(told)
-    assert "bWU6" not in logged + "".join(told)
+    assert "hush" not in logged + "".join(errors)
+    assert "bWU6" not in logged + "".join(errors)

@@ -213,10 +213,10 @@ async def test_the_last_change_is_found_behind_many_proposals(store: RubricStore
         await store.record(
             LINEAGE, candidate_event(EventKind.PROPOSED, THREE.digest, by="me", reason=str(n), cycle="c")
         )
-    found = await store.last_change(LINEAGE)
-    assert found is not None
-    assert (found.digest, found.version, found.previous) == (TWO.digest, 2, ONE.digest)
-    assert found == (await store.history(LINEAGE))[1]
+    change = await store.last_change(LINEAGE)
+    assert change is not None
+    assert (change.digest, change.version, change.previous) == (TWO.digest, 2, ONE.digest)
+    assert change == (await store.history(LINEAGE))[1]
     assert (await store.rollback(LINEAGE, by="me", reason="worse")).digest == ONE.digest
 
 
@@ -232,11 +232,11 @@ async def test_rollback_to_a_version(store: RubricStore) -> None:
 
 
 async def test_activations_are_announced(redis: Redis, store: RubricStore) -> None:
-    heard: list[Announcement] = []
+    announcements: list[Announcement] = []
 
     async def listen() -> None:
-        async for told in store.announcements():
-            heard.append(told)
+        async for announcement in store.announcements():
+            announcements.append(announcement)
 
     async def subscribed() -> bool:
         return (await redis.pubsub_numsub("rg:activations"))[0][1] == 1
@@ -247,7 +247,7 @@ async def test_activations_are_announced(redis: Redis, store: RubricStore) -> No
         scoped = LineageKey(TASK, "main", "algebra")
         await activate(store, ONE)
         await activate(store, TWO, lineage=scoped)
-        await until(lambda: len(heard) == 2, "two announcements")
+        await until(lambda: len(announcements) == 2, "two announcements")
     finally:
         await cancel_and_wait(listener)
-    assert heard == [Announcement(LINEAGE, ONE.digest, 1), Announcement(scoped, TWO.digest, 1)]
+    assert announcements == [Announcement(LINEAGE, ONE.digest, 1), Announcement(scoped, TWO.digest, 1)]

@@ -17,7 +17,7 @@ SCOPED = LineageKey(TASK, "main", "algebra/3")
 
 async def test_i1_a_second_put_of_a_digest_changes_nothing(redis: Redis, store: RubricStore) -> None:
     first = rubric(created_by="first", rationale="as it was")
-    second = rubric(created_by="second", rationale="as it is told later")
+    second = rubric(created_by="second", rationale="rewritten")
     assert await store.put(TASK, first) == await store.put(TASK, second) == first.digest
     assert await RubricStore(redis).get(TASK, first.digest) == first
 

@@ -56,8 +56,8 @@ def test_repetition_compresses() -> None:
 
 @given(_TEXTS, _TEXTS, st.integers(1, 8))
 def test_shares_stay_in_0_and_1(completion: str, prompt: str, n: int) -> None:
-    tokens, asked = features.words(completion), features.words(prompt)
+    tokens, prompt_tokens = features.words(completion), features.words(prompt)
     assert 0.0 < features.distinct_share(tokens, n) <= 1.0
-    assert 0.0 <= features.copied_share(tokens, asked) <= 1.0
-    assert 0.0 <= features.topic_overlap(tokens, asked) <= 1.0
+    assert 0.0 <= features.copied_share(tokens, prompt_tokens) <= 1.0
+    assert 0.0 <= features.topic_overlap(tokens, prompt_tokens) <= 1.0
     assert features.sentence_count(completion) >= 0

@@ -113,9 +113,9 @@ def test_names_of_ones_own_are_answered_to(start_reward: StartReward, redis_url:
     url = start_reward(bootstrap_tasks=[TASK], **settings).url
     with story.meta_service(redis_url, url, fake_engine, **settings) as meta:
         for host, status in (("gpu-1.example.org:8701", 200), ("bound.example.org", 200), ("other.example.org", 421)):
-            told = {"Host": host}
-            assert httpx.post(f"{url}/score", json=BODY, headers=told).status_code == status
-            assert meta.get(f"/console/{TASK}", headers=told).status_code == status
+            headers = {"Host": host}
+            assert httpx.post(f"{url}/score", json=BODY, headers=headers).status_code == status
+            assert meta.get(f"/console/{TASK}", headers=headers).status_code == status
 
 
 @pytest.mark.parametrize("keys", [{"api_keys": ["a-key"]}, {"tenants": {"team": {"keys": ["a-tenants-key"]}}}])

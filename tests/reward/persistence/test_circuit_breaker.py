@@ -13,21 +13,21 @@ from tests.support.builders import TASK
 
 async def test_after_one_failure_nobody_asks_until_it_is_closed() -> None:
     circuit = CircuitBreaker()
-    asked = 0
+    calls = 0
 
     async def fail() -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal calls
+        calls += 1
         raise redis_errors.ConnectionError("refused")
 
     for _ in range(3):
         with pytest.raises(RedisUnavailable):
             await circuit.call(fail)
-    assert (asked, circuit.is_open) == (1, True)
+    assert (calls, circuit.is_open) == (1, True)
     circuit.close()
     with pytest.raises(RedisUnavailable, match="refused"):
         await circuit.call(fail)
-    assert asked == 2
+    assert calls == 2
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,15 @@ async def test_callers_at_once_get_their_own_answers(redis: Redis) -> None:
 async def test_a_refusal_reaches_its_caller_alone(redis: Redis) -> None:
     pipe = MultiplexedConnection(redis)
     await redis.set("text", "x")
-    told: list[object] = await asyncio.gather(
+    replies: list[object] = await asyncio.gather(
         pipe.execute_command("INCR", "text"),
         pipe.execute_command("EVALSHA", "0" * 40, 0),
         pipe.execute_command("GET", "text"),
         return_exceptions=True,
     )
-    assert isinstance(told[0], redis_errors.ResponseError)
-    assert isinstance(told[1], redis_errors.NoScriptError)
-    assert told[2] == "x"
+    assert isinstance(replies[0], redis_errors.ResponseError)
+    assert isinstance(replies[1], redis_errors.NoScriptError)
+    assert replies[2] == "x"
     await pipe.aclose()
 
 
@@ -74,8 +74,8 @@ async def test_a_silent_redis_is_given_up_for_everybody_and_asked_anew_later() -
         pipe = MultiplexedConnection(redis, timeout_s=1.0)
         await pipe.execute_command("PING")
         valkey.pause()
-        told = await asyncio.gather(*(pipe.execute_command("PING") for _ in range(3)), return_exceptions=True)
-        assert [type(error) for error in told] == [redis_errors.TimeoutError] * 3
+        replies = await asyncio.gather(*(pipe.execute_command("PING") for _ in range(3)), return_exceptions=True)
+        assert [type(error) for error in replies] == [redis_errors.TimeoutError] * 3
         valkey.resume()
         assert await pipe.execute_command("PING") == "PONG"
         await pipe.aclose()

@@ -89,8 +89,8 @@ async def test_i5_a_redis_that_comes_back_empty_gets_what_was_spooled(
         assert fake_engine.calls == []
         fresh = start_reward(redis_url=forgetful.url).url
         assert digests(score(fresh, numbered(5), **STEP)) == digests(before)
-        found = await traces(forgetful.url)
-        assert sorted((trace.item_id, trace.step) for trace in found) == [("1", 1), ("1", 2), ("5", 1)]
+        stored = await traces(forgetful.url)
+        assert sorted((trace.item_id, trace.step) for trace in stored) == [("1", 1), ("1", 2), ("5", 1)]
 
 
 @pytest.mark.parametrize("pinned_by", [{"run": "r", "step": 2}, {"run": "other"}], ids=["step", "group"])
@@ -303,7 +303,7 @@ async def test_what_is_not_served_while_redis_is_away(url: str, valkey: Valkey, 
 
 
 async def test_measuring_goes_on(url: str, valkey: Valkey) -> None:
-    """Candidates and evaluations of rubrics that the replica has met need no pin."""
+    """Candidates and evaluations of rubrics that the replica has served need no pin."""
     first = score(url, numbered(0), **STEP)["results"][0]["rubric"]
     score(url, numbered(0), rubric=first["version"], purpose="eval")
     valkey.stop()

@@ -183,9 +183,9 @@ async def test_a_file_of_another_release_is_put_aside_not_lost(tmp_path: Path) -
     later = await reopened(tmp_path)
     assert later.entries == 0
     await later.aclose()
-    with sqlite3.connect(f"{path}.unread") as kept:
-        assert kept.execute("SELECT base FROM entries").fetchall() == [("a",)]
-    kept.close()
+    with sqlite3.connect(f"{path}.unread") as database:
+        assert database.execute("SELECT base FROM entries").fetchall() == [("a",)]
+    database.close()
 
 
 async def test_a_living_process_keeps_its_file(tmp_path: Path) -> None:
