@@ -10,6 +10,7 @@ from regrade.contracts import EventKind, GatePass, Stage
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict
 from services.kit.store import keys
+from services.kit.store.rubric_store import gate_event
 from services.meta_reward.cycle import run_cycle
 from services.meta_reward.cycle_run import CycleRun
 from tests.support.builders import LINEAGE, TASK, activate, checks_only, gate_report, item, llm, rubric
@@ -100,10 +101,10 @@ async def test_i6_nothing_is_activated_without_gate_or_override(redis: Redis, re
         await store.put(TASK, candidate)
         with pytest.raises(Conflict, match="not passed the gate"):
             await store.activate(LINEAGE, candidate.digest, expected=active.digest, authority=GatePass(cycle="c"))
-        await store.record_gate(LINEAGE, gate_report(candidate.digest, active.digest, passed=False))
+        await store.record(LINEAGE, gate_event(gate_report(candidate.digest, active.digest, passed=False)))
         with pytest.raises(Conflict, match="not passed the gate"):
             await store.activate(LINEAGE, candidate.digest, expected=active.digest, authority=GatePass(cycle="c"))
-        await store.record_gate(LINEAGE, gate_report(candidate.digest, "f" * 64))
+        await store.record(LINEAGE, gate_event(gate_report(candidate.digest, "f" * 64)))
         with pytest.raises(Conflict, match="not passed the gate"):
             await store.activate(LINEAGE, candidate.digest, expected=active.digest, authority=GatePass(cycle="c"))
         for wanted in (candidate, candidate.digest):

@@ -104,8 +104,7 @@ class RubricStore:
 
     async def active(self, lineage: LineageKey) -> RubricPointer | None:
         """The active pointer of exactly this lineage."""
-        value = await self._redis.get(keys.active_key(lineage))
-        return RubricPointer.parse(str(value)) if value else None
+        return (await self.active_many(lineage.task, [lineage]))[0]
 
     async def active_many(self, task: str, lineages: Sequence[LineageKey]) -> list[RubricPointer | None]:
         """The active pointers of exactly these lineages of one task, in one round trip."""
@@ -114,8 +113,7 @@ class RubricStore:
 
     async def active_with_fallback(self, lineage: LineageKey) -> RubricPointer:
         """The active pointer of the narrowest lineage that has one. Raises `NotFound`."""
-        for candidate in lineage.fallbacks():
-            active = await self.active(candidate)
+        for active in await self.active_many(lineage.task, lineage.fallbacks()):
             if active is not None:
                 return active
         raise NotFound(
@@ -139,9 +137,8 @@ class RubricStore:
 
     async def lineages(self, task: str) -> list[LineageKey]:
         """Every lineage of a task that ever had an active rubric, sorted by label."""
-        return [
-            LineageKey.of(task, str(label)) for label in sorted(await self._redis.smembers(keys.lineages_key(task)))
-        ]
+        labels = await self._redis.smembers(keys.lineages_key(task))
+        return [LineageKey.of(task, str(label)) for label in sorted(labels)]
 
     async def find(self, lineage: LineageKey, name: int | str) -> RubricPointer:
         """A rubric by version (in the narrowest lineage that has it) or by digest. Raises `NotFound`."""
@@ -160,10 +157,6 @@ class RubricStore:
                 pipe.hset(keys.gate_passes_key(lineage), event.digest, event.gate.active.digest)
             pipe.xadd(keys.lineage_events_key(lineage), {"event": event_json(event)})
             await pipe.execute()
-
-    async def record_gate(self, lineage: LineageKey, report: GateReport) -> None:
-        """Record the gate's decision; a `GatePass` needs a recorded pass."""
-        await self.record(lineage, gate_event(report))
 
     async def activate(
         self,
@@ -236,14 +229,13 @@ class RubricStore:
             raise NotFound(f"{lineage.label} of {lineage.task!r} has no active rubric", code="unknown_task")
         if expected is not None and expected != current.digest:
             raise Conflict(fill(_CONFLICTS["conflict"], detail=current.digest))
-        target = (
-            (await self.find(lineage, to)).digest
-            if to is not None
-            else await self.digest_before(lineage, current.digest)
-        )
-        authority = Rollback(by=by, reason=reason)
+        if to is None:
+            target = await self.digest_before(lineage, current.digest)
+        else:
+            target = (await self.find(lineage, to)).digest
+        by_rollback = Rollback(by=by, reason=reason)
         version = await self.activate(
-            lineage, target, expected=current.digest, authority=authority, cooldown_s=cooldown_s
+            lineage, target, expected=current.digest, authority=by_rollback, cooldown_s=cooldown_s
         )
         return RubricPointer(target, version, lineage.scope)
 
@@ -256,10 +248,8 @@ class RubricStore:
 
     async def history(self, lineage: LineageKey) -> list[LineageEvent]:
         """Every event of the lineage, oldest first."""
-        return [
-            _read_event(entry_id, fields)
-            for entry_id, fields in await read_entries(self._redis, keys.lineage_events_key(lineage))
-        ]
+        page = await read_entries(self._redis, keys.lineage_events_key(lineage))
+        return [_read_event(entry_id, fields) for entry_id, fields in page]
 
     async def latest(self, lineage: LineageKey, count: int, *, before: str | None = None) -> list[LineageEvent]:
         """The newest `count` events of the lineage (before the event id `before`), oldest first."""
@@ -283,13 +273,11 @@ class RubricStore:
 
     async def _newest_first(self, lineage: LineageKey) -> AsyncIterator[LineageEvent]:
         """The lineage's events, newest first, read page by page."""
-        page = await read_newest(self._redis, keys.lineage_events_key(lineage), count=_EVENTS_PAGE)
-        while page:
-            for entry_id, fields in page:
-                yield _read_event(entry_id, fields)
-            page = await read_newest(
-                self._redis, keys.lineage_events_key(lineage), until=f"({page[-1][0]}", count=_EVENTS_PAGE
-            )
+        before: str | None = None
+        while page := await self.latest(lineage, _EVENTS_PAGE, before=before):
+            for event in reversed(page):
+                yield event
+            before = page[0].id
 
     async def announcements(self) -> AsyncIterator[Announcement]:
         """Activations as they happen, of every task, until the iterator is closed."""

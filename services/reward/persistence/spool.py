@@ -106,6 +106,9 @@ class SpoolFile:
                 self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {version}; COMMIT;")
             if version != _SCHEMA_VERSION:
                 raise sqlite3.NotSupportedError(f"format {version}; this release reads {_SCHEMA_VERSION}")
+            (state,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
             self._load_figures()
         except BaseException:
             self._connection.close()

@@ -11,7 +11,7 @@ from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.errors import Conflict, NotFound
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import connect
-from services.kit.store.rubric_store import Announcement, RubricStore, candidate_event
+from services.kit.store.rubric_store import Announcement, RubricStore, candidate_event, gate_event
 from tests.support.builders import LINEAGE, OVERRIDE, TASK, activate, checks_only, gate_report
 from tests.support.waiting import until
 
@@ -75,17 +75,17 @@ async def test_i6_the_gates_authority_needs_a_report_that_passed(store: RubricSt
     with pytest.raises(Conflict, match="has not passed the gate") as refused:
         await store.activate(LINEAGE, TWO.digest, expected=ONE.digest, authority=GATE)
     assert refused.value.code == "ungated"
-    await store.record_gate(LINEAGE, gate_report(TWO.digest, ONE.digest, passed=False))
+    await store.record(LINEAGE, gate_event(gate_report(TWO.digest, ONE.digest, passed=False)))
     with pytest.raises(Conflict, match="has not passed the gate"):
         await store.activate(LINEAGE, TWO.digest, expected=ONE.digest, authority=GATE)
-    await store.record_gate(LINEAGE, gate_report(TWO.digest, ONE.digest))
+    await store.record(LINEAGE, gate_event(gate_report(TWO.digest, ONE.digest)))
     assert await store.activate(LINEAGE, TWO.digest, expected=ONE.digest, authority=GATE) == 2
 
 
 async def test_i6_a_report_against_a_rubric_that_is_no_longer_active_does_not_count(store: RubricStore) -> None:
     await activate(store, ONE)
     await store.put(TASK, TWO)
-    await store.record_gate(LINEAGE, gate_report(TWO.digest, ONE.digest))
+    await store.record(LINEAGE, gate_event(gate_report(TWO.digest, ONE.digest)))
     await activate(store, THREE)
     with pytest.raises(Conflict, match="has not passed the gate against the active one"):
         await store.activate(LINEAGE, TWO.digest, expected=THREE.digest, authority=GATE)
@@ -96,7 +96,7 @@ async def test_i6_a_report_of_another_line_does_not_count(store: RubricStore) ->
     await activate(store, ONE)
     await activate(store, ONE, lineage=branch)
     await store.put(TASK, TWO)
-    await store.record_gate(branch, gate_report(TWO.digest, ONE.digest))
+    await store.record(branch, gate_event(gate_report(TWO.digest, ONE.digest)))
     with pytest.raises(Conflict, match="has not passed the gate"):
         await store.activate(LINEAGE, TWO.digest, expected=ONE.digest, authority=GATE)
 
@@ -133,8 +133,8 @@ async def test_i6_every_activation_is_on_record_with_its_authority(store: Rubric
     await store.record(
         LINEAGE, candidate_event(EventKind.PROPOSED, TWO.digest, by="catalogue", reason="short", cycle="cycle-1")
     )
-    await store.record_gate(LINEAGE, gate_report(THREE.digest, ONE.digest, passed=False))
-    await store.record_gate(LINEAGE, gate_report(TWO.digest, ONE.digest))
+    await store.record(LINEAGE, gate_event(gate_report(THREE.digest, ONE.digest, passed=False)))
+    await store.record(LINEAGE, gate_event(gate_report(TWO.digest, ONE.digest)))
     await store.activate(LINEAGE, TWO.digest, expected=ONE.digest, authority=GATE)
     await store.rollback(LINEAGE, by="me", reason="worse")
     events = await store.history(LINEAGE)
@@ -169,7 +169,7 @@ async def test_i6_every_activation_is_on_record_with_its_authority(store: Rubric
 async def test_i6_the_gate_does_not_bring_back_what_was_rolled_back(store: RubricStore) -> None:
     await activate(store, ONE)
     await store.put(TASK, TWO)
-    await store.record_gate(LINEAGE, gate_report(TWO.digest, ONE.digest))
+    await store.record(LINEAGE, gate_event(gate_report(TWO.digest, ONE.digest)))
     await store.activate(LINEAGE, TWO.digest, expected=ONE.digest, authority=GATE)
     await store.rollback(LINEAGE, by="me", reason="too strict")
     assert await store.rolled_back(LINEAGE) == {TWO.digest: "too strict"}

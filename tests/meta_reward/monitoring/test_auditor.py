@@ -20,6 +20,7 @@ from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import read_entries
+from services.kit.store.rubric_store import gate_event
 from services.meta_reward.evidence.alarms import AUDIT_CONTRADICTS, update_alarms
 from services.meta_reward.evidence.audit import audit_figures, change_by_activation, change_since_activation
 from services.meta_reward.evidence.window import summarise_window
@@ -133,7 +134,7 @@ async def test_the_watch_rolls_back_what_the_audit_contradicts(
         before = await meta.deps.store.active(LINEAGE)
         assert before is not None
         await meta.deps.store.put(TASK, wanted)
-        await meta.deps.store.record_gate(LINEAGE, gate_report(wanted.digest, before.digest))
+        await meta.deps.store.record(LINEAGE, gate_event(gate_report(wanted.digest, before.digest)))
         await meta.deps.store.activate(LINEAGE, wanted.digest, expected=before.digest, authority=GatePass(cycle="c"))
         await train(meta.client, "A second try at the essay. ", step=2)
         await worker.watch(LINEAGE)

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from regrade.contracts import EventKind, GatePass, Rubric
 from services.kit.errors import Conflict
 from services.kit.store import keys
-from services.kit.store.rubric_store import RubricStore
+from services.kit.store.rubric_store import RubricStore, gate_event
 from tests.support.builders import LINEAGE, OVERRIDE, TASK, gate_report, llm, rubric
 from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text, certain
 from tests.support.meta import Meta, meta_script, running_meta, train
@@ -24,7 +24,7 @@ async def pass_the_gate(store: RubricStore, wanted: Rubric) -> str:
     before = await store.active(LINEAGE)
     assert before is not None
     await store.put(TASK, wanted)
-    await store.record_gate(LINEAGE, gate_report(wanted.digest, before.digest))
+    await store.record(LINEAGE, gate_event(gate_report(wanted.digest, before.digest)))
     await store.activate(LINEAGE, wanted.digest, expected=before.digest, authority=GatePass(cycle="c"))
     return before.digest
 

@@ -8,7 +8,7 @@ from regrade.contracts import EventKind, GatePass
 from regrade.tasks import load_pack
 from services.kit.store import keys
 from services.kit.store.redis import read_entries
-from services.kit.store.rubric_store import RubricPointer, RubricStore
+from services.kit.store.rubric_store import RubricPointer, RubricStore, gate_event
 from tests.support.builders import LINEAGE, TASK, activate, gate_report, item, llm, rubric
 from tests.support.fake_engine import FakeEngine, Messages, Reply, by_text, certain
 from tests.support.meta import Meta, meta_script, running_meta, train, working
@@ -29,7 +29,7 @@ async def pass_the_gate(store: RubricStore) -> RubricPointer:
     before = await store.active(LINEAGE)
     assert before is not None
     await store.put(TASK, FLAT)
-    await store.record_gate(LINEAGE, gate_report(FLAT.digest, before.digest))
+    await store.record(LINEAGE, gate_event(gate_report(FLAT.digest, before.digest)))
     await store.activate(LINEAGE, FLAT.digest, expected=before.digest, authority=GatePass(cycle="c"))
     return before
 

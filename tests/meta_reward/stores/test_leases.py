@@ -7,7 +7,7 @@ from regrade.contracts import GatePass
 from services.kit.errors import Conflict
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.rubric_store import RubricStore
+from services.kit.store.rubric_store import RubricStore, gate_event
 from services.meta_reward.stores.leases import Leases
 from tests.support.builders import LINEAGE, TASK, activate, checks_only, gate_report
 from tests.support.waiting import until
@@ -57,7 +57,7 @@ async def test_i6_a_cycle_that_lost_its_lease_activates_nothing(redis: Redis, st
     one, two = checks_only(1), checks_only(2)
     await activate(store, one)
     await store.put(TASK, two)
-    await store.record_gate(LINEAGE, gate_report(two.digest, one.digest))
+    await store.record(LINEAGE, gate_event(gate_report(two.digest, one.digest)))
     authority = GatePass(cycle="cycle-1")
     async with Leases(redis).hold(LINEAGE) as token:
         assert token is not None

@@ -156,17 +156,20 @@ async def test_i5_a_torn_tail_costs_the_unanswered_batch_only(tmp_path: Path, cu
     await spool.aclose()
 
 
+@pytest.mark.parametrize(("start", "length"), [(0, 4_096), (100, 50), (4_096, 4_096), (9_000, 9_000)])
 async def test_a_damaged_file_is_put_aside_and_the_others_are_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, start: int, length: int
 ) -> None:
     for name in ("a", "b"):
         spool = Spool(tmp_path, LIMITS)
-        await write(spool, name)
+        await write(spool, *(f"{name}{n}" for n in range(20)))
         await spool.aclose()
     damaged, _ = databases(tmp_path)
-    damaged.write_bytes(b"no database at all" * 1_000)
+    content = bytearray(damaged.read_bytes())
+    content[start : start + length] = b"\xff" * length
+    damaged.write_bytes(content)
     later = await reopened(tmp_path)
-    assert later.entries == 1
+    assert later.entries == 20
     assert f"{damaged.name}.unread" in files(tmp_path)
     assert "a spool cannot be read" in caplog.text
     await later.aclose()
