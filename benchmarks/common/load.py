@@ -19,9 +19,9 @@ import aiohttp
 import psutil
 from redis import Redis
 
-from benchmarks.common.texts import GROUP, Group, groups
 from benchmarks.score.worker import Measure, Measurement, serve_measurements
 from services.kit.store.keys import traces_key
+from tests.support.texts import GROUP, Group, groups
 
 BATCH = 16
 """Items per request: two groups."""

@@ -28,17 +28,18 @@ import aiohttp
 import httpx
 from rich.console import Console
 
-from benchmarks.common.essays import TASK, essay_groups, rubric
 from benchmarks.common.output import OUT, write_json
 from benchmarks.common.stack import prefixed, running_valkey, start_process
-from benchmarks.common.texts import Group
-from benchmarks.engine import report, vllm_server
+from benchmarks.engine import report
 from benchmarks.engine.paper_flow import PaperFlow
-from benchmarks.engine.recording_proxy import Conversation, Tee
 from benchmarks.engine.report import ContenderResult, RoundResult
 from regrade.contracts import Mode
 from services.local.processes import Processes, StackError
 from services.reward.settings import RewardSettings
+from tests.support import vllm_server
+from tests.support.essays import TASK, essay_groups, rubric
+from tests.support.recording_proxy import Conversation, RecordingProxy
+from tests.support.texts import Group
 
 CRITERIA_PER_CALL = (1, 2, 3, 5)
 DEFAULT_CRITERIA_PER_CALL: int = RewardSettings.model_fields["judge_criteria_per_call"].default
@@ -103,7 +104,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         vllm = exits.enter_context(
             vllm_server.Vllm(args.engine_url or vllm_server.start(processes, args.engine_option))
         )
-        proxy = exits.enter_context(Tee(vllm.url))
+        proxy = exits.enter_context(RecordingProxy(vllm.url))
         sizes = (DEFAULT_CRITERIA_PER_CALL,) if args.quick else CRITERIA_PER_CALL
         services = exits.enter_context(_services(processes, logs, proxy.url, sizes, settings))
         results, limit = _measure(args, _judges(services, proxy, vllm), vllm, console)
@@ -168,7 +169,9 @@ def _expected(criteria_per_call: int) -> str:
     return f"expected, {criteria_per_call} a call"
 
 
-def _judges(services: Mapping[int, str], proxy: Tee, vllm: vllm_server.Vllm) -> dict[str, tuple[int | None, Judge]]:
+def _judges(
+    services: Mapping[int, str], proxy: RecordingProxy, vllm: vllm_server.Vllm
+) -> dict[str, tuple[int | None, Judge]]:
     """Every contender by its name, with its criteria per call if it has that setting."""
 
     def through(criteria_per_call: int, mode: Mode) -> Judge:
@@ -186,7 +189,7 @@ def _judges(services: Mapping[int, str], proxy: Tee, vllm: vllm_server.Vllm) -> 
     }
 
 
-def _score(url: str, proxy: Tee, mode: Mode, groups: Sequence[Group], n: int) -> Judged:
+def _score(url: str, proxy: RecordingProxy, mode: Mode, groups: Sequence[Group], n: int) -> Judged:
     """All groups in one request, as a trainer sends its batch."""
     items = [
         {"id": f"{g}-{i}", "group": str(g), "prompt": group.prompt, "completion": completion}
@@ -201,7 +204,7 @@ def _score(url: str, proxy: Tee, mode: Mode, groups: Sequence[Group], n: int) ->
 
 
 def _judged(vllm: vllm_server.Vllm, judge: Judge, groups: Sequence[Group], n: int) -> RoundResult:
-    vllm.forget()
+    vllm.reset_prefix_cache()
     before, began = vllm.counters(), time.perf_counter()
     rewards, conversations = judge(groups, n)
     wall_s = time.perf_counter() - began

@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.common.texts import Group
-from benchmarks.engine.recording_proxy import Conversation
 from regrade.contracts import LEVELS, LlmCriterion, Rubric
+from tests.support.recording_proxy import Conversation
+from tests.support.texts import Group
 
 _ROLE = "You are an experienced English instructor. You evaluate the response of a student to a task."
 _CHOICES = [str(level) for level in LEVELS]

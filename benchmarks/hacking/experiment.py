@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from benchmarks.attacks.__main__ import with_checks
-from benchmarks.common.essays import rubric as long_rubric
 from benchmarks.hacking.evolution import Evolution, Usage, running_evolution
 from benchmarks.hacking.measure import rejected
 from benchmarks.hacking.policy import Policy
@@ -21,6 +20,7 @@ from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.meta_reward.settings import MetaRewardSettings
+from tests.support.essays import rubric as long_rubric
 
 TASK = "essay_writing"
 GROUP = 8

@@ -96,7 +96,7 @@ def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ]
     steps_to_fall = median(after) if after else None
     return {name: {"min": min(r[name] for r in runs), "mean": fmean(r[name] for r in runs)} for name in numbers} | {
-        "declinesteps_expressible": None if steps_to_fall == float("inf") else steps_to_fall,
+        "fall_steps_expressible": None if steps_to_fall == float("inf") else steps_to_fall,
         "never_fell_expressible": sum(steps == float("inf") for steps in after),
         "bill": {name: fmean(r["bill"][name] for r in runs) for name in runs[0]["bill"]},
     }
@@ -119,7 +119,7 @@ def show(console: Console, figures: dict[str, Any]) -> None:
             for text in (f"{arm[f'honest_{kind}']['mean']:.2f} ({arm[f'honest_{kind}']['min']:.2f})",
                          f"{arm[f'auc_{kind}']['mean']:.2f}")
         ]  # fmt: skip
-        fallen = arm["declinesteps_expressible"]
+        fallen = arm["fall_steps_expressible"]
         table.add_row(
             name, *shares, "never" if fallen is None else f"{fallen:g}", f"{arm['honest_rejected']['mean']:.0%}",
             f"{arm['honest_docked']['mean']:.0%}", f"{arm['cycles']['mean']:.1f}", f"{arm['activations']['mean']:.1f}",

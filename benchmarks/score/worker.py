@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from itertools import chain, islice
 from typing import Any, TextIO
 
-from benchmarks.common.texts import GROUP, groups
+from tests.support.texts import GROUP, groups
 
 Measurement = dict[str, Any]
 Measure = Callable[[dict[str, Any]], Measurement]

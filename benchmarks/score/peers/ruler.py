@@ -3,8 +3,8 @@
 import os
 from collections.abc import Sequence
 
-from benchmarks.common.texts import GROUP
 from benchmarks.score.worker import Measure, chat_choice, engine_url, groupwise, serve_measurements
+from tests.support.texts import GROUP
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.common.essays import essay_groups, rubric
-from benchmarks.engine.prefixes import distinct_tokens
 from benchmarks.engine.report import ContenderResult, RoundResult, headlines
+from tests.support.essays import essay_groups, rubric
+from tests.support.prefix_tree import distinct_tokens
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 
 from benchmarks.common.load import check_score, score_bodies
 from benchmarks.common.output import write_json
-from benchmarks.common.texts import groups
 from benchmarks.score import peers
 from benchmarks.score.report import (
     CALLS,
@@ -21,6 +20,7 @@ from benchmarks.score.report import (
     meets_target,
     ratio,
 )  # fmt: skip
+from tests.support.texts import groups
 
 
 def row(name: str, kind: str, *cpu_us: float, delay_ms: int = 0, in_flight: int = 64, criteria: int = 1) -> LoadResult:

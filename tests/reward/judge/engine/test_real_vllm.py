@@ -2,14 +2,14 @@
 
 import pytest
 
-from benchmarks.common.essays import essay_groups, rubric
-from benchmarks.engine.recording_proxy import Tee
-from benchmarks.engine.vllm_server import Vllm
 from regrade import RewardClient
 from regrade.contracts import Mode
 from services.kit.store.rubric_store import RubricStore
 from tests.conftest import StartReward
 from tests.support.builders import ESSAY, PROMPT, TASK, activate
+from tests.support.essays import essay_groups, rubric
+from tests.support.recording_proxy import RecordingProxy
+from tests.support.vllm_server import Vllm
 
 pytestmark = pytest.mark.vllm
 
@@ -36,14 +36,14 @@ async def test_a_group_computes_its_prefixes_once(start_reward: StartReward, sto
     """
     (group,) = essay_groups("a group of this test", 1)
     items = [{"id": str(n), "prompt": group.prompt, "completion": text} for n, text in enumerate(group.completions)]
-    with Tee(vllm_url) as tee, Vllm(vllm_url) as vllm:
-        service = start_reward(judge_url=tee.url, judge_timeout_s=240.0)
+    with RecordingProxy(vllm_url) as proxy, Vllm(vllm_url) as vllm:
+        service = start_reward(judge_url=proxy.url, judge_timeout_s=240.0)
         await activate(store, rubric())
         before = vllm.counters()
         async with RewardClient(service.url, timeout_s=240.0) as client:
             response = await client.score(TASK, items, run="prefixes", step=1)
         spent = vllm.counters().since(before)
-        asked = tee.take()
+        asked = proxy.take()
         distinct = vllm.distinct_tokens(asked)
     assert all(result.reward is not None for result in response.results)
     assert len(asked) == 40

@@ -1,15 +1,15 @@
-"""Essays of about 300 words for `bench-engine`, put together from the paragraphs of the essay task's own originals.
+"""Essays of about 300 words, composed of paragraphs of the essay task's trusted originals.
 
-A real engine's tokenizer and prefix cache want real prose. What an essay argues as a whole is not asked here.
+A real engine's tokenizer and prefix cache need real prose; the essays need not be coherent.
 """
 
 import random
 from collections.abc import Sequence
 from itertools import chain
 
-from benchmarks.common.texts import GROUP, Group
 from regrade.contracts import LlmCriterion, Rubric
 from regrade.tasks import load_pack
+from tests.support.texts import GROUP, Group
 
 TASK = "essay_writing"
 _WORDS = (220, 380)
@@ -63,7 +63,7 @@ _LEVELS = {
 
 
 def rubric(criteria: int = len(_LEVELS)) -> Rubric:
-    """The first `criteria` of five LLM criteria, each with a text for every level."""
+    """A rubric of the first `criteria` of five LLM criteria, each with a text per level."""
     chosen = list(_LEVELS.items())[:criteria]
     return Rubric(
         criteria=tuple(
@@ -75,7 +75,7 @@ def rubric(criteria: int = len(_LEVELS)) -> Rubric:
 
 
 def essay_groups(seed: str, count: int) -> list[Group]:
-    """Prompts, each with `GROUP` essays; no two essays of a group begin alike, and another seed gives others."""
+    """Prompts with `GROUP` essays each, determined by the seed; the essays of a group have different openings."""
     rng = random.Random(seed)
     prompts = rng.sample([prompt.prompt for prompt in load_pack(TASK).prompts], count)
     return [Group(prompt, tuple(_essays(rng))) for prompt in prompts]
@@ -89,10 +89,10 @@ def _essays(rng: random.Random) -> list[str]:
 
 
 def _essay(rng: random.Random, opening: str, others: Sequence[str]) -> str:
-    wanted = rng.randint(*_WORDS)
+    length = rng.randint(*_WORDS)
     parts = [opening]
     for paragraph in rng.sample(others, len(others)):
-        if sum(len(part.split()) for part in parts) >= wanted:
+        if sum(len(part.split()) for part in parts) >= length:
             break
         parts.append(paragraph)
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""A real vLLM for `bench-engine`: started on this CPU or given by URL, with its own counters."""
+"""A real vLLM for `bench-engine` and the engine tests: started on this CPU or given by URL, with its own counters."""
 
 import os
 import socket
@@ -9,9 +9,9 @@ from typing import NamedTuple, Self
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.engine.prefixes import distinct_tokens
 from services.local.engine import MODEL_NAME
 from services.local.processes import Processes
+from tests.support.prefix_tree import distinct_tokens
 
 CACHE = Path(__file__).parents[2] / ".cache"
 _READY_S = 300.0
@@ -19,7 +19,7 @@ _OPTIONS = (
     "--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "64",
     "--block-size", "32",
 )  # fmt: skip
-"""Blocks of 32 tokens are the smallest on a CPU; a prefix is reused in whole blocks."""
+"""32 tokens is the smallest block on a CPU; a prefix is reused in whole blocks."""
 _COUNTERS = {
     "prompt": ("vllm:prompt_tokens", None),
     "computed": ("vllm:prompt_tokens_by_source", "local_compute"),
@@ -28,19 +28,19 @@ _COUNTERS = {
 
 
 class Counters(NamedTuple):
-    """What the engine counted: prompt tokens asked for, those it computed and did not have cached, tokens written."""
+    """The engine's token counters: prompt tokens, those of them not in the prefix cache, and generated tokens."""
 
     prompt: float
     computed: float
     generated: float
 
     def since(self, before: "Counters") -> "Counters":
-        """What was added."""
+        """The difference to earlier counters."""
         return Counters(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 class Vllm:
-    """The engine as a benchmark sees it, a context; all requests of this class are outside of what is timed."""
+    """A context with a client for the engine's counters, tokenizer and prefix cache."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -54,7 +54,7 @@ class Vllm:
         self._http.close()
 
     def counters(self) -> Counters:
-        """The counters now."""
+        """The current counters."""
         text = self._http.get("/metrics").raise_for_status().text
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return Counters(
@@ -66,24 +66,24 @@ class Vllm:
             }
         )
 
-    def forget(self) -> None:
-        """Empty the prefix cache, so that a measurement starts with nothing computed."""
+    def reset_prefix_cache(self) -> None:
+        """Empty the prefix cache."""
         self._http.post("/reset_prefix_cache").raise_for_status()
 
     def distinct_tokens(self, conversations: Iterable[Sequence[dict[str, str]]]) -> int:
-        """Distinct tokens of the prefix tree of the prompts that the engine makes of these conversations."""
+        """The number of tokens in the prefix tree of these conversations' prompts."""
         return distinct_tokens(map(self.tokens, conversations))
 
     def tokens(self, conversation: Sequence[dict[str, str]]) -> list[int]:
-        """The prompt that the engine makes of a conversation."""
+        """The token ids of a conversation's prompt."""
         body = {"model": self.model, "messages": list(conversation), "add_generation_prompt": True}
         return list(self._http.post("/tokenize", json=body).raise_for_status().json()["tokens"])
 
 
 def start(processes: Processes, options: Sequence[str] = ()) -> str:
-    """Start vLLM with SmolLM2-135M-Instruct on all of this CPU; answers its URL. `options` come last and win.
+    """Start vLLM with SmolLM2-135M-Instruct on all cores; returns its URL. `options` override the defaults.
 
-    Left to itself vLLM keeps a core free: of two that is half of what it can compute.
+    By default vLLM leaves a core free, which on two cores halves its speed.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -1,9 +1,8 @@
-"""Stands between the service and the engine: passes every request on, byte for byte, and keeps its conversations."""
+"""A proxy between the service and the engine that forwards every request unchanged and records its conversations."""
 
 import asyncio
 import json
 import threading
-from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
@@ -13,40 +12,40 @@ Conversation = list[dict[str, str]]
 _MAX_BODY = 64_000_000
 
 
-class Tee:
-    """A context; `url` is where the service finds the engine. A server in a thread: it waits, it hardly works."""
+class RecordingProxy:
+    """A context with a proxy server in a thread of its own; `url` is the address to use as the engine's."""
 
     def __init__(self, engine_url: str) -> None:
         self._engine_url = engine_url
-        self._seen: list[bytes] = []
+        self._bodies: list[bytes] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.url = ""
 
     def take(self) -> list[Conversation]:
-        """The conversations that went through since the last call."""
-        bodies, self._seen = self._seen, []
+        """The conversations since the last call of `take`."""
+        bodies, self._bodies = self._bodies, []
         return [conversation for body in bodies for conversation in _conversations(json.loads(body))]
 
     async def _start(self) -> None:
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
         app = web.Application(client_max_size=_MAX_BODY)
-        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        app.router.add_route("*", "/{path:.*}", self._forward)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
-    async def _pass_on(self, request: web.Request) -> web.Response:
+    async def _forward(self, request: web.Request) -> web.Response:
         body = await request.read()
         if request.method == "POST":
-            self._seen.append(body)
+            self._bodies.append(body)
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
         async with self._session.request(
             request.method, self._engine_url + request.path_qs, data=body or None, headers=headers
-        ) as answer:
-            return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+        ) as response:
+            return web.Response(status=response.status, body=await response.read(), content_type=response.content_type)
 
     async def _stop(self) -> None:
         await self._runner.cleanup()
@@ -57,9 +56,7 @@ class Tee:
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
