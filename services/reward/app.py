@@ -38,7 +38,7 @@ from services.reward.persistence.multiplexed import MultiplexedConnection
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.persistence.recovery import Recovery
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
-from services.reward.persistence.spool import open_spool
+from services.reward.persistence.spool import Spool, open_spool
 from services.reward.scoring.pins import Pins
 from services.reward.scoring.pipeline import ScoringPipeline
 from services.reward.settings import RewardSettings
@@ -73,12 +73,8 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
             finally:
                 for task in background:
                     await cancel_and_wait(task)
-                await state.batcher.aclose()
-                await state.service.aclose()
-                if state.spool is not None:
-                    await state.spool.aclose()
+                await _close_state(state)
                 math_pool.close()
-                await state.circuit.aclose()
                 await pipe.aclose()
                 await redis.aclose()
                 await close_engine()
@@ -159,13 +155,7 @@ async def _open_state(
     pins, actives = PinCache(), ActiveRubricCache(store, circuit, metrics)
     spool = open_spool(settings)
     outcomes = OutcomeStore(trace_log, circuit, pins, actives, spool)
-    admission = Admission(
-        capacity=settings.judge_in_flight,
-        shadow_capacity=settings.shadow_in_flight or max(1, settings.judge_in_flight // 8),
-        queue=settings.judge_queue,
-        shadow_share=settings.shadow_share,
-        quiet_s=settings.shadow_quiet_s,
-    )
+    admission = _admission(settings)
     calls = EngineClient(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
     service = ScoringPipeline(
         pins=Pins(actives, outcomes, settings),
@@ -193,15 +183,39 @@ async def _open_state(
     )
     await recovery.start()
     metrics.watch_admission(lambda: admission.waiting, settings.judge_in_flight)
+    _watch_outages(metrics, settings, circuit, spool)
+    batcher = RetryingBatcher(service, size=settings.trainer_batch, wait_s=settings.trainer_batch_wait_s)
+    quotas = Quotas(settings.tenants, metrics)
+    return RewardState(redis, store, engine, service, batcher, circuit, actives, spool, recovery, quotas)
+
+
+def _watch_outages(
+    metrics: RewardMetrics, settings: RewardSettings, circuit: CircuitBreaker, spool: Spool | None
+) -> None:
     metrics.watch_outages(
         lambda: circuit.is_open,
         lambda: spool.size if spool else 0,
         lambda: spool.entries if spool else 0,
         settings.spool_max_bytes if spool else 0,
     )
-    batcher = RetryingBatcher(service, size=settings.trainer_batch, wait_s=settings.trainer_batch_wait_s)
-    quotas = Quotas(settings.tenants, metrics)
-    return RewardState(redis, store, engine, service, batcher, circuit, actives, spool, recovery, quotas)
+
+
+async def _close_state(state: RewardState) -> None:
+    await state.batcher.aclose()
+    await state.service.aclose()
+    if state.spool is not None:
+        await state.spool.aclose()
+    await state.circuit.aclose()
+
+
+def _admission(settings: RewardSettings) -> Admission:
+    return Admission(
+        capacity=settings.judge_in_flight,
+        shadow_capacity=settings.shadow_in_flight or max(1, settings.judge_in_flight // 8),
+        queue=settings.judge_queue,
+        shadow_share=settings.shadow_share,
+        quiet_s=settings.shadow_quiet_s,
+    )
 
 
 def judge_limits(settings: RewardSettings) -> JudgeLimits:
