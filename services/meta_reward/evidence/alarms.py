@@ -1,14 +1,14 @@
 """Alarms: figures of a window that went too far, each with example traces. Pure; raised alarms are kept in Redis.
 
-A new alarm is a generator of indicators and an entry in `INDICATORS`. A drift of a text feature needs only a line in
-`DECREASE_RULES` or `INCREASE_RULES`.
+A new alarm is a generator of indicators and an entry in `INDICATORS` (docs/extend.md). For a drift of a text feature, a
+line in `DECREASE_RULES` or `INCREASE_RULES` is enough.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
-from regrade.contracts import Alarm, Audited, Flag, Trace
+from regrade.contracts import Alarm, Flag, Trace
+from services.meta_reward.evidence.indicator import AlarmThresholds, Indicator
 from services.meta_reward.evidence.rank_statistics import ranks
 from services.meta_reward.evidence.window import FLOORED, SATURATED, WindowSummary, has_equal_rewards
 
@@ -16,23 +16,6 @@ _MAX_EXAMPLES = 8
 _MIN_TRACES = 16
 """With fewer traces a rank correlation of 0.5 is within chance."""
 _MIN_GROUPS = 4
-
-
-class AlarmThresholds(NamedTuple):
-    """An alarm is raised above the first value and cleared below the second: near one threshold it would flicker."""
-
-    raised_above: float
-    cleared_below: float
-
-
-class Indicator(NamedTuple):
-    """A figure that an alarm watches; more is worse. `examples` gives the traces that show it, the clearest first."""
-
-    name: str
-    figure: float
-    thresholds: AlarmThresholds
-    examples: Callable[[], Iterable[Trace | Audited]]
-
 
 DECREASE_RULES: Mapping[str, AlarmThresholds] = {
     "words": AlarmThresholds(0.3, 0.2),

@@ -1,57 +1,19 @@
 """Acceptance criteria: what a measured candidate has to show. Pure.
 
 A new criterion is a function from a comparison to the texts of its failures, and an entry in `ACCEPTANCE_CRITERIA`
-with the code under which a refusal is reported.
+with the code under which a refusal is reported (docs/extend.md).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
-from regrade.contracts import Reason, ReasonCode, Rubric
-from services.meta_reward.gate.anchor_statistics import AnchorScores, PairedGain
+from regrade.contracts import Reason, ReasonCode
+from services.meta_reward.gate.comparison import EPSILON, Comparison
 
-Rewards = list[float | None]
-
-EPSILON = 1e-6
-"""Shares and rewards closer than this are equal up to rounding."""
 MAX_UNSCORED = 0.05
 """A rubric that leaves more of the anchors unscored is measured on a selection of its own."""
 MAX_INVERTED = 0.5
 """Above it, the candidate prefers the damaged text of most pairs."""
 _REFERENCE_NAMES = ("active", "best earlier")
-
-
-class Measurement(NamedTuple):
-    """A rubric's rewards on all anchor cases (None: not scored) and the share of trusted groups with a spread."""
-
-    rubric: Rubric
-    rewards: Rewards
-    spread: float
-    items: int
-    """Items sent to the judge."""
-
-
-class Comparison(NamedTuple):
-    """A candidate and its references: the active rubric first, then the best earlier one, if there is one.
-
-    Scores and gains are computed on the cases that all of these rubrics scored.
-    """
-
-    candidate: Measurement
-    references: Sequence[Measurement]
-    scores: AnchorScores
-    reference_scores: Sequence[AnchorScores]
-    order_gains: Sequence[PairedGain]
-    """Gain in net order over each reference."""
-    attack_gain: PairedGain
-    """Gain in resisted attacks over the active rubric."""
-    common_originals: int
-    """Originals that all of these rubrics scored."""
-    min_originals: int
-    margin: float
-    """Loss of net order that still counts as non-inferior."""
-    is_partial: bool = False
-    """Whether the candidate was dropped at an interim analysis, with anchors left unscored on purpose."""
 
 
 AcceptanceCriterion = Callable[[Comparison], Iterator[str]]

@@ -10,7 +10,10 @@ from services.meta_reward.propose.pairwise import PairwiseProposer
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 
-PROPOSERS: tuple[Callable[[], Proposer], ...] = (CatalogueProposer, PruningProposer)
+PROPOSERS: tuple[Callable[[], Proposer], ...] = (
+    CatalogueProposer,
+    PruningProposer,
+)
 META_JUDGE_PROPOSERS: tuple[Callable[[MetaJudge], Proposer], ...] = (
     PaperProposer,
     PairwiseProposer,

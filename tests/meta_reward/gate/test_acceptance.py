@@ -3,8 +3,9 @@
 import pytest
 
 from regrade.contracts import ReasonCode
-from services.meta_reward.gate.acceptance import ACCEPTANCE_CRITERIA, Comparison, Measurement, failures
+from services.meta_reward.gate.acceptance import ACCEPTANCE_CRITERIA, failures
 from services.meta_reward.gate.anchor_statistics import AnchorScores, PairedGain
+from services.meta_reward.gate.comparison import Comparison, Measurement
 from tests.support.builders import checks_only
 
 SCORES = AnchorScores(
