@@ -1,4 +1,4 @@
-"""The verdict a text comes to: of several words that are verdicts, the one named last."""
+"""The verdict of a text: the last of a set of labels that it names. Pure."""
 
 from collections.abc import Iterable
 
@@ -6,14 +6,14 @@ from services.kit.text import features
 
 
 def normal(verdict: str) -> str:
-    """A verdict in the form that verdicts are compared in."""
+    """A verdict in the normal form for comparisons: its words in lower case."""
     return " ".join(features.words(verdict))
 
 
 def last_verdict(completion: str, verdicts: Iterable[str]) -> str | None:
-    """The verdict named last, in normal form; None where none is named.
+    """The verdict named last, in normal form, or None.
 
-    One verdict may end another ("correct", "not correct"): of those that end last, the longest is meant.
+    One verdict may be the end of another ("correct", "not correct"): of those that end last, the longest counts.
     """
     text = f" {normal(completion)} "
     known = {normal(verdict) for verdict in verdicts} - {""}

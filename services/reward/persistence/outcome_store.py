@@ -8,6 +8,7 @@ a retry looks for it.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from regrade.contracts import Flag, OnOutage
@@ -27,58 +28,56 @@ class AppendResult(NamedTuple):
     degraded: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class OutcomeStore:
     """Fixes pins and stores outcomes. Without a spool, each batch fails during an outage (`RedisUnavailable`)."""
 
-    def __init__(
-        self, log: TraceLog, circuit: CircuitBreaker, pins: PinCache, actives: ActiveRubricCache, spool: Spool | None
-    ) -> None:
-        self._log = log
-        self._circuit = circuit
-        self._pins = pins
-        self._actives = actives
-        self._spool = spool
+    log: TraceLog
+    circuit: CircuitBreaker
+    pins: PinCache
+    actives: ActiveRubricCache
+    spool: Spool | None
 
     async def resolve(self, task: str, pins: Sequence[PinRequest], on_outage: OnOutage) -> list[PinState]:
         """Read or set every pin and fetch stored outcomes. Raises `RedisUnavailable`, `Overloaded`."""
         spooled: Mapping[str, ItemResult] = {}
-        if self._spool is not None:
-            spooled = await self._spool.outcomes(task, [base for pin in pins for base in pin.item_bases])
+        if self.spool is not None:
+            spooled = await self.spool.outcomes(task, [base for pin in pins for base in pin.item_bases])
         try:
-            with self._circuit.guard():
-                states = await self._log.resolve(task, pins)
+            with self.circuit.guard():
+                states = await self.log.resolve(task, pins)
         except RedisUnavailable:
-            if self._spool is None or on_outage is not OnOutage.SERVE:
+            if self.spool is None or on_outage is not OnOutage.SERVE:
                 raise
             states = [self._state_without_redis(pin) for pin in pins]
             if any(base not in spooled for pin in pins for base in pin.item_bases):
-                self._spool.refuse_if_full()  # before the judge is called for outcomes that could not be stored
+                self.spool.refuse_if_full()  # before the judge is called for outcomes that could not be stored
         else:
             for pin, state in zip(pins, states, strict=True):
                 if state.active is not None:
-                    self._pins.set(pin.key, state.active, pin.ttl_s)
-                    self._actives.observe(pin.lineage, state.active)
+                    self.pins.set(pin.key, state.active, pin.ttl_s)
+                    self.actives.observe(pin.lineage, state.active)
         if not spooled:
             return states
         return [_with_spooled(pin, state, spooled) for pin, state in zip(pins, states, strict=True)]
 
     async def append(self, task: str, records: Sequence[OutcomeRecord], on_outage: OnOutage) -> AppendResult:
         """Store outcomes and traces; the first writer wins. Raises `RedisUnavailable`, `Overloaded`, `Unavailable`."""
-        if self._spool is not None and any(Flag.UNPINNED in record.result.flags for record in records):
-            return await self._append_to_spool(self._spool, task, records)
+        if self.spool is not None and any(Flag.UNPINNED in record.result.flags for record in records):
+            return await self._append_to_spool(self.spool, task, records)
         try:
-            with self._circuit.guard():
-                return AppendResult(await self._log.append(task, records), degraded=False)
+            with self.circuit.guard():
+                return AppendResult(await self.log.append(task, records), degraded=False)
         except (RedisUnavailable, Overloaded) as error:
             if isinstance(error, Overloaded) and error.code != TRACE_LOG_FULL:
                 raise
-            if self._spool is None or on_outage is not OnOutage.SERVE:
+            if self.spool is None or on_outage is not OnOutage.SERVE:
                 raise
-            return await self._append_to_spool(self._spool, task, records)
+            return await self._append_to_spool(self.spool, task, records)
 
     async def _append_to_spool(self, spool: Spool, task: str, records: Sequence[OutcomeRecord]) -> AppendResult:
         digests = dict.fromkeys(record.result.rubric.digest for record in records)
-        rubrics = await asyncio.gather(*(self._actives.rubric(task, digest) for digest in digests))
+        rubrics = await asyncio.gather(*(self.actives.rubric(task, digest) for digest in digests))
         replies = await spool.write([_spool_entry(task, record) for record in records], [(task, r) for r in rubrics])
         results = [first_stored(record, reply) for record, reply in zip(records, replies, strict=True)]
         return AppendResult(results, degraded=True)
@@ -86,16 +85,16 @@ class OutcomeStore:
     def _state_without_redis(self, pin: PinRequest) -> PinState:
         """The pin as this replica read it, else a provisional one: the requested rubric, or the last active one."""
         outcomes = (None,) * len(pin.item_bases)
-        active = self._pins.get(pin.key)
+        active = self.pins.get(pin.key)
         if active is not None:
             conflict = pin.requested is not None and pin.requested.digest != active.digest
             return PinState(active, conflict, outcomes, degraded=True)
-        active = pin.requested or self._actives.last_known(pin.lineage)
+        active = pin.requested or self.actives.last_known(pin.lineage)
         if active is None:
             raise RedisUnavailable(
                 f"Redis is unavailable, and this replica has never served {pin.lineage.label} of {pin.lineage.task}"
             )
-        provisional = self._pins.choose_provisional(pin.key, pin.lineage, active, pin.ttl_s)
+        provisional = self.pins.choose_provisional(pin.key, pin.lineage, active, pin.ttl_s)
         return PinState(pin.requested or provisional, False, outcomes, unpinned=True, degraded=True)
 
 

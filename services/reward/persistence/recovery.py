@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -32,34 +33,21 @@ _MAX_PAUSE_S = 30.0
 _PINS_A_CALL = 64
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Recovery:
     """Runs in the background of one replica. `prepare` is called once, when Redis first answers."""
 
-    def __init__(
-        self,
-        *,
-        redis: Redis,
-        circuit: CircuitBreaker,
-        store: RubricStore,
-        trace_log: TraceLog,
-        pins: PinCache,
-        actives: ActiveRubricCache,
-        spool: Spool | None,
-        metrics: RewardMetrics,
-        poll_s: float,
-        prepare: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._redis = redis
-        self._circuit = circuit
-        self._store = store
-        self._log = trace_log
-        self._pins = pins
-        self._actives = actives
-        self._spool = spool
-        self._metrics = metrics
-        self._poll_s = poll_s
-        self._prepare = prepare
-        self._prepared = False
+    redis: Redis
+    circuit: CircuitBreaker
+    store: RubricStore
+    trace_log: TraceLog
+    pins: PinCache
+    actives: ActiveRubricCache
+    spool: Spool | None
+    metrics: RewardMetrics
+    poll_s: float
+    prepare: Callable[[], Awaitable[None]]
+    _prepared: bool = field(default=False, init=False)
 
     async def start(self) -> None:
         """Adopt the spools of dead processes, and prepare; without Redis, `run` prepares when it answers."""
@@ -67,15 +55,15 @@ class Recovery:
         try:
             await self._prepare_once()
         except RedisError as error:
-            self._circuit.open(error)
+            self.circuit.open(error)
 
     async def run(self) -> None:
         """Loop until cancelled: probe an unavailable Redis, else adopt spools, replay, refresh active rubrics."""
         loop = asyncio.get_running_loop()
         next_poll, next_replay, pause = 0.0, 0.0, _TICK_S
         while True:
-            await self._circuit.wait_until_open(_TICK_S)
-            if self._circuit.is_open and not await self._reconnect():
+            await self.circuit.wait_until_open(_TICK_S)
+            if self.circuit.is_open and not await self._reconnect():
                 await asyncio.sleep(_PROBE_S)
                 continue
             try:
@@ -85,8 +73,8 @@ class Recovery:
                     pause = _TICK_S if done else min(_MAX_PAUSE_S, 2 * pause)
                     next_replay = loop.time() + (0.0 if done else pause)
                 if loop.time() >= next_poll:
-                    next_poll = loop.time() + self._poll_s
-                    await self._actives.poll()
+                    next_poll = loop.time() + self.poll_s
+                    await self.actives.poll()
             except RedisUnavailable:
                 await asyncio.sleep(_PROBE_S)
             except Exception:
@@ -95,36 +83,36 @@ class Recovery:
 
     async def adopt(self) -> None:
         """Take over the spools of dead processes, with their pins and rubrics."""
-        if self._spool is None:
+        if self.spool is None:
             return
-        adopted = await self._spool.adopt()
+        adopted = await self.spool.adopt()
         for task, rubric in adopted.rubrics:
-            self._store.add_to_cache(task, Rubric.model_validate_json(rubric))
+            self.store.add_to_cache(task, Rubric.model_validate_json(rubric))
         for entry in adopted.pins:
             pin, active = _pin_of(entry), RubricPointer.parse(entry.rubric)
-            self._actives.observe(pin.lineage, active)
+            self.actives.observe(pin.lineage, active)
             if entry.provisional:
-                self._pins.choose_provisional(pin.key, pin.lineage, active, pin.ttl_s)
+                self.pins.choose_provisional(pin.key, pin.lineage, active, pin.ttl_s)
             else:
-                self._pins.set(pin.key, active, pin.ttl_s)
+                self.pins.set(pin.key, active, pin.ttl_s)
 
     async def _reconnect(self) -> bool:
         """Close the circuit once Redis accepts writes and has the provisional pins; whether it did."""
         try:
             async with asyncio.timeout(_PROBE_S):
-                await check_writable(self._redis)
+                await check_writable(self.redis)
             await self._prepare_once()
-            while pins := self._pins.provisional(_PINS_A_CALL):
+            while pins := self.pins.provisional(_PINS_A_CALL):
                 await self._send_pins(pins)
         except Exception as error:  # whatever it is, the circuit stays open, and the next probe logs it again
             log.info("Redis is still unavailable", extra={"detail": f"{type(error).__name__}: {error}"})
             return False
-        self._circuit.close()
+        self.circuit.close()
         return True
 
     async def _prepare_once(self) -> None:
         if not self._prepared:
-            await self._prepare()
+            await self.prepare()
             self._prepared = True
 
     async def _send_pins(self, pins: Sequence[PinRequest]) -> dict[str, RubricPointer]:
@@ -136,26 +124,26 @@ class Recovery:
         for task, pins_of_task in by_task.items():
             for digest in {pin.requested.digest for pin in pins_of_task if pin.requested is not None}:
                 await self._restore_rubric(task, digest)
-            for pin, state in zip(pins_of_task, await self._log.resolve(task, pins_of_task), strict=True):
+            for pin, state in zip(pins_of_task, await self.trace_log.resolve(task, pins_of_task), strict=True):
                 assert state.active is not None
                 held[pin.key] = state.active
-                self._pins.set(pin.key, state.active, pin.ttl_s)
+                self.pins.set(pin.key, state.active, pin.ttl_s)
         return held
 
     async def _restore_rubric(self, task: str, digest: str) -> None:
         """Store a rubric again: a Redis that lost its data must not hold a pin to a rubric that it does not have."""
-        cached = self._store.cached(task, digest)
+        cached = self.store.cached(task, digest)
         if cached is not None:
-            await self._store.put(task, cached)
+            await self.store.put(task, cached)
 
     async def _replay(self) -> bool:
         """Send the whole spool to Redis; whether Redis took all of it. Raises `RedisUnavailable`."""
-        if self._spool is None or not self._spool.entries:
+        if self.spool is None or not self.spool.entries:
             return True
         full_tasks: set[str] = set()
-        for file in await self._spool.sealed():
-            if await self._replay_file(self._spool, file, full_tasks):
-                await self._spool.drop(file)
+        for file in await self.spool.sealed():
+            if await self._replay_file(self.spool, file, full_tasks):
+                await self.spool.drop(file)
         return not full_tasks
 
     async def _replay_file(self, spool: Spool, file: SpoolFile, full_tasks: set[str]) -> bool:
@@ -169,7 +157,7 @@ class Recovery:
             for task, entries in by_task.items():
                 if task not in full_tasks and await self._replay_entries(task, entries):
                     await spool.acknowledge(file, entries)
-                    self._metrics.replayed(len(entries))
+                    self.metrics.replayed(len(entries))
                 else:
                     full_tasks.add(task)
                     complete = False
@@ -178,7 +166,7 @@ class Recovery:
 
     async def _replay_entries(self, task: str, entries: Sequence[SpoolEntry]) -> bool:
         try:
-            await self._circuit.call(lambda: self._append(task, entries))
+            await self.circuit.call(lambda: self._append(task, entries))
         except Overloaded:
             log.warning("the spool waits: the trace log is at its cap", extra={"task": task})
             return False
@@ -192,7 +180,7 @@ class Recovery:
         for entry in entries:
             active = held[entry.pin] if entry.pin else RubricPointer.parse(entry.rubric)
             records.append((item_identity(entry.base, active.digest), entry.outcome, entry.trace))
-        await self._log.append_json(task, records)
+        await self.trace_log.append_json(task, records)
 
 
 def _pin_of(entry: SpoolEntry) -> PinRequest:
