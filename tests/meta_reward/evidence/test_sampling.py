@@ -81,8 +81,9 @@ def test_places_go_by_weight() -> None:
     """Over many seeds each strategy has its share of places; in one sample it is rounded up or down."""
     traces = window()
     counted: Counter[SampleStrategy] = Counter()
+    candidates = pool(traces)
     for seed in range(300):
-        report = draw_sample(pool(traces), 5, {S.RECENT: 0.5, S.UNIFORM: 0.3, S.SUSPICIOUS: 0.2}, str(seed))
+        report = draw_sample(candidates, 5, {S.RECENT: 0.5, S.UNIFORM: 0.3, S.SUSPICIOUS: 0.2}, str(seed))
         own = Counter(pick.strategy for pick in report.picks)
         assert own[S.RECENT] in (2, 3)
         counted += own
