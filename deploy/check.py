@@ -1,6 +1,6 @@
-"""`make check-deploy`: every deployment file held against a real validator; what is not to be had is said and left out.
+"""`make check-deploy`: checks every deployment file by real validators; a missing optional one is reported.
 
-Runs in an environment of its own, `deploy/requirements.txt`: validators' pins are no business of the services'.
+Runs in an environment of its own (`deploy/requirements.txt`), because the validators' pins conflict with the services'.
 """
 
 import json
@@ -25,9 +25,9 @@ MONITORING = ROOT / "k8s" / "components" / "monitoring"
 COMPOSE = ("compose.yaml", "compose.cpu.yaml", "tests/deploy/compose.drill.yaml")
 BIN = Path(sys.executable).parent
 CUSTOM = {kind.__name__: kind for kind in (ScaledObject, PodMonitor, PrometheusRule)}
-"""Custom resources, and what knows their schema."""
+"""Models of custom resources, by kind."""
 NO_SCHEMA = {"JobSet"}
-"""Kinds whose schema no package carries: said, not checked."""
+"""Kinds without a published schema package; not checked."""
 COMBINATIONS = {
     "sidecar": ["judge-sidecar", "monitoring", "network-policies"],
     "external-redis": ["gpu", "external-redis"],
@@ -39,11 +39,11 @@ COMBINATIONS = {
 
 
 class Failed(Exception):
-    """A file does not pass; the message is the validator's."""
+    """A file does not pass; the message is the validator's output."""
 
 
 def run(*command: str | Path) -> str:
-    """What a tool says. Raises `Failed` with it when it is not content."""
+    """A tool's standard output. Raises `Failed` with its output when it exits with an error."""
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Failed((done.stdout + done.stderr).strip())
@@ -51,7 +51,7 @@ def run(*command: str | Path) -> str:
 
 
 def images() -> str:
-    """The Dockerfile and the shell scripts."""
+    """The Dockerfiles and shell scripts."""
     run(BIN / "hadolint", "Dockerfile", "tests/deploy/standins/Dockerfile")
     run(BIN / "shellcheck", "deploy/setup.sh", "tests/deploy/standins/make.sh", ".ci/run")
     return "hadolint, shellcheck"
@@ -64,13 +64,13 @@ def compose() -> str:
 
 
 def style() -> str:
-    """YAML that no parser reads in two ways: no key twice, no odd truth values."""
+    """Unambiguous YAML: no duplicate keys, no ambiguous booleans."""
     run(BIN / "yamllint", "--strict", "-c", "deploy/yamllint.yaml", *COMPOSE, "k8s", "deploy")
     return "yamllint"
 
 
 def kubernetes() -> str:
-    """Every overlay, and components in combinations that no overlay has."""
+    """Every overlay, and combinations of components that no overlay has."""
     rendered = renderings()
     unused = {path.name for path in (ROOT / "k8s" / "components").iterdir()}
     unused -= {component for components in COMBINATIONS.values() for component in components}
@@ -81,7 +81,7 @@ def kubernetes() -> str:
 
 
 def renderings() -> dict[str, str]:
-    """What kustomize makes of each, by name."""
+    """The rendered manifests of each overlay and combination, by name."""
     rendered = {path.name: render(path) for path in sorted((ROOT / "k8s" / "overlays").iterdir())}
     for name, components in COMBINATIONS.items():
         with tempfile.TemporaryDirectory(dir=ROOT / "k8s") as folder:
@@ -96,12 +96,12 @@ def renderings() -> dict[str, str]:
 
 
 def render(folder: Path) -> str:
-    """What kustomize makes of a folder."""
+    """The rendered manifests of a kustomization folder."""
     return run(BIN / "kubectl", "kustomize", folder)
 
 
 def validate(name: str, text: str) -> int:
-    """Strict schemas, custom resources, and pod security; answers how many objects there are."""
+    """Check strict schemas, custom resources and pod security; returns the number of objects."""
     objects = list(yaml.safe_load_all(text))
     known = [manifest for manifest in objects if manifest["kind"] not in {*CUSTOM, *NO_SCHEMA}]
     with tempfile.NamedTemporaryFile("w", suffix=f"-{name}.yaml") as file:
@@ -120,7 +120,7 @@ def validate(name: str, text: str) -> int:
 
 
 def custom(name: str, manifest: dict[str, Any]) -> None:
-    """A custom resource, held against its model: validated, dumped and compared, since models drop what is unknown."""
+    """Check a custom resource: validate it, dump it and compare, because the models drop unknown keys."""
     where = f"{name}: {manifest['kind']} {manifest['metadata']['name']}"
     try:
         held = (
@@ -133,7 +133,7 @@ def custom(name: str, manifest: dict[str, Any]) -> None:
 
 
 def policy() -> str:
-    """checkov's word on every rendering and the Dockerfile, where it is installed (`make check-deploy` does it)."""
+    """checkov on every rendering and the Dockerfile, if it is installed (`make check-deploy` installs it)."""
     checkov = ROOT / ".cache" / "checkov" / "bin" / "checkov"
     if not checkov.is_file():
         return "SKIPPED: no checkov in .cache/checkov"
@@ -147,7 +147,7 @@ def policy() -> str:
 
 
 def dashboards() -> str:
-    """The dashboards and the operator's rules are what their code makes; each query and annotation parses."""
+    """The generated dashboards and rules are up to date; each query and annotation parses."""
     run(sys.executable, "-m", "deploy.dashboards", "--check")
     run(sys.executable, "-m", "deploy.prometheus_rule", "--check")
     boards = [
@@ -167,7 +167,7 @@ def dashboards() -> str:
 
 
 def rules() -> str:
-    """Prometheus' own word on the rules, the configuration and a firing and a quiet case of each alert."""
+    """promtool on the rules, the configuration, and a firing and a quiet case of each alert."""
     promtool = shutil.which("promtool")
     if promtool is None:
         return "SKIPPED: no promtool (Debian's package prometheus has it)"
@@ -184,7 +184,7 @@ CHECKS: tuple[Callable[[], str], ...] = (images, compose, style, kubernetes, pol
 
 
 def main() -> int:
-    """Run every check, or those named; answers 1 where one fails."""
+    """Run all checks, or those named; exit status 1 if one fails."""
     wanted = set(sys.argv[1:])
     failed = 0
     for check in CHECKS:

@@ -1,6 +1,6 @@
-"""Grafana's dashboards, as tables of questions and queries; `python deploy/dashboards.py` writes them as JSON.
+"""Grafana's dashboards as tables of panels and queries; `python -m deploy.dashboards` writes them as JSON.
 
-Compose and Kubernetes provision the JSON files. `--check` answers 1 where they are not what this file says.
+Compose and Kubernetes provision the JSON files. With `--check`, the exit status is 1 if a file is out of date.
 """
 
 import json
@@ -12,12 +12,12 @@ FOLDER = Path(__file__).parent.parent / "k8s" / "components" / "monitoring" / "d
 SOURCE = {"type": "prometheus", "uid": "prometheus"}
 TASK = 'task=~"$task"'
 ACTIVATIONS = f"max by (task, lineage) (changes(regrade_active_rubric_version{{{TASK}}}[1m])) > 0"
-"""Where a dashboard marks that another rubric has become active."""
+"""Query of the annotation that marks activations."""
 _WIDTH, _HEIGHT = 8, 7
 
 
 class Panel(NamedTuple):
-    """One question: its title, each query with its legend, the unit, and whether a single figure answers it."""
+    """A panel: title, queries by legend, unit, and whether it shows a single figure."""
 
     title: str
     queries: dict[str, str]
@@ -26,7 +26,7 @@ class Panel(NamedTuple):
 
 
 def quantile(percent: int, buckets: str) -> str:
-    """A percentile over the last five minutes, of all replicas."""
+    """A percentile over the last five minutes and all replicas."""
     return f"histogram_quantile(0.{percent}, sum by (le) (rate({buckets}[5m])))"
 
 
@@ -230,7 +230,7 @@ BOARDS = {"overview": OVERVIEW, "judge": JUDGE, "evolution": EVOLUTION, "trainer
 
 
 def dashboard(name: str, panels: tuple[Panel, ...]) -> dict[str, Any]:
-    """A dashboard in Grafana's schema, three panels a row."""
+    """A dashboard in Grafana's schema, with three panels per row."""
     return {
         "uid": f"regrade-{name}",
         "title": f"Regrade: {name}",
@@ -289,7 +289,7 @@ def _variables() -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Write the files, or with `--check` compare them; answers 1 where one differs."""
+    """Write the files, or with `--check` compare them; exit status 1 if one differs."""
     stale = 0
     for name, panels in BOARDS.items():
         text = json.dumps(dashboard(name, panels), indent=1) + "\n"
@@ -297,7 +297,7 @@ def main() -> int:
         if "--check" not in sys.argv[1:]:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            sys.stderr.write(f"{path} is stale: python deploy/dashboards.py\n")
+            sys.stderr.write(f"{path} is stale: run python -m deploy.dashboards\n")
             stale = 1
     return stale
 

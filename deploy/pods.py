@@ -1,17 +1,17 @@
-"""What every pod of the Kubernetes files has to be: the pod security standard `restricted`, limits, a named version."""
+"""Rules for every pod of the Kubernetes files: pod security standard `restricted`, resource limits, fixed version."""
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
 _ASKS_THE_API = "judge-router"
-"""The one service account whose pod asks the API server."""
+"""The only service account whose pod calls the API server."""
 IMAGE = re.compile(r"[\w./-]+:v?\d[\w.-]*")
-"""An image of a version that stays what it is."""
+"""An image with a fixed version."""
 
 
 def pod_specs(node: object) -> Iterator[dict[str, Any]]:
-    """Every pod's spec inside an object, however deep."""
+    """All pod specs inside an object, at any depth."""
     if isinstance(node, dict):
         if "containers" in node or "initContainers" in node:
             yield node
@@ -23,7 +23,7 @@ def pod_specs(node: object) -> Iterator[dict[str, Any]]:
 
 
 def pod_faults(spec: dict[str, Any]) -> list[str]:
-    """What is wrong with a pod's spec; of a patch that adds a container to a pod, with that container."""
+    """Violations of the rules by a pod spec, or by the containers that a patch adds to a pod."""
     faults = []
     if "containers" in spec:
         context = spec.get("securityContext", {})
@@ -47,4 +47,4 @@ def _container_faults(container: dict[str, Any]) -> Iterator[str]:
     if not {"cpu", "memory"} <= set(container.get("resources", {}).get("limits", {})):
         yield "has no limits"
     if not IMAGE.fullmatch(container["image"]):
-        yield f"runs {container['image']}: name a version"
+        yield f"runs {container['image']}, which has no fixed version"

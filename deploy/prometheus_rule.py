@@ -1,6 +1,6 @@
 """The alert rules as the Prometheus operator's resource; `python -m deploy.prometheus_rule` writes it.
 
-rules.yml stays the one place where rules are written. `--check` answers 1 where the resource is not what it says.
+rules.yml is the only source of the rules. With `--check`, the exit status is 1 if the resource is out of date.
 """
 
 import sys
@@ -27,12 +27,12 @@ def resource() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Write the resource, or with `--check` compare it; answers 1 where it differs."""
+    """Write the resource, or with `--check` compare it; exit status 1 if it differs."""
     text = _HEAD + yaml.safe_dump(resource(), sort_keys=False, width=118)
     if "--check" not in sys.argv[1:]:
         RESOURCE.write_text(text, encoding="utf-8")
     elif RESOURCE.read_text(encoding="utf-8") != text:
-        sys.stderr.write(f"{RESOURCE} is stale: python -m deploy.prometheus_rule\n")
+        sys.stderr.write(f"{RESOURCE} is stale: run python -m deploy.prometheus_rule\n")
         return 1
     return 0
 

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes what `docker compose up` needs beside this repository: .env, ./secrets with fresh keys, the model folder.
-# What is there already is kept, so it may be run again.
+# Creates what `docker compose up` needs besides this repository: .env, ./secrets with new keys, the model folder.
+# Existing files are kept, so that it can be run again.
 set -eu
 cd "$(dirname "$0")/.."
 umask 077
 
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 
-# A file of ./secrets. Containers read it as users of their own; the folder keeps others on this host out.
+# A file of ./secrets, readable by the containers' users; the folder's mode protects it on this host.
 secret() {
   if [ ! -e "secrets/$1" ]; then
     printf '%s\n' "$2" > "secrets/$1"
@@ -25,7 +25,7 @@ redis_url="redis://:$(cut -d' ' -f2 secrets/redis.conf)@redis:6379/0"
 secret REGRADE_REWARD_REDIS_URL "$redis_url"
 secret REGRADE_META_REDIS_URL "$redis_url"
 
-# One key for each who calls the reward service, so that one can be changed without the others.
+# One key per caller of the reward service, so that each can be replaced separately.
 secret REGRADE_META_REWARD_KEY "$(random)"
 secret REGRADE_TRAINER_REWARD_KEY "$(random)"
 secret REGRADE_REWARD_API_KEYS "[\"$(cat secrets/REGRADE_META_REWARD_KEY)\", \"$(cat secrets/REGRADE_TRAINER_REWARD_KEY)\"]"

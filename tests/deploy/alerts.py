@@ -1,6 +1,6 @@
-"""Unit tests of the alert rules, for `promtool test rules`: what makes each alert fire, and what does not.
+"""Unit tests of the alert rules for `promtool test rules`: series that make each alert fire, and series that do not.
 
-`python -m tests.deploy.alerts FILE` writes them. A table, since promtool's own format takes a page for each.
+`python -m tests.deploy.alerts FILE` writes them. They are a table here, because promtool's format is verbose.
 """
 
 import json
@@ -16,7 +16,7 @@ _RISING = "0+%dx120"
 
 
 class Fire(NamedTuple):
-    """Series, one sample a minute, that make an alert fire by `at`; `quiet` ones, in their place, do not."""
+    """Series (one sample per minute) that make an alert fire by `at`, and `quiet` series that do not."""
 
     firing: dict[str, str]
     quiet: dict[str, str]
@@ -97,16 +97,16 @@ ALERTS = {
     "RegradeMetaRewardBehind": _one('regrade_meta_reward_lag_traces{task="essay_writing"}', "3000", "400"),
     "RegradeCyclesFailing": Fire(
         {'regrade_cycle_failures_total{task="essay_writing", error="HTTPError"}': _RISING % 1},
-        # Redis was away for ten seconds, and each look at a line failed
+        # Redis was unreachable for ten seconds, and the poll of each lineage failed
         {'regrade_cycle_failures_total{task="essay_writing", error="ConnectionError"}': "0x50 10x70"},
     ),
 }
 
 
 def promtool_tests() -> dict[str, Any]:
-    """The table as a file of `promtool test rules`.
+    """The table in the format of `promtool test rules`.
 
-    promtool compares whole alerts, labels and texts; the alert as a series, `ALERTS`, says whether it fires.
+    promtool's alert tests compare labels and texts, too; a query of the series `ALERTS` tests only whether it fires.
     """
     tests = [case for name, fire in ALERTS.items() for case in (_case(name, fire, 1), _case(name, fire, 0))]
     return {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}
@@ -116,7 +116,7 @@ def _case(name: str, fire: Fire, count: int) -> dict[str, Any]:
     series = fire.firing if count else fire.quiet
     firing = f'(count(ALERTS{{alertname="{name}", alertstate="firing"}}) or vector(0)) > bool 0'
     return {
-        "name": f"{name} {'fires' if count else 'keeps quiet'}",
+        "name": f"{name} {'fires' if count else 'stays quiet'}",
         "interval": "1m",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "promql_expr_test": [{"expr": firing, "eval_time": fire.at, "exp_samples": [{"labels": "{}", "value": count}]}],

@@ -1,9 +1,9 @@
-"""`make test-compose`: the real images, the whole CPU stack under load while its parts go, and what Prometheus says.
+"""`make test-compose`: the real images and the CPU stack under load, with rollouts, faults, and all queries.
 
-Builds, starts the stack as a project of its own, scores through the balancer, replaces each reward replica as
-docs/operate.md says, kills a replica, kills Redis, runs a cycle, takes a backup and restores it, asks every query of
-every dashboard and every alert, and takes all of it down. Figures go to benchmarks/out/compose.json. Answers 1 where a
-roll-out fails a single try, a request fails for good, an answer changes, no cycle ends, or Prometheus refuses a query.
+Builds the images, starts the stack as a Compose project of its own, scores through the balancer, replaces each reward
+replica as docs/operate.md describes, kills a replica, kills Redis, runs a cycle, takes a backup and restores it, runs
+all queries of dashboards and alerts, and removes the stack. Figures go to benchmarks/out/compose.json. Exit status 1 if
+a rollout fails an attempt, a request fails after retries, an answer changes, no cycle ends, or a query is rejected.
 """
 
 import json
@@ -24,26 +24,26 @@ _CYCLE_S = 1_200.0
 
 
 class Report:
-    """Figures by name, and what is wrong with them."""
+    """Figures by name, and the faults."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {}
         self.faults: list[str] = []
 
     def note(self, name: str, figure: Any) -> None:
-        """Keep a figure, and tell it."""
+        """Record and print a figure."""
         self.figures[name] = figure
         sys.stdout.write(f"{name:26} {figure if isinstance(figure, str) else json.dumps(figure)}\n")
         sys.stdout.flush()
 
     def hold(self, true: bool, otherwise: str) -> None:
-        """Note a fault unless something is true."""
+        """Record a fault unless the condition is true."""
         if not true:
             self.faults.append(otherwise)
 
 
 def roll(report: Report) -> None:
-    """Every replica replaced by a new container, one by one, under load: not one try may fail."""
+    """Replace every replica by a new container, one by one, under load: no attempt may fail."""
     started = []
     with under_load("roll-out", stack.REWARD) as load:
         for old in stack.containers("reward"):
@@ -61,7 +61,7 @@ def roll(report: Report) -> None:
 
 
 def kill(report: Report) -> None:
-    """A replica killed and started again; then Redis: requests wait and are tried again, none fails for good."""
+    """Kill and restart a replica, then Redis: requests are retried, and none fails in the end."""
     with under_load("replica killed", stack.REWARD) as load:
         [name, *_] = stack.containers("reward")
         stack.docker("kill", name)
@@ -82,7 +82,7 @@ def kill(report: Report) -> None:
 
 
 def evolve(report: Report) -> None:
-    """One cycle on request: the gate judges hundreds of items through the balancer."""
+    """Run one cycle on request: the gate judges hundreds of items through the balancer."""
     keys = {"Authorization": f"Bearer {json.loads(stack.secret('REGRADE_META_OPERATOR_KEYS'))[0]}"}
     started = time.monotonic()
     with httpx.Client(base_url=stack.META, headers=keys, timeout=30.0) as http:
@@ -101,7 +101,7 @@ def evolve(report: Report) -> None:
 
 
 def ask_prometheus(report: Report) -> None:
-    """Every query of a dashboard, every rule, every alert."""
+    """Run every query of a dashboard, and read every rule and alert."""
     with httpx.Client(base_url=stack.PROMETHEUS, timeout=30.0) as http:
         scraped(http, "reward", 2)
         words = ask_all(http)
@@ -121,7 +121,7 @@ def ask_prometheus(report: Report) -> None:
 
 
 def drill() -> Report:
-    """All of it."""
+    """Run all steps."""
     report = Report()
     report.note("images built in (s)", stack.build())
     report.note("MB, and without the base", stack.sizes())
@@ -150,7 +150,7 @@ def drill() -> Report:
 
 
 def main() -> int:
-    """Run it; answers the exit status."""
+    """Run the drill; returns the exit status."""
     report = drill()
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(report.figures | {"faults": report.faults}, indent=1) + "\n", encoding="utf-8")

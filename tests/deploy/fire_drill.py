@@ -1,8 +1,8 @@
-"""`make fire-drill`: every alert's condition made true on real services, and the alert seen firing in Prometheus.
+"""`make fire-drill`: makes every alert's condition true on real services and waits until it fires.
 
-Two reward replicas and a meta-reward worker as processes, a real Valkey; the judge is scripted, since it has to fail
-and to dawdle on demand, and so is the metrics page of the engine (vLLM's names). Prometheus hurries (`hurried.py`).
-Takes some five minutes. Answers 1 where an alert does not fire, or one fires while all is well.
+Two reward replicas and a meta-reward worker as processes, a real Valkey; the judge is scripted, because it has to fail
+and be slow on demand, and so is the engine's metrics page (with vLLM's names). Prometheus runs with shortened durations
+(`hurried.py`). Takes about five minutes. Exit status 1 if an alert does not fire, or one fires without its condition.
 """
 
 import asyncio
@@ -34,17 +34,17 @@ _fresh = count()
 
 
 class Engine(FakeEngine):
-    """The judge: answers after `dawdle_s`."""
+    """A judge that answers after `delay_s`."""
 
-    dawdle_s = 0.0
+    delay_s = 0.0
 
     async def _answer(self, conversations: Sequence[Messages], payload: Mapping[str, Any]) -> Reply:
-        await asyncio.sleep(self.dawdle_s)
+        await asyncio.sleep(self.delay_s)
         return await super()._answer(conversations, payload)
 
 
 class EnginePage:
-    """An engine's metrics page, by vLLM's names: `waiting` requests, and how `full` its cache is."""
+    """An engine's metrics page with vLLM's names: `waiting` requests, and the `full` share of its cache."""
 
     waiting, full = 0, 0.2
 
@@ -60,20 +60,20 @@ class EnginePage:
                 self.wfile.write(text.encode())
 
             def log_message(self, format: str, *_: object) -> None:
-                """Nobody reads it."""
+                """No access log."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.place = f"127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
 
 
 class Callers:
-    """Threads that score until stopped; nobody minds the answers."""
+    """Threads that score until stopped, ignoring the answers."""
 
     def __init__(self, url: str, number: int, **body: Any) -> None:
         self._url, self._body = url, body
@@ -81,13 +81,13 @@ class Callers:
         self._threads = [threading.Thread(target=self._call, args=(n,), daemon=True) for n in range(number)]
 
     def start(self, apart_s: float = 0.0) -> None:
-        """Start them, one after the other."""
+        """Start the threads one after the other."""
         for thread in self._threads:
             thread.start()
             time.sleep(apart_s)
 
     def stop(self) -> None:
-        """Have them end with their next answer."""
+        """Let the threads end after their current request."""
         self._stop.set()
 
     def _call(self, number: int) -> None:
@@ -98,7 +98,7 @@ class Callers:
 
 
 def score(http: httpx.Client, completions: Sequence[str]) -> int:
-    """One training request whose texts nobody has judged yet; answers its status, 0 where there is none."""
+    """One training request with new texts; returns its status, 0 if there is none."""
     number = next(_fresh)
     items = [{"prompt": PROMPT, "completion": f"{text} Version {number}."} for text in completions]
     try:
@@ -109,7 +109,7 @@ def score(http: httpx.Client, completions: Sequence[str]) -> int:
 
 @contextmanager
 def scoring(url: str, number: int, *, apart_s: float = 0.0, **body: Any) -> Iterator[None]:
-    """Callers for the length of a `with` block."""
+    """Callers for the duration of a `with` block."""
     callers = Callers(url, number, **body)
     callers.start(apart_s)
     try:
@@ -119,7 +119,7 @@ def scoring(url: str, number: int, *, apart_s: float = 0.0, **body: Any) -> Iter
 
 
 class Site:
-    """All the parts, and Prometheus looking at them."""
+    """All processes, and the Prometheus that scrapes them."""
 
     def __init__(self, running: ExitStack, folder: Path) -> None:
         valkey = running.enter_context(running_valkey())
@@ -128,13 +128,13 @@ class Site:
         self.page = EnginePage()
         running.callback(self.page.close)
         self.engine.script = lambda _: certain(5)
-        self.ways = [RedisProxy(valkey.port, _NEVER, "before") for _ in range(3)]
+        self.proxies = [RedisProxy(valkey.port, _NEVER, "before") for _ in range(3)]
         self.replicas = [
-            self._reward(running, folder, self.ways[0].url, judge_in_flight=8, judge_queue=4),
+            self._reward(running, folder, self.proxies[0].url, judge_in_flight=8, judge_queue=4),
             self._reward(
                 running,
                 folder,
-                self.ways[1].url,
+                self.proxies[1].url,
                 judge_url=f"{self.engine.url},http://127.0.0.1:1",
                 spool_max_bytes=65_536,
             ),
@@ -143,7 +143,7 @@ class Site:
             "services.meta_reward",
             "REGRADE_META_",
             folder,
-            redis_url=self.ways[2].url,
+            redis_url=self.proxies[2].url,
             reward_url=self.replicas[0].url,
             every_traces="100000",
             alarm_traces="0",
@@ -174,7 +174,7 @@ class Site:
         return process
 
     def put(self, reason: str, **fields: Any) -> None:
-        """Make another rubric active, by way of the first replica."""
+        """Activate another rubric through the first replica."""
         body = {"rubric": rubric(**fields).model_dump(mode="json"), "by": "drill", "reason": reason}
         httpx.put(f"{self.replicas[0].url}/rubrics/{TASK}", json=body).raise_for_status()
 
@@ -187,22 +187,22 @@ def _place(process: Process) -> str:
     return process.url.removeprefix("http://")
 
 
-def all_is_well(site: Site) -> None:
-    """Honest load, and nothing fires, for longer than anything here waits."""
+def no_alert_fires(site: Site) -> None:
+    """Normal load for longer than every alert's waiting time: no alert may fire."""
     levels = count()
     site.engine.script = lambda _: certain(next(levels) % 5)
     with scoring(site.replicas[0].url, 1, completions=[ESSAY, f"{ESSAY} {ESSAY}"], pause_s=0.2):
-        time.sleep(15.0)  # before the first scrapes nothing is up
+        time.sleep(15.0)  # before the first scrape no target is up
         site.prometheus.seen.clear()
         deadline = time.monotonic() + 75.0
         while time.monotonic() < deadline:
             if firing := site.prometheus.firing():
-                raise AssertionError(f"all is well, and these fire: {firing}")
+                raise AssertionError(f"alerts fire under normal load: {firing}")
             time.sleep(0.5)
 
 
-def reward_is_worth_nothing(site: Site) -> None:
-    """Top marks for everything, groups without spread, attacks; cycles paused for long; an engine that is full."""
+def rewards_without_information(site: Site) -> None:
+    """Highest scores for everything, groups without spread, attacks; paused cycles; a full engine."""
     pause = {"by": "drill", "reason": "drill"}
     httpx.post(f"{site.meta.url}/cycles/{TASK}/pause", json=pause).raise_for_status()
     site.engine.script = lambda _: certain(5)
@@ -219,11 +219,11 @@ def reward_is_worth_nothing(site: Site) -> None:
     site.page.waiting, site.page.full = 0, 0.2
 
 
-def redis_goes_for_some(site: Site) -> None:
-    """One replica loses Redis, fills its spool, and misses the next rubric; the meta-reward worker loses it, too."""
-    site.ways[1].close()
-    site.ways[2].close()
-    site.put("the other replica can't know")
+def redis_unreachable_for_some(site: Site) -> None:
+    """One replica loses Redis, fills its spool, and misses the next rubric; the meta-reward worker loses Redis, too."""
+    site.proxies[1].close()
+    site.proxies[2].close()
+    site.put("a rubric that one replica misses")
     with scoring(site.replicas[1].url, 1, completions=[ESSAY] * 4):
         site.prometheus.wait_for(
             "RegradeJudgeEndpointOut",
@@ -234,36 +234,43 @@ def redis_goes_for_some(site: Site) -> None:
         )
 
 
-def judge_dawdles(site: Site) -> None:
-    """A replica dies; every answer of the judge takes 33 s; more wait than may."""
+def slow_judge(site: Site) -> None:
+    """A replica dies; every judge call takes 33 s; the queue overflows."""
     site.replicas[1].kill()
-    site.engine.dawdle_s = 33.0
+    site.engine.delay_s = 33.0
     with scoring(site.replicas[0].url, 13, completions=[ESSAY], apart_s=2.5, pause_s=2.0):
         site.prometheus.wait_for(
             "RegradeReplicaDown", "RegradeJudgeSaturated", "RegradeScoreRefused", "RegradeScoreSlow"
         )
-    site.engine.dawdle_s = 0.0
+    site.engine.delay_s = 0.0
 
 
-def judge_fails(site: Site) -> None:
-    """The judge answers 500 to everything."""
+def failing_judge(site: Site) -> None:
+    """The judge answers every call with 500."""
     site.engine.script = lambda _: Reply(status=500)
     with scoring(site.replicas[0].url, 2, completions=[ESSAY], pause_s=0.1):
         site.prometheus.wait_for("RegradeJudgeFailing", "RegradeScoreFailing")
 
 
-def everything_goes(site: Site) -> None:
-    """The last replica and the only worker die."""
+def all_services_down(site: Site) -> None:
+    """The last replica and the only worker are killed."""
     site.replicas[0].kill()
     site.meta.kill()
     site.prometheus.wait_for("RegradeRewardDown", "RegradeMetaRewardDown")
 
 
-SCENES = (all_is_well, reward_is_worth_nothing, redis_goes_for_some, judge_dawdles, judge_fails, everything_goes)
+SCENES = (
+    no_alert_fires,
+    rewards_without_information,
+    redis_unreachable_for_some,
+    slow_judge,
+    failing_judge,
+    all_services_down,
+)
 
 
 def main() -> int:
-    """Play every scene; answers 1 where an alert was not seen."""
+    """Run all scenes; exit status 1 if an alert has not fired."""
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
         site = Site(running, folder)
@@ -278,9 +285,9 @@ def main() -> int:
             sys.stdout.flush()
         seen = site.prometheus.seen
     for name in alert_names():
-        sys.stdout.write(f"{name:28} {f'fired after {seen[name]} s' if name in seen else 'NOT SEEN'}\n")
+        sys.stdout.write(f"{name:28} {f'fired after {seen[name]} s' if name in seen else 'NOT FIRED'}\n")
     sys.stdout.writelines(f"FAULT {fault}\n" for fault in failed)
-    sys.stdout.write(json.dumps({"alerts": len(alert_names()), "seen": len(seen), "haste": HASTE}) + "\n")
+    sys.stdout.write(json.dumps({"alerts": len(alert_names()), "fired": len(seen), "haste": HASTE}) + "\n")
     return 1 if failed or set(alert_names()) - seen.keys() else 0
 
 

@@ -1,6 +1,6 @@
-"""A real Prometheus on the real rules, thirty times as fast: what waits for half an hour there waits for a minute here.
+"""A real Prometheus with the real rules and durations divided by thirty: half an hour becomes one minute.
 
-Only durations are divided; expressions and thresholds are those of rules.yml.
+Expressions and thresholds are those of rules.yml.
 """
 
 import re
@@ -32,7 +32,7 @@ def hurried(rules: str) -> str:
 
 
 class Hurried:
-    """What is known of its alerts: which fire now, and when each was first seen firing."""
+    """The alerts of a running Prometheus: those that fire, and when each first fired."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=10.0)
@@ -40,7 +40,7 @@ class Hurried:
         self.seen: dict[str, float] = {}
 
     def firing(self) -> set[str]:
-        """The alerts that fire now."""
+        """The alerts that are firing."""
         alerts = self._http.get("/api/v1/alerts").json()["data"]["alerts"]
         now = {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
         for name in now - self.seen.keys():
@@ -48,7 +48,7 @@ class Hurried:
         return now
 
     def wait_for(self, *names: str, timeout_s: float = 180.0) -> None:
-        """Return once all of these have been seen firing. Raises `TimeoutError`."""
+        """Wait until all of these alerts have fired. Raises `TimeoutError`."""
         wait_until(lambda: not (set(names) - self.seen.keys() - self.firing()), " ".join(names), timeout_s=timeout_s)
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class Hurried:
 
 @contextmanager
 def hurried_prometheus(folder: Path, targets: Mapping[str, list[str]]) -> Iterator[Hurried]:
-    """Prometheus, scraping each job's targets once a second, for the length of a `with` block."""
+    """A Prometheus that scrapes each job's targets once a second, for the duration of a `with` block."""
     jobs = [{"job_name": job, "static_configs": [{"targets": places}]} for job, places in targets.items()]
     every = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     config = {"global": every, "rule_files": ["rules.yml"], "scrape_configs": jobs}

@@ -1,4 +1,4 @@
-"""Callers that score without end, and what came of each of their requests."""
+"""Callers that score continuously, and the results of their requests."""
 
 import statistics
 import threading
@@ -23,10 +23,10 @@ _TEXT = "Trees cool a street and keep water in the ground; a town that plants th
 
 
 class Load:
-    """Small training batches, two completions of a prompt each, by four callers until stopped.
+    """Small training batches of two completions of a prompt, by four callers, until stopped.
 
-    A request is tried as the client would try it: again after 429, 503 and broken connections. `tries` counts every
-    answer, `failed` the requests that no try served.
+    A request is retried as the client does: after 429, 503 and broken connections. `tries` counts the results of all
+    attempts, `failed` the requests for which no attempt succeeded.
     """
 
     def __init__(self, url: str, run: str) -> None:
@@ -52,7 +52,7 @@ class Load:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What there is to report."""
+        """The figures to report."""
         ordered = sorted(self.seconds)
         return {
             "requests": len(ordered) + self.failed,
@@ -64,13 +64,13 @@ class Load:
         }
 
     def changed(self, most: int = 40) -> int:
-        """Ask for the newest answers once more; answers how many rewards are not what they were."""
+        """Repeat the last requests; returns the number of rewards that differ."""
         with _caller(self._url) as http:
             again = [(first, _rewards(http.post("/score", json=body).json())) for body, first in self.answers[-most:]]
         return sum(before != after for first, repeated in again for before, after in zip(first, repeated, strict=True))
 
     def as_tenant(self, key: str) -> Counter[int]:
-        """Score as somebody with a budget of next to nothing; answers the statuses."""
+        """Score as a tenant with a very small budget; returns the statuses."""
         with httpx.Client(base_url=self._url, headers={"Authorization": f"Bearer {key}"}, timeout=60.0) as http:
             return Counter(http.post("/score", json=self._body(9, step)).status_code for step in range(8))
 
@@ -83,7 +83,7 @@ class Load:
                 time.sleep(_PAUSE_S)
 
     def _body(self, number: int, step: int) -> dict[str, Any]:
-        """Texts that the judge has seen, so that many requests go by; one in forty that it has to read."""
+        """Mostly texts with cached judgements, so that requests are fast; one in forty is new."""
         prompt = self._prompts[step % len(self._prompts)]
         cut = " ".join(_TEXT.split()[: 4 + step % 4])
         completions = (cut, f"{_TEXT} Draft {self._run} {number} {step}." if step % 40 == 39 else _TEXT)
@@ -123,7 +123,7 @@ def _rewards(response: dict[str, Any]) -> list[float | None]:
 
 @contextmanager
 def under_load(what: str, url: str) -> Iterator[Load]:
-    """Score for the length of a `with` block, and some seconds on each side of it."""
+    """Score for the duration of a `with` block, and a few seconds before and after it."""
     with Load(url, f"{what.replace(' ', '-')}-{int(time.time())}") as load:
         time.sleep(3)
         yield load

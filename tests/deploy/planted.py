@@ -1,6 +1,6 @@
-"""The second half of `make check-deploy`: a mistake of each kind, planted in a copy of the tree, is found.
+"""The second half of `make check-deploy`: plants a mistake of each kind in a copy of the tree and runs the checks.
 
-A check that finds nothing passes whatever it is given. Answers 1 where a planted mistake goes unseen.
+This shows that the checks can fail. Exit status 1 if a planted mistake is not detected.
 """
 
 import shutil
@@ -16,7 +16,7 @@ _MONITORING = "k8s/components/monitoring"
 
 
 class Plant(NamedTuple):
-    """A mistake: which check has to find it, where it goes, and what it puts in the place of what."""
+    """A mistake: the check that must detect it, its file, and the text it replaces by another."""
 
     check: str
     path: str
@@ -83,14 +83,16 @@ PLANTS = {
 
 
 def is_detected(plant: Plant, tree: Path) -> bool:
-    """Whether the check fails with the mistake in the tree; the tree is left as it was."""
+    """Whether the check fails with the mistake; the file is restored afterwards."""
     path = tree / plant.path
     before = path.read_text(encoding="utf-8")
     if plant.right not in before:
         raise LookupError(f"{plant.path} has no {plant.right!r} to be spoilt")
     path.write_text(before.replace(plant.right, plant.wrong, 1), encoding="utf-8")
     try:
-        if plant.path == "deploy/dashboards.py":  # its files are what it makes: the mistake is in the query
+        if (
+            plant.path == "deploy/dashboards.py"
+        ):  # this check compares generated files, so they are generated with the mistake
             subprocess.run([sys.executable, "-m", "deploy.dashboards"], cwd=tree, check=True)
         done = subprocess.run(
             [sys.executable, "-m", "deploy.check", plant.check], cwd=tree, capture_output=True, text=True, check=False
@@ -105,7 +107,7 @@ def is_detected(plant: Plant, tree: Path) -> bool:
 
 
 def main() -> int:
-    """Plant them one by one; answers 1 where one goes unseen."""
+    """Plant all mistakes one by one; exit status 1 if one is not detected."""
     unseen = 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)

@@ -1,4 +1,4 @@
-"""Every question the deployment's files ask of Prometheus, asked of a running one."""
+"""Runs all queries of the deployment's files on a running Prometheus."""
 
 import re
 import time
@@ -13,7 +13,7 @@ _METRIC = re.compile(r"\b(?:regrade|vllm|llamacpp)[_:][\w:]+|\bup\b")
 
 
 class Word(NamedTuple):
-    """What Prometheus has to say of one question: whether it took it, and how many series it answered with."""
+    """The result of a query: whether it was accepted, and the number of series returned."""
 
     accepted: bool
     series: int
@@ -26,7 +26,7 @@ def ask(http: httpx.Client, query: str) -> Word:
 
 
 def panel_queries() -> dict[str, str]:
-    """Each query of a dashboard, and each annotation, with its variables filled in as Grafana does."""
+    """Each query and annotation of a dashboard, with its variables filled in as Grafana does."""
     queries = {
         f"{name}: {panel.title} ({legend})": query
         for name, panels in dashboards.BOARDS.items()
@@ -38,20 +38,20 @@ def panel_queries() -> dict[str, str]:
 
 
 def ask_all(http: httpx.Client) -> dict[str, Word]:
-    """The word on every query of a dashboard."""
+    """The result of every query of a dashboard."""
     return {title: ask(http, query) for title, query in panel_queries().items()}
 
 
 def rules(http: httpx.Client) -> dict[str, dict[str, Any]]:
-    """Each rule as Prometheus holds it, by name."""
+    """The rules loaded by Prometheus, by name."""
     groups = http.get("/api/v1/rules").json()["data"]["groups"]
     return {rule["name"]: rule for group in groups for rule in group["rules"]}
 
 
 def alerts(http: httpx.Client) -> dict[str, str]:
-    """The state of each alert: inactive, pending, firing; `broken` where its evaluation fails.
+    """The state of each alert: inactive, pending, firing, or `broken` if its evaluation fails.
 
-    A quiet alert says little where a series that it is about is missing: then it is `blind`.
+    An inactive alert without any of its series is `blind`.
     """
     held = rules(http)
     states = {}
@@ -65,7 +65,7 @@ def alerts(http: httpx.Client) -> dict[str, str]:
 
 
 def scraped(http: httpx.Client, job: str, count: int, limit_s: float = 120.0) -> None:
-    """Wait until so many targets of a job are up. Raises `TimeoutError`."""
+    """Wait until this number of a job's targets is up. Raises `TimeoutError`."""
     deadline = time.monotonic() + limit_s
     while ask(http, f'up{{job="{job}"}} == 1').series < count:
         if time.monotonic() > deadline:

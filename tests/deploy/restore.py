@@ -1,4 +1,4 @@
-"""The backup of docs/operate.md, taken of the running stack and restored into a Redis of its own."""
+"""Takes the backup of docs/operate.md from the running stack and restores it into a new Redis."""
 
 from tests.deploy import stack
 from tests.deploy.load import TASK
@@ -8,9 +8,9 @@ _COPY = "regrade-drill-restored"
 
 
 def backup_and_restore() -> dict[str, int]:
-    """What a Redis restored from the dump alone holds. Raises `StackError` where that is not what was dumped.
+    """The contents of a Redis restored from the dump alone. Raises `StackError` if they differ from what was dumped.
 
-    The archive may trim traces meanwhile, so the dump holds what there was before it, or behind it, or between.
+    The archive may trim traces during the dump, so their number may lie between those before and after it.
     """
     [redis] = stack.containers("redis")
     before = _counts(redis, _CLI)

@@ -1,7 +1,7 @@
-"""The CPU stack of compose.yaml as a project of its own: built, started beside whatever else runs here, looked into.
+"""The CPU stack of compose.yaml as a Compose project of its own.
 
-Ports and volumes are not those of a stack in use. `DOCKER` names another docker than the one on the path; images that
-no registry gives are made by tests/deploy/standins/make.sh.
+Its ports and volumes differ from those of a stack in use. `DOCKER` names another docker than the one on the path;
+tests/deploy/standins/make.sh builds stand-ins for images that no registry provides.
 """
 
 import json
@@ -33,7 +33,7 @@ _LIMIT_S = 1_800.0
 
 
 class StackError(Exception):
-    """Docker did not do what was asked; the message is its own."""
+    """A docker command failed; the message is its output."""
 
 
 def _run(*command: str, limit_s: float = _LIMIT_S) -> str:
@@ -46,12 +46,12 @@ def _run(*command: str, limit_s: float = _LIMIT_S) -> str:
 
 
 def docker(*arguments: str) -> list[str]:
-    """What docker says, line by line. Raises `StackError`."""
+    """The output lines of a docker command. Raises `StackError`."""
     return _run(os.environ.get("DOCKER", "docker"), *arguments).splitlines()
 
 
 def compose(*arguments: str) -> str:
-    """What Compose says, be it docker's plug-in or the program of its own. Raises `StackError`."""
+    """The output lines of a Compose command, by docker's plug-in or docker-compose. Raises `StackError`."""
     plug_in = [os.environ.get("DOCKER", "docker"), "compose"]
     try:
         _run(*plug_in, "version")
@@ -68,7 +68,7 @@ def containers(service: str) -> list[str]:
 
 
 def build() -> dict[str, float]:
-    """Build the real images; answers the seconds each took."""
+    """Build the real images; returns the seconds of each."""
     seconds = {}
     for target in TARGETS:
         started = time.monotonic()
@@ -78,7 +78,7 @@ def build() -> dict[str, float]:
 
 
 def sizes() -> dict[str, tuple[int, int]]:
-    """Megabytes of each image: in all, and without its base."""
+    """Megabytes of each image: total, and without its base image."""
 
     def layers(image: str) -> tuple[int, list[str]]:
         size, parts = docker("image", "inspect", "--format", "{{.Size}} {{json .RootFS.Layers}}", image)[0].split(
@@ -98,7 +98,7 @@ def sizes() -> dict[str, tuple[int, int]]:
 
 @contextmanager
 def running() -> Iterator[float]:
-    """The stack from start to end, its volumes with it; yields the seconds until all of it was healthy."""
+    """A context with the stack; yields the seconds until all containers were healthy. Removes its volumes, too."""
     _run("sh", "deploy/setup.sh")
     services = [*_SERVICES, *(["grafana"] if _has_grafana() else [])]
     started = time.monotonic()
@@ -113,7 +113,7 @@ def running() -> Iterator[float]:
 
 
 def _has_grafana() -> bool:
-    """Whether its image is here or can be had: it alone has no stand-in."""
+    """Whether Grafana's image is present or can be pulled; it has no stand-in."""
     try:
         docker("pull", "--quiet", _GRAFANA)
     except StackError:
@@ -122,7 +122,7 @@ def _has_grafana() -> bool:
 
 
 def healthy(name: str, limit_s: float = 90.0) -> None:
-    """Wait until docker calls a container healthy. Raises `StackError`."""
+    """Wait until docker reports a container as healthy. Raises `StackError`."""
     deadline = time.monotonic() + limit_s
     while docker("inspect", "--format", "{{.State.Health.Status}}", name) != ["healthy"]:
         if time.monotonic() > deadline:
@@ -131,7 +131,7 @@ def healthy(name: str, limit_s: float = 90.0) -> None:
 
 
 def ready_after(name: str, port: int = 8700, limit_s: float = 90.0) -> float:
-    """Seconds until a container that was started just now answers /readyz with 200. Raises `StackError`."""
+    """Seconds until a newly started container answers /readyz with 200. Raises `StackError`."""
     [address] = docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
     started = time.monotonic()
     while time.monotonic() < started + limit_s:
@@ -145,7 +145,7 @@ def ready_after(name: str, port: int = 8700, limit_s: float = 90.0) -> float:
 
 
 def memory() -> dict[str, str]:
-    """What each container holds in memory."""
+    """The memory of each container."""
     names = docker("ps", "--filter", "label=com.docker.compose.project=regrade-drill", "--format", "{{.Names}}")
     usage = docker("stats", "--no-stream", "--format", "{{.Name}}|{{.MemUsage}}", *names)
     pairs = (row.split("|") for row in usage)
@@ -153,5 +153,5 @@ def memory() -> dict[str, str]:
 
 
 def secret(name: str) -> str:
-    """A file of ./secrets."""
+    """The content of a file of ./secrets."""
     return (ROOT / "secrets" / name).read_text(encoding="utf-8").strip()

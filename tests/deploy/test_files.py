@@ -1,6 +1,6 @@
-"""What holds the deployment files to the code, without any tool: names of settings, of metrics, of runbooks.
+"""The deployment files name only existing settings, metrics and runbooks; needs no validators.
 
-A mistyped variable, metric or link is silent until the night it is needed. `make check-deploy` runs the validators.
+A mistyped variable, metric or link causes no error elsewhere. `make check-deploy` runs the validators.
 """
 
 import json
@@ -41,7 +41,7 @@ def settings_names() -> set[str]:
 
 
 def metric_names() -> set[str]:
-    """Every sample name of the services: a histogram's parts, a counter with its `_total`."""
+    """All sample names of the services, with the suffixes of histograms and counters."""
     registry = CollectorRegistry()
     RewardMetrics(registry)
     MetaRewardMetrics(registry)
@@ -88,7 +88,7 @@ def test_every_variable_is_a_setting(path: Path) -> None:
 
 
 def test_env_example_names_only_what_compose_reads() -> None:
-    """A line that nothing reads looks like a setting and is none."""
+    """A variable that Compose does not read would look like a setting."""
     substituted = {name for path in COMPOSE for name in re.findall(r"\$\{([A-Z_]+)", path.read_text())}
     explained = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert explained - substituted <= {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "COMPOSE_PROFILES"}
@@ -101,8 +101,8 @@ def test_every_metric_asked_for_exists() -> None:
     assert len(metrics) > 40
 
 
-def test_every_metric_is_looked_at() -> None:
-    """A metric that no dashboard and no rule asks for is noise."""
+def test_every_metric_is_used() -> None:
+    """By a dashboard or a rule."""
     expressions = " ".join(queries())
     bases = {re.sub(r"_(?:bucket|sum|count)$", "", name) for name in metric_names()}
     assert {base for base in bases if base not in expressions} <= {"regrade_spool_replayed_records_total"}
@@ -125,7 +125,7 @@ def test_dashboards_are_what_their_code_makes() -> None:
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each pod's spec of the Kubernetes files, and where it stands."""
+    """The pod specs of the Kubernetes files, with their paths."""
     for path in K8S:
         for manifest in yaml.safe_load_all(path.read_text()):
             yield from ((f"{path.relative_to(ROOT)}", spec) for spec in pod_specs(manifest))
@@ -140,7 +140,7 @@ def test_pods_are_locked_down_and_limited(pod: dict[str, Any]) -> None:
 def test_compose_services_are_locked_down_and_limited(path: Path) -> None:
     for name, service in yaml.safe_load(path.read_text())["services"].items():
         if "image" not in service:
-            continue  # in compose.cpu.yaml: a change of one that compose.yaml has
+            continue  # compose.cpu.yaml changes a service of compose.yaml
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"]), name
@@ -158,7 +158,7 @@ def test_images_run_as_nobody_in_particular() -> None:
 
 
 def test_the_wheel_holds_every_file_of_the_packages() -> None:
-    """An image has the wheel alone: what package-data forgets is missing there and nowhere else."""
+    """Images contain only the wheel, so a file missing in package-data is missing only there."""
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     for package, patterns in shipped.items():
         for path in (ROOT / package).rglob("*"):
