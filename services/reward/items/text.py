@@ -1,4 +1,4 @@
-"""What a batch needs to know of a text, found in one look: which text it is, and what of it a model may see. Pure."""
+"""Texts of a batch, encoded, hashed and neutralised once each. Pure."""
 
 import hashlib
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from services.kit.text.fence import is_plain, neutralise, utf8
 
 
 class PreparedText(NamedTuple):
-    """A text as it came and as it may be shown, the SHA-256 of either, and flags for what was taken out of it."""
+    """A text as the caller sent it (`raw`) and as a model may see it (`safe`), with the SHA-256 of each."""
 
     raw: str
     digest: bytes
@@ -16,14 +16,15 @@ class PreparedText(NamedTuple):
     safe_utf8: bytes
     safe_digest: bytes
     flags: tuple[Flag, ...]
+    """What `safe` lacks: control tokens, hidden characters, floods."""
 
 
 def prepare_text(text: str) -> PreparedText:
-    """Everything at once: the bytes of a text are made and read one time."""
+    """The text, its neutralised form and their digests."""
     raw = utf8(text)
     digest = hashlib.sha256(raw).digest()
     if is_plain(raw):
         return PreparedText(text, digest, text, raw, digest, ())
     safe, flags = neutralise(text)
-    shown = utf8(safe)
-    return PreparedText(text, digest, safe, shown, hashlib.sha256(shown).digest(), flags)
+    safe_utf8 = utf8(safe)
+    return PreparedText(text, digest, safe, safe_utf8, hashlib.sha256(safe_utf8).digest(), flags)

@@ -1,114 +1,110 @@
-"""Pins: which items share one, and which rubric a request may name (I2)."""
+"""Pins: which rubric scores an item, and which items share it (I2)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from regrade.contracts import Purpose, Rubric, ScoreRequest
+from regrade.contracts import Flag, Purpose, Rubric, ScoreRequest
 from services.kit.errors import Conflict, Invalid, NotFound
-from services.kit.results import ItemResult
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricPointer
 from services.kit.store.trace_log import PinRequest
-from services.reward.items.identity import group_of
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.persistence.replica_cache import ActiveRubricCache
-from services.reward.settings import RewardSettings
+from services.reward.scoring.state import ScoringState
 
-
-class Resolved(NamedTuple):
-    """Per item: the rubric it is scored under, where that stands, its stored outcome if it has one, and its pin."""
-
-    rubric: Rubric
-    active: RubricPointer
-    known: ItemResult | None
-    pin: PinRequest | None = None
-    unpinned: bool = False
-    degraded: bool = False
+_STEP_TTL_S = 7 * 86_400
+"""A step may be repeated after a crash of the trainer: days later, by a person."""
+_GROUP_TTL_S = 3_600
+"""A group is scored within one generation batch; its prompt may come again in a later epoch, under a newer rubric."""
 
 
 class Pins:
-    """Finds each item's rubric: the named candidate, else its pin's, else the active one, which is then pinned."""
+    """Chooses each item's rubric: the named one, else its pin's, else the active one, which is then pinned."""
 
-    def __init__(self, actives: ActiveRubricCache, outcomes: OutcomeStore, settings: RewardSettings) -> None:
+    def __init__(self, actives: ActiveRubricCache, outcomes: OutcomeStore) -> None:
         self._actives = actives
         self._outcomes = outcomes
-        self._settings = settings
 
-    async def resolve(self, request: ScoreRequest, bases: Sequence[str]) -> list[Resolved]:
-        """One entry an item. Raises `Conflict` (pinned otherwise), `NotFound`, `Invalid`, `RedisUnavailable`."""
+    async def assign(self, request: ScoreRequest, states: Sequence[ScoringState]) -> None:
+        """Set each state's rubric, and its result where an earlier request stored one.
+
+        Raises `Conflict` (another rubric is pinned), `NotFound`, `Invalid`, `RedisUnavailable`.
+        """
+        training = request.purpose is Purpose.TRAIN
         if isinstance(request.rubric, Rubric):
-            return await self._candidate(request, request.rubric)
-        if request.rubric is not None and request.purpose is not Purpose.TRAIN:
-            return await self._named(request, request.rubric)
-        if request.purpose is Purpose.SHADOW:
+            await self._assign_candidate(request, request.rubric, states)
+        elif request.rubric is not None and not training:
+            await self._assign_by_scope(request, request.rubric, states)
+        elif request.purpose is Purpose.SHADOW:
             raise Invalid("a shadow request names the rubric it measures", code="rubric_missing")
-        if request.purpose is Purpose.EVAL and request.run is None:
-            return await self._active(request)
-        return await self._pinned(request, bases)
+        elif not training and request.run is None:
+            await self._assign_by_scope(request, None, states)
+        else:
+            await self._assign_pinned(request, states)
 
-    async def _candidate(self, request: ScoreRequest, rubric: Rubric) -> list[Resolved]:
+    async def _assign_candidate(self, request: ScoreRequest, rubric: Rubric, states: Sequence[ScoringState]) -> None:
         if request.purpose is Purpose.TRAIN:
             raise Invalid(
                 "training items are scored by an activated rubric; name a version, or use purpose 'shadow' or 'eval'",
                 code="candidate_in_training",
             )
         await self._actives.current(LineageKey(request.task, request.lineage, rubric.scope))
-        return [Resolved(rubric, RubricPointer(rubric.digest, None, rubric.scope), None) for _ in request.items]
+        for state in states:
+            state.rubric, state.pointer = rubric, RubricPointer(rubric.digest, None, rubric.scope)
 
-    async def _active(self, request: ScoreRequest) -> list[Resolved]:
-        """A look at a text outside of any run: what is active now counts, not what an earlier look was pinned to."""
-        found: dict[str | None, Resolved] = {}
-        for item in request.items:
-            if item.scope not in found:
-                active = await self._actives.current(LineageKey(request.task, request.lineage, item.scope))
-                found[item.scope] = Resolved(await self._actives.rubric(request.task, active.digest), active, None)
-        return [found[item.scope] for item in request.items]
+    async def _assign_by_scope(
+        self, request: ScoreRequest, name: int | str | None, states: Sequence[ScoringState]
+    ) -> None:
+        """Without pins: the rubric of that version or digest, else the one active at this moment."""
+        by_scope: dict[str | None, tuple[Rubric, RubricPointer]] = {}
+        for state in states:
+            scope = state.item.scope
+            if scope not in by_scope:
+                lineage = LineageKey(request.task, request.lineage, scope)
+                lookup = self._actives.current(lineage) if name is None else self._actives.find(lineage, name)
+                pointer = await lookup
+                by_scope[scope] = await self._actives.rubric(request.task, pointer.digest), pointer
+            state.rubric, state.pointer = by_scope[scope]
 
-    async def _named(self, request: ScoreRequest, name: int | str) -> list[Resolved]:
-        found: dict[str | None, Resolved] = {}
-        for item in request.items:
-            if item.scope not in found:
-                active = await self._actives.find(LineageKey(request.task, request.lineage, item.scope), name)
-                found[item.scope] = Resolved(await self._actives.rubric(request.task, active.digest), active, None)
-        return [found[item.scope] for item in request.items]
-
-    async def _pinned(self, request: ScoreRequest, bases: Sequence[str]) -> list[Resolved]:
-        members: dict[tuple[str | None, str], list[int]] = {}
-        for index, item in enumerate(request.items):
-            group = group_of(item) if request.step is None else ""
-            members.setdefault((item.scope, group), []).append(index)
-        pins = [await self._pin_request(request, group, indices, bases) for (_, group), indices in members.items()]
-        states = await self._outcomes.resolve(request.task, pins, request.on_outage)
-        resolved: list[Resolved | None] = [None] * len(request.items)
-        for indices, state, pin in zip(members.values(), states, pins, strict=True):
-            if state.active is None:
+    async def _assign_pinned(self, request: ScoreRequest, states: Sequence[ScoringState]) -> None:
+        by_pin: dict[tuple[str | None, str], list[ScoringState]] = {}
+        for state in states:
+            group = state.group if request.step is None else ""
+            by_pin.setdefault((state.item.scope, group), []).append(state)
+        pins = [
+            await self._pin_request(request, scope, group, [member.base for member in members])
+            for (scope, group), members in by_pin.items()
+        ]
+        pin_states = await self._outcomes.resolve(request.task, pins, request.on_outage)
+        for members, pin, pin_state in zip(by_pin.values(), pins, pin_states, strict=True):
+            pointer = pin_state.active
+            if pointer is None:
                 raise NotFound(
                     f"task {request.task!r} has no active rubric in lineage {request.lineage!r}; put one first",
                     code="unknown_task",
                 )
-            if state.conflict:
+            if pin_state.conflict:
                 raise Conflict(
-                    f"pinned to rubric {state.active.digest}; "
-                    f"the request names {pin.requested and pin.requested.digest}",
+                    f"pinned to rubric {pointer.digest}; the request names {pin.requested and pin.requested.digest}",
                     code="pinned",
                 )
-            rubric = await self._actives.rubric(request.task, state.active.digest)
-            for index, known in zip(indices, state.outcomes, strict=True):
-                resolved[index] = Resolved(rubric, state.active, known, pin, state.unpinned, state.degraded)
-        return [entry for entry in resolved if entry is not None]
+            rubric = await self._actives.rubric(request.task, pointer.digest)
+            for state, stored in zip(members, pin_state.outcomes, strict=True):
+                state.rubric, state.pointer, state.pin, state.result = rubric, pointer, pin, stored
+                state.degraded = pin_state.degraded
+                if pin_state.unpinned:
+                    state.flags.append(Flag.UNPINNED)
 
     async def _pin_request(
-        self, request: ScoreRequest, group: str, indices: Sequence[int], bases: Sequence[str]
+        self, request: ScoreRequest, scope: str | None, group: str, bases: Sequence[str]
     ) -> PinRequest:
-        lineage = LineageKey(request.task, request.lineage, request.items[indices[0]].scope)
-        key = keys.pin_key(lineage, request.run, request.step, group)
-        wanted = None
+        lineage = LineageKey(request.task, request.lineage, scope)
+        requested = None
         if request.rubric is not None:
             assert not isinstance(request.rubric, Rubric)
-            wanted = await self._actives.find(lineage, request.rubric)
-            if wanted.version is None:
+            requested = await self._actives.find(lineage, request.rubric)
+            if requested.version is None:
                 raise Invalid("this rubric was never active, so it scores no training items", code="never_active")
-        settings = self._settings
-        ttl = settings.pin_step_ttl_s if request.step is not None else settings.pin_group_ttl_s
-        return PinRequest(key, lineage, wanted, ttl, tuple(bases[i] for i in indices))
+        key = keys.pin_key(lineage, request.run, request.step, group)
+        ttl_s = _GROUP_TTL_S if request.step is None else _STEP_TTL_S
+        return PinRequest(key, lineage, requested, ttl_s, tuple(bases))
