@@ -1,7 +1,6 @@
 """Composition of the reward service: each part made once, in the lifespan, and closed in order."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,7 +15,7 @@ from redis.exceptions import RedisError
 
 from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonEndpoint, open_session
-from services.kit.store.redis import connect, shared_fence_key
+from services.kit.store.redis import connect
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.kit.text.math_equal import MathEqualPool
@@ -39,6 +38,7 @@ from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.persistence.recovery import Recovery
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
 from services.reward.persistence.spool import Spool, open_spool
+from services.reward.scoring.fence_key import FenceKey
 from services.reward.scoring.pins import Pins
 from services.reward.scoring.pipeline import ScoringPipeline
 from services.reward.settings import RewardSettings
@@ -156,9 +156,10 @@ async def _open_state(
     spool = open_spool(settings)
     outcomes = OutcomeStore(trace_log, circuit, pins, actives, spool)
     admission = _admission(settings)
+    fence_key = FenceKey(settings.fence_key.get_secret_value())
     calls = EngineClient(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
     service = ScoringPipeline(
-        pins=Pins(actives, outcomes, settings),
+        pins=Pins(actives, outcomes),
         outcomes=outcomes,
         engine=engine,
         judge=Judge(calls, judge_limits(settings)),
@@ -166,7 +167,7 @@ async def _open_state(
         modes=settings.task_modes,
         math_pool=math_pool,
         metrics=metrics,
-        fence_key=settings.fence_key.get_secret_value().encode() or secrets.token_bytes(32),
+        fence_key=fence_key,
         max_completion_chars=settings.max_completion_chars,
     )
     recovery = Recovery(
@@ -179,7 +180,7 @@ async def _open_state(
         spool=spool,
         metrics=metrics,
         poll_s=settings.active_poll_s,
-        prepare=lambda: _prepare(settings, redis, store, actives, service),
+        prepare=partial(_prepare, settings, redis, store, actives, fence_key),
     )
     await recovery.start()
     metrics.watch_admission(lambda: admission.waiting, settings.judge_in_flight)
@@ -230,14 +231,13 @@ def judge_limits(settings: RewardSettings) -> JudgeLimits:
 
 
 async def _prepare(
-    settings: RewardSettings, redis: Redis, store: RubricStore, actives: ActiveRubricCache, service: ScoringPipeline
+    settings: RewardSettings, redis: Redis, store: RubricStore, actives: ActiveRubricCache, fence_key: FenceKey
 ) -> None:
     """What is needed of Redis once, at start or when it first answers: starting rubrics, and the shared fence key."""
     await bootstrap(store, settings.bootstrap_tasks)
     for line in (line for task in settings.bootstrap_tasks for line in lineages_of(task)):
         await actives.load(line)
-    if not settings.fence_key.get_secret_value():
-        service.use_fence_key(await shared_fence_key(redis))
+    await fence_key.load(redis)
 
 
 async def _ready(request: Request) -> Readiness:

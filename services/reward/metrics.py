@@ -12,7 +12,6 @@ from prometheus_client import Counter as CounterMetric
 from regrade.contracts import Flag, Purpose, ScoreRequest
 from services.kit.http.client import UpstreamError
 from services.kit.results import ItemResult, Usage
-from services.reward.items.identity import group_of
 
 _CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _REWARDS = tuple(n / 10 for n in range(11))
@@ -123,13 +122,15 @@ class RewardMetrics:
             self._in_flight.dec(conversations)
             self._calls.labels(outcome).observe(time.perf_counter() - started)
 
-    def scored(self, request: ScoreRequest, results: tuple[ItemResult, ...], usage: Usage) -> None:
-        """Count a batch's outcomes and tokens."""
+    def count_batch(
+        self, request: ScoreRequest, results: Sequence[ItemResult], groups: Sequence[str], usage: Usage
+    ) -> None:
+        """Count a batch's outcomes and tokens; `groups` are the items' groups."""
         outcomes = Counter(_outcome(result) for result in results)
         for outcome, count in outcomes.items():
             self._items.labels(request.task, request.purpose.value, outcome).inc(count)
         if request.purpose is Purpose.TRAIN:
-            self._trained(request, results)
+            self._count_training(request.task, results, groups)
         for kind, count in (
             ("prompt", usage.prompt_tokens),
             ("cached", usage.cached_tokens),
@@ -137,22 +138,22 @@ class RewardMetrics:
         ):
             self._tokens.labels(request.task, kind).inc(count)
 
-    def _trained(self, request: ScoreRequest, results: tuple[ItemResult, ...]) -> None:
-        """Count what training items came to: rewards, flags, and whether a group's rewards differ."""
-        rewards = self._rewards.labels(request.task)
+    def _count_training(self, task: str, results: Sequence[ItemResult], groups: Sequence[str]) -> None:
+        """Rewards, flags, and whether a group's rewards differ."""
+        rewards = self._rewards.labels(task)
         flags: Counter[str] = Counter()
-        groups: defaultdict[str, list[float]] = defaultdict(list)
-        for item, result in zip(request.items, results, strict=True):
+        by_group: defaultdict[str, list[float]] = defaultdict(list)
+        for group, result in zip(groups, results, strict=True):
             if result.reward is not None and not result.cached:
                 rewards.observe(result.reward)
                 flags.update(result.flags)
-                groups[group_of(item)].append(result.reward)
+                by_group[group].append(result.reward)
         for flag in flags.keys() & _FLAGS:
-            self._flags.labels(request.task, flag).inc(flags[flag])
-        for group in groups.values():
-            if len(group) > 1:
-                spread = "some" if max(group) - min(group) > _NO_SPREAD else "none"
-                self._groups.labels(request.task, spread).inc()
+            self._flags.labels(task, flag).inc(flags[flag])
+        for members in by_group.values():
+            if len(members) > 1:
+                spread = "some" if max(members) - min(members) > _NO_SPREAD else "none"
+                self._groups.labels(task, spread).inc()
 
     def tenant(self, name: str, outcome: Literal["admitted", "refused"], items: int = 0) -> None:
         """Count a request of a tenant of the settings."""

@@ -74,8 +74,6 @@ class RewardSettings(ServiceSettings):
         SecretStr(""), description="Key of the prompt fences; empty shares one made up by the first replica."
     )
     max_completion_chars: int = Field(60_000, ge=1, description="A longer completion is refused by the guards.")
-    pin_step_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a step's pin is kept.")
-    pin_group_ttl_s: int = Field(3_600, ge=60, description="How long a group's pin is kept.")
     outcome_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a retry is answered from the stored outcome.")
     judgement_ttl_s: int = Field(86_400, ge=60, description="How long an engine's answer is reused.")
     trace_cap: int = Field(

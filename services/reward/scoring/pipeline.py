@@ -196,7 +196,7 @@ class ScoringPipeline:
 
 
 def detect_flags(state: ScoringState) -> list[Flag]:
-    """What was neutralised in the prompt and the completion, and the completion's injection attempts; each flag once."""
+    """What was neutralised in prompt and completion, and the completion's injection attempts; each flag once."""
     completion = state.completion
     return list(dict.fromkeys((*state.prompt.flags, *completion.flags, *injection_flags(completion.safe_utf8))))
 
