@@ -96,12 +96,12 @@ class RewardClient:
             chunks = [identified[start : start + MAX_ITEMS] for start in range(0, len(identified), MAX_ITEMS)]
             return _concatenated(await asyncio.gather(*(self.score(task, chunk, **options) for chunk in chunks)))
         request = ScoreRequest.model_validate({"task": task, "items": identified, **options})
-        patience = _Patience(self._patience_s)
-        response = await self._score(request, patience)
-        while (missing := _unjudged(response)) and await patience.wait():
+        budget = _RetryBudget(self._patience_s)
+        response = await self._score(request, budget)
+        while (missing := _unjudged(response)) and await budget.wait():
             try:
                 retry = request.model_copy(update={"items": tuple(identified[i] for i in missing)})
-                second = await self._score(retry, patience)
+                second = await self._score(retry, budget)
             except ServiceUnavailableError:
                 break
             response = _merged(response, missing, second)
@@ -155,15 +155,15 @@ class RewardClient:
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
 
-    async def _score(self, request: ScoreRequest, patience: "_Patience") -> ScoreResponse:
+    async def _score(self, request: ScoreRequest, budget: "_RetryBudget") -> ScoreResponse:
         pinned = self._step_rubrics.applied_to(request)
         try:
-            body = await self._send("POST", "/score", pinned.model_dump_json(), patience=patience)
+            body = await self._send("POST", "/score", pinned.model_dump_json(), budget=budget)
         except RequestError:
             if pinned is request:
                 raise
             self._step_rubrics.forget(request)  # the caller did not choose this rubric, so it must not fail the call
-            body = await self._send("POST", "/score", request.model_dump_json(), patience=patience)
+            body = await self._send("POST", "/score", request.model_dump_json(), budget=budget)
         response = ScoreResponse.model_validate_json(body)
         self._step_rubrics.remember(request, response)
         return response
@@ -175,9 +175,9 @@ class RewardClient:
         body: str | None = None,
         *,
         params: Any = None,
-        patience: "_Patience | None" = None,
+        budget: "_RetryBudget | None" = None,
     ) -> bytes:
-        patience = patience or _Patience(self._patience_s)
+        budget = budget or _RetryBudget(self._patience_s)
         while True:
             retry_after_s = 0.0
             try:
@@ -191,22 +191,22 @@ class RewardClient:
                 if response.status_code not in _RETRIED_STATUS:
                     raise problem
                 retry_after_s = _retry_after_s(response)
-            if not await patience.wait(retry_after_s):
+            if not await budget.wait(retry_after_s):
                 raise problem
 
     def _unreachable(self, error: httpx.TransportError) -> RegradeError:
         return ServiceUnavailableError("unreachable", f"{self._http.base_url}: {error!r}")
 
 
-class _Patience:
-    """How long one call still tries: growing, jittered waits until `seconds` have passed."""
+class _RetryBudget:
+    """The retries of one call: growing, jittered waits until `seconds` have passed."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
         self._failures = 0
 
     async def wait(self, at_least_s: float = 0.0) -> bool:
-        """Wait until the next try is due; False at once when it would come too late."""
+        """Wait before the next try; False at once if the time would be over by then."""
         self._failures += 1
         pause = max(at_least_s, backoff_s(self._failures, first_s=_FIRST_WAIT_S, max_s=_LONGEST_WAIT_S))
         if time.monotonic() + pause > self._deadline:

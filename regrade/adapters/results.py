@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Protocol
 
-from regrade.contracts import ErrorCode
-
 METRIC_NAMES = ("regrade_scored", "regrade_rubric_version", "regrade_flags")
 """1 if there is a reward, else 0; the rubric's version (0 if it has none); the number of flags."""
 NO_METRICS = dict.fromkeys(METRIC_NAMES, 0.0)
@@ -15,17 +13,6 @@ NO_METRICS = dict.fromkeys(METRIC_NAMES, 0.0)
 class _Rubric(Protocol):
     @property
     def version(self) -> int | None: ...
-
-
-class _Error(Protocol):
-    @property
-    def code(self) -> ErrorCode: ...
-
-    @property
-    def message(self) -> str: ...
-
-    @property
-    def retryable(self) -> bool: ...
 
 
 class Scored(Protocol):
@@ -40,9 +27,6 @@ class Scored(Protocol):
     @property
     def flags(self) -> Sequence[str]: ...
 
-    @property
-    def error(self) -> _Error | None: ...
-
 
 def metrics_of(result: Scored) -> dict[str, float]:
     """The metrics of one outcome: numbers only, since some trainers make tensors of them."""
@@ -54,8 +38,3 @@ def mean_metrics(results: Sequence[Scored]) -> dict[str, float]:
     """The mean of each metric; empty without outcomes."""
     metrics = [metrics_of(result) for result in results]
     return {name: fmean(each[name] for each in metrics) for name in METRIC_NAMES} if metrics else {}
-
-
-def failure_reason(result: Scored) -> str:
-    """The error's code and message."""
-    return "scored" if result.error is None else f"{result.error.code}: {result.error.message}"

@@ -18,7 +18,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from regrade.adapters import nemo_gym, openrlhf, slime
-from regrade.adapters.results import failure_reason
 from regrade.contracts import Scope, ScoreItem
 from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable
 from services.kit.results import ItemResult
@@ -118,7 +117,8 @@ async def nemo_gym_verify(
     except (RedisConnectionError, RedisTimeoutError):
         return _json(nemo_gym.failure_row(body, "redis_unavailable"))
     if result.reward is None:
-        return _json(nemo_gym.failure_row(body, failure_reason(result)))
+        assert result.error is not None
+        return _json(nemo_gym.failure_row(body, f"{result.error.code}: {result.error.message}"))
     components = {entry.id: entry.score for entry in result.criteria if entry.score is not None}
     return _json(nemo_gym.to_row(body, result, components))
 

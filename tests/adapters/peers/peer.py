@@ -28,6 +28,7 @@ class Peer:
         quiet = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         if name != OWN:  # TRL's launcher would wait for the other ranks
             variables["RANK"] = str(rank)
+        ENVIRONMENTS.parent.mkdir(exist_ok=True)
         self._log = (ENVIRONMENTS.parent / f"{name}-{rank}.log").open("wb")
         self._process = subprocess.Popen(
             [python, "-m", f"tests.adapters.peers.clients.{name.replace('-', '_')}"],
