@@ -23,7 +23,9 @@ MAX_LINES = 400
 MAX_FUNCTION_LINES = 50
 
 _LINE_OF_TEXT = ("splitlines", "readline", "readlines", "\n", b"\n")
-_ONE_SENSE = ("early_completion", "early_original", "verdict_equal", "label_match")
+_ONE_SENSE = ("early_completion", "early_original", "verdict_equal", "label_match", "first_line")
+_PUBLIC = frozenset({"verdicts"})
+"""The parameter of the check `verdict_equal`, and of a task that has it."""
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -61,7 +63,7 @@ def ambiguous(tree: ast.AST) -> Counter[str]:
         text = _handles_lines(scope)
         for name in names(scope):
             words = _words(name)
-            if any(sense in "_".join(words) for sense in _ONE_SENSE):
+            if name in _PUBLIC or any(sense in "_".join(words) for sense in _ONE_SENSE):
                 continue
             counts.update(word for word in words if word in AMBIGUOUS and not (word == "line" and text))
     return counts

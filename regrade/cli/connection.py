@@ -91,7 +91,7 @@ def connect(url: str, key: str) -> Iterator[BlockingRewardClient]:
     """A client of one service; its errors end the command with one line."""
     client = BlockingRewardClient(url, key=key, patience_s=_PATIENCE_S)
     try:
-        with one_line_errors():
+        with errors_without_traceback():
             yield client
     except KeyboardInterrupt:
         sys.exit(130)
@@ -100,7 +100,7 @@ def connect(url: str, key: str) -> Iterator[BlockingRewardClient]:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def errors_without_traceback() -> Iterator[None]:
     """Errors of the client, of a file and of its content end the command with one line instead of a traceback."""
     try:
         yield

@@ -116,6 +116,6 @@ def _reachable(client: BlockingRewardClient, name: str, url: str, remedy: str) -
 def _report(good: bool, what: str, remedy: str = "", *, warning: bool = False) -> bool:
     """Print the result of one check, with the remedy unless it is good; returns `good`."""
     mark, colour = ("ok", "green") if good else ("warning", "yellow") if warning else ("broken", "red")
-    line = Text.assemble((f"{mark:<7}", colour), f" {what}", "" if good else f"\n        {remedy}")
-    console.print(line, soft_wrap=True)
+    text = Text.assemble((f"{mark:<7}", colour), f" {what}", "" if good else f"\n        {remedy}")
+    console.print(text, soft_wrap=True)
     return good

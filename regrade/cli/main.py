@@ -18,8 +18,8 @@ from regrade.cli.connection import (
     UrlOption,
     connect,
     console,
+    errors_without_traceback,
     fail,
-    one_line_errors,
     print_json,
     print_table,
     print_text,
@@ -99,7 +99,7 @@ def doctor(
 
     Example: regrade doctor essay_writing --originals 16
     """
-    with one_line_errors():
+    with errors_without_traceback():
         healthy = examine(task, originals, url, meta_url, key)
     if not healthy:
         raise typer.Exit(1)

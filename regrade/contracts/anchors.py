@@ -53,7 +53,7 @@ class AnchorsAnswer(Contract):
     """Changes whenever the gate's cases change."""
     originals: int
     """Held-out originals, which the gate uses; the better completions of held-out pairs count."""
-    early: int = 0
+    early_originals: int = Field(default=0, alias="early")
     """How many of the originals are early completions of the policy, added because the gate needed more."""
     cases: int
     """Items that the gate scores for each rubric."""

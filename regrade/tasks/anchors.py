@@ -154,13 +154,14 @@ def _differs(text: str, damaged: str) -> bool:
 
 
 def build_anchors(
-    pack: TaskPack, max_originals: int, labelled: Sequence[LabelledPair] = (), early: Sequence[Original] = ()
+    pack: TaskPack, max_originals: int, labelled: Sequence[LabelledPair] = (), early_originals: Sequence[Original] = ()
 ) -> AnchorSet:
     """The task's anchor set. Equal arguments give equal sets, so figures of different cycles are comparable.
 
-    `early` are early completions of the policy, trusted like originals; a transform must change them substantially,
-    and an original at all, to make a case. The better completion of a labelled pair counts as an original whose only
-    damaged copy is the worse one; since nobody calls it good, it is neither transformed nor attacked.
+    `early_originals` are early completions of the policy, trusted like originals. A transform must change them
+    substantially to make a case, and other originals at all. The better completion of a labelled pair counts as an
+    original whose only damaged copy is the worse one; since nobody calls it good, it is neither transformed nor
+    attacked.
     """
     held_out = [original for original in pack.originals if is_held_out(original.id)][:max_originals]
     originals = [_original_case(index, original) for index, original in enumerate(held_out)]
@@ -176,7 +177,7 @@ def build_anchors(
         index = len(originals)
         originals.append(AnchorCase(index, "original", pair.prompt, pair.better, pair.reference))
         damaged.append(AnchorCase(index, LABELLED, pair.prompt, pair.worse, pair.reference))
-    for index, original in enumerate(early, len(originals)):
+    for index, original in enumerate(early_originals, len(originals)):
         originals.append(_original_case(index, original))
         others = [other for other in held_out if other.prompt != original.prompt]
         damaged += _damaged(index, original, others, is_substantially_changed)
@@ -186,7 +187,7 @@ def build_anchors(
         damaged=tuple(damaged),
         attacked=tuple(attacked),
         visible_pairs=tuple(pair for pair in pairs if not is_held_out(pair.identity)),
-        early_originals=len(early),
+        early_originals=len(early_originals),
     )
 
 

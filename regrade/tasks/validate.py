@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 def findings(pack: TaskPack) -> list[Finding]:
     """All problems of a pack, fatal ones first."""
-    problems = [*_lists(pack), *_references(pack), *_scopes(pack), *_verdicts(pack)]
+    problems = [*_lists(pack), *_references(pack), *_scopes(pack), *_labels(pack)]
     if not any(problem.fatal for problem in problems):
         problems.extend(_gate(pack))
     return sorted(problems, key=lambda problem: not problem.fatal)
@@ -79,7 +79,7 @@ def _scopes(pack: TaskPack) -> Iterator[Finding]:
         yield Finding(True, 'a breadth task has one rubric for all prompts: set kind = "depth", or remove the scopes')
 
 
-def _verdicts(pack: TaskPack) -> Iterator[Finding]:
+def _labels(pack: TaskPack) -> Iterator[Finding]:
     known = set(pack.verdicts)
     if not known:
         return

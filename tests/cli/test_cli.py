@@ -46,9 +46,9 @@ def fine(*arguments: str) -> str:
 def test_score(urls: list[str], tmp_path: Path) -> None:
     table = fine("score", TASK, "--prompt", PROMPT, "--completion", ESSAY, *urls[:2])
     assert "v1" in table
-    lines = tmp_path / "items.jsonl"
-    lines.write_text("\n".join(json.dumps({"prompt": PROMPT, "completion": t}) for t in (ESSAY, "")))
-    answer = json.loads(fine("score", TASK, "--file", str(lines), "--json", *urls[:2]))
+    items = tmp_path / "items.jsonl"
+    items.write_text("\n".join(json.dumps({"prompt": PROMPT, "completion": t}) for t in (ESSAY, "")))
+    answer = json.loads(fine("score", TASK, "--file", str(items), "--json", *urls[:2]))
     assert [result["flags"] for result in answer["results"]] == [[], ["empty"]]
     assert run("score", TASK, *urls[:2]).exit_code == 1
 

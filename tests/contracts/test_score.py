@@ -99,7 +99,7 @@ def test_a_request_is_refused_with_where_and_why(fields: dict[str, Any], reason:
     with pytest.raises(ValidationError) as refused:
         ScoreRequest.model_validate({"task": "t", "items": [ITEM]} | fields)
     messages = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in refused.value.errors()]
-    assert any(re.search(reason, line) for line in messages), messages
+    assert any(re.search(reason, message) for message in messages), messages
 
 
 def test_a_conversation_is_accepted_like_a_text() -> None:

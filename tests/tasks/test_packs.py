@@ -143,17 +143,17 @@ def test_a_broken_file_is_named(folder: Path, file: str, before: str, after: str
 
 def test_findings_say_what_to_fix(folder: Path) -> None:
     place = new_pack(folder, "sums", kind="depth", evaluator="math")
-    _rewrite(place / "prompts.jsonl", lambda line: line | {"id": "p", "reference": None, "scope": "general"})
-    _rewrite(place / "anchors.jsonl", lambda line: line | {"scope": "elsewhere"})
+    _rewrite(place / "prompts.jsonl", lambda entry: entry | {"id": "p", "reference": None, "scope": "general"})
+    _rewrite(place / "anchors.jsonl", lambda entry: entry | {"scope": "elsewhere"})
     errors = " ".join(finding.text for finding in findings(read_pack(place)) if finding.fatal)
     assert "repeated ids: p" in errors
     assert "without a reference" in errors
     assert "elsewhere" in errors
-    verdicts = new_pack(folder, "votes", kind="breadth", evaluator="verdict")
-    _rewrite(verdicts / "prompts.jsonl", lambda line: line | {"reference": "maybe"})
-    assert any("no verdict" in finding.text for finding in findings(read_pack(verdicts)))
-    (verdicts / "prompts.jsonl").write_text("")
-    assert any("add prompts to train on" in finding.text for finding in findings(read_pack(verdicts)))
+    votes = new_pack(folder, "votes", kind="breadth", evaluator="verdict")
+    _rewrite(votes / "prompts.jsonl", lambda entry: entry | {"reference": "maybe"})
+    assert any("no verdict" in finding.text for finding in findings(read_pack(votes)))
+    (votes / "prompts.jsonl").write_text("")
+    assert any("add prompts to train on" in finding.text for finding in findings(read_pack(votes)))
 
 
 def test_few_originals_give_advice(folder: Path) -> None:

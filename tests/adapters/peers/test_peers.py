@@ -88,9 +88,9 @@ async def test_faults(peer: Peer, name: str, judge: FaultyJudge, redis: Redis) -
     """One item that fails, a slow judge, 429s: no crash, no invented reward, no hang."""
     samples = group(3)
     judge.garbled = "This is version 1 of it."
-    told = peer.score(samples, step=2)
-    assert told[1] == NO_NULL.get(name, "nan")
-    assert _are_rewards([told[0], told[2]])
+    rewards = peer.score(samples, step=2)
+    assert rewards[1] == NO_NULL.get(name, "nan")
+    assert _are_rewards([rewards[0], rewards[2]])
     assert len(await _traces(redis, samples)) == 2
     judge.behave()
 

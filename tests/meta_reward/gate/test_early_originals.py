@@ -42,7 +42,7 @@ def test_trusted_completions_are_taken_up_one_for_a_prompt() -> None:
     found = select_early([*TRUSTED, *again], ANCHORS, 8)
     assert len(found) == 8
     assert len({original.prompt for original in found.values()}) == 8
-    grown = build_anchors(PACK, 12, early=list(found.values()))
+    grown = build_anchors(PACK, 12, early_originals=list(found.values()))
     assert (grown.early_originals, len(grown.originals)) == (8, 20)
     assert grown.base == ANCHORS.version
     assert grown.version != ANCHORS.version
@@ -80,7 +80,7 @@ def test_really_changed() -> None:
 
 def test_growth_grants_no_new_level() -> None:
     early = list(select_early(TRUSTED, ANCHORS, 8).values())
-    grown = build_anchors(PACK, 12, early=early)
+    grown = build_anchors(PACK, 12, early_originals=early)
     report = gate_report("b" * 64, "a" * 64)
     before = report.model_copy(update={"anchors": ANCHORS.version, "anchors_base": ANCHORS.base})
     behind = report.model_copy(update={"anchors": grown.version, "anchors_base": grown.base, "cycle": "cycle-2"})
@@ -99,7 +99,7 @@ async def test_a_cycle_grows_the_anchors_and_shows_no_proposer_what_it_took(
         taken = await meta.deps.anchors.early_ids(LINEAGE)
         assert 0 < len(taken) <= 4
         told = await meta.deps.anchors.summary(TASK)
-        assert (told.early, told.originals) == (len(taken), 12 + len(taken))
+        assert (told.early_originals, told.originals) == (len(taken), 12 + len(taken))
         (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.sample is not None
         shown = {trace_id for pick in report.sample.picks for trace_id in pick.traces}

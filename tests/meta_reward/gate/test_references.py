@@ -89,7 +89,9 @@ def test_an_early_completion_keeps_its_reference() -> None:
     for given, kept in (("4", "4"), ("", None), (None, None)):
         taken = select_early([trace(HIDDEN, prompt="2 and 2?", completion=ESSAY, reference=given)], ANCHORS, 1)
         assert [original.reference for original in taken.values()] == [kept]
-    grown = build_anchors(PACK, 12, early=[Original(id="e", prompt="2 and 2?", completion=ESSAY, reference="4")])
+    grown = build_anchors(
+        PACK, 12, early_originals=[Original(id="e", prompt="2 and 2?", completion=ESSAY, reference="4")]
+    )
     own = [case for case in grown.cases if case.original == 12]
     assert len(own) > 3
     assert {case.reference for case in own} == {"4"}

@@ -20,8 +20,8 @@ def answer_orders(distribution: str, score: Callable[[Sequence[Sample], int], Se
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps({"version": f"{distribution} {version(distribution)}"}), file=answers, flush=True)
-    for line in sys.stdin:
-        order = json.loads(line)
+    for text in sys.stdin:
+        order = json.loads(text)
         try:
             answer: dict[str, Any] = {"rewards": [_as_json(r) for r in score(order["samples"], order["step"])]}
         except Exception as error:  # what the peer makes of a failure is what is tested
