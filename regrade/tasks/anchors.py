@@ -136,6 +136,7 @@ TRANSFORMS: dict[str, Transform] = {
     for transform in (first_line, cut_off, shuffled, repeated, other_prompt, padded, keywords)
 }
 """Ways to damage a completion, by name; the names are part of the gate's reports."""
+_NEED_OTHERS = ("other_prompt", "padded")
 
 
 def is_substantially_changed(text: str, damaged: str) -> bool:
@@ -169,7 +170,7 @@ def build_anchors(
     for index, original in enumerate(held_out):
         damaged += _damaged(index, original, [other for other in held_out if other.id != original.id], _differs)
     attacked = []
-    for number, attack in enumerate(pack.attacks):
+    for number, attack in enumerate(pack.attacks if originals else ()):
         target = originals[number % len(originals)]
         attacked.append(target._replace(kind=attack.family, completion=attack.applied_to(target.completion)))
     pairs = sorted(labelled, key=lambda pair: pair.identity)
@@ -200,6 +201,8 @@ def _damaged(
 ) -> list[AnchorCase]:
     case, cases = _original_case(index, original), []
     for name, transform in TRANSFORMS.items():
+        if name in _NEED_OTHERS and not others:
+            continue
         rng = random.Random(f"{original.id}:{name}")  # noqa: S311 - a fixed choice, not a secret
         completion = transform(original, rng, others)
         if is_changed(original.completion, completion):

@@ -156,9 +156,10 @@ def test_findings_say_what_to_fix(folder: Path) -> None:
     assert any("add prompts to train on" in finding.text for finding in findings(read_pack(votes)))
 
 
-def test_few_originals_give_advice(folder: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_few_originals_give_advice(folder: Path, count: int) -> None:
     path = folder / "haiku" / "anchors.jsonl"
-    path.write_text("\n".join(path.read_text().splitlines()[:6]))
+    path.write_text("\n".join(path.read_text().splitlines()[:count]))
     problems = findings(read_pack(folder / "haiku"))
     assert any("will not evolve" in finding.text and not finding.fatal for finding in problems)
 
