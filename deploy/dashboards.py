@@ -31,8 +31,8 @@ def quantile(percent: int, buckets: str) -> str:
 
 
 OVERVIEW = (
-    Panel("Reward replicas that answer", {"replicas": 'sum(up{job="reward"})'}, figure=True),
-    Panel("Degraded: Redis away", {"degraded": "max(regrade_degraded_state)"}, figure=True),
+    Panel("Reward replicas up", {"replicas": 'sum(up{job="reward"})'}, figure=True),
+    Panel("Degraded: Redis unreachable", {"degraded": "max(regrade_degraded_state)"}, figure=True),
     Panel(
         "Alerts firing",
         {"alerts": 'count(ALERTS{alertstate="firing", alertname=~"Regrade.*"}) or vector(0)'},
@@ -43,13 +43,13 @@ OVERVIEW = (
     Panel(
         "Active rubric", {"{{task}} {{lineage}}": f"max by (task, lineage) (regrade_active_rubric_version{{{TASK}}})"}
     ),
-    Panel("/score takes (95 %)", {"p95": "regrade:score_seconds:p95_5m"}, "s"),
+    Panel("/score latency (95 %)", {"p95": "regrade:score_seconds:p95_5m"}, "s"),
     Panel(
-        "/score fails, or is refused",
+        "/score failures and refusals",
         {"5xx": "regrade:score_failures:ratio5m", "429": "regrade:score_refused:ratio5m"},
         "percentunit",
     ),
-    Panel("Judge calls that fail", {"failed": "regrade:judge_failures:ratio5m"}, "percentunit"),
+    Panel("Failed judge calls", {"failed": "regrade:judge_failures:ratio5m"}, "percentunit"),
     Panel("Is the judge the bottleneck?", {"busy": "regrade:judge_busy:ratio"}, "percentunit"),
     Panel("Spool", {"{{instance}}": "regrade_spool_bytes"}, "bytes"),
     Panel("Spooled items not yet in Redis", {"{{instance}}": "regrade_spool_records"}),
@@ -62,21 +62,21 @@ OVERVIEW = (
 )
 JUDGE = (
     Panel(
-        "Calls under way, waiting, room",
+        "Calls in flight, waiting, capacity",
         {
-            "under way": "sum(regrade_judge_in_flight_calls)",
+            "in flight": "sum(regrade_judge_in_flight_calls)",
             "waiting": "sum(regrade_judge_waiting_calls)",
-            "room": "sum(regrade_judge_capacity_calls)",
+            "capacity": "sum(regrade_judge_capacity_calls)",
         },
     ),
     Panel(
-        "A call takes",
+        "Call latency",
         {f"p{q}": quantile(q, "regrade_judge_call_seconds_bucket") for q in (50, 95, 99)},
         "s",
     ),
     Panel("Calls by outcome", {"{{outcome}}": "sum by (outcome) (rate(regrade_judge_call_seconds_count[5m]))"}, "ops"),
     Panel("Retries", {"{{outcome}}": "sum by (outcome) (rate(regrade_judge_retries_total[5m]))"}, "ops"),
-    Panel("Endpoints left out", {"{{instance}}": "regrade_judge_ejected_endpoints"}),
+    Panel("Ejected endpoints", {"{{instance}}": "regrade_judge_ejected_endpoints"}),
     Panel(
         "Items without a reward",
         {"{{task}} {{outcome}}": f'regrade:items:rate5m{{outcome!~"scored|cached", {TASK}}}'},
@@ -84,7 +84,7 @@ JUDGE = (
     ),
     Panel("Tokens", {"{{task}} {{kind}}": f"regrade:judge_tokens:rate5m{{{TASK}}}"}, "ops"),
     Panel(
-        "Tokens an item",
+        "Tokens per item",
         {
             "{{task}}": (
                 f'sum by (task) (regrade:judge_tokens:rate5m{{kind!="cached", {TASK}}})'
@@ -93,7 +93,7 @@ JUDGE = (
         },
     ),
     Panel(
-        "Cost an hour, at $price for a million tokens",
+        "Cost per hour at $price per million tokens",
         {"{{task}}": (f'sum by (task) (regrade:judge_tokens:rate5m{{kind!="cached", {TASK}}}) * 3600 / 1e6 * $price')},
         "currencyUSD",
     ),
@@ -103,21 +103,21 @@ EVOLUTION = (
         "Active rubric", {"{{task}} {{lineage}}": f"max by (task, lineage) (regrade_active_rubric_version{{{TASK}}})"}
     ),
     Panel(
-        "Active for",
+        "Time since activation",
         {"{{task}}": f"time() - min by (task) (regrade_active_rubric_since_seconds{{{TASK}}})"},
         "s",
         figure=True,
     ),
-    Panel("Traces no cycle has seen", {"{{task}}": f"max by (task) (regrade_meta_reward_lag_traces{{{TASK}}})"}),
+    Panel("Traces waiting for a cycle", {"{{task}}": f"max by (task) (regrade_meta_reward_lag_traces{{{TASK}}})"}),
     Panel(
-        "Cycles ended, and activations, a day",
+        "Finished cycles and activations per day",
         {
             "{{task}} cycles": f"sum by (task) (increase(regrade_cycle_seconds_count{{{TASK}}}[1d]))",
             "{{task}} activations": f"sum by (task) (increase(regrade_activations_total{{{TASK}}}[1d]))",
         },
     ),
     Panel(
-        "A cycle takes (95 %)",
+        "Cycle duration (95 %)",
         {"{{task}}": f"histogram_quantile(0.95, sum by (le, task) (rate(regrade_cycle_seconds_bucket{{{TASK}}}[6h])))"},
         "s",
     ),
@@ -126,11 +126,11 @@ EVOLUTION = (
         {"{{task}} {{error}}": f"sum by (task, error) (increase(regrade_cycle_failures_total{{{TASK}}}[15m]))"},
     ),
     Panel(
-        "Verdicts a day",
+        "Decisions on candidates per day",
         {"{{outcome}} {{reason}}": f"sum by (outcome, reason) (increase(regrade_meta_verdicts_total{{{TASK}}}[1d]))"},
     ),
     Panel(
-        "A stage takes (95 %)",
+        "Stage duration (95 %)",
         {
             "{{stage}}": "histogram_quantile(0.95, sum by (le, stage) "
             f"(rate(regrade_meta_stage_seconds_bucket{{{TASK}}}[6h])))"
@@ -138,7 +138,7 @@ EVOLUTION = (
         "s",
     ),
     Panel(
-        "Rolled back by the watch",
+        "Automatic rollbacks",
         {"{{task}} {{reason}}": f"sum by (task, reason) (increase(regrade_meta_rollbacks_total{{{TASK}}}[1d]))"},
     ),
     Panel(
@@ -172,10 +172,10 @@ TRAINER = (
     ),
     Panel("Groups without spread", {"{{task}}": f"regrade:groups_without_spread:ratio15m{{{TASK}}}"}, "percentunit"),
     Panel("Flags", {"{{task}} {{flag}}": f"sum by (task, flag) (rate(regrade_flags_total{{{TASK}}}[15m]))"}, "ops"),
-    Panel("Completions that talk to the judge", {"{{task}}": f"regrade:attacked:ratio15m{{{TASK}}}"}, "percentunit"),
+    Panel("Completions that address the judge", {"{{task}}": f"regrade:attacked:ratio15m{{{TASK}}}"}, "percentunit"),
     Panel("Training items", {"{{task}} {{outcome}}": f'regrade:items:rate5m{{purpose="train", {TASK}}}'}, "ops"),
     Panel(
-        "/score takes",
+        "/score latency",
         {f"p{q}": quantile(q, 'regrade_http_request_seconds_bucket{route="/score"}') for q in (50, 95, 99)},
         "s",
     ),
@@ -190,7 +190,7 @@ ENGINE = (
     ),
     Panel("vLLM: key-value cache", {"{{job}} {{instance}}": "vllm:kv_cache_usage_perc"}, "percentunit"),
     Panel(
-        "vLLM: prompt tokens found in the prefix cache",
+        "vLLM: prompt tokens from the prefix cache",
         {
             "{{job}}": (
                 "sum by (job) (rate(vllm:prefix_cache_hits_total[5m]))"
@@ -208,7 +208,7 @@ ENGINE = (
         "ops",
     ),
     Panel(
-        "vLLM: a request takes (95 %)",
+        "vLLM: request latency (95 %)",
         {"{{job}}": "histogram_quantile(0.95, sum by (le, job) (rate(vllm:e2e_request_latency_seconds_bucket[5m])))"},
         "s",
     ),
@@ -284,7 +284,7 @@ def _variables() -> list[dict[str, Any]]:
         "refresh": 2,
         "current": {"text": "All", "value": "$__all"},
     }
-    price = {"name": "price", "type": "textbox", "label": "US$ for a million tokens", "query": "0.2"}
+    price = {"name": "price", "type": "textbox", "label": "US$ per million tokens", "query": "0.2"}
     return [task, price]
 
 
