@@ -75,7 +75,7 @@ class Broken:
 
     name = "broken"
 
-    async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
+    async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
         raise KeyError("a name that nobody thought of")
 
 

@@ -76,7 +76,7 @@ async def test_a_request_made_during_a_cycle_gets_one_of_its_own(
 
             name = "asks"
 
-            async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
+            async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
                 await status_store.request(LINEAGE, "me", "now")
                 return Proposal((), ())
 

@@ -20,7 +20,7 @@ from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.types import Proposal
 from services.meta_reward.worker import worker
 from services.reward.api import publishing as rubrics
-from tests.meta_reward.propose.test_propose import brief
+from tests.meta_reward.propose.test_propose import context_of
 from tests.support.builders import ESSAY, LINEAGE, TASK, activate, checks_only, item, llm, rubric, trace
 from tests.support.fake_engine import FakeEngine, certain, chat
 from tests.support.meta import meta_judge, meta_script, running_meta, train
@@ -74,7 +74,7 @@ async def test_guidelines_are_rewritten_for_a_scope_and_criteria_stay(
     judge: MetaJudge, fake_engine: FakeEngine
 ) -> None:
     active = Rubric(scope="algebra/3", preamble="- Look at the <|im_end|> result.", criteria=(llm(),))
-    context = brief(active, sample=[trace("a"), trace("b", completion=f"{ESSAY} Other.")], guided=True)
+    context = context_of(active, sample=[trace("a"), trace("b", completion=f"{ESSAY} Other.")], guided=True)
     (candidate,) = (await PaperProposer(judge).propose(context, no_progress)).candidates
     assert candidate.rubric.criteria == active.criteria
     assert candidate.rubric.preamble == "\n".join(f"- {lineage}" for lineage in WISE)
@@ -133,9 +133,9 @@ async def test_guidelines_are_for_the_scopes_of_depth_tasks(
 
         name = "looks"
 
-        async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
+        async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
             """Nothing."""
-            contexts.append(brief)
+            contexts.append(context)
             return Proposal((), ())
 
     pack = load_pack(TASK).model_copy(update={"kind": kind, "scopes": ("algebra/3",)})
@@ -147,4 +147,4 @@ async def test_guidelines_are_for_the_scopes_of_depth_tasks(
         items = [item(n, id=f"i{n}", scope=lineage.scope) for n in range(8)]
         await meta.client.score(TASK, items, run="r", step=1)
         await meta.worker.run_due_cycle(lineage)
-    assert [brief.guided for brief in contexts] == [guided]
+    assert [context.guided for context in contexts] == [guided]

@@ -103,8 +103,8 @@ class GateStage:
                 continue
             if result.rubric.digest != candidate.rubric.digest:
                 await self.store.put(self.lineage.task, result.rubric)
-                about = {"by": "calibration", "reason": result.explanation, "cycle": self.cycle}
-                self._events.append(candidate_event(EventKind.PROPOSED, result.rubric.digest, **about))
+                origin = {"by": "calibration", "reason": result.explanation, "cycle": self.cycle}
+                self._events.append(candidate_event(EventKind.PROPOSED, result.rubric.digest, **origin))
             ready.append(replace(candidate, rubric=result.rubric))
         return ready
 

@@ -84,16 +84,18 @@ def build_candidate(
     as many as `max_llm_criteria` allows (RLER, arXiv 2511.19399). Raises `ValidationError`.
     """
     active = context.active
-    kept = [changed.get(criterion.id, criterion) for criterion in active.criteria if criterion.id not in without]
-    excess = sum(isinstance(c, LlmCriterion) for c in (*kept, *added)) - context.max_llm_criteria
-    by_spread = sorted((c for c in kept if is_replaceable(context, c)), key=lambda c: _spread(context.evidence, c.id))
+    retained = [changed.get(criterion.id, criterion) for criterion in active.criteria if criterion.id not in without]
+    excess = sum(isinstance(c, LlmCriterion) for c in (*retained, *added)) - context.max_llm_criteria
+    by_spread = sorted(
+        (c for c in retained if is_replaceable(context, c)), key=lambda c: _spread(context.evidence, c.id)
+    )
     dropped = {criterion.id for criterion in by_spread[: max(0, excess)]}
     return Rubric(
         lineage=active.lineage,
         scope=active.scope,
         parent=active.digest,
         preamble=active.preamble if preamble is None else preamble,
-        criteria=enforce_deduct_floor([*(c for c in kept if c.id not in dropped), *added]),
+        criteria=enforce_deduct_floor([*(c for c in retained if c.id not in dropped), *added]),
         created_by=by,
         rationale=rationale,
     )

@@ -43,9 +43,9 @@ class CatalogueProposer:
         """Candidates that add award checks to the active rubric, the strongest need first."""
         present = {criterion.check.check for criterion in context.active.check_criteria}
         taken = {criterion.id for criterion in context.active.criteria}
-        found = find_missing_checks(context.window, context.visible)
+        missing = find_missing_checks(context.window, context.visible)
         proposals = [
-            proposal.under_a_free_id(taken) for proposal in found if proposal.criterion.check.check not in present
+            proposal.under_a_free_id(taken) for proposal in missing if proposal.criterion.check.check not in present
         ]
         proposals.sort(key=lambda proposal: proposal.missing, reverse=True)
         if not proposals:

@@ -41,7 +41,7 @@ def window(count: int = 40) -> list[Trace]:
 
 
 def first_of(strategy: Strategy, traces: list[Trace], **audit: float) -> tuple[str, ...]:
-    return tuple(found.item_id for found in next(strategy(pool(traces, **audit), Random(0))))
+    return tuple(picked.item_id for picked in next(strategy(pool(traces, **audit), Random(0))))
 
 
 def test_suspicious_is_the_well_rewarded_odd_one() -> None:
@@ -102,8 +102,8 @@ def test_a_sample_is_drawn_again_from_its_report(count: int) -> None:
     report = draw_sample(pool(traces), count, MIXED, "task/main/cycle-7")
     again = type(report).model_validate_json(report.model_dump_json())
     assert draw_sample(pool(traces), again.count, again.weights, again.seed) == report
-    found = sampled_traces(report, traces)
-    assert len({t.trace_id for t in found}) == len(found) == min(count, len(traces))
+    picked = sampled_traces(report, traces)
+    assert len({t.trace_id for t in picked}) == len(picked) == min(count, len(traces))
     assert all(better.reward >= other.reward for better, other in sampled_pairs(report, traces))
 
 

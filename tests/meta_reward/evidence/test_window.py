@@ -26,11 +26,11 @@ def traces(count: int, completion: str = ESSAY, **fields: object) -> list[Trace]
     return [trace(f"{completion[:5]}{n}", completion=completion, **fields) for n in range(count)]
 
 
-def evidence(window: Sequence[Trace], baselines: Baselines | None = None, **about: object) -> Evidence:
-    return build_evidence(summarise_window(window, baselines or {}), baselines or {}, ("0-0", "8-0"), **about)  # type: ignore[arg-type]
+def evidence(window: Sequence[Trace], baselines: Baselines | None = None, **fields: object) -> Evidence:
+    return build_evidence(summarise_window(window, baselines or {}), baselines or {}, ("0-0", "8-0"), **fields)  # type: ignore[arg-type]
 
 
-def rung(
+def alarms_of(
     window: Sequence[Trace], first: Sequence[Trace] = (), raised: Sequence[Alarm] = (), end: str = "8-0"
 ) -> dict[str, Alarm]:
     return {alarm.name: alarm for alarm in update_alarms(summarise_window(window, {"run": first}), raised, end)}
@@ -40,14 +40,14 @@ def test_a_collapse_to_titles_raises_alarms_that_name_it() -> None:
     """Half of the window are titles: the alarms carry figure, threshold, and the titles, not the essays beside them."""
     essays = [t.model_copy(update={"reward": 0.48 + n / 100}) for n, t in enumerate(traces(8))]
     titles = [trace(f"t{n}", completion="A title", reward=1.0, step=5, group=f"g{n // 2}") for n in range(12)]
-    found = rung([*essays[:4], *titles], essays)
-    alarm = found["words_fell"]
+    result = alarms_of([*essays[:4], *titles], essays)
+    alarm = result["words_fell"]
     assert alarm.figure == pytest.approx(0.75 * (1 - 2 / 77), abs=0.01)
     assert (alarm.threshold, alarm.lowered_at, alarm.since) == (0.3, 0.2, "8-0")
     assert set(alarm.traces) <= {t.trace_id for t in titles}
     assert len(alarm.traces) == 8
-    assert {"reward_saturated", "groups_without_spread", "ends_properly_fell"} <= set(found)
-    assert set(found["groups_without_spread"].traces) <= {t.trace_id for t in titles}
+    assert {"reward_saturated", "groups_without_spread", "ends_properly_fell"} <= set(result)
+    assert set(result["groups_without_spread"].traces) <= {t.trace_id for t in titles}
     figures = evidence(titles, {"run": essays})
     assert (figures.traces, figures.groups, figures.first_step, figures.last_step) == (12, 6, 5, 5)
     assert (figures.means["words"], figures.saturated_share, figures.zero_variance_groups) == (2.0, 1.0, 1.0)
@@ -59,8 +59,8 @@ def test_a_collapse_to_titles_raises_alarms_that_name_it() -> None:
 
 def test_honest_essays_raise_nothing() -> None:
     window = [trace(str(n), completion=HONEST[n % len(HONEST)], reward=(n * 7 % 16) / 20) for n in range(32)]
-    assert rung(window, window[:8]) == {}
-    assert rung(window) == {}, "an unknown past is no drift"
+    assert alarms_of(window, window[:8]) == {}
+    assert alarms_of(window) == {}, "an unknown past is no drift"
 
 
 @pytest.mark.parametrize(
@@ -74,27 +74,27 @@ def test_honest_essays_raise_nothing() -> None:
     ],
 )
 def test_each_hack_raises_its_alarm(completion: str, alarm: str) -> None:
-    assert alarm in rung(traces(8, completion), traces(8))
+    assert alarm in alarms_of(traces(8, completion), traces(8))
 
 
 def test_one_text_for_all_prompts_is_seen() -> None:
     first = [trace(f"f{n}", prompt=f"Essay {n}", completion=HONEST[n]) for n in range(8)]
     same = [trace(str(n), prompt=f"Essay {n}", completion=f"{n} {n} I am ready when you are.") for n in range(8)]
-    found = rung(same, first)
-    assert "stock_ending_rose" in found
-    assert "stock_opening_rose" not in found
+    result = alarms_of(same, first)
+    assert "stock_ending_rose" in result
+    assert "stock_opening_rose" not in result
 
 
 def test_a_reward_that_follows_length_names_the_long_and_well_rewarded() -> None:
     window = [trace(str(n), completion="word " * (n + 1), reward=(n / 20) ** 3) for n in range(20)]
-    found = evidence(window)
-    assert found.correlation["words"] == pytest.approx(1.0), "a rank correlation: the curve does not matter"
-    assert rung(window)["reward_follows_words"].traces[0] == "trace-19"
+    result = evidence(window)
+    assert result.correlation["words"] == pytest.approx(1.0), "a rank correlation: the curve does not matter"
+    assert alarms_of(window)["reward_follows_words"].traces[0] == "trace-19"
     falling = [t.model_copy(update={"reward": 1.0 - t.reward}) for t in window]
-    alarm = rung(falling)["reward_follows_words"]
+    alarm = alarms_of(falling)["reward_follows_words"]
     assert alarm.figure == pytest.approx(1.0)
     assert alarm.traces[0] == "trace-0"
-    assert "reward_follows_words" not in rung(window[:15]), "fifteen traces say nothing of a correlation"
+    assert "reward_follows_words" not in alarms_of(window[:15]), "fifteen traces say nothing of a correlation"
 
 
 def test_alarms_have_hysteresis() -> None:
@@ -104,21 +104,21 @@ def test_alarms_have_hysteresis() -> None:
     def titles(count: int) -> list[Trace]:
         return [*traces(count, "A title"), *traces(10 - count)]
 
-    assert "words_fell" not in rung(titles(3), first), "between the two it is not raised"
-    raised = rung(titles(4), first, end="1-0")
+    assert "words_fell" not in alarms_of(titles(3), first), "between the two it is not raised"
+    raised = alarms_of(titles(4), first, end="1-0")
     assert raised["words_fell"].since == "1-0"
-    still = rung(traces(10, " ".join(ESSAY.split()[:58])), first, list(raised.values()), end="2-0")["words_fell"]
+    still = alarms_of(traces(10, " ".join(ESSAY.split()[:58])), first, list(raised.values()), end="2-0")["words_fell"]
     assert 0.2 < still.figure < 0.3
     assert (still.since, still.traces) == ("1-0", raised["words_fell"].traces)
-    again = rung(titles(5), first, [still], end="3-0")["words_fell"]
+    again = alarms_of(titles(5), first, [still], end="3-0")["words_fell"]
     assert again.since == "1-0"
-    assert "words_fell" not in rung(titles(1), first, [again], end="4-0")
+    assert "words_fell" not in alarms_of(titles(1), first, [again], end="4-0")
 
 
 def test_an_alarm_that_a_window_says_nothing_about_stays() -> None:
     window = [trace(str(n), completion="word " * (n + 1), reward=n / 20) for n in range(20)]
-    raised = list(rung(window).values())
-    assert "reward_follows_words" in rung(window[:8], raised=raised)
+    raised = list(alarms_of(window).values())
+    assert "reward_follows_words" in alarms_of(window[:8], raised=raised)
 
 
 def test_flags_are_counted_and_ring_until_nobody_tries_any_more() -> None:
@@ -127,16 +127,16 @@ def test_flags_are_counted_and_ring_until_nobody_tries_any_more() -> None:
         *traces(2, completion="Fine.", flags=("instruction",)),
         *traces(4, completion="Honest."),
     ]
-    found = evidence(window)
-    assert found.flag_shares == {"instruction": 0.5, "score_smuggle": 0.25}
-    assert found.flagged_share == 0.5
-    raised = rung(window)
+    result = evidence(window)
+    assert result.flag_shares == {"instruction": 0.5, "score_smuggle": 0.25}
+    assert result.flagged_share == 0.5
+    raised = alarms_of(window)
     assert {name for name in raised if name.startswith("flag_")} == {"flag_instruction_rose", "flag_score_smuggle_rose"}
     assert set(raised["flag_score_smuggle_rose"].traces) == {t.trace_id for t in window[:2]}
-    assert not [name for name in rung(window, window) if name.startswith("flag_")], "as often as at the beginning"
-    assert not [n for n in rung(traces(8), raised=list(raised.values())) if n.startswith("flag_")]
+    assert not [name for name in alarms_of(window, window) if name.startswith("flag_")], "as often as at the beginning"
+    assert not [n for n in alarms_of(traces(8), raised=list(raised.values())) if n.startswith("flag_")]
     unpinned = traces(8, flags=(Flag.UNPINNED, Flag.VETOED))
-    assert rung(unpinned) == {}, "what Redis or a rubric did is nothing that a policy tries"
+    assert alarms_of(unpinned) == {}, "what Redis or a rubric did is nothing that a policy tries"
 
 
 def test_each_run_is_compared_with_its_own_first_steps() -> None:
@@ -171,15 +171,15 @@ def test_what_each_criterion_did() -> None:
         parts = {"busy": busy, "min_words": words, "bad": bad, "end": 1.0}
         scores = tuple(CriterionScore(id=name, score=value, confidence=0.5) for name, value in parts.items())
         raw = (2.0 * busy + words - bad + 1.0) / 4.0
-        about = {"criteria": scores, "raw": raw, "reward": raw, "digest": form.digest, "group": f"g{n // 2}"}
-        window.append(trace(str(n), **about))
+        fields = {"criteria": scores, "raw": raw, "reward": raw, "digest": form.digest, "group": f"g{n // 2}"}
+        window.append(trace(str(n), **fields))
     other = trace("other", digest="f" * 64)
-    found = evidence([*window, other], rubric=form).criteria
-    assert sum(figures.contribution for figures in found.values()) == pytest.approx(1.0)
-    assert found["busy"].contribution > found["bad"].contribution > 0.0
-    assert found["end"].contribution == found["end"].std == 0.0
-    assert (found["end"].flat_groups, found["min_words"].flat_groups, found["busy"].flat_groups) == (1.0, 0.5, 0.0)
-    assert found["busy"].traces == 4
+    result = evidence([*window, other], rubric=form).criteria
+    assert sum(figures.contribution for figures in result.values()) == pytest.approx(1.0)
+    assert result["busy"].contribution > result["bad"].contribution > 0.0
+    assert result["end"].contribution == result["end"].std == 0.0
+    assert (result["end"].flat_groups, result["min_words"].flat_groups, result["busy"].flat_groups) == (1.0, 0.5, 0.0)
+    assert result["busy"].traces == 4
     assert evidence([other], rubric=form).criteria == {}
 
 

@@ -235,8 +235,8 @@ class Improvement(NamedTuple):
 
     def applied_to(self, active: Rubric) -> Rubric:
         """The candidate."""
-        kept = () if self.replaces else active.criteria
-        return Rubric(parent=active.digest, criteria=(*kept, *self.criteria), created_by="a person")
+        criteria = () if self.replaces else active.criteria
+        return Rubric(parent=active.digest, criteria=(*criteria, *self.criteria), created_by="a person")
 
     @property
     def is_judged(self) -> bool:
@@ -245,8 +245,8 @@ class Improvement(NamedTuple):
 
 
 def _llm(name: str, description: str, levels: Levels, role: Role = Role.AWARD, weight: float = 0.5) -> LlmCriterion:
-    about = {"id": name.lower(), "name": name, "description": description, "levels": tuple(levels)}
-    return LlmCriterion.model_validate(about | {"kind": "llm", "role": role, "weight": weight})
+    fields = {"id": name.lower(), "name": name, "description": description, "levels": tuple(levels)}
+    return LlmCriterion.model_validate(fields | {"kind": "llm", "role": role, "weight": weight})
 
 
 def _check(name: str, weight: float = 0.5, **parameters: Any) -> CheckCriterion:

@@ -51,11 +51,11 @@ def test_chance_passes_no_more_often_than_the_level_says() -> None:
     """Candidates that are no better, on few originals, where the bootstrap alone is too sure."""
     rng = random.Random(1)
     nothing = dict.fromkeys(range(12), 0.0)
-    told = sum(
+    passed = sum(
         paired_gain({n: float(rng.choice((-1, 0, 0, 1))) for n in range(12)}, nothing, 0.05).lower > 0.0
         for _ in range(400)
     )
-    assert told <= 400 * 0.05
+    assert passed <= 400 * 0.05
 
 
 def test_the_detectable_gain_is_detected_about_four_times_in_five() -> None:
@@ -74,16 +74,16 @@ def test_labelled_pairs_are_split_and_change_the_version() -> None:
     assert own.version != plain.version == build_anchors(PACK, 12).version
     assert build_anchors(PACK, 12, PAIRS[::-1]) == own
     measured = {case.completion for case in own.damaged if case.kind == LABELLED}
-    shown = {pair.worse for pair in own.visible_pairs}
-    assert measured | shown == {pair.worse for pair in PAIRS}
-    assert not measured & shown
-    assert 0.2 < len(shown) / len(PAIRS) < 0.6
+    visible = {pair.worse for pair in own.visible_pairs}
+    assert measured | visible == {pair.worse for pair in PAIRS}
+    assert not measured & visible
+    assert 0.2 < len(visible) / len(PAIRS) < 0.6
     for case in own.damaged:
         if case.kind == LABELLED:
             assert own.originals[case.original].completion == f"{case.completion}, and why."
 
 
-async def asked(limits: GateLimits, originals: int = 12, calls: list[int] | None = None) -> Gate:
+async def open_gate(limits: GateLimits, originals: int = 12, calls: list[int] | None = None) -> Gate:
     """A gate whose scorer likes every rubric but the first for what is right, and counts the items."""
     anchors = build_anchors(PACK, originals)
 
@@ -101,18 +101,18 @@ async def asked(limits: GateLimits, originals: int = 12, calls: list[int] | None
 async def test_the_gate_refuses_to_decide_with_too_few_originals() -> None:
     """The same question asked for the twentieth time takes more of them."""
     candidate = [Candidate(checks_only(2), "test")]
-    first = await asked(GateLimits(0.05, 0.05))
+    first = await open_gate(GateLimits(0.05, 0.05))
     (report,) = (await first.decide("cycle", candidate, checks_only(1), None)).reports
     assert report.passed
     assert (report.level, report.decisions, report.originals) == (0.0125, 1, 12)
     assert report.detectable_gain is not None
-    late = await asked(GateLimits(0.05, 0.05, decision=20))
+    late = await open_gate(GateLimits(0.05, 0.05, decision=20))
     with pytest.raises(GateError, match=r"12 originals .* are too few: decision 20 .* takes 15"):
         await late.decide("cycle", candidate, checks_only(1), None)
 
 
 async def test_what_the_budget_does_not_hold_is_not_measured() -> None:
-    gate = await asked(GateLimits(0.05, 0.05, calls=150))
+    gate = await open_gate(GateLimits(0.05, 0.05, calls=150))
     candidates = [Candidate(rubric(llm(name)), "test") for name in ("one", "two")]
     decision = await gate.decide("cycle", candidates, checks_only(1), None)
     assert [report.candidate.digest for report in decision.reports] == [candidates[0].rubric.digest]
@@ -126,14 +126,14 @@ async def test_the_budget_counts_what_a_mode_costs(mode: Mode, each: int) -> Non
     """One call too few is too few."""
     candidate = Candidate(rubric(llm("one"), llm("two")), "test")
     for calls, reports in ((112 * each, 1), (112 * each - 1, 0)):
-        gate = await asked(GateLimits(0.05, 0.05, calls=calls, mode=mode))
+        gate = await open_gate(GateLimits(0.05, 0.05, calls=calls, mode=mode))
         decision = await gate.decide("cycle", [candidate], checks_only(1), None)
         assert len(decision.reports) == reports
 
 
 async def test_a_loser_is_dropped_on_a_third() -> None:
     calls: list[int] = []
-    gate = await asked(GateLimits(0.05, 0.05), calls=calls)
+    gate = await open_gate(GateLimits(0.05, 0.05), calls=calls)
     same = checks_only(1).model_copy(update={"rationale": "as good as the active one"})
     (report,) = (await gate.decide("cycle", [Candidate(same, "test")], checks_only(1), None)).reports
     assert report.reasons[0].text == "dropped after a third of the originals: no gain"

@@ -38,16 +38,16 @@ async def test_a_calibrated_candidate_keeps_trusted_text_where_it_was(
         active = await meta.deps.store.active(LINEAGE)
         assert active is not None
         assert active.version == 2
-        found = await meta.deps.store.get(TASK, active.digest)
-        assert found.offset == -0.1
+        calibrated = await meta.deps.store.get(TASK, active.digest)
+        assert calibrated.offset == -0.1
         history = await meta.deps.store.history(LINEAGE)
-        told = next(e for e in history if e.digest == active.digest and e.kind is EventKind.PROPOSED)
-        assert told.by == "calibration"
-        assert told.reason.startswith("offset -0.100: trusted originals")
+        proposed = next(e for e in history if e.digest == active.digest and e.kind is EventKind.PROPOSED)
+        assert proposed.by == "calibration"
+        assert proposed.reason.startswith("offset -0.100: trusted originals")
         gate = next(e.gate for e in history if e.gate is not None and e.digest == active.digest)
         assert gate.candidate.trusted_mean is not None
-        plain = await meta.deps.store.get(TASK, without_offset(found).digest)
-        assert plain.criteria == found.criteria, "the one without an offset is on record, too"
+        plain = await meta.deps.store.get(TASK, without_offset(calibrated).digest)
+        assert plain.criteria == calibrated.criteria, "the one without an offset is on record, too"
 
 
 async def test_without_calibration_there_is_no_offset(redis: Redis, reward_url: str, fake_engine: FakeEngine) -> None:

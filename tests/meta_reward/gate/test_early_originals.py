@@ -39,14 +39,14 @@ def test_the_gate_asks_for_more_before_the_level_is_spent() -> None:
 
 def test_trusted_completions_are_taken_up_one_for_a_prompt() -> None:
     again = [t.model_copy(update={"trace_id": f"{t.trace_id}x"}) for t in TRUSTED]
-    found = select_early([*TRUSTED, *again], ANCHORS, 8)
-    assert len(found) == 8
-    assert len({original.prompt for original in found.values()}) == 8
-    grown = build_anchors(PACK, 12, early_originals=list(found.values()))
-    assert (grown.early_originals, len(grown.originals)) == (8, 20)
-    assert grown.base == ANCHORS.version
-    assert grown.version != ANCHORS.version
-    assert {case.kind for case in grown.damaged if case.original >= 12} >= {"first_line", "cut_off", "repeated"}
+    selected = select_early([*TRUSTED, *again], ANCHORS, 8)
+    assert len(selected) == 8
+    assert len({original.prompt for original in selected.values()}) == 8
+    extended = build_anchors(PACK, 12, early_originals=list(selected.values()))
+    assert (extended.early_originals, len(extended.originals)) == (8, 20)
+    assert extended.base == ANCHORS.version
+    assert extended.version != ANCHORS.version
+    assert {case.kind for case in extended.damaged if case.original >= 12} >= {"first_line", "cut_off", "repeated"}
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,12 @@ def test_really_changed() -> None:
 
 def test_growth_grants_no_new_level() -> None:
     early = list(select_early(TRUSTED, ANCHORS, 8).values())
-    grown = build_anchors(PACK, 12, early_originals=early)
+    extended = build_anchors(PACK, 12, early_originals=early)
     report = gate_report("b" * 64, "a" * 64)
     before = report.model_copy(update={"anchors": ANCHORS.version, "anchors_base": ANCHORS.base})
-    behind = report.model_copy(update={"anchors": grown.version, "anchors_base": grown.base, "cycle": "cycle-2"})
-    history = [gate_event(before), gate_event(behind)]
-    assert count_decisions(history, grown.base, "a" * 64, grown.base_originals) == 2
+    later = report.model_copy(update={"anchors": extended.version, "anchors_base": extended.base, "cycle": "cycle-2"})
+    history = [gate_event(before), gate_event(later)]
+    assert count_decisions(history, extended.base, "a" * 64, extended.base_originals) == 2
 
 
 async def test_a_cycle_grows_the_anchors_and_shows_no_proposer_what_it_took(
@@ -98,12 +98,12 @@ async def test_a_cycle_grows_the_anchors_and_shows_no_proposer_what_it_took(
         await meta.worker.run_due_cycle(LINEAGE)
         taken = await meta.deps.anchors.early_ids(LINEAGE)
         assert 0 < len(taken) <= 4
-        told = await meta.deps.anchors.summary(TASK)
-        assert (told.early_originals, told.originals) == (len(taken), 12 + len(taken))
+        summary = await meta.deps.anchors.summary(TASK)
+        assert (summary.early_originals, summary.originals) == (len(taken), 12 + len(taken))
         (report,) = await meta.deps.status_store.reports(LINEAGE)
         assert report.sample is not None
-        shown = {trace_id for pick in report.sample.picks for trace_id in pick.traces}
-        assert len(shown) == 16 - len(taken)
-        assert not shown & taken
+        sampled = {trace_id for pick in report.sample.picks for trace_id in pick.traces}
+        assert len(sampled) == 16 - len(taken)
+        assert not sampled & taken
         gates = [e.gate for e in await meta.deps.store.history(LINEAGE) if e.gate is not None]
         assert {gate.anchors_base for gate in gates} in (set(), {ANCHORS.base})

@@ -79,25 +79,25 @@ async def test_a_comparison_with_a_rubric_that_left_out_too_much_is_none() -> No
 
 
 def test_the_best_earlier_rubric_is_known_by_its_fullest_figures() -> None:
-    """A first look at a third of the anchors flatters one rubric, belittles the other, and comes last."""
+    """An interim analysis on a third of the anchors flatters one rubric, belittles the other, and comes last."""
     one, other, never = "1" * 64, "2" * 64, "3" * 64
 
     def measured(digest: str, order: float, judged: int) -> RubricFigures:
         return figures(digest).model_copy(update={"order": order, "judged": judged})
 
     def report(candidate: RubricFigures, active: RubricFigures) -> GateReport:
-        found = gate_report(candidate.digest, active.digest)
-        return found.model_copy(update={"candidate": candidate, "active": active})
+        template = gate_report(candidate.digest, active.digest)
+        return template.model_copy(update={"candidate": candidate, "active": active})
 
     full = report(measured(one, 0.6, 150), measured(other, 0.8, 150))
-    look = report(measured(one, 0.99, 50), measured(other, 0.1, 50))
-    assert best_measured_digest([full, look], {one, other}) == other
-    assert best_measured_digest([look, full], {one, other}) == other
+    interim = report(measured(one, 0.99, 50), measured(other, 0.1, 50))
+    assert best_measured_digest([full, interim], {one, other}) == other
+    assert best_measured_digest([interim, full], {one, other}) == other
     again = report(measured(one, 0.9, 150), measured(never, 1.0, 150))
-    assert best_measured_digest([full, look, again], {one, other}) == one
+    assert best_measured_digest([full, interim, again], {one, other}) == one
     only_looked_at = report(measured(never, 0.99, 50), measured(one, 0.3, 50))
     assert best_measured_digest([full, only_looked_at], {one, other, never}) == other
     seen_as_earlier = full.model_copy(update={"best_earlier": measured(never, 0.95, 150)})
     assert best_measured_digest([seen_as_earlier], {one, other, never}) == never
-    assert best_measured_digest([look], {one, other}) == one
+    assert best_measured_digest([interim], {one, other}) == one
     assert best_measured_digest([full], set()) is None

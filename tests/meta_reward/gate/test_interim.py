@@ -38,17 +38,17 @@ def test_lists_are_interleaved_in_proportion_and_in_their_order() -> None:
 def test_each_look_holds_its_share_of_each_source(share: float) -> None:
     order = interim_order(ANCHORS)
     assert sorted(order) == list(range(len(ANCHORS.originals)))
-    seen = set(order[: int(share * len(order))])
+    prefix = set(order[: int(share * len(order))])
     for source in sources(ANCHORS):
-        assert abs(len(seen & source) - share * len(source)) <= 1
+        assert abs(len(prefix & source) - share * len(source)) <= 1
 
 
 @pytest.mark.parametrize("labelled", [(), tuple(PAIRS)])
 def test_the_first_third_holds_every_family_of_attacks(labelled: Sequence[LabelledPair]) -> None:
     anchors = build_anchors(PACK, 24, labelled)
     order = interim_order(anchors)
-    seen = set(order[: len(order) // 3])
-    assert {case.kind for case in anchors.attacked if case.original in seen} == FAMILIES
+    prefix = set(order[: len(order) // 3])
+    assert {case.kind for case in anchors.attacked if case.original in prefix} == FAMILIES
 
 
 def test_the_order_hangs_on_the_anchors_alone() -> None:
@@ -60,22 +60,22 @@ async def test_a_candidate_that_gains_on_labelled_pairs_alone_passes() -> None:
     anchors = build_anchors(PACK, 24, PAIRS)
     pack, labelled, _ = sources(anchors)
     better, start = checks_only(2), len(anchors.originals)
-    asked: list[list[int]] = []
+    batches: list[list[int]] = []
 
     async def score(task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
         numbers = [int((item.id or "").removeprefix("anchor-")) for item in items]
-        asked.append(numbers)
-        told = rubric.digest == better.digest
-        return [0.9 if told and n < start and n in labelled else 0.5 for n in numbers]
+        batches.append(numbers)
+        is_better = rubric.digest == better.digest
+        return [0.9 if is_better and n < start and n in labelled else 0.5 for n in numbers]
 
     gate = Gate(score, TASK, anchors, GateLimits(alpha=0.05, margin=0.05), [])
     (report,) = (await gate.decide("cycle", [Candidate(better, "test")], checks_only(1), None)).reports
     assert report.reasons == ()
     assert report.order_gain == pytest.approx(len(labelled) / len(pack | labelled))
-    _, *looks = asked
-    assert sorted(chain(*looks)) == list(range(len(anchors.cases))), "each case once"
-    for look in looks:
-        whole = {anchors.cases[n].original for n in look}
-        assert sorted(look) == [n for n, case in enumerate(anchors.cases) if case.original in whole], (
+    _, *analyses = batches
+    assert sorted(chain(*analyses)) == list(range(len(anchors.cases))), "each case once"
+    for batch in analyses:
+        whole = {anchors.cases[n].original for n in batch}
+        assert sorted(batch) == [n for n, case in enumerate(anchors.cases) if case.original in whole], (
             "twins go together"
         )

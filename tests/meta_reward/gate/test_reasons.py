@@ -58,7 +58,7 @@ async def test_a_cycle_is_counted(redis: Redis, reward_url: str, fake_engine: Fa
     assert "none" not in codes
     passed = sum(event.kind is EventKind.GATED for event in history)
     text = generate_latest(registry).decode()
-    about = 'outcome="gated",reason="passed",task="essay_writing"'
-    assert f"regrade_meta_verdicts_total{{{about}}} {passed}.0" in text
+    labels = 'outcome="gated",reason="passed",task="essay_writing"'
+    assert f"regrade_meta_verdicts_total{{{labels}}} {passed}.0" in text
     for stage in ("evidence", "sample", "propose", "lint", "gate", "activate"):
         assert f'regrade_meta_stage_seconds_count{{stage="{stage}",task="essay_writing"}} 1.0' in text

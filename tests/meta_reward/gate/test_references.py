@@ -66,9 +66,9 @@ def test_anchors_without_references_keep_their_names() -> None:
     texts = [Original(id=f"o{n}", prompt=f"Text {n}?", completion=f"One. Two. Three. It is {n}.") for n in range(9)]
     pack = PACK.model_copy(update={"originals": tuple(texts), "attacks": ()})
     early = [Original(id="e", prompt="Early?", completion="A tree stands. It grows, and it gives shade. So be it.")]
-    grown = build_anchors(pack, 12, OLD, early)
-    assert (grown.base, grown.version) == ("e71629325a7f", "9a4f4a10d8cc")
-    assert build_anchors(pack, 12, PAIRS, early).base != grown.base
+    extended = build_anchors(pack, 12, OLD, early)
+    assert (extended.base, extended.version) == ("e71629325a7f", "9a4f4a10d8cc")
+    assert build_anchors(pack, 12, PAIRS, early).base != extended.base
 
 
 async def test_pairs_that_were_kept_before_load_and_take_a_reference_up(redis: Redis) -> None:
@@ -76,9 +76,9 @@ async def test_pairs_that_were_kept_before_load_and_take_a_reference_up(redis: R
     store = AnchorStore(redis, 12)
     await store.add(TASK, OLD)
     assert await store.read(LINEAGE) == build_anchors(PACK, 12, OLD)
-    kept = await redis.hvals(keys.anchors_key(TASK))
-    assert len(kept) == len(OLD)
-    assert not any("reference" in text for text in kept)
+    stored = await redis.hvals(keys.anchors_key(TASK))
+    assert len(stored) == len(OLD)
+    assert not any("reference" in text for text in stored)
     await store.add(TASK, PAIRS)
     assert await store.read(LINEAGE) == build_anchors(PACK, 12, PAIRS)
     await store.add(TASK, OLD)
@@ -86,13 +86,13 @@ async def test_pairs_that_were_kept_before_load_and_take_a_reference_up(redis: R
 
 
 def test_an_early_completion_keeps_its_reference() -> None:
-    for given, kept in (("4", "4"), ("", None), (None, None)):
+    for given, stored in (("4", "4"), ("", None), (None, None)):
         taken = select_early([trace(HIDDEN, prompt="2 and 2?", completion=ESSAY, reference=given)], ANCHORS, 1)
-        assert [original.reference for original in taken.values()] == [kept]
-    grown = build_anchors(
+        assert [original.reference for original in taken.values()] == [stored]
+    extended = build_anchors(
         PACK, 12, early_originals=[Original(id="e", prompt="2 and 2?", completion=ESSAY, reference="4")]
     )
-    own = [case for case in grown.cases if case.original == 12]
+    own = [case for case in extended.cases if case.original == 12]
     assert len(own) > 3
     assert {case.reference for case in own} == {"4"}
 
@@ -102,13 +102,13 @@ def test_an_early_completion_with_too_long_a_reference_is_not_taken() -> None:
 
 
 async def test_trusted_groups_are_scored_with_their_references() -> None:
-    asked: dict[str, str | None] = {}
+    references: dict[str, str | None] = {}
 
     async def score(task: str, wanted: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
-        asked.update({str(item.id): item.reference for item in items})
+        references.update({str(item.id): item.reference for item in items})
         return [0.5] * len(items)
 
     group = [trace(f"t{n}", reference=str(n)) for n in range(3)]
     gate = Gate(score, TASK, ANCHORS, GateLimits(alpha=0.05, margin=0.05), [group])
     await gate.decide("cycle", [Candidate(checks_only(2), "test")], checks_only(1), None)
-    assert {asked[t.trace_id] for t in group} == {"0", "1", "2"}
+    assert {references[t.trace_id] for t in group} == {"0", "1", "2"}

@@ -44,9 +44,9 @@ def test_catalogue_answers_drawn_out_text_with_a_limit_that_honest_text_keeps() 
 def test_catalogue_answers_another_language_where_all_trusted_text_has_one() -> None:
     visible = [(original.prompt, original.completion) for original in load_pack(TASK).originals]
     window = _traces(20) + _traces(4, completion=GERMAN)
-    found = {n.criterion.id: n for n in find_missing_checks(window, visible)}["language"]
-    assert found.criterion.check.model_dump() == {"check": "language", "language": "en"}
-    assert found.missing == pytest.approx(4 / 24)
+    proposal = {n.criterion.id: n for n in find_missing_checks(window, visible)}["language"]
+    assert proposal.criterion.check.model_dump() == {"check": "language", "language": "en"}
+    assert proposal.missing == pytest.approx(4 / 24)
     both = [*visible, ("Schreibe etwas.", GERMAN)]
     assert not any(need.criterion.id == "language" for need in find_missing_checks(window, both))
 

@@ -20,17 +20,17 @@ HARDER = [f"It takes {n} hours of work to reach this." for n in range(6)]
 
 
 async def no_progress(stage: Stage, detail: str) -> None:
-    """Nobody looks."""
+    """Ignores the progress."""
 
 
-def seen(mean: float = 0.5, std: float = 0.2, flat_groups: float = 0.0, traces: int = 64) -> CriterionFigures:
+def figures_of(mean: float = 0.5, std: float = 0.2, flat_groups: float = 0.0, traces: int = 64) -> CriterionFigures:
     return CriterionFigures(
         traces=traces, mean=mean, std=std, confidence=1.0, flat_groups=flat_groups, contribution=0.2
     )
 
 
-def brief(active: Rubric, figures: dict[str, CriterionFigures] | None = None, **more: object) -> ProposalContext:
-    """A brief about a rubric, with what its criteria did."""
+def context_of(active: Rubric, figures: dict[str, CriterionFigures] | None = None, **more: object) -> ProposalContext:
+    """A context for a rubric, with figures of its criteria."""
     evidence = Evidence(
         window=("0-0", "1-0"), traces=64, groups=8, first_step=1, last_step=2, means={}, drift={}, correlation={},
         reward_mean=0.5, reward_std=0.1, saturated_share=0.0, zero_variance_groups=0.0, flagged_share=0.0,
@@ -52,19 +52,19 @@ async def test_pairs_are_shown_better_first_and_people_before_the_window(
 ) -> None:
     labelled = LabelledPair(prompt="Why rivers?", better="A river carries <|im_end|> silt.", worse="Rivers are nice.")
     drawn = (trace("a", completion=ESSAY, reward=0.9), trace("b", completion="Trees: A Study", reward=0.8))
-    about = brief(rubric(), labelled=[labelled], pairs=[drawn])
-    (candidate,) = (await PairwiseProposer(judge).propose(about, no_progress)).candidates
+    context = context_of(rubric(), labelled=[labelled], pairs=[drawn])
+    (candidate,) = (await PairwiseProposer(judge).propose(context, no_progress)).candidates
     assert [c.name for c in candidate.rubric.criteria] == ["Quality", GOOD_CRITERION["name"]]
-    asked = [messages[0]["content"] for messages in fake_engine.calls]
-    assert len(asked) == 3
-    of_people, of_the_window = (next(text for text in asked if what in text) for what in ("Why rivers?", "Study"))
+    prompts = [messages[0]["content"] for messages in fake_engine.calls]
+    assert len(prompts) == 3
+    of_people, of_the_window = (next(text for text in prompts if what in text) for what in ("Why rivers?", "Study"))
     assert of_people.index("carries") < of_people.index("are nice")
     assert of_the_window.index("Trees make a city") < of_the_window.index("A Study")
     assert "<|im_end|>" not in of_people
 
 
 async def test_without_a_pair_nothing_is_asked(judge: MetaJudge, fake_engine: FakeEngine) -> None:
-    proposal = await PairwiseProposer(judge).propose(brief(rubric()), no_progress)
+    proposal = await PairwiseProposer(judge).propose(context_of(rubric()), no_progress)
     assert (proposal.candidates, proposal.failed, fake_engine.calls) == ((), "", [])
 
 
@@ -73,8 +73,10 @@ async def test_a_meta_judge_that_answers_no_json_costs_the_proposal(
     judge: MetaJudge, fake_engine: FakeEngine, proposer: Callable[[MetaJudge], PairwiseProposer]
 ) -> None:
     fake_engine.script = lambda _: chat("I would rather not.")
-    about = brief(rubric(), {"quality": seen(0.95, 0.05)}, pairs=[(trace("a"), trace("b", completion="Other."))])
-    proposal = await proposer(judge).propose(about, no_progress)
+    context = context_of(
+        rubric(), {"quality": figures_of(0.95, 0.05)}, pairs=[(trace("a"), trace("b", completion="Other."))]
+    )
+    proposal = await proposer(judge).propose(context, no_progress)
     assert proposal.candidates == ()
     assert "does not fit its schema" in proposal.failed
 
@@ -82,20 +84,20 @@ async def test_a_meta_judge_that_answers_no_json_costs_the_proposal(
 async def test_pruning_takes_out_what_gives_no_spread_but_guards_and_core(judge: MetaJudge) -> None:
     guard = veto("short", {"check": "min_words", "words": 5})
     active = rubric(llm("core"), llm("dull"), llm("alive"), llm("young"), min_words(40), guard)
-    flat = seen(1.0, 0.0, 1.0)
-    figures = {"core": flat, "dull": flat, "alive": seen(), "min_words": flat, "short": flat, "young": flat}
-    figures["young"] = seen(1.0, 0.0, 1.0, traces=8)
-    about = brief(active, figures, core={"core"})
-    (candidate,) = (await PruningProposer().propose(about, no_progress)).candidates
+    flat = figures_of(1.0, 0.0, 1.0)
+    figures = {"core": flat, "dull": flat, "alive": figures_of(), "min_words": flat, "short": flat, "young": flat}
+    figures["young"] = figures_of(1.0, 0.0, 1.0, traces=8)
+    context = context_of(active, figures, core={"core"})
+    (candidate,) = (await PruningProposer().propose(context, no_progress)).candidates
     assert [c.id for c in candidate.rubric.criteria] == ["core", "alive", "young", "min_words", "short"]
     assert "dull gave no spread" in candidate.rubric.rationale
-    alive = brief(active, figures | {"dull": seen()}, core={"core"})
+    alive = context_of(active, figures | {"dull": figures_of()}, core={"core"})
     assert (await PruningProposer().propose(alive, no_progress)).candidates == ()
 
 
 async def test_pruning_never_leaves_a_rubric_that_awards_nothing() -> None:
-    about = brief(rubric(llm("dull")), {"dull": seen(1.0, 0.0, 1.0)})
-    assert (await PruningProposer().propose(about, no_progress)).candidates == ()
+    context = context_of(rubric(llm("dull")), {"dull": figures_of(1.0, 0.0, 1.0)})
+    assert (await PruningProposer().propose(context, no_progress)).candidates == ()
 
 
 async def test_tightening_rewrites_the_levels_of_what_everything_tops(
@@ -103,24 +105,24 @@ async def test_tightening_rewrites_the_levels_of_what_everything_tops(
 ) -> None:
     fake_engine.script = lambda _: chat(json.dumps({"levels": HARDER}))
     active = rubric(llm("hard"), llm("easy"), llm("easier"))
-    figures = {"hard": seen(0.4), "easy": seen(0.9, 0.05), "easier": seen(0.97, 0.05)}
-    (candidate,) = (await TighteningProposer(judge).propose(brief(active, figures), no_progress)).candidates
+    figures = {"hard": figures_of(0.4), "easy": figures_of(0.9, 0.05), "easier": figures_of(0.97, 0.05)}
+    (candidate,) = (await TighteningProposer(judge).propose(context_of(active, figures), no_progress)).candidates
     before, after = active.llm_criteria, candidate.rubric.llm_criteria
     assert (after[0], after[1]) == (before[0], before[1])
     assert (after[2].id, list(after[2].levels)) == ("easier", HARDER)
     fake_engine.forget()
-    spread = brief(active, {"easy": seen(0.9, 0.3)})
+    spread = context_of(active, {"easy": figures_of(0.9, 0.3)})
     assert (await TighteningProposer(judge).propose(spread, no_progress)).candidates == ()
     assert fake_engine.calls == []
 
 
 def test_the_active_set_is_capped_by_spread_and_its_core_persists() -> None:
     active = rubric(llm("core"), llm("wide"), llm("narrow"), llm("unseen"), min_words(40))
-    figures = {"core": seen(std=0.0), "wide": seen(std=0.3), "narrow": seen(std=0.1)}
-    about = brief(active, figures, core={"core"}, max_llm_criteria=4)
-    found = build_candidate(about, [llm("new")], by="me", rationale="why")
-    assert [c.id for c in found.criteria] == ["core", "wide", "unseen", "min_words", "new"]
-    assert found.parent == active.digest
+    figures = {"core": figures_of(std=0.0), "wide": figures_of(std=0.3), "narrow": figures_of(std=0.1)}
+    context = context_of(active, figures, core={"core"}, max_llm_criteria=4)
+    candidate = build_candidate(context, [llm("new")], by="me", rationale="why")
+    assert [c.id for c in candidate.criteria] == ["core", "wide", "unseen", "min_words", "new"]
+    assert candidate.parent == active.digest
 
 
 @pytest.mark.parametrize(
@@ -132,12 +134,14 @@ def test_the_active_set_is_capped_by_spread_and_its_core_persists() -> None:
 )
 def test_a_fault_keeps_its_weight(added: list[Criterion], weight: float) -> None:
     active = rubric(llm("good"), llm("bad", role=Role.DEDUCT, weight=0.5))
-    found = build_candidate(brief(active), added, by="me", rationale="why")
-    assert found.criteria[1].weight == pytest.approx(weight)
+    candidate = build_candidate(context_of(active), added, by="me", rationale="why")
+    assert candidate.criteria[1].weight == pytest.approx(weight)
 
 
 def test_many_faults_together_do_not_outweigh_what_can_be_won() -> None:
     faults = [llm(f"bad-{n}", role=Role.DEDUCT, weight=1 / 24) for n in range(20)]
     heavy = llm("worst", role=Role.DEDUCT, weight=0.1)
-    found = build_candidate(brief(rubric(llm("good"), heavy, *faults), max_llm_criteria=32), by="me", rationale="why")
-    assert found.total_weight(Role.DEDUCT) <= found.total_weight(Role.AWARD)
+    candidate = build_candidate(
+        context_of(rubric(llm("good"), heavy, *faults), max_llm_criteria=32), by="me", rationale="why"
+    )
+    assert candidate.total_weight(Role.DEDUCT) <= candidate.total_weight(Role.AWARD)

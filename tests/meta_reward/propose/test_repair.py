@@ -24,9 +24,9 @@ class Handed:
 
     name = "handed"
 
-    async def propose(self, brief: ProposalContext, progress: Progress) -> Proposal:
+    async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
         """The repair."""
-        return Proposal((Candidate(REPAIR.applied_to(brief.active), self.name),), ())
+        return Proposal((Candidate(REPAIR.applied_to(context.active), self.name),), ())
 
 
 async def write_titles(client: RewardClient, step: int) -> list[float]:
