@@ -6,6 +6,7 @@ Every stage ends with a checkpoint. When a worker dies, the next one resumes the
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -45,38 +46,32 @@ class StageOutput(NamedTuple):
     values: Mapping[str, str] = MappingProxyType({})
 
 
+@dataclass
 class CycleRun:
     """One cycle of one lineage under a fencing token: what it reads, its state, and its checkpoints."""
 
-    state: Checkpoint
-    window: Sequence[Trace]
-    active: Rubric
-    anchors: AnchorSet
+    deps: CycleDeps
+    lineage: LineageKey
+    pack: TaskPack
+    token: str
+    trigger: str
+    request: CycleRequest | None = None
+    pending: PendingTraces | None = None
+    """Traces that the caller has read behind the lineage's cursor; without them the run reads the log."""
+    state: Checkpoint = field(init=False)
+    window: Sequence[Trace] = field(init=False)
+    active: Rubric = field(init=False)
+    anchors: AnchorSet = field(init=False)
     features: Sequence[TextFeatures] | None = None
     """Text features of the window's traces, once extracted."""
     audits: AuditEntries = ()
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    """Duration of each stage completed by this process."""
 
-    def __init__(
-        self,
-        deps: CycleDeps,
-        lineage: LineageKey,
-        pack: TaskPack,
-        token: str,
-        trigger: str,
-        request: CycleRequest | None = None,
-        pending: PendingTraces | None = None,
-    ) -> None:
-        """`pending` are traces the caller has read behind the lineage's cursor; without them the run reads the log."""
-        self.deps = deps
-        self.lineage = lineage
-        self.pack = pack
-        self.token = token
-        self.is_gated = deps.settings.strategy != "paper"
-        self.stage_seconds: dict[str, float] = {}
-        """Duration of each stage completed by this process."""
-        self._trigger = trigger
-        self._request = request
-        self._pending = pending
+    @property
+    def is_gated(self) -> bool:
+        """Whether candidates pass lint and gate; strategy `paper` has neither."""
+        return self.deps.settings.strategy != "paper"
 
     async def open(self) -> bool:
         """Resume the lineage's unfinished cycle, or begin a new one. False when there is no rubric or no new trace.
@@ -93,19 +88,19 @@ class CycleRun:
 
     async def _begin(self, pointer: RubricPointer) -> bool:
         lineage, after = self.lineage, await self.deps.log.cursor(self.lineage)
-        if self._pending is None or self._pending.after != after:
+        if self.pending is None or self.pending.after != after:
             read = await self.deps.log.read(lineage, after, self.deps.settings.max_window, is_evidence)
-            self._pending = PendingTraces(after, read.traces, read.end)
-        self.window = self._pending.traces
+            self.pending = PendingTraces(after, read.traces, read.end)
+        self.window = self.pending.traces
         if not self.window:
             return False
         await self._preflight(pointer.digest)
         self.state = Checkpoint(
             cycle=f"{lineage.task}-{lineage.label}-{self.token}".replace(":", "-").replace("/", "-"),
-            trigger=self._trigger,
-            request=self._request,
+            trigger=self.trigger,
+            request=self.request,
             started=time.time(),
-            window=(after, self._pending.end),
+            window=(after, self.pending.end),
             traces=len(self.window),
             active=pointer.digest,
         )
@@ -129,7 +124,7 @@ class CycleRun:
             log.info("a cycle is resumed", extra={"cycle": state.cycle, "done": state.done})
             return True
         log.warning("a cycle is abandoned", extra={"cycle": state.cycle, "reason": reason})
-        self._trigger, self._request = state.trigger, self._request or state.request
+        self.trigger, self.request = state.trigger, self.request or state.request
         if state.evidence is not None:
             await self.finish(abandoned=reason)
         return False

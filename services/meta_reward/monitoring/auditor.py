@@ -7,6 +7,7 @@ are audited.
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from regrade import RewardClient, Rubric, ScoreItem
@@ -34,43 +35,41 @@ class _AuditBatch(NamedTuple):
     end: str
 
 
+@dataclass
 class Auditor:
     """Audits every lineage. Any number of workers may run one: a lineage's audit lease admits one at a time."""
 
-    def __init__(
-        self, deps: CycleDeps, audits: AuditStore, client: RewardClient, leases: Leases, metrics: MetaRewardMetrics
-    ) -> None:
-        """`client` talks to the reward service whose judge audits."""
-        self._deps = deps
-        self._audits = audits
-        self._client = client
-        self._leases = leases
-        self._metrics = metrics
+    deps: CycleDeps
+    audits: AuditStore
+    client: RewardClient
+    """Talks to the reward service whose judge audits."""
+    leases: Leases
+    metrics: MetaRewardMetrics
 
     async def audit_new_traces(self, lineage: LineageKey) -> None:
         """Audit the traces behind the lineage's audit cursor.
 
         Raises `ServiceUnavailableError` when the judge is down; then nothing is stored and the next poll retries.
         """
-        async with self._leases.hold_audit(lineage) as token:
+        async with self.leases.hold_audit(lineage) as token:
             if token is None:
                 return
-            cursor = await self._audits.cursor(lineage)
+            cursor = await self.audits.cursor(lineage)
             batch = await self._next_batch(lineage, cursor)
             if batch.end == cursor:
                 return
             audited = await self._score(lineage, batch.traces)
-            await self._audits.add(lineage, audited, batch.end)
+            await self.audits.add(lineage, audited, batch.end)
         null = sum(one.audit is None for _, one in audited)
-        self._metrics.audited(lineage.task, considered=batch.considered, scored=len(audited) - null, null=null)
+        self.metrics.audited(lineage.task, considered=batch.considered, scored=len(audited) - null, null=null)
 
     async def _next_batch(self, lineage: LineageKey, after: str) -> _AuditBatch:
         selected: list[tuple[str, Trace]] = []
         considered = 0
         for _ in range(_MAX_PAGES):
-            page = await self._deps.log.entries_after(lineage.task, after, _PAGE)
+            page = await self.deps.log.entries_after(lineage.task, after, _PAGE)
             own = [(i, t) for i, t in page if is_evidence(t) and (t.lineage, t.scope) == (lineage.name, lineage.scope)]
-            selected += [(i, t) for i, t in own if _hash_fraction(lineage, t) < self._deps.settings.audit_share]
+            selected += [(i, t) for i, t in own if _hash_fraction(lineage, t) < self.deps.settings.audit_share]
             considered += len(own)
             after = page[-1][0] if page else after
             if len(page) < _PAGE:
@@ -83,7 +82,7 @@ class Auditor:
         items = [
             ScoreItem(id=t.trace_id, prompt=t.prompt, completion=t.completion, reference=t.reference) for _, t in traces
         ]
-        response = await self._client.shadow(lineage.task, await self._rubric(lineage), items)
+        response = await self.client.shadow(lineage.task, await self._rubric(lineage), items)
         return [
             (entry_id, Audited(trace_id=t.trace_id, digest=t.digest, reward=t.reward, audit=reward_of(result)))
             for (entry_id, t), result in zip(traces, response.results, strict=True)
@@ -91,11 +90,11 @@ class Auditor:
 
     async def _rubric(self, lineage: LineageKey) -> Rubric:
         """The fixed audit rubric. Raises `NotFound` when the configured digest is not stored."""
-        digest = self._deps.settings.audit_rubrics.get(lineage.task)
+        digest = self.deps.settings.audit_rubrics.get(lineage.task)
         if digest is None:
             rubric = load_pack(lineage.task).starting_rubric
         else:
-            rubric = await self._deps.store.get(lineage.task, digest)
+            rubric = await self.deps.store.get(lineage.task, digest)
         return rubric.model_copy(update={"lineage": lineage.name, "scope": lineage.scope, "version": None})
 
 
