@@ -63,12 +63,17 @@ class ScoringConfig(Contract):
 
     @classmethod
     def resolve(cls, *, default_patience_s: float = 600.0, **options: Any) -> Self:
-        """From options that are not None, else environment variables, else defaults. Raises `ValueError`."""
+        """From options, else environment variables, else defaults; None and "" count as not given.
+
+        An empty `key` is the exception: it means no key. Raises `ValueError`.
+        """
         variables = {
             name: os.environ.get(_ENVIRONMENT.get(name, f"REGRADE_{name.upper()}")) for name in cls.model_fields
         }
         values = {name: value for name, value in variables.items() if value}
-        values |= {name: value for name, value in options.items() if value is not None}
+        values |= {name: value for name, value in options.items() if value not in (None, "")}
+        if options.get("key") == "":
+            values["key"] = ""
         if not values.get("task"):
             raise ValueError("no task: give the argument `task`, or set REGRADE_TASK")
         return cls.model_validate({"patience_s": default_patience_s} | values)

@@ -258,7 +258,9 @@ def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.M
     monkeypatch.setenv("REGRADE_BATCH", "7")
     config = ScoringConfig.resolve(mode="planned", run="mine")
     assert (config.task, config.run, config.mode) == (TASK, "mine", "planned")
-    config = ScoringConfig.resolve()
+    monkeypatch.setenv("REGRADE_KEY", "secret")
+    config = ScoringConfig.resolve(run="", mode="", key="")
+    assert (config.run, config.key, ScoringConfig.resolve().key) == ("run-1", "", "secret")
     assert (config.mode, config.batch, config.patience_s, config.limit_s) == ("reasoned", 7, 2.0, None)
     assert "secret" not in repr(Scorer(key="secret").config)
     with pytest.raises(ValueError, match="colour"):
