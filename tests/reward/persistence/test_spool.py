@@ -126,6 +126,7 @@ async def test_i5_the_first_writer_of_an_item_counts(tmp_path: Path) -> None:
     await later.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", ["fsync", "no fsync"])
 async def test_i5_a_writer_killed_at_any_moment_loses_nothing_it_answered(tmp_path: Path, durability: str) -> None:
     """Whole batches alone are there, and every one that was acknowledged."""
