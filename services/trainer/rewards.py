@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import TaskPack
-from services.kit.text.label_match import last_verdict, normal
+from services.kit.text.label_match import last_label, normalise
 from services.kit.text.math_equal import MathEqualPool
 from services.trainer.settings import RewardMix
 
@@ -46,8 +46,8 @@ class AnswerCheck:
     def _label(self, completion: str, reference: str | None) -> float | None:
         if reference is None:
             return None
-        label = last_verdict(completion, self._labels)
-        return float(label is not None and label == normal(reference))
+        label = last_label(completion, self._labels)
+        return float(label is not None and label == normalise(reference))
 
     async def _math(self, pool: MathEqualPool, pairs: Sequence[tuple[str, str | None]]) -> Rewards:
         async def compare(completion: str, reference: str | None) -> float | None:

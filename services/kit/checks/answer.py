@@ -11,7 +11,7 @@ from typing import Any
 from regrade.contracts import canonical_json
 from regrade.contracts.checks import BoxedAnswer, JsonSchema, Matches, MathEqual, VerdictEqual
 from services.kit.checks.base import CheckEntry, CheckError, CheckInput
-from services.kit.text.label_match import last_verdict, normal
+from services.kit.text.label_match import last_label, normalise
 from services.kit.text.math_equal import MathEqualPool, boxed
 
 _REGEX_MEMORY_BYTES = 1 << 20
@@ -30,8 +30,8 @@ async def _math_equal(_: MathEqual, texts: CheckInput, pool: MathEqualPool) -> f
 
 
 def _verdict_equal(check: VerdictEqual, texts: CheckInput) -> float:
-    label = last_verdict(texts.completion, check.verdicts)
-    return float(label is not None and label == normal(texts.reference or ""))
+    label = last_label(texts.completion, check.verdicts)
+    return float(label is not None and label == normalise(texts.reference or ""))
 
 
 def _matches(check: Matches, texts: CheckInput) -> float:

@@ -5,17 +5,17 @@ from collections.abc import Iterable
 from services.kit.text import features
 
 
-def normal(verdict: str) -> str:
-    """A verdict in the normal form for comparisons: its words in lower case."""
-    return " ".join(features.words(verdict))
+def normalise(label: str) -> str:
+    """A label in the form for comparisons: its words in lower case."""
+    return " ".join(features.words(label))
 
 
-def last_verdict(completion: str, verdicts: Iterable[str]) -> str | None:
-    """The verdict named last, in normal form, or None.
+def last_label(completion: str, labels: Iterable[str]) -> str | None:
+    """The label that a completion names last, in normal form; None where it names none.
 
-    One verdict may be the end of another ("correct", "not correct"): of those that end last, the longest counts.
+    One label may be the end of another ("correct", "not correct"): of those that end last, the longest counts.
     """
-    text = f" {normal(completion)} "
-    known = {normal(verdict) for verdict in verdicts} - {""}
-    named = {verdict: start for verdict in known if (start := text.rfind(f" {verdict} ")) >= 0}
-    return max(named, key=lambda verdict: (named[verdict] + len(verdict), len(verdict)), default=None)
+    text = f" {normalise(completion)} "
+    known = {normalise(label) for label in labels} - {""}
+    starts = {label: start for label in known if (start := text.rfind(f" {label} ")) >= 0}
+    return max(starts, key=lambda label: (starts[label] + len(label), len(label)), default=None)
