@@ -24,7 +24,7 @@ def _result(of: Any, **changed: Any) -> Any:
     criteria = tuple(
         of.CriterionScore(id=f"c{n}", score=s, confidence=c, rationale=r) for n, (s, c, r) in enumerate(_SCORES)
     )
-    about: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": _TEXT,
         "reward": 0.1 + 0.2,
         "raw": -1e-17,
@@ -35,7 +35,7 @@ def _result(of: Any, **changed: Any) -> Any:
         "trace_id": "t",
         "cached": False,
     }
-    return of.ItemResult(**about | changed)
+    return of.ItemResult(**fields | changed)
 
 
 def _trace(of: Any) -> Any:

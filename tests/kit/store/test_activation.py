@@ -91,7 +91,7 @@ async def test_i6_a_report_against_a_rubric_that_is_no_longer_active_does_not_co
         await store.activate(LINEAGE, TWO.digest, expected=THREE.digest, authority=GATE)
 
 
-async def test_i6_a_report_of_another_line_does_not_count(store: RubricStore) -> None:
+async def test_i6_a_report_of_another_lineage_does_not_count(store: RubricStore) -> None:
     branch = LineageKey(TASK, "branch")
     await activate(store, ONE)
     await activate(store, ONE, lineage=branch)
@@ -101,7 +101,7 @@ async def test_i6_a_report_of_another_line_does_not_count(store: RubricStore) ->
         await store.activate(LINEAGE, TWO.digest, expected=ONE.digest, authority=GATE)
 
 
-async def test_i6_the_gate_cannot_start_a_line(store: RubricStore) -> None:
+async def test_i6_the_gate_cannot_start_a_lineage(store: RubricStore) -> None:
     await store.put(TASK, ONE)
     with pytest.raises(Conflict, match="has not passed the gate"):
         await store.activate(LINEAGE, ONE.digest, expected=None, authority=GATE)

@@ -97,7 +97,7 @@ async def test_nothing_active_pins_nothing(redis: Redis, store: RubricStore, tra
     assert state.active is not None
 
 
-async def test_a_scope_is_pinned_to_the_narrowest_active_line(store: RubricStore, trace_log: TraceLog) -> None:
+async def test_a_scope_is_pinned_to_the_narrowest_active_lineage(store: RubricStore, trace_log: TraceLog) -> None:
     scoped = LineageKey(TASK, "main", "algebra/3")
     await activate(store, ONE)
     (state,) = await trace_log.resolve(TASK, [_pin(lineage=scoped)])

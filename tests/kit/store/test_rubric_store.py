@@ -107,7 +107,7 @@ async def test_find_by_version_and_by_digest(store: RubricStore) -> None:
         await store.find(LINEAGE, "f" * 64)
 
 
-async def test_labelled_is_the_rubric_as_it_stands_in_a_line(store: RubricStore) -> None:
+async def test_labelled_is_the_rubric_with_its_names_in_a_lineage(store: RubricStore) -> None:
     stored = await store.put(TASK, checks_only(9))
     await activate(store, checks_only(1), lineage=SCOPED)
     placed = await store.labelled(SCOPED, checks_only(1).digest)

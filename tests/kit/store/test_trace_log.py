@@ -1,4 +1,4 @@
-"""The trace log: first writer wins (I5), the cap writes nothing, windows by line."""
+"""The trace log: first writer wins (I5), the cap writes nothing, windows by lineage."""
 
 import asyncio
 
@@ -75,7 +75,7 @@ async def test_outcomes_expire(redis: Redis) -> None:
     assert 90 < await redis.ttl(keys.outcome_prefix(TASK) + "a") <= 100
 
 
-async def test_a_window_holds_one_lines_traces_in_order(trace_log: TraceLog) -> None:
+async def test_a_window_holds_one_lineages_traces_in_order(trace_log: TraceLog) -> None:
     for n in range(10):
         await trace_log.append(TASK, [record(f"m{n}"), record(f"s{n}", scope="algebra"), record(f"b{n}", lineage="b")])
     window = await trace_log.read(LINEAGE, "0-0", 4)
@@ -115,7 +115,7 @@ async def test_the_latest_that_are_wanted(trace_log: TraceLog) -> None:
     assert [t.item_id for t in (await trace_log.recent(TASK, 1, until=end)).traces] == ["b"]
 
 
-async def test_a_line_has_a_cursor_of_its_own(redis: Redis, trace_log: TraceLog) -> None:
+async def test_a_lineage_has_a_cursor_of_its_own(redis: Redis, trace_log: TraceLog) -> None:
     assert await trace_log.cursor(LINEAGE) == "0-0"
     assert await trace_log.cursor(LINEAGE) == "0-0"
     await trace_log.append(TASK, [record("a"), record("b")])
