@@ -3,12 +3,10 @@
 from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.kit.store.keys import LineageKey
-from services.meta_reward.stores.status import WatchCheck
 
 # A cycle without candidates takes seconds; a gate on a slow judge takes up to half an hour.
 _CYCLE_SECONDS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0)
@@ -16,7 +14,7 @@ _STAGE_SECONDS = (0.1, 0.5, *_CYCLE_SECONDS)
 
 
 class MetaRewardMetrics:
-    """Metrics of one app, by task; the values of a task's scopes are summed."""
+    """Metrics of one app, by task; the values of a task's scopes are summed. Plain counters are used as they are."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -25,7 +23,7 @@ class MetaRewardMetrics:
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(name, text, ("task",), registry=registry)
 
-        self._cycles = Histogram(
+        self.cycles = Histogram(
             "regrade_cycle_seconds", "Finished cycles.", ("task",), buckets=_CYCLE_SECONDS, registry=registry
         )
         self._stages = Histogram(
@@ -35,16 +33,16 @@ class MetaRewardMetrics:
             buckets=_STAGE_SECONDS,
             registry=registry,
         )
-        self._activations = counter("regrade_activations_total", "Rubrics activated by a cycle.")
-        self._rollbacks = counter("regrade_meta_rollbacks_total", "Automatic rollbacks.", "reason")
+        self.activations = counter("regrade_activations_total", "Rubrics activated by a cycle.")
+        self.rollbacks = counter("regrade_meta_rollbacks_total", "Automatic rollbacks.", "reason")
         self._outcomes = counter(
             "regrade_meta_verdicts_total",
             "Candidates by outcome (gated, rejected, failed) and reason code.",
             "outcome",
             "reason",
         )
-        self._failures = counter("regrade_cycle_failures_total", "Polls of a lineage that failed.", "error")
-        self._archived = counter("regrade_archived_traces_total", "Traces written to the archive.")
+        self.failures = counter("regrade_cycle_failures_total", "Polls of a lineage that failed.", "error")
+        self.archived = counter("regrade_archived_traces_total", "Traces written to the archive.")
         self._lag = gauge("regrade_meta_reward_lag_traces", "Traces that no cycle has consumed.")
         self._audited = counter(
             "regrade_meta_audited_traces_total",
@@ -57,14 +55,6 @@ class MetaRewardMetrics:
         self._lags: defaultdict[str, dict[LineageKey, int]] = defaultdict(dict)
         self._audit_counts: defaultdict[str, Counts[str]] = defaultdict(Counts)
 
-    def archived(self, task: str, traces: int) -> None:
-        """Count archived traces."""
-        self._archived.labels(task).inc(traces)
-
-    def cycle(self, task: str) -> AbstractContextManager[object]:
-        """Time a cycle."""
-        return self._cycles.labels(task).time()
-
     def stages(self, task: str, seconds: Mapping[str, float]) -> None:
         """Observe the duration of each completed stage of a cycle."""
         for stage, duration_s in seconds.items():
@@ -74,18 +64,6 @@ class MetaRewardMetrics:
         """Count the outcomes of a cycle's candidates, by (outcome, reason code)."""
         for (outcome, reason), count in counts.items():
             self._outcomes.labels(task, outcome, reason).inc(count)
-
-    def activated(self, task: str) -> None:
-        """Count an activation."""
-        self._activations.labels(task).inc()
-
-    def rolled_back(self, task: str, check: WatchCheck) -> None:
-        """Count an automatic rollback."""
-        self._rollbacks.labels(task, check).inc()
-
-    def failed(self, task: str, error: str) -> None:
-        """Count a failed poll, by the error's type."""
-        self._failures.labels(task, error).inc()
 
     def lag(self, lineage: LineageKey, traces: int) -> None:
         """Set the number of pending traces of a lineage."""

@@ -83,10 +83,10 @@ class Archiver:
                 try:
                     await self.archive_due(task)
                 except (RedisError, ServiceError) as error:
-                    self._metrics.failed(task, type(error).__name__)
+                    self._metrics.failures.labels(task, type(error).__name__).inc()
                     log.warning("traces could not be archived", exc_info=True, extra={"task": task})
                 except Exception:
-                    self._metrics.failed(task, "archive")
+                    self._metrics.failures.labels(task, "archive").inc()
                     log.exception("traces could not be archived", extra={"task": task})
             await asyncio.sleep(poll_s)
 
@@ -147,7 +147,7 @@ class Archiver:
             path = await asyncio.to_thread(self._store.publish, task, written)
         done = {"done": file_range.last, "announced": None, "untrimmed": (*state.untrimmed, file_range)}
         state = await self._save(task, token, state.model_copy(update=done))
-        self._metrics.archived(task, file_range.rows)
+        self._metrics.archived.labels(task).inc(file_range.rows)
         log.info("traces archived", extra={"task": task, "file": path, "rows": file_range.rows})
         return state, True
 

@@ -80,10 +80,10 @@ class Worker:
                 try:
                     await work(lineage)
                 except (RedisError, RegradeError, ServiceError) as error:
-                    self._metrics.failed(lineage.task, type(error).__name__)
+                    self._metrics.failures.labels(lineage.task, type(error).__name__).inc()
                     log.warning("polling a lineage failed", exc_info=True, extra={"task": lineage.task})
                 except Exception:
-                    self._metrics.failed(lineage.task, "unexpected")
+                    self._metrics.failures.labels(lineage.task, "unexpected").inc()
                     log.exception("polling a lineage failed unexpectedly", extra={"task": lineage.task})
             await asyncio.sleep(self._deps.settings.poll_s)
 
@@ -154,7 +154,7 @@ class Worker:
             status = CycleStatus(error=(await deps.status_store.status(lineage)).error)
             run = CycleRun(deps, lineage, load_pack(lineage.task), token, trigger, request, pending)
             try:
-                with self._metrics.cycle(lineage.task):
+                with self._metrics.cycles.labels(lineage.task).time():
                     report = await run_cycle(run)
                 status = CycleStatus()
             except Exception as error:
@@ -171,7 +171,7 @@ class Worker:
             return
         self._metrics.outcomes(lineage.task, count_outcomes(await deps.store.history(lineage), report.cycle))
         if report.activated is not None:
-            self._metrics.activated(lineage.task)
+            self._metrics.activations.labels(lineage.task).inc()
 
     async def watch(self, lineage: LineageKey) -> None:
         """Check the last gated activation once by its first traces and once by the audit; roll it back if either fails.
@@ -232,7 +232,7 @@ class Worker:
         except Conflict as error:
             log.info("no rollback", extra={"task": lineage.task, "detail": error.detail})
         else:
-            self._metrics.rolled_back(lineage.task, check)
+            self._metrics.rollbacks.labels(lineage.task, check).inc()
             log.warning("rolled back", extra={"task": lineage.task, "reason": reason})
 
     async def _trusted_mean(self, lineage: LineageKey, activation: LineageEvent) -> float | None:
