@@ -33,7 +33,7 @@ _ESSAYS = [original.completion for original in _PACK.originals]
 
 
 def judge(messages: Messages) -> Reply:
-    """More words, a higher level, and never quite sure. No hash of it: fences differ from Redis to Redis."""
+    """A higher level for more words, with uncertainty. No hash of the prompt: fences differ between Redis servers."""
     text = messages[1]["content"]
     level = 1.2 + min(3.2, len(text.split()) / 90.0) + text.count(",") % 7 / 12.0
     weights = [max(0.01, 1.0 - abs(level - n) / 1.6) for n in range(6)]
@@ -41,7 +41,7 @@ def judge(messages: Messages) -> Reply:
 
 
 def completion(step: int, number: int) -> str:
-    """What the policy writes: honest, then ever shorter, then repeating itself."""
+    """The policy's text at a step: honest, then shorter and shorter, then repetitive."""
     essay = _ESSAYS[(step * 3 + number) % len(_ESSAYS)]
     words = essay.split()
     if step < 9:
@@ -64,15 +64,15 @@ def score_step(reward_url: str, step: int, *, run: str = "grpo-7b-lr1e6", groups
 
 
 def score_hostile(reward_url: str, step: int = 99) -> str:
-    """Score the hostile completion; answers its trace's id."""
+    """Score the hostile completion; returns its trace id."""
     items = [{"id": "h", "prompt": f"Why trees? {HOSTILE}", "completion": HOSTILE}]
     body = {"task": TASK, "run": "hostile", "step": step, "items": items}
     answer = httpx.post(f"{reward_url}/score", json=body, timeout=60.0).raise_for_status()
     return str(answer.json()["results"][0]["trace_id"])
 
 
-def run_cycle(meta: httpx.Client, reason: str = "the story goes on") -> dict[str, Any]:
-    """Ask for a cycle and wait until it has ended; answers its report."""
+def run_cycle(meta: httpx.Client, reason: str = "the next part of the history") -> dict[str, Any]:
+    """Request a cycle and wait for its end; returns its report."""
     known = len(meta.get(f"/cycles/{TASK}").json())
     meta.post(f"/cycles/{TASK}", json={"by": "dana", "reason": reason}).raise_for_status()
     wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) > known, "a cycle")
@@ -107,7 +107,7 @@ def meta_service(redis_url: str, reward_url: str, engine: FakeEngine, **settings
 
 
 def run_story(reward_url: str, meta: httpx.Client) -> None:
-    """The whole story: honest steps, a collapse that alarms and checks answer, an operator who goes back and forth."""
+    """Honest steps, a collapse that alarms and checks respond to, and an operator's rollback."""
     for step in range(8):
         score_step(reward_url, step)
     run_cycle(meta, "a first cycle")
