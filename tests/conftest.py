@@ -178,7 +178,12 @@ async def inprocess() -> AsyncIterator[Callable[[], Awaitable[Engine]]]:
     from services.reward.judge.engine.inprocess import InprocessModel
 
     model = InprocessModel(
-        str(VLLM_MODEL), batch=64, timeout_s=60.0, context=4_096, gpu_memory=0.9, more=dict(VLLM_ON_CPU)
+        str(VLLM_MODEL),
+        batch_size=64,
+        timeout_s=60.0,
+        max_model_len=4_096,
+        gpu_memory=0.9,
+        engine_args=dict(VLLM_ON_CPU),
     )
     yield model.open
     await model.aclose()

@@ -1,4 +1,4 @@
-"""The service's own judge without what stands before it: it is shown what the guards would keep from it."""
+"""The service's judge without the guards before it, so that it scores texts that the guards would stop."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,15 +8,14 @@ from pydantic import SecretStr
 
 from regrade.contracts import Mode, Purpose, Rubric
 from regrade.tasks import TaskPack
-from services.kit.results import ItemError
 from services.kit.store.redis import connect
 from services.reward.app import judge_limits
 from services.reward.items.text import prepare_text
 from services.reward.judge.admission import Admission
 from services.reward.judge.engine.base import Engine
 from services.reward.judge.engine_client import EngineClient, JudgeContext
-from services.reward.judge.judge import Judge, JudgeItem
-from services.reward.judge.prompt import fenced, prompt_parts, system_turn
+from services.reward.judge.judge import Judge
+from services.reward.judge.prompt import fenced, judge_item, system_turn
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker
 from services.reward.persistence.judgement_cache import JudgementStore
@@ -36,33 +35,32 @@ class Unguarded:
 
     async def reward(self, mode: Mode, prompt: str, completion: str) -> float | None:
         """The reward; None where the engine gives no usable answer."""
-        shown = prompt_parts(
+        item = judge_item(
             system=system_turn(self._pack.judge_role, self._rubric, FENCE_KEY),
             task=fenced("TASK", prepare_text(prompt), FENCE_KEY),
             reference=None,
             completion=prepare_text(completion),
+            criteria=self._rubric.llm_criteria,
             fence_key=FENCE_KEY,
         )
         context = JudgeContext(self._engine, self._pack.name, Purpose.SHADOW, FENCE_KEY)
-        (item_scores,) = await self._judge.judge(context, mode, [JudgeItem(shown, self._rubric.llm_criteria)])
-        scores = {}
-        for name, found in item_scores.judgements.items():
-            if isinstance(found, ItemError):
-                return None
-            scores[name] = found.score
+        (judged,) = await self._judge.judge(context, mode, [item])
+        if judged.error is not None:
+            return None
+        scores = {name: entry.score for name, entry in judged.scores.items() if entry.score is not None}
         return aggregate(self._rubric, scores).reward
 
 
 @asynccontextmanager
 async def unguarded(engine: Engine, redis_url: str, pack: TaskPack) -> AsyncIterator[Unguarded]:
-    """One with the service's usual limits, its judgements stored in that Redis."""
+    """An `Unguarded` with the service's default limits, its judgements stored in that Redis."""
     settings = RewardSettings()
     redis, circuit = connect(SecretStr(redis_url)), CircuitBreaker()
-    room = Admission(capacity=settings.judge_in_flight, shadow_capacity=settings.judge_in_flight, queue=1)
-    calls = EngineClient(JudgementStore(redis, circuit), room, RewardMetrics(CollectorRegistry()))
+    admission = Admission(capacity=settings.judge_in_flight, shadow_capacity=settings.judge_in_flight, queue=1)
+    client = EngineClient(JudgementStore(redis, circuit), admission, RewardMetrics(CollectorRegistry()))
     try:
-        yield Unguarded(Judge(calls, judge_limits(settings)), engine, pack)
+        yield Unguarded(Judge(client, judge_limits(settings)), engine, pack)
     finally:
-        await calls.aclose()
+        await client.aclose()
         await circuit.aclose()
         await redis.aclose()

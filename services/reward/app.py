@@ -27,9 +27,10 @@ from services.reward.api.routes import router, scoring
 from services.reward.api.state import RewardState
 from services.reward.api.trainer_routes import router as trainer_router
 from services.reward.judge.admission import Admission
+from services.reward.judge.batch import JudgeLimits
 from services.reward.judge.engine.discovery import EngineHandle, open_engine
 from services.reward.judge.engine_client import EngineClient
-from services.reward.judge.judge import Judge, JudgeLimits
+from services.reward.judge.judge import Judge
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker
 from services.reward.persistence.judgement_cache import JudgementStore
@@ -117,11 +118,11 @@ def _engine(
 
         model = InprocessModel(
             settings.judge_model,
-            batch=settings.judge_batch,
+            batch_size=settings.judge_batch,
             timeout_s=settings.judge_timeout_s,
-            context=settings.judge_context,
+            max_model_len=settings.judge_context,
             gpu_memory=settings.judge_gpu_memory,
-            more=settings.judge_engine_args,
+            engine_args=settings.judge_engine_args,
         )
         return EngineHandle(model.open), model.aclose
     endpoint = JsonEndpoint(
@@ -132,7 +133,7 @@ def _engine(
         endpoint,
         dialect=settings.judge_dialect,
         model=settings.judge_model,
-        batch=settings.judge_batch,
+        batch_size=settings.judge_batch,
     )
     return EngineHandle(opened), _nothing_to_close
 
@@ -157,12 +158,12 @@ async def _open_state(
     outcomes = OutcomeStore(trace_log, circuit, pins, actives, spool)
     admission = _admission(settings)
     fence_key = FenceKey(settings.fence_key.get_secret_value())
-    calls = EngineClient(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
+    client = EngineClient(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
     service = ScoringPipeline(
         pins=Pins(actives, outcomes),
         outcomes=outcomes,
         engine=engine,
-        judge=Judge(calls, judge_limits(settings)),
+        judge=Judge(client, judge_limits(settings)),
         admission=admission,
         modes=settings.task_modes,
         math_pool=math_pool,

@@ -1,13 +1,21 @@
 """Settings of the reward service: environment variables `REGRADE_REWARD_*`."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Mode, Name
 from services.kit.settings import BaseUrls, ServiceSettings
 from services.reward.api.quotas import Tenant
+from services.reward.judge.engine.discovery import DIALECTS
+
+
+def _known_dialect(name: str) -> str:
+    known = ("auto", *DIALECTS, "vllm-inprocess")
+    if name not in known:
+        raise ValueError(f"unknown judge_dialect {name!r}; choose one of {', '.join(known)}")
+    return name
 
 
 class RewardSettings(ServiceSettings):
@@ -26,10 +34,10 @@ class RewardSettings(ServiceSettings):
         description="Model name sent to the engine; empty takes the first it lists. In process: folder or hub name.",
     )
     judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the engine, if it wants one.")
-    judge_dialect: Literal["auto", "vllm", "sglang", "llamacpp", "openai", "vllm-inprocess"] = Field(
+    judge_dialect: Annotated[str, AfterValidator(_known_dialect)] = Field(
         "auto",
-        description="How a constrained answer is asked for; auto asks the engine what it is; vllm-inprocess runs "
-        "judge_model inside this service (extra vllm) and leaves judge_url alone.",
+        description="The engine's API: vllm, sglang, llamacpp or openai; auto probes the engine; vllm-inprocess runs "
+        "judge_model inside this service (extra vllm) and ignores judge_url.",
     )
     judge_gpu_memory: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory, in process.")
     judge_context: int = Field(0, ge=0, description="Longest conversation in tokens, in process; 0: the model's own.")

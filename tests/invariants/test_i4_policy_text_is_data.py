@@ -12,8 +12,8 @@ from services.kit.text.fence import fence, neutralise
 from services.reward.judge.engine.base import ChatMessages
 from services.reward.judge.prompt import JudgeConversation, append_level_question
 from tests.support.builders import ESSAY, PROMPT, TASK
-from tests.support.conversations import CONVERSATIONS, RUBRIC, plan_for
 from tests.support.fake_engine import FakeEngine
+from tests.support.judge_conversations import CONVERSATIONS, RUBRIC, plan_for
 from tests.support.prompt_structure import Render
 
 KEY = b"the service's own key"

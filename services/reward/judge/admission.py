@@ -1,4 +1,4 @@
-"""How much the judge is asked at once, and who goes first: training, then evaluation, then shadow (I7)."""
+"""Admission control of engine calls: a bounded number in flight, by priority (I7): train, then eval, then shadow."""
 
 import asyncio
 import heapq
@@ -6,23 +6,33 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
+from typing import NamedTuple
 
 from regrade.contracts import Purpose
 from services.kit.errors import Overloaded
 
-_FIRST = (Purpose.TRAIN, Purpose.EVAL, Purpose.SHADOW)
+_PRIORITY = (Purpose.TRAIN, Purpose.EVAL, Purpose.SHADOW)
 _RETRY_AFTER_S = 2
 
 
+class _Waiter(NamedTuple):
+    """A request that waits; ordered by priority, then by arrival."""
+
+    priority: int
+    arrival: int
+    weight: int
+    admitted: asyncio.Future[None]
+
+
 class Admission:
-    """At most `capacity` conversations with the engine at once, `shadow_capacity` of them for candidates.
+    """At most `capacity` conversations in flight with the engine, `shadow_capacity` of them for candidates.
 
-    What finds no room waits, most urgent purpose first; when more than `queue` conversations wait,
-    further ones are refused instead: a growing queue only makes every answer late.
+    Further ones wait by priority. While more than `queue` conversations wait, new requests are refused, since a longer
+    queue only delays every answer.
 
-    An engine cannot be made to drop what it has begun, so yielding means not to begin. While training (or evaluation)
-    goes on, and for `quiet_s` behind it, candidates get `shadow_share` of its conversations, no more; where it has
-    been quiet for longer, as while a policy is updated, they get all of their room.
+    An engine cannot drop what it has started, so candidates yield by not starting. While training or evaluation is in
+    flight, and for `quiet_s` after it, candidates get `shadow_share` conversations for each of theirs. After a longer
+    pause, such as a policy update, they get all of `shadow_capacity`.
     """
 
     def __init__(
@@ -31,99 +41,103 @@ class Admission:
         self._capacity = capacity
         self.shadow_capacity = min(capacity, shadow_capacity)
         self._queue = queue
-        self._share = shadow_share
+        self._shadow_share = shadow_share
         self._quiet_s = quiet_s
-        self._earned = 0.0
+        self._shadow_credit = 0.0
         self._last_urgent = -math.inf
         self._wake: asyncio.TimerHandle | None = None
-        self._busy = 0
-        self._shadow_busy = 0
-        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
-        self._waiting_shadow: list[tuple[int, int, int, asyncio.Future[None]]] = []
-        self._order = count()
+        self._in_flight = 0
+        self._shadow_in_flight = 0
+        self._waiting: list[_Waiter] = []
+        self._waiting_shadow: list[_Waiter] = []
+        self._arrivals = count()
 
     @property
     def waiting(self) -> int:
-        """Conversations that wait for room."""
-        return sum(weight for _, _, weight, _ in (*self._waiting, *self._waiting_shadow))
+        """Conversations that wait for admission."""
+        return sum(waiter.weight for waiter in (*self._waiting, *self._waiting_shadow))
 
     def refuse_if_full(self) -> None:
-        """Raises `Overloaded` while the queue is full; asked before anything is done for a request."""
+        """Raises `Overloaded` while the queue is full; called before any other work on a request."""
         if self.waiting >= self._queue:
             raise Overloaded(f"{self.waiting} judge calls wait already", retry_after=_RETRY_AFTER_S)
 
     @asynccontextmanager
-    async def room(self, conversations: int, purpose: Purpose) -> AsyncIterator[None]:
-        """Wait for room for that many conversations, and hold it. More than there is in all counts as all of it."""
+    async def hold(self, conversations: int, purpose: Purpose) -> AsyncIterator[None]:
+        """Wait until that many conversations are admitted, and hold them. More than the capacity count as all of it."""
         shadow = purpose is Purpose.SHADOW
         weight = min(conversations, self.shadow_capacity if shadow else self._capacity)
-        await self._enter(weight, purpose)
+        await self._acquire(weight, purpose)
         try:
             yield
         finally:
-            self._leave(weight, shadow)
+            self._release(weight, shadow)
 
-    async def _enter(self, weight: int, purpose: Purpose) -> None:
+    async def _acquire(self, weight: int, purpose: Purpose) -> None:
         shadow = purpose is Purpose.SHADOW
         queue = self._waiting_shadow if shadow else self._waiting
-        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(queue, (_FIRST.index(purpose), next(self._order), weight, entered))
-        self._let_in()
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(queue, _Waiter(_PRIORITY.index(purpose), next(self._arrivals), weight, admitted))
+        self._admit_waiting()
         try:
-            await entered
+            await admitted
         except asyncio.CancelledError:
-            if entered.done() and not entered.cancelled():
-                self._leave(weight, shadow)
+            if admitted.done() and not admitted.cancelled():  # cancelled after it was admitted
+                self._release(weight, shadow)
             raise
 
-    def _let_in(self) -> None:
-        while self._waiting and self._admit(self._waiting, self._capacity - self._busy, shadow=False):
+    def _release(self, weight: int, shadow: bool) -> None:
+        self._in_flight -= weight
+        if shadow:
+            self._shadow_in_flight -= weight
+        else:
+            self._last_urgent = asyncio.get_running_loop().time()
+        self._admit_waiting()
+
+    def _admit_waiting(self) -> None:
+        while self._waiting and self._admit_first(self._waiting, self._capacity - self._in_flight, shadow=False):
             pass
         while (
             self._waiting_shadow
             and not self._waiting
-            and self._admit(self._waiting_shadow, self._shadow_room(), shadow=True)
+            and self._admit_first(self._waiting_shadow, self._free_for_shadow(), shadow=True)
         ):
             pass
         quiet_at = self._last_urgent + self._quiet_s
         loop = asyncio.get_running_loop()
-        if self._waiting_shadow and self._wake is None and self._busy == self._shadow_busy and quiet_at > loop.time():
-            self._wake = loop.call_at(quiet_at, self._woken)
+        urgent = self._in_flight > self._shadow_in_flight
+        if self._waiting_shadow and self._wake is None and not urgent and quiet_at > loop.time():
+            self._wake = loop.call_at(quiet_at, self._on_quiet)
 
-    def _woken(self) -> None:
+    def _on_quiet(self) -> None:
         self._wake = None
-        self._let_in()
+        self._admit_waiting()
 
-    def _shadow_room(self) -> int:
-        room = min(self._capacity - self._busy, self.shadow_capacity - self._shadow_busy)
-        return room if self._is_quiet() else min(room, int(self._earned))
+    def _free_for_shadow(self) -> int:
+        free = min(self._capacity - self._in_flight, self.shadow_capacity - self._shadow_in_flight)
+        return free if self._is_quiet() else min(free, int(self._shadow_credit))
 
     def _is_quiet(self) -> bool:
-        """Whether nothing urgent is under way, or was a moment ago: the next batch of a trainer comes right behind."""
-        if self._busy > self._shadow_busy:
+        """Whether nothing urgent is in flight, or was until `quiet_s` ago: a trainer's next batch follows at once."""
+        if self._in_flight > self._shadow_in_flight:
             return False
         return asyncio.get_running_loop().time() >= self._last_urgent + self._quiet_s
 
-    def _admit(self, queue: list[tuple[int, int, int, asyncio.Future[None]]], room: int, *, shadow: bool) -> bool:
-        _, _, weight, entered = queue[0]
-        if entered.cancelled():
+    def _admit_first(self, queue: list[_Waiter], free: int, *, shadow: bool) -> bool:
+        """Admit or discard the queue's first waiter; False if it does not fit: a smaller one does not overtake it."""
+        waiter = queue[0]
+        if waiter.admitted.cancelled():
             heapq.heappop(queue)
             return True
-        if weight > room:
+        if waiter.weight > free:
             return False
         heapq.heappop(queue)
         if shadow:
-            self._earned = max(0.0, self._earned - weight)
-            self._shadow_busy += weight
+            self._shadow_credit = max(0.0, self._shadow_credit - waiter.weight)
+            self._shadow_in_flight += waiter.weight
         else:
-            self._earned = min(float(self.shadow_capacity), self._earned + self._share * weight)
-        self._busy += weight
-        entered.set_result(None)
+            credit = self._shadow_credit + self._shadow_share * waiter.weight
+            self._shadow_credit = min(float(self.shadow_capacity), credit)
+        self._in_flight += waiter.weight
+        waiter.admitted.set_result(None)
         return True
-
-    def _leave(self, weight: int, shadow: bool) -> None:
-        self._busy -= weight
-        self._shadow_busy -= weight if shadow else 0
-        if not shadow:
-            self._last_urgent = asyncio.get_running_loop().time()
-        self._let_in()

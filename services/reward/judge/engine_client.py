@@ -1,10 +1,11 @@
-"""Engine calls, each made once however many ask for it: known ones are looked up, concurrent equals join."""
+"""Engine calls, each made once: stored answers are looked up, and equal concurrent calls share one request."""
 
 import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from regrade.contracts import ErrorCode, Purpose
 from services.kit.asyncio_utils import cancel_and_wait
@@ -12,22 +13,23 @@ from services.kit.http.client import UpstreamError, UpstreamMalformed, UpstreamR
 from services.kit.results import ItemError, Usage
 from services.reward.items.identity import judgement_identities
 from services.reward.judge.admission import Admission
-from services.reward.judge.engine.base import ChatMessages, ChoiceAnswer, Engine, Sampling, TextAnswer
-from services.reward.judge.engine.scheduling import siblings_apart
+from services.reward.judge.engine.base import ChatMessages, Distributions, Engine, EngineAnswer, Sampling
+from services.reward.judge.engine.scheduling import interleave_siblings
 from services.reward.judge.prompt import JudgeConversation
 from services.reward.metrics import RewardMetrics
-from services.reward.persistence.judgement_cache import Judged, JudgementStore
+from services.reward.persistence.judgement_cache import JudgementStore
 
 log = logging.getLogger(__name__)
 
-_NOTHING = Usage()
+_NO_USAGE = Usage()
 
 
 class JudgeContext(NamedTuple):
-    """On whose behalf calls are made: the engine, the task, what for, whether stored answers will do, until when.
+    """What all engine calls of one request have in common.
 
-    `fence_key` is the key of the fences in its conversations. `deadline` is a time of the event loop's
-    clock, or None; what is not answered by then is an error.
+    `fence_key` is the key of the fences in its conversations. With `fresh`, stored answers are not used; with
+    `explain`, scores carry their rationale. `deadline` is a time of the event loop's clock: a call that is unanswered
+    by then is an error.
     """
 
     engine: Engine
@@ -35,163 +37,161 @@ class JudgeContext(NamedTuple):
     purpose: Purpose
     fence_key: bytes
     fresh: bool = False
+    explain: bool = False
     deadline: float | None = None
 
 
-class Answer(NamedTuple):
-    """What the engine answered, or why it did not; and what that was billed (nothing, if known or shared)."""
-
-    judged: Judged | ItemError
-    usage: Usage
+_Result = EngineAnswer[Any] | ItemError
+_Request = Callable[[Sequence[ChatMessages]], Awaitable[Sequence[EngineAnswer[Any] | UpstreamError]]]
 
 
-_Landed = ChoiceAnswer | TextAnswer | UpstreamError
-_Ask = Callable[[Sequence[ChatMessages]], Awaitable[Sequence[_Landed]]]
+class PendingSlot(NamedTuple):
+    """The future of a request's results, and the position of one call's result among them."""
 
-
-class _Seat(NamedTuple):
-    """Where the answer to a call under way will be: which flight, and which of its answers."""
-
-    flight: asyncio.Future[Sequence[_Landed]]
-    number: int
+    results: asyncio.Future[Sequence[_Result]]
+    position: int
 
 
 class EngineClient:
-    """Asks engines on behalf of everybody in this process."""
+    """The engine calls of this process."""
 
     def __init__(self, store: JudgementStore, admission: Admission, metrics: RewardMetrics) -> None:
         self._store = store
         self._admission = admission
         self._metrics = metrics
-        self._flying: dict[str, _Seat] = {}
-        self._flights: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[str, PendingSlot] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def choose(
-        self, context: JudgeContext, chats: Sequence[JudgeConversation], choices: Sequence[str], *, positions: int
-    ) -> list[Answer]:
-        """A distribution over `choices` for each position of each conversation, in order."""
-
-        async def ask(batch: Sequence[ChatMessages]) -> Sequence[ChoiceAnswer | UpstreamError]:
-            return await context.engine.choose(batch, choices, positions=positions)
-
-        return await self._answers(context, chats, f"choose {positions} of {' '.join(choices)}", ask)
+        self,
+        context: JudgeContext,
+        conversations: Sequence[JudgeConversation],
+        options: Sequence[str],
+        *,
+        positions: int,
+    ) -> list[EngineAnswer[Distributions] | ItemError]:
+        """A distribution over `options` for each position of each conversation, in order."""
+        request = partial(context.engine.choose, options=options, positions=positions)
+        return await self._answers(context, conversations, f"choose {positions} of {' '.join(options)}", request)
 
     async def write(
-        self, context: JudgeContext, chats: Sequence[JudgeConversation], sampling: Sampling
-    ) -> list[Answer]:
-        """A written turn for each conversation, in order: the same one for all who ask, on every replica."""
-
-        async def ask(batch: Sequence[ChatMessages]) -> Sequence[TextAnswer | UpstreamError]:
-            return await context.engine.write(batch, sampling)
-
-        return await self._answers(context, chats, f"write {sampling}", ask)
+        self, context: JudgeContext, conversations: Sequence[JudgeConversation], sampling: Sampling
+    ) -> list[EngineAnswer[str] | ItemError]:
+        """A written turn for each conversation, in order. Equal calls get the same text, on every replica."""
+        request = partial(context.engine.write, sampling=sampling)
+        return await self._answers(context, conversations, f"write {sampling}", request)
 
     async def aclose(self) -> None:
-        """Drop the calls under way."""
-        for task in list(self._flights):
+        """Cancel the calls in flight."""
+        for task in list(self._tasks):
             await cancel_and_wait(task)
 
     async def _answers(
-        self, context: JudgeContext, chats: Sequence[JudgeConversation], asked: str, ask: _Ask
-    ) -> list[Answer]:
-        identities = judgement_identities([chat.path for chat in chats], context.engine.model, asked)
-        distinct = dict(zip(identities, chats, strict=True))
-        known = {} if context.fresh else await self._store.get(context.task, list(distinct))
-        own = {i: chat for i, chat in distinct.items() if i not in known and i not in self._flying}
-        seats = {i: self._flying[i] for i in distinct if i not in known and i in self._flying}
-        seats |= self._take_off(context, own, ask)
-        landed = await self._landed(seats, context.deadline)
-        found: dict[str, Judged | ItemError] = {**known, **{i: _judged(answer) for i, answer in landed.items()}}
-        bills = {i: _usage(landed[i]) for i in own}
-        return [Answer(found[i], bills.pop(i, _NOTHING)) for i in identities]
+        self, context: JudgeContext, conversations: Sequence[JudgeConversation], parameters: str, request: _Request
+    ) -> list[Any]:
+        """`parameters` are part of an answer's identity: another wording of them misses every stored answer."""
+        keys = [conversation.prefix_key for conversation in conversations]
+        identities = judgement_identities(keys, context.engine.model, parameters)
+        distinct = dict(zip(identities, conversations, strict=True))
+        stored = {} if context.fresh else await self._store.get(context.task, list(distinct))
+        missing = [identity for identity in distinct if identity not in stored]
+        new = {identity: distinct[identity] for identity in missing if identity not in self._in_flight}
+        pending = {identity: self._in_flight[identity] for identity in missing if identity not in new}
+        pending |= self._dispatch(context, new, request)
+        results: dict[str, _Result] = {identity: EngineAnswer(value, _NO_USAGE) for identity, value in stored.items()}
+        results |= await self._wait(pending, context.deadline)
+        unbilled = set(new)
+        answers = []
+        for identity in identities:
+            result = results[identity]
+            if identity in unbilled:
+                unbilled.remove(identity)
+            elif isinstance(result, EngineAnswer):  # stored or shared: paid for elsewhere
+                result = EngineAnswer(result.value, _NO_USAGE)
+            answers.append(result)
+        return answers
 
-    def _take_off(self, context: JudgeContext, calls: Mapping[str, JudgeConversation], ask: _Ask) -> dict[str, _Seat]:
-        """Start the calls that nobody has made, as many to a request as the engine takes."""
+    def _dispatch(
+        self, context: JudgeContext, calls: Mapping[str, JudgeConversation], request: _Request
+    ) -> dict[str, PendingSlot]:
+        """Start new calls, as many to a request as the engine takes."""
         loop = asyncio.get_running_loop()
+        engine = context.engine
         identities = list(calls)
-        if context.engine.slots > 1:
-            identities = [identities[n] for n in siblings_apart([c.path for c in calls.values()], context.engine.slots)]
-        seats: dict[str, _Seat] = {}
-        size = context.engine.batch
+        if engine.cache_slots > 1:
+            order = interleave_siblings([call.prefix_key for call in calls.values()], engine.cache_slots)
+            identities = [identities[index] for index in order]
+        size = engine.batch_size
         if context.purpose is Purpose.SHADOW:
             size = min(size, self._admission.shadow_capacity)
+        pending: dict[str, PendingSlot] = {}
         for start in range(0, len(identities), size):
-            part = identities[start : start + size]
-            flight: asyncio.Future[Sequence[_Landed]] = loop.create_future()
-            seats |= {identity: _Seat(flight, number) for number, identity in enumerate(part)}
-            task = loop.create_task(self._fly(flight, context, {i: calls[i].messages for i in part}, ask))
-            self._flights.add(task)
-            task.add_done_callback(self._flights.discard)
-        self._flying |= seats
-        return seats
+            batch = identities[start : start + size]
+            results: asyncio.Future[Sequence[_Result]] = loop.create_future()
+            pending |= {identity: PendingSlot(results, position) for position, identity in enumerate(batch)}
+            messages = {identity: calls[identity].messages for identity in batch}
+            task = loop.create_task(self._run_batch(results, context, messages, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._in_flight |= pending
+        return pending
 
-    async def _fly(
+    async def _run_batch(
         self,
-        flight: asyncio.Future[Sequence[_Landed]],
+        pending: asyncio.Future[Sequence[_Result]],
         context: JudgeContext,
         calls: Mapping[str, ChatMessages],
-        ask: _Ask,
+        request: _Request,
     ) -> None:
-        """One engine request, and the storing of its answers. Whatever happens, everybody who waits is told."""
-        answers: Sequence[_Landed] = [UpstreamUnavailable("the call was dropped")] * len(calls)
+        """Make one engine request, store its answers, and set `pending`, also if the request fails or is cancelled."""
+        results: Sequence[_Result] = [_item_error(UpstreamUnavailable("the call was dropped"))] * len(calls)
         try:
-            async with self._admission.room(len(calls), context.purpose):
+            async with self._admission.hold(len(calls), context.purpose):
                 with self._metrics.judge_call(len(calls)) as ended:
-                    answers = await ask(list(calls.values()))
+                    answers = await request(list(calls.values()))
                     ended(answers)
             _log_failures(answers)
-            if any(isinstance(answer, TextAnswer) for answer in answers):
-                answers = await self._agreed(context.task, calls, answers)
-            else:  # of distributions any will do: nobody waits until they are stored
-                flight.set_result(answers)
-                await self._store.put(context.task, _learnt(calls, answers))
+            results = [_item_error(answer) if isinstance(answer, UpstreamError) else answer for answer in answers]
+            cacheable = _cacheable(calls, results)
+            if any(isinstance(value, str) for value in cacheable.values()):
+                earlier = await self._store.put(context.task, cacheable)
+                results = _first_stored(calls, results, earlier)
+            else:  # equal calls have equal distributions, so callers need not wait until these are stored
+                pending.set_result(results)
+                await self._store.put(context.task, cacheable)
         finally:
             for identity in calls:
-                del self._flying[identity]
-            if not flight.done():
-                flight.set_result(answers)
+                del self._in_flight[identity]
+            if not pending.done():
+                pending.set_result(results)
 
-    async def _agreed(self, task: str, calls: Iterable[str], answers: Sequence[_Landed]) -> list[_Landed]:
-        """The answers, and in place of a text the one that somebody had stored before."""
-        stood = await self._store.put(task, _learnt(calls, answers))
-        return [
-            TextAnswer(text, answer.usage)
-            if isinstance(answer, TextAnswer) and isinstance(text := stood.get(identity), str)
-            else answer
-            for identity, answer in zip(calls, answers, strict=True)
-        ]
-
-    async def _landed(self, seats: Mapping[str, _Seat], deadline: float | None) -> dict[str, _Landed]:
-        """The answers; where the deadline comes first, an error, and the call goes on for whoever asks again."""
-        flights = {seat.flight for seat in seats.values()}
-        if not flights:
+    async def _wait(self, pending: Mapping[str, PendingSlot], deadline: float | None) -> dict[str, _Result]:
+        """The results. At the deadline, an error; the request continues, so that a retry can use its answer."""
+        futures = {slot.results for slot in pending.values()}
+        if not futures:
             return {}
-        left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
-        await asyncio.wait(flights, timeout=left)
-        late = UpstreamUnavailable("the caller's deadline came before the engine's answer")
+        timeout = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+        await asyncio.wait(futures, timeout=timeout)
+        late = _item_error(UpstreamUnavailable("no answer by the caller's deadline"))
         return {
-            identity: seat.flight.result()[seat.number] if seat.flight.done() else late
-            for identity, seat in seats.items()
+            identity: slot.results.result()[slot.position] if slot.results.done() else late
+            for identity, slot in pending.items()
         }
 
 
-def _judged(landed: _Landed) -> Judged | ItemError:
-    if isinstance(landed, UpstreamError):
-        return _item_error(landed)
-    return _told(landed)
+def _cacheable(identities: Iterable[str], results: Sequence[_Result]) -> dict[str, Distributions | str]:
+    paired = zip(identities, results, strict=True)
+    return {identity: result.value for identity, result in paired if isinstance(result, EngineAnswer)}
 
 
-def _learnt(calls: Iterable[str], answers: Sequence[_Landed]) -> dict[str, Judged]:
-    answered = zip(calls, answers, strict=True)
-    return {identity: _told(answer) for identity, answer in answered if not isinstance(answer, UpstreamError)}
-
-
-def _told(answer: ChoiceAnswer | TextAnswer) -> Judged:
-    return answer.distributions if isinstance(answer, ChoiceAnswer) else answer.text
-
-
-def _usage(landed: _Landed) -> Usage:
-    return _NOTHING if isinstance(landed, UpstreamError) else landed.usage
+def _first_stored(
+    identities: Iterable[str], results: Sequence[_Result], earlier: Mapping[str, Distributions | str]
+) -> list[_Result]:
+    """The results, with the text that another replica stored earlier in place of a sampled one."""
+    return [
+        EngineAnswer(earlier.get(identity, result.value), result.usage) if isinstance(result, EngineAnswer) else result
+        for identity, result in zip(identities, results, strict=True)
+    ]
 
 
 def _item_error(error: UpstreamError) -> ItemError:
@@ -204,8 +204,8 @@ def _item_error(error: UpstreamError) -> ItemError:
     return ItemError(code=code, message=f"the judge engine gave no usable answer: {error}", retryable=error.retryable)
 
 
-def _log_failures(answers: Sequence[_Landed]) -> None:
-    """One line for all conversations of a request that failed alike: an outage must not flood the log."""
+def _log_failures(answers: Sequence[object]) -> None:
+    """One line for all conversations of a request that failed alike, so that an outage does not flood the log."""
     failed = Counter((type(answer).__name__, str(answer)) for answer in answers if isinstance(answer, UpstreamError))
     for (kind, detail), count in failed.items():
         log.warning("judge call failed", extra={"kind": kind, "detail": detail, "conversations": count})

@@ -20,8 +20,8 @@ from services.reward.judge.admission import Admission
 from services.reward.judge.engine.base import Engine
 from services.reward.judge.engine.discovery import EngineHandle
 from services.reward.judge.engine_client import JudgeContext
-from services.reward.judge.judge import ItemScores, Judge, JudgeItem
-from services.reward.judge.prompt import PromptPart, fenced, prompt_parts, system_turn
+from services.reward.judge.judge import Judge
+from services.reward.judge.prompt import PromptPart, fenced, judge_item, system_turn
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.scoring.aggregate import fires
@@ -78,10 +78,16 @@ class ScoringPipeline:
         await self._pins.assign(request, states)
         new = [state for state in states if state.result is None]
         await self._screen(new)
-        context = JudgeContext(engine, request.task, request.purpose, self._fence_key.value, request.fresh, deadline)
-        to_judge = [state for state in new if state.needs_judge]
-        for state, scores in zip(to_judge, await self._judge_items(context, mode, to_judge), strict=True):
-            apply_scores(state, scores, explain=request.explain)
+        context = JudgeContext(
+            engine,
+            request.task,
+            request.purpose,
+            self._fence_key.value,
+            fresh=request.fresh,
+            explain=request.explain,
+            deadline=deadline,
+        )
+        await self._judge_items(context, mode, [state for state in new if state.needs_judge])
         for state in new:
             state.result = item_result(state, request.lineage)
         spooled = await self._persist(request, new, engine.model, started)
@@ -128,27 +134,24 @@ class ScoringPipeline:
         if state.vetoed:
             state.error = None  # a veto decides, whatever the other checks would have said
 
-    async def _judge_items(
-        self, context: JudgeContext, mode: Mode, states: Sequence[ScoringState]
-    ) -> Sequence[ItemScores]:
-        role = judge_role(context.task)
-        fence_key = context.fence_key
+    async def _judge_items(self, context: JudgeContext, mode: Mode, states: Sequence[ScoringState]) -> None:
+        role, fence_key = judge_role(context.task), context.fence_key
         prompts = {state.prompt.safe_digest: state.prompt for state in states}
         tasks = {digest: fenced("TASK", prompt, fence_key) for digest, prompt in prompts.items()}
         items = [
-            JudgeItem(
-                prompt_parts(
-                    system=self._system_turn(role, state, fence_key),
-                    task=tasks[state.prompt.safe_digest],
-                    reference=None if state.item.reference is None else prepare_text(state.item.reference),
-                    completion=state.completion,
-                    fence_key=fence_key,
-                ),
-                state.rubric.llm_criteria,
+            judge_item(
+                system=self._system_turn(role, state, fence_key),
+                task=tasks[state.prompt.safe_digest],
+                reference=None if state.item.reference is None else prepare_text(state.item.reference),
+                completion=state.completion,
+                criteria=state.rubric.llm_criteria,
+                fence_key=fence_key,
             )
             for state in states
         ]
-        return await self._judge.judge(context, mode, items)
+        for state, judged in zip(states, await self._judge.judge(context, mode, items), strict=True):
+            state.usage, state.error = judged.usage, judged.error
+            state.scores.update(judged.scores)
 
     def _system_turn(self, role: str, state: ScoringState, fence_key: bytes) -> PromptPart:
         """Rendered once for all items of a rubric."""
@@ -199,19 +202,6 @@ def detect_flags(state: ScoringState) -> list[Flag]:
     """What was neutralised in prompt and completion, and the completion's injection attempts; each flag once."""
     completion = state.completion
     return list(dict.fromkeys((*state.prompt.flags, *completion.flags, *injection_flags(completion.safe_utf8))))
-
-
-def apply_scores(state: ScoringState, scores: ItemScores, *, explain: bool) -> None:
-    """Set the judge's scores of an item; an error of one criterion is the item's error."""
-    state.usage = scores.usage
-    for id_, judgement in scores.judgements.items():
-        if isinstance(judgement, ItemError):
-            state.error = judgement
-            continue
-        rationale = judgement.rationale if explain else None
-        state.scores[id_] = CriterionScore(
-            id=id_, score=judgement.score, confidence=judgement.confidence, rationale=rationale
-        )
 
 
 def _raise_if_judge_unavailable(results: Sequence[ItemResult]) -> None:

@@ -40,7 +40,7 @@ class _Door:
         await asyncio.wait({self._visits[name]})
 
     async def _visit(self, name: str, conversations: int, purpose: Purpose) -> None:
-        async with self.admission.room(conversations, purpose):
+        async with self.admission.hold(conversations, purpose):
             self.inside.append(name)
             await self._leave[name].wait()
         self.inside.remove(name)

@@ -14,7 +14,7 @@ from services.local.engine import MODEL_NAME
 from services.reward.judge.engine.base import ChatMessages
 from tests.support.attack_corpus import Pattern, Placement, load_patterns, special_tokens
 from tests.support.builders import PROMPT
-from tests.support.conversations import CONVERSATIONS
+from tests.support.judge_conversations import CONVERSATIONS
 from tests.support.prompt_structure import Engine, LlamaCppTokens, Render, VllmTokens, breaches, shape
 
 PATTERNS = load_patterns()

@@ -1,1 +1,1 @@
-"""Engines: one Protocol, a dialect for each kind of server, and the probe that tells them apart."""
+"""Engines: the Protocol in `base`, a file for each dialect, and `discovery`, which registers and recognises them."""

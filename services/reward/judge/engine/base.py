@@ -1,28 +1,30 @@
-"""What the judge needs of an engine: distributions over a few one-token answers, and short written text."""
+"""What the judge requires of an engine: distributions over a few one-token options, and short written text."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from services.kit.http.client import UpstreamError
 from services.kit.results import Usage
 
+T_co = TypeVar("T_co", covariant=True)
+
 ChatMessages = Sequence[Mapping[str, str]]
+"""The turns of a conversation, each with a `role` and `content`."""
 Distribution = tuple[float, ...]
-"""Probability of each choice, in the order asked; sums to 1."""
+"""Probability of each option, in the order of the options; sums to 1."""
+Distributions = tuple[Distribution, ...]
+"""One distribution for each position of an answer."""
 
 
-class ChoiceAnswer(NamedTuple):
-    """One distribution a position asked for, and what the call was billed."""
+class EngineAnswer(NamedTuple, Generic[T_co]):
+    """The answer to one conversation, and what it cost."""
 
-    distributions: tuple[Distribution, ...]
+    value: T_co
     usage: Usage
 
 
-class TextAnswer(NamedTuple):
-    """What the model wrote, cut off at the tokens allowed, and what the call was billed."""
-
-    text: str
-    usage: Usage
+ChoiceResult = EngineAnswer[Distributions] | UpstreamError
+TextResult = EngineAnswer[str] | UpstreamError
 
 
 class Sampling(NamedTuple):
@@ -34,30 +36,31 @@ class Sampling(NamedTuple):
 
 
 class Engine(Protocol):
-    """An inference server. Both calls answer in the order of `conversations`; one that fails has its error in its
-    place, and the others go on. Retries are left to the layer below."""
+    """An inference server.
+
+    Both calls return results in the order of `conversations`. A conversation that fails has its error as its result,
+    and the others are unaffected. Retries are left to the HTTP client.
+    """
 
     model: str
-    batch: int
-    """Conversations that one call of the server takes at most; 1 where it has no batched route."""
-    slots: int
+    batch_size: int
+    """Most conversations in one request; 1 without a batched route."""
+    cache_slots: int
     """Slots with a prefix cache each; 0 where all conversations share one, and their order does not matter."""
 
     async def choose(
-        self, conversations: Sequence[ChatMessages], choices: Sequence[str], *, positions: int = 1
-    ) -> list[ChoiceAnswer | UpstreamError]:
-        """The model's distribution over `choices` at each of `positions` lines of its next turn.
+        self, conversations: Sequence[ChatMessages], options: Sequence[str], *, positions: int = 1
+    ) -> list[ChoiceResult]:
+        """The model's distribution over `options` on each of the `positions` lines of its next turn.
 
-        A choice is one token, of plain letters and digits.
+        An option is one token of plain letters and digits.
         """
         ...
 
-    async def write(
-        self, conversations: Sequence[ChatMessages], sampling: Sampling
-    ) -> list[TextAnswer | UpstreamError]:
-        """The model's next turn, as text."""
+    async def write(self, conversations: Sequence[ChatMessages], sampling: Sampling) -> list[TextResult]:
+        """The model's next turn as text."""
         ...
 
     async def ready(self) -> bool:
-        """Whether the server answers."""
+        """Whether the server responds."""
         ...

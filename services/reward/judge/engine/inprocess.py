@@ -1,7 +1,7 @@
-"""vLLM inside the reward process: the judge's model on this container's own GPU, no server beside it.
+"""vLLM inside the reward process: the judge's model on this container's own GPU, without a server beside it.
 
-Imported only where chosen (extra `vllm`). Prompts, constraint and probabilities are those of the HTTP dialect; vLLM
-still computes in a process of its own, which ends with ours.
+Imported only if chosen (extra `vllm`). Prompts, constraint and probabilities are those of the HTTP dialect. vLLM
+computes in a process of its own, which ends with the service.
 """
 
 import asyncio
@@ -19,14 +19,20 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from services.kit.http.client import (
     UpstreamBusy,
-    UpstreamError,
     UpstreamMalformed,
     UpstreamRefused,
     UpstreamUnavailable,
 )
 from services.kit.results import Usage
-from services.reward.judge.engine.base import ChatMessages, ChoiceAnswer, Sampling, TextAnswer
-from services.reward.judge.engine.openai import each, levels_at, one_answer_a_line
+from services.reward.judge.engine.base import (
+    ChatMessages,
+    ChoiceResult,
+    Distributions,
+    EngineAnswer,
+    Sampling,
+    TextResult,
+)
+from services.reward.judge.engine.openai import distributions_of, for_each, one_option_a_line
 from services.reward.judge.engine.responses import Position, TopToken
 
 _TEMPLATE = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
@@ -35,39 +41,37 @@ log = logging.getLogger(__name__)
 
 
 class InprocessEngine:
-    """An `AsyncLLM` as an engine; each call has `timeout_s`."""
+    """An `AsyncLLM` as an engine; each call may take `timeout_s`."""
 
-    slots = 0
+    cache_slots = 0
 
-    def __init__(self, llm: AsyncLLM, model: str, *, batch: int, timeout_s: float) -> None:
+    def __init__(self, llm: AsyncLLM, model: str, *, batch_size: int, timeout_s: float) -> None:
         self._llm = llm
         self.model = model
-        self.batch = batch
+        self.batch_size = batch_size
         self._timeout_s = timeout_s
 
     async def choose(
-        self, conversations: Sequence[ChatMessages], choices: Sequence[str], *, positions: int = 1
-    ) -> list[ChoiceAnswer | UpstreamError]:
-        """As the Protocol says; the constraint is applied before the probabilities are taken."""
-        outputs = {"choice": list(choices)} if positions == 1 else {"regex": one_answer_a_line(choices, positions)}
+        self, conversations: Sequence[ChatMessages], options: Sequence[str], *, positions: int = 1
+    ) -> list[ChoiceResult]:
+        """See `Engine`; vLLM applies the constraint before it computes the probabilities."""
+        outputs = {"choice": list(options)} if positions == 1 else {"regex": one_option_a_line(options, positions)}
         sampling = SamplingParams(
             max_tokens=2 * positions - 1,
             temperature=0.0,
-            logprobs=len(choices),
+            logprobs=len(options),
             structured_outputs=StructuredOutputsParams(**outputs),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-        async def one(messages: ChatMessages) -> ChoiceAnswer:
+        async def complete(messages: ChatMessages) -> EngineAnswer[Distributions]:
             output = await self._generate(messages, sampling)
-            return ChoiceAnswer(levels_at(_positions(output), choices, positions), _usage(output))
+            return EngineAnswer(distributions_of(_positions(output), options, positions), _usage(output))
 
-        return await each(conversations, one)
+        return await for_each(conversations, complete)
 
-    async def write(
-        self, conversations: Sequence[ChatMessages], sampling: Sampling
-    ) -> list[TextAnswer | UpstreamError]:
-        """As the Protocol says. `UpstreamMalformed` stands where nothing was written."""
+    async def write(self, conversations: Sequence[ChatMessages], sampling: Sampling) -> list[TextResult]:
+        """See `Engine`. `UpstreamMalformed` where nothing was written."""
         parameters = SamplingParams(
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
@@ -75,21 +79,21 @@ class InprocessEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-        async def one(messages: ChatMessages) -> TextAnswer:
+        async def complete(messages: ChatMessages) -> EngineAnswer[str]:
             output = await self._generate(messages, parameters)
             text = output.outputs[0].text.strip()
             if not text:
                 raise UpstreamMalformed("the engine wrote nothing")
-            return TextAnswer(text, _usage(output))
+            return EngineAnswer(text, _usage(output))
 
-        return await each(conversations, one)
+        return await for_each(conversations, complete)
 
     async def ready(self) -> bool:
-        """Whether vLLM's own process is alive."""
+        """Whether vLLM's process is alive."""
         return not self._llm.errored
 
     async def _generate(self, messages: ChatMessages, sampling: SamplingParams) -> RequestOutput:
-        """The finished output. Raises `UpstreamError`: refused where the conversation is to blame, else unavailable."""
+        """The finished output. Raises `UpstreamRefused` for a faulty conversation, else `UpstreamUnavailable`."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 _, prompts = await self._llm.renderer.render_chat_async([list(messages)], _TEMPLATE)
@@ -99,32 +103,40 @@ class InprocessEngine:
         except (VLLMClientError, ValueError) as error:
             raise UpstreamRefused(f"vLLM refused the conversation: {error}") from error
         except GracefulHTTPError as error:
-            raise UpstreamBusy(f"vLLM takes no more: {error}") from error
+            raise UpstreamBusy(f"vLLM accepts no more requests: {error}") from error
         except TimeoutError as error:
             raise UpstreamUnavailable(f"vLLM did not answer within {self._timeout_s} s") from error
-        except Exception as error:  # a dead or failing engine core; whatever vLLM raises, it is not the item's fault
+        except Exception as error:  # a dead or failing engine core, whatever vLLM raises: the item is not the cause
             raise UpstreamUnavailable(f"vLLM failed: {type(error).__name__}") from error
         raise UpstreamUnavailable("vLLM ended a request without an answer")
 
 
 class InprocessModel:
-    """Loads the model once, from the first call of `open` on, and ends it."""
+    """Loads the model once, at the first call of `open`, and ends it."""
 
     def __init__(
-        self, model: str, *, batch: int, timeout_s: float, context: int, gpu_memory: float, more: Mapping[str, Any]
+        self,
+        model: str,
+        *,
+        batch_size: int,
+        timeout_s: float,
+        max_model_len: int,
+        gpu_memory: float,
+        engine_args: Mapping[str, Any],
     ) -> None:
+        """`max_model_len` 0 is the model's own; `engine_args` are further `AsyncEngineArgs`."""
         self._model = model
-        self._batch = batch
+        self._batch_size = batch_size
         self._timeout_s = timeout_s
-        self._arguments = {"gpu_memory_utilization": gpu_memory, "disable_log_stats": True, **more}
-        if context:
-            self._arguments["max_model_len"] = context
+        self._engine_args = {"gpu_memory_utilization": gpu_memory, "disable_log_stats": True, **engine_args}
+        if max_model_len:
+            self._engine_args["max_model_len"] = max_model_len
         self._loading: asyncio.Task[AsyncLLM] | None = None
 
     async def open(self) -> InprocessEngine:
-        """The engine. Raises `UpstreamUnavailable` when the model cannot be loaded; that is final.
+        """The engine. Raises `UpstreamUnavailable` if the model cannot be loaded, then at every call.
 
-        Who stops waiting, a readiness probe perhaps, does not stop the loading.
+        Loading continues if a caller, such as a readiness probe, gives up.
         """
         if self._loading is None:
             self._loading = asyncio.create_task(asyncio.to_thread(self._load))
@@ -132,10 +144,10 @@ class InprocessModel:
             llm = await asyncio.shield(self._loading)
         except Exception as error:
             raise UpstreamUnavailable(f"the in-process engine did not start: {error}") from error
-        return InprocessEngine(llm, self._model, batch=self._batch, timeout_s=self._timeout_s)
+        return InprocessEngine(llm, self._model, batch_size=self._batch_size, timeout_s=self._timeout_s)
 
     async def aclose(self) -> None:
-        """End vLLM's process, waiting for it to have started."""
+        """End vLLM's process, once it has started."""
         if self._loading is None:
             return
         await asyncio.wait({self._loading})
@@ -144,7 +156,7 @@ class InprocessModel:
 
     def _load(self) -> AsyncLLM:
         log.info("loading the judge's model", extra={"model": self._model})
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(model=self._model, **self._arguments))
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(model=self._model, **self._engine_args))
 
 
 def _positions(output: RequestOutput) -> list[Position]:

@@ -1,15 +1,25 @@
-"""Plain OpenAI chat completions: a few tokens with their top log-probabilities, renormalised over the choices.
+"""Plain OpenAI chat completions: a few tokens with their top log-probabilities, renormalised over the options.
 
-The dialect for servers that cannot constrain the answer; others refine `_constraint` and `_masses`.
+This dialect is for servers that cannot constrain the answer. Other dialects derive from it, and override what differs:
+`signature`, `open`, `_constraint` and `_masses`.
 """
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamMalformed
-from services.reward.judge.engine.base import ChatMessages, ChoiceAnswer, Distribution, Sampling, TextAnswer
+from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamRefused
+from services.reward.judge.engine.base import (
+    ChatMessages,
+    ChoiceResult,
+    Distribution,
+    Distributions,
+    EngineAnswer,
+    Sampling,
+    TextResult,
+)
 from services.reward.judge.engine.responses import (
     Choice,
     Completion,
@@ -21,51 +31,61 @@ from services.reward.judge.engine.responses import (
 )
 
 CHAT = "/v1/chat/completions"
-UNSKEWED = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-"""For engines that else sample as the model's own configuration says, which would bend the distribution."""
+NEUTRAL_SAMPLING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""For engines that otherwise take sampling parameters from the model's configuration, which skew the distribution."""
 
 _TOP_TOKENS = 20
-_LEAST_MASS = 0.05
-"""With less on all choices together the model said something else, and their ratio is noise (I3)."""
+"""Most candidates a position that the OpenAI API returns."""
+_MIN_MASS = 0.05
+"""With less probability on all options together the model meant another answer, and their ratio is noise (I3)."""
 
 T = TypeVar("T")
 
 
-class OpenAIEngine:
-    """An endpoint that speaks `/v1/chat/completions` with `logprobs`."""
+class Signature(NamedTuple):
+    """A path that only one kind of server has, and a key of the JSON object there."""
 
-    batch = 1
-    slots = 0
+    path: str
+    key: str
+
+
+class OpenAIEngine:
+    """An endpoint with `/v1/chat/completions` and `logprobs`."""
+
+    signature: ClassVar[Signature | None] = None
+    """How `auto` recognises the server; None for a dialect that any server may speak."""
+    batch_size = 1
+    cache_slots = 0
 
     def __init__(self, endpoint: JsonEndpoint, model: str) -> None:
         self._endpoint = endpoint
         self.model = model
 
+    @classmethod
+    async def open(cls, endpoint: JsonEndpoint, model: str, batch_size: int) -> "OpenAIEngine":
+        """The engine, after probing what this kind of server can do. `batch_size` is the most that is wanted.
+
+        Raises `UpstreamError`.
+        """
+        return cls(endpoint, model)
+
     async def choose(
-        self, conversations: Sequence[ChatMessages], choices: Sequence[str], *, positions: int = 1
-    ) -> list[ChoiceAnswer | UpstreamError]:
-        """One call a conversation. `UpstreamMalformed` stands where the answer names none of the choices."""
+        self, conversations: Sequence[ChatMessages], options: Sequence[str], *, positions: int = 1
+    ) -> list[ChoiceResult]:
+        """See `Engine`. `UpstreamMalformed` where an answer gives the options no probability."""
+        payload = {
+            "model": self.model,
+            "max_tokens": 2 * positions - 1,  # a line break stands between two answers
+            "temperature": 0.0,
+            "logprobs": True,
+            "top_logprobs": _TOP_TOKENS,
+            **self._constraint(options, positions),
+        }
+        return await self._complete(conversations, payload, partial(self._read, options=options, positions=positions))
 
-        async def one(messages: ChatMessages) -> ChoiceAnswer:
-            payload = self._choice_payload(choices, positions) | {"messages": list(messages)}
-            answer: Completion = await self._endpoint.post(CHAT, payload, read=read_completion)
-            [choice] = answer.in_order(1)
-            return ChoiceAnswer(self.read_levels(choice, choices, positions), answer.billed)
-
-        return await each(conversations, one)
-
-    async def write(
-        self, conversations: Sequence[ChatMessages], sampling: Sampling
-    ) -> list[TextAnswer | UpstreamError]:
-        """One call a conversation. `UpstreamMalformed` stands where nothing was written."""
-
-        async def one(messages: ChatMessages) -> TextAnswer:
-            payload = self._text_payload(sampling) | {"messages": list(messages)}
-            answer: Completion = await self._endpoint.post(CHAT, payload, read=read_completion)
-            [choice] = answer.in_order(1)
-            return TextAnswer(read_text(choice), answer.billed)
-
-        return await each(conversations, one)
+    async def write(self, conversations: Sequence[ChatMessages], sampling: Sampling) -> list[TextResult]:
+        """See `Engine`. `UpstreamMalformed` where nothing was written."""
+        return await self._complete(conversations, self._text_payload(sampling), text_of)
 
     async def ready(self) -> bool:
         """Whether the server lists its models."""
@@ -75,19 +95,22 @@ class OpenAIEngine:
             return False
         return True
 
-    def read_levels(self, answer: Choice, choices: Sequence[str], positions: int) -> tuple[Distribution, ...]:
-        """The distributions in an answer. Raises `UpstreamMalformed`."""
-        return levels_at(positions_of(answer), choices, positions, self._masses)
+    async def _complete(
+        self, conversations: Sequence[ChatMessages], payload: dict[str, Any], read: Callable[[Choice], T]
+    ) -> list[EngineAnswer[T] | UpstreamError]:
+        """One request for each conversation."""
 
-    def _choice_payload(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "max_tokens": 2 * positions - 1,  # a line break stands between two answers
-            "temperature": 0.0,
-            "logprobs": True,
-            "top_logprobs": _TOP_TOKENS,
-            **self._constraint(choices, positions),
-        }
+        async def complete(messages: ChatMessages) -> EngineAnswer[T]:
+            completion: Completion = await self._endpoint.post(
+                CHAT, payload | {"messages": list(messages)}, read=read_completion
+            )
+            [choice] = completion.in_order(1)
+            return EngineAnswer(read(choice), completion.total_usage)
+
+        return await for_each(conversations, complete)
+
+    def _read(self, choice: Choice, options: Sequence[str], positions: int) -> Distributions:
+        return distributions_of(positions_of(choice), options, positions, self._masses)
 
     def _text_payload(self, sampling: Sampling) -> dict[str, Any]:
         return {
@@ -97,80 +120,79 @@ class OpenAIEngine:
             "seed": sampling.seed,
         }
 
-    def _constraint(self, choices: Sequence[str], positions: int) -> dict[str, Any]:
+    def _constraint(self, options: Sequence[str], positions: int) -> dict[str, Any]:
+        """Fields of the payload that limit the answer to one of `options` on each of `positions` lines."""
         return {}
 
     def _masses(self, position: Position) -> dict[str, float]:
-        return by_logprob(position)
+        """The probability of each candidate at a position. Raises `UpstreamMalformed`."""
+        return masses_by_logprob(position)
 
 
-async def each(
-    conversations: Sequence[ChatMessages], ask: Callable[[ChatMessages], Awaitable[T]]
+async def get_or_none(endpoint: JsonEndpoint, path: str) -> Any:
+    """The JSON at a path, None without any. Raises `UpstreamError` for a server that does not respond."""
+    try:
+        return await endpoint.get(path)
+    except (UpstreamRefused, UpstreamMalformed):
+        return None
+
+
+async def for_each(
+    conversations: Sequence[ChatMessages], complete: Callable[[ChatMessages], Awaitable[T]]
 ) -> list[T | UpstreamError]:
-    """Ask for every conversation at once; an `UpstreamError` becomes the answer of the one it befell."""
+    """Complete all conversations concurrently; an `UpstreamError` becomes the result of the one that raised it."""
 
-    async def one(messages: ChatMessages) -> T | UpstreamError:
+    async def result(messages: ChatMessages) -> T | UpstreamError:
         try:
-            return await ask(messages)
+            return await complete(messages)
         except UpstreamError as error:
             return error
 
-    return list(await asyncio.gather(*(one(messages) for messages in conversations)))
+    return list(await asyncio.gather(*map(result, conversations)))
 
 
-def read_text(answer: Choice) -> str:
-    """What an answer says. Raises `UpstreamMalformed` when that is nothing."""
-    text = text_of(answer).strip()
-    if not text:
-        raise UpstreamMalformed("the engine wrote nothing")
-    return text
+def one_option_a_line(options: Sequence[str], positions: int) -> str:
+    """A regular expression for one of `options` on each of `positions` lines."""
+    return r"\n".join(["(" + "|".join(options) + ")"] * positions)
 
 
-def summed(tokens: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """The mass of each token, white space aside: several tokens can spell one choice."""
+def sum_masses(tokens: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The probability of each token without white space: several tokens can spell one option."""
     masses: dict[str, float] = {}
     for token, mass in tokens:
-        choice = token.strip()
-        masses[choice] = masses.get(choice, 0.0) + mass
+        option = token.strip()
+        masses[option] = masses.get(option, 0.0) + mass
     return masses
 
 
-def by_logprob(position: Position) -> dict[str, float]:
-    """The mass of each token at a position, of a server that tells logarithms."""
-    return summed([(entry.token, probability(entry.logprob)) for entry in position.top_logprobs])
+def masses_by_logprob(position: Position) -> dict[str, float]:
+    """The probability of each candidate, of a server that returns logarithms."""
+    return sum_masses([(entry.token, probability(entry.logprob)) for entry in position.top_logprobs])
 
 
-def levels_at(
-    content: Sequence[Position],
-    choices: Sequence[str],
+def distributions_of(
+    tokens: Sequence[Position],
+    options: Sequence[str],
     positions: int,
-    masses_of: Callable[[Position], Mapping[str, float]] = by_logprob,
-) -> tuple[Distribution, ...]:
-    """The distributions over `choices` at the tokens that answer. Raises `UpstreamMalformed`."""
-    told = _asked_positions(content, choices, positions)
-    return tuple([_normalised(masses_of(position), choices) for position in told])
+    masses: Callable[[Position], Mapping[str, float]] = masses_by_logprob,
+) -> Distributions:
+    """The distribution over `options` at each of `positions` answers. Raises `UpstreamMalformed`.
 
-
-def one_answer_a_line(choices: Sequence[str], positions: int) -> str:
-    """A regular expression for one of `choices` on each of `positions` lines."""
-    return r"\n".join(["(" + "|".join(choices) + ")"] * positions)
-
-
-def _asked_positions(content: Sequence[Position], choices: Sequence[str], positions: int) -> Sequence[Position]:
-    """The tokens that answer: the first of one answer, whatever was sampled; of several, those that are choices."""
-    answers = content[:1] if positions == 1 else [told for told in content if told.token.strip() in choices]
+    A single answer is the first token, whatever was sampled there; of several, each is a token that is an option.
+    """
+    answers = tokens[:1] if positions == 1 else [token for token in tokens if token.token.strip() in options]
     if len(answers) != positions:
-        raise UpstreamMalformed(f"{len(answers)} answers, {positions} asked for")
-    return answers
+        raise UpstreamMalformed(f"{len(answers)} answers instead of {positions}")
+    return tuple([_normalised(masses(position), options) for position in answers])
 
 
-def _normalised(masses: Mapping[str, float], choices: Sequence[str]) -> Distribution:
-    told = [masses.get(choice, 0.0) for choice in choices]
-    total = math.fsum(told)
-    if not math.isfinite(total) or min(told) < 0.0:
-        raise UpstreamMalformed("the engine's answer gives the choices no probabilities")
-    if total < _LEAST_MASS:
+def _normalised(masses: Mapping[str, float], options: Sequence[str]) -> Distribution:
+    option_masses = [masses.get(option, 0.0) for option in options]
+    total = math.fsum(option_masses)
+    if not math.isfinite(total) or min(option_masses) < 0.0:
+        raise UpstreamMalformed(f"no probabilities of the levels in the engine's answer: {option_masses}")
+    if total < _MIN_MASS:
         raise UpstreamMalformed(
             f"the model did not answer with a level: the levels have {total:.1e} of its probability"
         )
-    return tuple([mass / total for mass in told])
+    return tuple([mass / total for mass in option_masses])

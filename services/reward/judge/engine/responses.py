@@ -1,6 +1,6 @@
-"""What servers answer to a chat completion, as far as a judge reads it. Anything else in an answer is passed over.
+"""The parts of a chat completion that the judge reads; other fields are ignored.
 
-A choice is read apart from the answer it came in: what is wrong with one says nothing about the others.
+A choice of a batched response is decoded on its own, so that a malformed one fails alone.
 """
 
 import math
@@ -18,7 +18,7 @@ _NULL = msgspec.Raw(b"null")
 
 
 class TopToken(msgspec.Struct, gc=False):
-    """A token that could have stood at a position; llama.cpp tells its probability, all others its logarithm."""
+    """A candidate token at a position, with its probability (llama.cpp) or log-probability (all others)."""
 
     token: str
     logprob: float | None = None
@@ -26,7 +26,7 @@ class TopToken(msgspec.Struct, gc=False):
 
 
 class Position(msgspec.Struct, gc=False):
-    """A token of the answer, and those that could have stood there."""
+    """The token at a position, and the most likely candidates there."""
 
     token: str
     top_logprobs: list[TopToken] = []
@@ -42,75 +42,78 @@ class _Message(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One answer; what it holds is read where it is asked for."""
+    """The answer to one conversation, its content not decoded."""
 
     index: int = 0
     message: msgspec.Raw = _NULL
     logprobs: msgspec.Raw = _NULL
 
 
-class _Details(msgspec.Struct, gc=False):
+class _PromptTokensDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class _Bill(msgspec.Struct, gc=False):
+class _CompletionUsage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
+    prompt_tokens_details: _PromptTokensDetails | None = None
 
 
 class Completion(msgspec.Struct, gc=False):
-    """An answer: as many choices as there were conversations, and what all of them were billed."""
+    """A response: a choice for each conversation, and the usage of all of them together."""
 
     choices: list[Choice]
-    usage: _Bill | None = None
+    usage: _CompletionUsage | None = None
 
     @property
-    def billed(self) -> Usage:
-        """The bill; never negative."""
-        told = self.usage or _Bill()
-        details = told.prompt_tokens_details or _Details()
+    def total_usage(self) -> Usage:
+        """The usage as one call; counts are never negative."""
+        usage = self.usage or _CompletionUsage()
+        details = usage.prompt_tokens_details or _PromptTokensDetails()
         return Usage(
             judge_calls=1,
-            prompt_tokens=max(0, told.prompt_tokens or 0),
+            prompt_tokens=max(0, usage.prompt_tokens or 0),
             cached_tokens=max(0, details.cached_tokens or 0),
-            completion_tokens=max(0, told.completion_tokens or 0),
+            completion_tokens=max(0, usage.completion_tokens or 0),
         )
 
     def in_order(self, expected: int) -> list[Choice]:
-        """Its choices by index. Raises `UpstreamMalformed` unless there is one each."""
-        told = {choice.index: choice for choice in self.choices}
+        """The choices by index. Raises `UpstreamMalformed` unless each of `expected` indices has one."""
+        by_index = {choice.index: choice for choice in self.choices}
         try:
-            return [told[n] for n in range(expected)]
+            return [by_index[n] for n in range(expected)]
         except KeyError as error:
-            raise UpstreamMalformed(f"not one choice for each conversation ({error!r})") from error
+            raise UpstreamMalformed(f"not one choice for each of {expected} conversations: no index {error}") from error
 
 
 def read_completion(body: bytes) -> Completion:
-    """An answer's body. Raises `ValueError`."""
+    """Decode a response body. Raises `ValueError`."""
     return _COMPLETION.decode(body)
 
 
 def positions_of(choice: Choice) -> Sequence[Position]:
     """The tokens of a choice. Raises `UpstreamMalformed`."""
-    return _read(_LOGPROBS.decode, choice.logprobs, "no token probabilities in the engine's answer").content
+    return _decode(_LOGPROBS.decode, choice.logprobs, "no token probabilities in the engine's answer").content
 
 
 def text_of(choice: Choice) -> str:
-    """What a choice says; "" for nothing. Raises `UpstreamMalformed`."""
-    return _read(_MESSAGE.decode, choice.message, "no text in the engine's answer").content or ""
+    """The text of a choice, stripped. Raises `UpstreamMalformed`, also for an empty one."""
+    text = (_decode(_MESSAGE.decode, choice.message, "no text in the engine's answer").content or "").strip()
+    if not text:
+        raise UpstreamMalformed("the engine wrote nothing")
+    return text
 
 
 def probability(logprob: float | None) -> float:
-    """Of a token, whatever a server makes of rounding; what JSON has no number for is minus infinity."""
+    """A token's probability, at most 1 despite rounding. JSON has no minus infinity: null stands for it."""
     return 0.0 if logprob is None else math.exp(min(logprob, 0.0))
 
 
-def _read(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, wrong: str) -> T:
+def _decode(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, problem: str) -> T:
     try:
         return decode(raw)
     except ValueError as error:
-        raise UpstreamMalformed(f"{wrong} ({error})") from error
+        raise UpstreamMalformed(f"{problem} ({error})") from error
 
 
 _COMPLETION = msgspec.json.Decoder(Completion)

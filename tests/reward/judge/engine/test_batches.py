@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from services.kit.http.client import JsonEndpoint, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
-from services.reward.judge.engine.base import ChatMessages, ChoiceAnswer, Sampling, TextAnswer
-from services.reward.judge.engine.vllm import VllmEngine, divided
+from services.reward.judge.engine.base import ChatMessages, EngineAnswer, Sampling
+from services.reward.judge.engine.vllm import VllmEngine, divide
 from tests.conftest import StartReward
 from tests.support.builders import TASK, item
 from tests.support.fake_engine import FakeEngine, Messages, Reply, chat, distribution
@@ -30,7 +30,7 @@ def vllm() -> Iterator[FakeEngine]:
 async def _choose(vllm: FakeEngine, asked: Sequence[ChatMessages] = ASKED, *, retries: int = 0) -> list[object]:
     async with open_session(connections=4, timeout_s=60.0) as session:
         endpoint = JsonEndpoint(session, vllm.url, retries=retries, backoff_s=0.001)
-        return list(await VllmEngine(endpoint, "m", batch=64).choose(asked, CHOICES))
+        return list(await VllmEngine(endpoint, "m", batch_size=64).choose(asked, CHOICES))
 
 
 async def test_many_conversations_are_one_request(vllm: FakeEngine) -> None:
@@ -39,8 +39,8 @@ async def test_many_conversations_are_one_request(vllm: FakeEngine) -> None:
     assert len(vllm.payloads) == 1
     assert [list(messages) for messages in vllm.payloads[0]["messages"]] == [list(asked) for asked in ASKED]
     for answer, asked in zip(answers, ASKED, strict=True):
-        assert isinstance(answer, ChoiceAnswer)
-        assert answer.distributions[0] == pytest.approx(_towards(asked))
+        assert isinstance(answer, EngineAnswer)
+        assert answer.value[0] == pytest.approx(_towards(asked))
 
 
 async def test_one_conversation_goes_alone(vllm: FakeEngine) -> None:
@@ -52,9 +52,13 @@ async def test_one_conversation_goes_alone(vllm: FakeEngine) -> None:
 async def test_text_is_written_in_batches_too(vllm: FakeEngine) -> None:
     vllm.script = lambda messages: chat(f"as to {len(messages[0]['content'])}")
     async with open_session(connections=4, timeout_s=60.0) as session:
-        engine = VllmEngine(JsonEndpoint(session, vllm.url), "m", batch=64)
+        engine = VllmEngine(JsonEndpoint(session, vllm.url), "m", batch_size=64)
         answers = await engine.write(ASKED, Sampling(max_tokens=9, temperature=0.5, seed=3))
-    assert [answer.text for answer in answers if isinstance(answer, TextAnswer)] == ["as to 5", "as to 100", "as to 25"]
+    assert [answer.value for answer in answers if isinstance(answer, EngineAnswer)] == [
+        "as to 5",
+        "as to 100",
+        "as to 25",
+    ]
     (payload,) = vllm.payloads
     assert (payload["max_tokens"], payload["temperature"], payload["seed"]) == (9, 0.5, 3)
 
@@ -62,7 +66,7 @@ async def test_text_is_written_in_batches_too(vllm: FakeEngine) -> None:
 async def test_the_constraint_is_asked_for_in_vllms_words(vllm: FakeEngine) -> None:
     vllm.script = lambda _: distribution([1 / 6] * 6, [1 / 6] * 6, dialect="vllm")
     async with open_session(connections=4, timeout_s=60.0) as session:
-        engine = VllmEngine(JsonEndpoint(session, vllm.url), "m", batch=64)
+        engine = VllmEngine(JsonEndpoint(session, vllm.url), "m", batch_size=64)
         await engine.choose(ASKED[:1], CHOICES)
         await engine.choose(ASKED[:1], CHOICES, positions=2)
     one, two = vllm.payloads
@@ -77,7 +81,7 @@ async def test_a_batch_refused_is_asked_one_by_one_so_that_the_guilty_fails_alon
         Reply({}, status=400) if len(m[0]["content"]) > 50 else distribution([1 / 6] * 6, dialect="vllm")
     )
     answers = await _choose(vllm, retries=3)
-    assert [type(answer) for answer in answers] == [ChoiceAnswer, UpstreamRefused, ChoiceAnswer]
+    assert [type(answer) for answer in answers] == [EngineAnswer, UpstreamRefused, EngineAnswer]
     assert len(vllm.payloads) == 4, "one for all, then one each, and none again"
 
 
@@ -86,7 +90,7 @@ async def test_a_batch_that_fails_is_tried_again_as_a_whole(vllm: FakeEngine, fa
     vllm.script = lambda _: failure
     async with open_session(connections=4, timeout_s=0.3) as session:
         endpoint = JsonEndpoint(session, vllm.url, retries=2, backoff_s=0.001)
-        answers = await VllmEngine(endpoint, "m", batch=64).choose(ASKED, CHOICES)
+        answers = await VllmEngine(endpoint, "m", batch_size=64).choose(ASKED, CHOICES)
     assert [type(answer) for answer in answers] == [UpstreamUnavailable] * 3
     assert [len(payload["messages"]) for payload in vllm.payloads] == [3, 3, 3]
 
@@ -96,7 +100,7 @@ async def test_a_batch_weighs_as_much_as_its_conversations(vllm: FakeEngine) -> 
         vllm.hold()
         other.hold()
         async with open_session(connections=9, timeout_s=60.0) as session:
-            engine = VllmEngine(JsonEndpoint(session, f"{vllm.url},{other.url}", retries=0), "m", batch=64)
+            engine = VllmEngine(JsonEndpoint(session, f"{vllm.url},{other.url}", retries=0), "m", batch_size=64)
             batch = asyncio.create_task(engine.choose(ASKED, CHOICES))
             await until(lambda: bool(vllm.calls or other.calls), "the batch")
             busy, idle = (vllm, other) if vllm.calls else (other, vllm)
@@ -113,7 +117,7 @@ async def test_one_choice_that_is_no_distribution_is_an_error_in_its_place(vllm:
         return chat("5") if len(messages[0]["content"]) > 50 else distribution([1 / 6] * 6, dialect="vllm")
 
     vllm.script = answer
-    assert [type(answer) for answer in await _choose(vllm)] == [ChoiceAnswer, UpstreamMalformed, ChoiceAnswer]
+    assert [type(answer) for answer in await _choose(vllm)] == [EngineAnswer, UpstreamMalformed, EngineAnswer]
 
 
 BATCHES = {
@@ -139,14 +143,14 @@ async def test_choices_are_told_apart_by_their_index(vllm: FakeEngine) -> None:
     vllm.script = lambda messages: distribution(_towards(messages), dialect="vllm")
     vllm.together = backwards
     for answer, asked in zip(await _choose(vllm), ASKED, strict=True):
-        assert isinstance(answer, ChoiceAnswer)
-        assert answer.distributions[0] == pytest.approx(_towards(asked))
+        assert isinstance(answer, EngineAnswer)
+        assert answer.value[0] == pytest.approx(_towards(asked))
 
 
 async def test_the_bill_of_a_batch_adds_up() -> None:
     with closing(FakeEngine(dialect="vllm", model=tiny_model)) as vllm:
         answers = await _choose(vllm)
-    usages = [answer.usage for answer in answers if isinstance(answer, ChoiceAnswer)]
+    usages = [answer.usage for answer in answers if isinstance(answer, EngineAnswer)]
     assert [usage.judge_calls for usage in usages] == [1, 1, 1]
     # `tiny_model` counts the words of the conversation as JSON
     assert sum(usage.prompt_tokens for usage in usages) == (1 + 20 + 5) + 3 * 4
@@ -159,7 +163,7 @@ async def test_the_bill_of_a_batch_adds_up() -> None:
     [(10, [0, 0], [5, 5]), (3, [1, 1], [1, 2]), (0, [4, 5], [0, 0]), (9, [8], [9]), (30, [9, 19], [10, 20])],
 )
 def test_shares_add_up(total: int, weights: list[int], shares: list[int]) -> None:
-    assert divided(total, weights) == shares
+    assert divide(total, weights) == shares
     assert sum(shares) == total
 
 

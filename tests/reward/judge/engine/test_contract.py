@@ -8,7 +8,15 @@ from typing import NamedTuple
 import pytest
 
 from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamRefused, open_session
-from services.reward.judge.engine.base import ChatMessages, ChoiceAnswer, Distribution, Engine, Sampling, TextAnswer
+from services.reward.judge.engine.base import (
+    ChatMessages,
+    ChoiceResult,
+    Distribution,
+    Engine,
+    EngineAnswer,
+    Sampling,
+    TextResult,
+)
 from services.reward.judge.engine.discovery import open_engine
 from tests.support.fake_engine import Dialect, FakeEngine
 from tests.support.tiny_model import tiny_model
@@ -84,7 +92,7 @@ async def case(server: Server) -> AsyncIterator[Case]:
 
 
 async def test_the_probe_finds_the_dialect_and_its_batched_route(case: Case) -> None:
-    assert (type(case.engine).__name__, case.engine.batch) == (case.contract.kind, case.contract.batch)
+    assert (type(case.engine).__name__, case.engine.batch_size) == (case.contract.kind, case.contract.batch)
     assert case.engine.model
     assert await case.engine.ready()
 
@@ -129,36 +137,36 @@ async def test_a_conversation_too_long_fails_alone(case: Case) -> None:
         (alone,) = await case.engine.choose([question], CHOICES)
         assert _distributions(answer)[0] == pytest.approx(_distributions(alone)[0], abs=case.contract.noise)
     wrote, refused = await case.engine.write([QUESTIONS[0], TOO_LONG], Sampling(max_tokens=4))
-    assert isinstance(wrote, TextAnswer)
+    assert isinstance(wrote, EngineAnswer)
     assert isinstance(refused, UpstreamRefused)
 
 
 async def test_written_text_is_bounded_and_repeatable(case: Case) -> None:
     asked = [[{"role": "user", "content": f"Why do {who} plant trees?"}] for who in ("cities", "villages")]
     first, again = [await case.engine.write(asked, Sampling(max_tokens=12)) for _ in range(2)]
-    assert [_text(answer).text for answer in first] == [_text(answer).text for answer in again]
-    assert all(_text(answer).text for answer in first)
+    assert [_text(answer).value for answer in first] == [_text(answer).value for answer in again]
+    assert all(_text(answer).value for answer in first)
     assert 0 < sum(_text(answer).usage.completion_tokens for answer in first) <= 24
 
 
 async def test_each_call_is_billed(case: Case) -> None:
     """A batch costs in all what its conversations cost alone."""
     usages = [
-        answer.usage for answer in await case.engine.choose(QUESTIONS, CHOICES) if isinstance(answer, ChoiceAnswer)
+        answer.usage for answer in await case.engine.choose(QUESTIONS, CHOICES) if isinstance(answer, EngineAnswer)
     ]
     alone = await asyncio.gather(*(case.engine.choose([question], CHOICES) for question in QUESTIONS))
-    bills = [answer.usage for (answer,) in alone if isinstance(answer, ChoiceAnswer)]
+    bills = [answer.usage for (answer,) in alone if isinstance(answer, EngineAnswer)]
     assert all(usage.judge_calls == 1 and usage.prompt_tokens > 0 for usage in usages)
     assert len(usages) == len(bills) == 3
     for kind in ("judge_calls", "prompt_tokens", "completion_tokens"):
         assert sum(getattr(usage, kind) for usage in usages) == sum(getattr(usage, kind) for usage in bills) > 0
 
 
-def _distributions(answer: ChoiceAnswer | UpstreamError) -> tuple[Distribution, ...]:
-    assert isinstance(answer, ChoiceAnswer)
-    return answer.distributions
+def _distributions(answer: ChoiceResult) -> tuple[Distribution, ...]:
+    assert not isinstance(answer, UpstreamError)
+    return answer.value
 
 
-def _text(answer: TextAnswer | UpstreamError) -> TextAnswer:
-    assert isinstance(answer, TextAnswer)
+def _text(answer: TextResult) -> EngineAnswer[str]:
+    assert isinstance(answer, EngineAnswer)
     return answer

@@ -11,13 +11,14 @@ import pytest
 
 from services.kit.http import client as http
 from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamUnavailable, open_session
-from services.reward.judge.engine.base import ChoiceAnswer, Engine
+from services.kit.results import CriterionScore
+from services.reward.judge.batch import score_of
+from services.reward.judge.engine.base import Engine, EngineAnswer
 from services.reward.judge.engine.discovery import EngineHandle, open_engine
 from services.reward.judge.engine.llamacpp import LlamaCppEngine
 from services.reward.judge.engine.openai import OpenAIEngine
 from services.reward.judge.engine.sglang import SglangEngine
 from services.reward.judge.engine.vllm import VllmEngine
-from services.reward.judge.judge import Judgement, judgement_of
 from tests.support.fake_engine import Dialect, FakeEngine, Reply, chat, distribution
 
 KINDS: dict[Dialect, type[Engine]] = {
@@ -38,7 +39,7 @@ async def _ask(fake: FakeEngine, reply: Reply, *, plain: bool = False) -> tuple[
         (answer,) = await kind(JsonEndpoint(session, fake.url, retries=0), "m").choose([MESSAGES], CHOICES)
     if isinstance(answer, UpstreamError):
         raise answer
-    return answer.distributions[0]
+    return answer.value[0]
 
 
 async def test_each_dialect_gives_the_distribution(fake_engine: FakeEngine) -> None:
@@ -51,16 +52,16 @@ async def test_a_named_dialect_and_model_are_believed() -> None:
         async with open_session(connections=2, timeout_s=60.0) as session:
             for dialect, kind in KINDS.items():
                 named = await open_engine(JsonEndpoint(session, other.url), dialect=dialect, model="mine")
-                assert (type(named), named.model, named.batch) == (kind, "mine", 1)
+                assert (type(named), named.model, named.batch_size) == (kind, "mine", 1)
 
 
 async def test_the_batched_route_is_used_as_far_as_wanted() -> None:
     with closing(FakeEngine(dialect="vllm")) as vllm:
         async with open_session(connections=2, timeout_s=60.0) as session:
-            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch=1)
-            assert engine.batch == 1
-            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch=7)
-            assert engine.batch == 7
+            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch_size=1)
+            assert engine.batch_size == 1
+            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch_size=7)
+            assert engine.batch_size == 7
 
 
 async def test_an_engine_is_asked_what_it_is_once_it_is_there(fake_engine: FakeEngine) -> None:
@@ -174,7 +175,7 @@ async def test_a_bill_is_never_negative(fake_engine: FakeEngine) -> None:
     fake_engine.script = lambda _: _with_usage({"prompt_tokens": -7, "completion_tokens": None})
     async with open_session(connections=1, timeout_s=60.0) as session:
         (answer,) = await LlamaCppEngine(JsonEndpoint(session, fake_engine.url), "m").choose([MESSAGES], CHOICES)
-    assert isinstance(answer, ChoiceAnswer)
+    assert isinstance(answer, EngineAnswer)
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.judge_calls) == (0, 0, 1)
 
 
@@ -187,10 +188,10 @@ async def test_the_constraint_is_asked_for_in_llamacpps_words(fake_engine: FakeE
     assert payload["top_k"] == payload["top_logprobs"] == len(CHOICES) + 2, "all choices stay, behind the bias"
 
 
-def test_a_judgement_is_the_expected_level() -> None:
-    assert judgement_of([0, 0, 0, 0, 0, 1]) == Judgement(1.0, 1.0)
-    assert judgement_of([1, 0, 0, 0, 0, 0]) == Judgement(0.0, 1.0)
-    assert judgement_of([0.5, 0, 0, 0, 0, 0.5], "why") == Judgement(0.5, 0.0, "why")
-    score, confidence, _ = judgement_of(SKEWED)
-    assert score == pytest.approx((0.4 + 0.9 + 1.6) / 5)
-    assert 0.0 < confidence < 1.0
+def test_a_score_is_the_expected_level() -> None:
+    assert score_of("c", (0, 0, 0, 0, 0, 1)) == CriterionScore("c", 1.0, 1.0)
+    assert score_of("c", (1, 0, 0, 0, 0, 0)) == CriterionScore("c", 0.0, 1.0)
+    assert score_of("c", (0.5, 0, 0, 0, 0, 0.5), "why") == CriterionScore("c", 0.5, 0.0, "why")
+    skewed = score_of("c", tuple(SKEWED))
+    assert skewed.score == pytest.approx((0.4 + 0.9 + 1.6) / 5)
+    assert 0.0 < (skewed.confidence or 0.0) < 1.0

@@ -14,7 +14,7 @@ from regrade.contracts import ErrorCode
 from services.kit.http import load_balancing as replicas
 from services.kit.http.client import JsonEndpoint, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
 from services.meta_reward.settings import MetaRewardSettings
-from services.reward.judge.engine.base import ChoiceAnswer
+from services.reward.judge.engine.base import EngineAnswer
 from services.reward.judge.engine.discovery import open_engine
 from services.reward.settings import RewardSettings
 from tests.conftest import StartReward
@@ -66,7 +66,7 @@ async def test_an_endpoint_that_comes_back_with_another_model_stays_out(
         second_engine.start()
         for _ in range(10):
             (answer,) = await engine.choose([QUESTION], CHOICES)
-            assert isinstance(answer, ChoiceAnswer)
+            assert isinstance(answer, EngineAnswer)
         assert second_engine.calls == []
         assert second_engine.probes > 0
         second_engine.served = fake_engine.served

@@ -7,7 +7,7 @@ from regrade.contracts import Mode
 from regrade.tasks import load_pack
 from services.kit.http.client import JsonEndpoint, open_session
 from services.kit.store.rubric_store import RubricStore
-from services.reward.judge.engine.base import ChoiceAnswer
+from services.reward.judge.engine.base import EngineAnswer
 from services.reward.judge.engine.openai import OpenAIEngine
 from tests.conftest import StartReward
 from tests.support.builders import ESSAY, PROMPT, TASK, activate, llm, rubric
@@ -24,8 +24,8 @@ async def test_the_plain_dialect_does_too(engine_url: str) -> None:
     async with open_session(connections=2, timeout_s=60.0) as session:
         plain = OpenAIEngine(JsonEndpoint(session, engine_url), "SmolLM2-135M-Instruct")
         (answer,) = await plain.choose([MESSAGES], CHOICES)
-    assert isinstance(answer, ChoiceAnswer)
-    assert sum(answer.distributions[0]) == pytest.approx(1.0)
+    assert isinstance(answer, EngineAnswer)
+    assert sum(answer.value[0]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("mode", [Mode.REASONED, Mode.PLANNED])

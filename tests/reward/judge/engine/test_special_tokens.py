@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from services.reward.judge.engine.base import ChatMessages
-from tests.support.conversations import CONVERSATIONS
+from tests.support.judge_conversations import CONVERSATIONS
 
 Tokens = Callable[[ChatMessages], Sequence[int]]
 
