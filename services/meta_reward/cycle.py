@@ -105,7 +105,7 @@ async def _add_early_originals(run: CycleRun, baselines: Baselines) -> None:
     if count > 0:
         first = [trace for traces in baselines.values() for trace in traces]
         early = await asyncio.to_thread(select_early, first, run.anchors, count)
-        run.anchors = await run.deps.anchors.add_early(run.lineage, early)
+        run.anchors = await run.deps.anchors.add_early_completions(run.lineage, early)
 
 
 async def _decision(run: CycleRun) -> int:
@@ -123,7 +123,7 @@ async def _sample(run: CycleRun) -> StageOutput:
     await run.report_stage(Stage.SAMPLE, f"{settings.samples} of {len(run.window)} traces")
     if run.features is None:
         run.features = await asyncio.to_thread(extract_features, run.window)
-    hidden = await run.deps.anchors.early_ids(run.lineage)
+    hidden = await run.deps.anchors.early_completion_ids(run.lineage)
     visible = [pair for pair in zip(run.window, run.features, strict=True) if pair[0].trace_id not in hidden]
     audit = {one.trace_id: one.audit for _, one in with_score(run.audits) if one.audit is not None}
     pool = SamplingPool([trace for trace, _ in visible], [features for _, features in visible], audit)

@@ -136,18 +136,18 @@ async def get_rubrics(view: ViewDep, before: RubricName | None = None, after: Ru
     after = after or active
     if after is None:
         raise NotFound(f"{lineage.task!r} has no rubric in {lineage.label!r} yet", code="unknown_task")
-    right = await find_rubric(deps, lineage, after)
-    before = before or _predecessor(events, right.digest) or right.parent or right.digest
-    left = await find_rubric(deps, lineage, before)
+    new = await find_rubric(deps, lineage, after)
+    before = before or _predecessor(events, new.digest) or new.parent or new.digest
+    old = await find_rubric(deps, lineage, before)
     statuses = timeline.rubric_statuses(events, active)
     return await view.page(
         "rubrics.html",
         "rubrics",
         "Rubrics",
         rubric_statuses=statuses,
-        left=left,
-        right=right,
-        blocks=side_by_side(left, right),
+        old=old,
+        new=new,
+        blocks=side_by_side(old, new),
     )
 
 

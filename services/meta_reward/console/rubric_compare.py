@@ -20,8 +20,8 @@ class FieldDiff(NamedTuple):
     """One field on both sides; a side without the field is empty."""
 
     label: str
-    left: tuple[TextSpan, ...]
-    right: tuple[TextSpan, ...]
+    before: tuple[TextSpan, ...]
+    after: tuple[TextSpan, ...]
     is_same: bool
 
 
@@ -50,22 +50,22 @@ def _order(old: dict[str, Criterion], new: dict[str, Criterion]) -> list[str]:
     return order
 
 
-def _criterion_diff(title: str, left: dict[str, str], right: dict[str, str]) -> CriterionDiff:
-    labels = [*right, *(label for label in left if label not in right)] if right else list(left)
-    rows = tuple(_field_diff(label, left.get(label, ""), right.get(label, "")) for label in labels)
-    if not left or not right:
-        change: Change = "removed" if left else "added"
+def _criterion_diff(title: str, before: dict[str, str], after: dict[str, str]) -> CriterionDiff:
+    labels = [*after, *(label for label in before if label not in after)] if after else list(before)
+    rows = tuple(_field_diff(label, before.get(label, ""), after.get(label, "")) for label in labels)
+    if not before or not after:
+        change: Change = "removed" if before else "added"
     else:
         change = "same" if all(row.is_same for row in rows) else "changed"
     return CriterionDiff(title, change, rows)
 
 
-def _field_diff(label: str, left: str, right: str) -> FieldDiff:
-    if left == right:
-        return FieldDiff(label, _spans(left, False), _spans(right, False), True)
-    if not left or not right:
-        return FieldDiff(label, _spans(left, True), _spans(right, True), False)
-    old, new = left.split(" "), right.split(" ")
+def _field_diff(label: str, before: str, after: str) -> FieldDiff:
+    if before == after:
+        return FieldDiff(label, _spans(before, False), _spans(after, False), True)
+    if not before or not after:
+        return FieldDiff(label, _spans(before, True), _spans(after, True), False)
+    old, new = before.split(" "), after.split(" ")
     opcodes = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     return FieldDiff(
         label,

@@ -23,22 +23,24 @@ class AnchorStore:
     async def read(self, lineage: LineageKey) -> AnchorSet:
         """The task's anchors and the lineage's early completions. Raises `UnknownTaskError` without a pack."""
         pairs = await self._redis.hvals(keys.anchors_key(lineage.task))
-        early = await self._redis.hvals(keys.early_completions_key(lineage))
+        texts = await self._redis.hvals(keys.early_completions_key(lineage))
         return build_anchors(
             load_pack(lineage.task),
             self._max_originals,
             [LabelledPair.model_validate_json(text) for text in pairs],
-            sorted((Original.model_validate_json(text) for text in early), key=lambda original: original.id),
+            sorted(map(Original.model_validate_json, texts), key=lambda original: original.id),
         )
 
-    async def early_ids(self, lineage: LineageKey) -> set[str]:
+    async def early_completion_ids(self, lineage: LineageKey) -> set[str]:
         """Ids of the traces that are early completions. No proposer may see them."""
         return {str(trace_id) for trace_id in await self._redis.hkeys(keys.early_completions_key(lineage))}
 
-    async def add_early(self, lineage: LineageKey, early: Mapping[str, Original]) -> AnchorSet:
+    async def add_early_completions(self, lineage: LineageKey, originals: Mapping[str, Original]) -> AnchorSet:
         """Store early completions by trace id, for good; returns the lineage's anchors with them."""
-        if early:
-            items = [text for trace_id, original in early.items() for text in (trace_id, original.model_dump_json())]
+        if originals:
+            items = [
+                text for trace_id, original in originals.items() for text in (trace_id, original.model_dump_json())
+            ]
             await self._redis.hset(keys.early_completions_key(lineage), items=items)
         return await self.read(lineage)
 

@@ -96,7 +96,7 @@ async def test_a_cycle_grows_the_anchors_and_shows_no_proposer_what_it_took(
         items = [{"id": str(n), "prompt": t.prompt, "completion": t.completion} for n, t in enumerate(TRUSTED[:16])]
         await meta.client.score(TASK, items, run="r", step=1)
         await meta.worker.run_due_cycle(LINEAGE)
-        taken = await meta.deps.anchors.early_ids(LINEAGE)
+        taken = await meta.deps.anchors.early_completion_ids(LINEAGE)
         assert 0 < len(taken) <= 4
         summary = await meta.deps.anchors.summary(TASK)
         assert (summary.early_originals, summary.originals) == (len(taken), 12 + len(taken))
