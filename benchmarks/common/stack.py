@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from services.local.valkey import start_valkey
 
 CRITERIA = (1, 3)
 """Numbers of LLM criteria that are measured."""
-_READY_S = 60.0
 _LEVELS = ("Not at all.", "Hardly.", "In a few places.", "In half of it.", "Nearly everywhere.", "Throughout.")
 _DESCRIPTIONS = ("keeps to the subject of the task", "gives reasons for its claims", "is written in plain sentences")
 
@@ -60,7 +58,7 @@ def running_stack(folder: Path, *, dialect: str, settings: Mapping[str, str]) ->
     """
     with running_valkey() as valkey, Processes(folder) as processes:
         redis_url = f"redis://127.0.0.1:{valkey.port}/0"
-        _, engine_url = start_process(processes, folder, "engine", ["benchmarks.score.engine_stub"], "/health")
+        _, engine_url = processes.start_server("engine", ["benchmarks.score.engine_stub"], ready="/health")
         env = {
             "REDIS_URL": redis_url,
             "JUDGE_URL": engine_url,
@@ -68,8 +66,8 @@ def running_stack(folder: Path, *, dialect: str, settings: Mapping[str, str]) ->
             "JUDGE_IN_FLIGHT": "512",
             "LOG_LEVEL": "WARNING",
         } | {name.upper(): value for name, value in settings.items()}
-        pid, reward_url = start_process(
-            processes, folder, "reward", ["services.reward"], "/healthz", prefixed("REGRADE_REWARD_", env)
+        pid, reward_url = processes.start_server(
+            "reward", ["services.reward"], ready="/healthz", env=prefixed("REGRADE_REWARD_", env)
         )
         for criteria in CRITERIA:
             _activate(reward_url, criteria)
@@ -79,28 +77,6 @@ def running_stack(folder: Path, *, dialect: str, settings: Mapping[str, str]) ->
 def prefixed(prefix: str, env: Mapping[str, str]) -> dict[str, str]:
     """Environment variables with a service's prefix."""
     return {f"{prefix}{name}": value for name, value in env.items()}
-
-
-def start_process(
-    processes: Processes, folder: Path, name: str, module: list[str], ready: str, env: Mapping[str, str] | None = None
-) -> tuple[int, str]:
-    """Start a `python -m` module on a free port and wait until the path `ready` answers 200; its process id and URL."""
-    port_file = folder / f"{name}.port"
-    port_file.unlink(missing_ok=True)
-    pid = processes.start(name, [sys.executable, "-m", *module, "--port-file", str(port_file)], env)
-    url = ""
-
-    def is_ready() -> bool:
-        nonlocal url
-        port = port_file.read_text() if port_file.exists() else ""
-        url = f"http://127.0.0.1:{port}"
-        try:
-            return bool(port) and httpx.get(url + ready, timeout=5.0).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    processes.wait_for(name, is_ready, _READY_S)
-    return pid, url
 
 
 def _activate(reward_url: str, criteria: int) -> None:

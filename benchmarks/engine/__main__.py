@@ -29,7 +29,7 @@ import httpx
 from rich.console import Console
 
 from benchmarks.common.output import OUT, write_json
-from benchmarks.common.stack import prefixed, running_valkey, start_process
+from benchmarks.common.stack import prefixed, running_valkey
 from benchmarks.engine import report
 from benchmarks.engine.paper_flow import PaperFlow
 from benchmarks.engine.report import ContenderResult, RoundResult
@@ -106,7 +106,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         )
         proxy = exits.enter_context(RecordingProxy(vllm.url))
         sizes = (DEFAULT_CRITERIA_PER_CALL,) if args.quick else CRITERIA_PER_CALL
-        services = exits.enter_context(_services(processes, logs, proxy.url, sizes, settings))
+        services = exits.enter_context(_services(processes, proxy.url, sizes, settings))
         results, limit = _measure(args, _judges(services, proxy, vllm), vllm, console)
     paper = results[_PAPER]
     figures = report.headlines(results[_expected(DEFAULT_CRITERIA_PER_CALL)], paper, limit)
@@ -142,7 +142,7 @@ def _measure(
 
 @contextmanager
 def _services(
-    processes: Processes, logs: Path, engine_url: str, sizes: Sequence[int], settings: Mapping[str, str]
+    processes: Processes, engine_url: str, sizes: Sequence[int], settings: Mapping[str, str]
 ) -> Iterator[dict[int, str]]:
     """The URL of a reward service for each number of criteria per call, all with the rubric of five criteria."""
     with running_valkey() as valkey:
@@ -156,10 +156,8 @@ def _services(
                 "RATIONALE_WORDS": str(_RATIONALE_WORDS),
                 "LOG_LEVEL": "WARNING",
             } | {name.upper(): value for name, value in settings.items()}
-            _, urls[criteria_per_call] = start_process(
-                processes, logs, f"reward_{criteria_per_call}", ["services.reward"], "/readyz",
-                prefixed("REGRADE_REWARD_", env),
-            )  # fmt: skip
+            name, env = f"reward_{criteria_per_call}", prefixed("REGRADE_REWARD_", env)
+            _, urls[criteria_per_call] = processes.start_server(name, ["services.reward"], ready="/readyz", env=env)
         body = {"rubric": rubric().model_dump(mode="json"), "by": "benchmark", "reason": "benchmark"}
         httpx.put(f"{urls[sizes[0]]}/rubrics/{TASK}", json=body, timeout=10.0).raise_for_status()
         yield urls

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks.common.output import OUT, write_json
 from benchmarks.common.shutdown import run_and_exit
-from benchmarks.common.stack import prefixed, running_valkey, start_process
+from benchmarks.common.stack import prefixed, running_valkey
 from benchmarks.hacking import plot, report, scripted_meta_judge
 from benchmarks.hacking.experiment import (
     ARMS,
@@ -124,14 +124,14 @@ def _running_services(folder: Path, args: argparse.Namespace) -> Iterator[dict[s
         engine = args.judge_url
         if not engine:
             command = ["services.local.engine", "--slots", str(_SLOTS), "--threads", str(args.threads)]
-            _, engine = start_process(processes, folder, "engine", command, "/health")
+            _, engine = processes.start_server("engine", command, ready="/health")
         url = f"redis://127.0.0.1:{valkey.port}/0"
         env = {
             "REDIS_URL": url, "JUDGE_URL": engine, "JUDGE_MODEL": args.judge_model, "JUDGE_IN_FLIGHT": str(_SLOTS),
             "SHADOW_IN_FLIGHT": str(_SLOTS), "LOG_LEVEL": "WARNING", "JUDGE_TIMEOUT_S": "600",
         }  # fmt: skip
-        _, reward = start_process(
-            processes, folder, "reward", ["services.reward"], "/readyz", prefixed("REGRADE_REWARD_", env)
+        _, reward = processes.start_server(
+            "reward", ["services.reward"], ready="/readyz", env=prefixed("REGRADE_REWARD_", env)
         )
         yield {"redis": url, "engine": engine, "reward": reward}
 

@@ -103,7 +103,7 @@ def initial_probabilities() -> list[float]:
 
 
 def batch(groups: Sequence[tuple[int, Sequence[int]]], written: Sequence[Sequence[str]]) -> list[ScoreItem]:
-    """What the services see of a step: of each (prompt, strategies) the texts, and ids that are places."""
+    """The items of a step, from (prompt, sampled strategies); ids are positions in the batch."""
     return [
         ScoreItem(id=f"{n}-{k}", group=str(n), prompt=topics()[prompt].prompt, completion=written[strategy][prompt])
         for n, (prompt, sampled) in enumerate(groups)

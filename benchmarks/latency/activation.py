@@ -23,7 +23,7 @@ from rich.console import Console
 
 from benchmarks.common.output import OUT, write_json
 from benchmarks.common.shutdown import run_and_exit
-from benchmarks.common.stack import prefixed, running_valkey, start_process
+from benchmarks.common.stack import prefixed, running_valkey
 from regrade.contracts import MAIN_LINEAGE, Override, Rubric
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import connect
@@ -81,11 +81,11 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with running_valkey() as valkey, Processes(folder) as processes:
         redis_url = f"redis://127.0.0.1:{valkey.port}/0"
-        _, engine_url = start_process(processes, folder, "engine", ["benchmarks.score.engine_stub"], "/health")
+        _, engine_url = processes.start_server("engine", ["benchmarks.score.engine_stub"], ready="/health")
         env = {"REDIS_URL": redis_url, "JUDGE_URL": engine_url, "ACTIVE_POLL_S": "3600", "LOG_LEVEL": "WARNING"}
         env = prefixed("REGRADE_REWARD_", env)
         replicas = [
-            start_process(processes, folder, f"reward-{n}", ["services.reward"], "/healthz", env)[1]
+            processes.start_server(f"reward-{n}", ["services.reward"], ready="/healthz", env=env)[1]
             for n in range(REPLICAS)
         ]
         by_activation = asyncio.run(_activate(redis_url, replicas, args.activations))

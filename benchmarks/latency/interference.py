@@ -24,7 +24,7 @@ from rich.console import Console
 from benchmarks.common.load import Sender, check_score, score_bodies
 from benchmarks.common.output import OUT, write_json
 from benchmarks.common.shutdown import run_and_exit
-from benchmarks.common.stack import prefixed, running_valkey, start_process
+from benchmarks.common.stack import prefixed, running_valkey
 from services.local.processes import Processes
 
 TASK = "essay_writing"
@@ -41,12 +41,12 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str, int]]:
     with running_valkey() as valkey, Processes(folder) as processes:
         common = {"REDIS_URL": f"redis://127.0.0.1:{valkey.port}/0", "LOG_LEVEL": "WARNING"}
         module = ["benchmarks.latency.limited_engine"] if engine == "stub" else ["services.local.engine"]
-        _, engine_url = start_process(processes, folder, "engine", [*module, "--slots", str(slots)], "/health")
+        _, engine_url = processes.start_server("engine", [*module, "--slots", str(slots)], ready="/health")
         meta_judge = ["benchmarks.latency.limited_engine", "--slots", "1"]
-        _, meta_judge_url = start_process(processes, folder, "meta-judge", meta_judge, "/health")
+        _, meta_judge_url = processes.start_server("meta-judge", meta_judge, ready="/health")
         reward = {"JUDGE_URL": engine_url, "JUDGE_IN_FLIGHT": str(slots), "BOOTSTRAP_TASKS": json.dumps([TASK])}
         env = prefixed("REGRADE_REWARD_", common | reward)
-        _, reward_url = start_process(processes, folder, "reward", ["services.reward"], "/readyz", env)
+        _, reward_url = processes.start_server("reward", ["services.reward"], ready="/readyz", env=env)
         meta_reward = {
             "REWARD_URL": reward_url,
             "META_JUDGE_URL": meta_judge_url,
@@ -57,7 +57,7 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str, int]]:
             "META_JUDGE_IN_FLIGHT": "1",
         }
         env = prefixed("REGRADE_META_", common | meta_reward)
-        pid, meta_url = start_process(processes, folder, "meta", ["services.meta_reward"], "/readyz", env)
+        pid, meta_url = processes.start_server("meta", ["services.meta_reward"], ready="/readyz", env=env)
         yield reward_url, meta_url, pid
 
 

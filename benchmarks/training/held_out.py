@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.stack import start_process
 from regrade.tasks import load_pack
 from services.local.engine import MODEL_NAME
 from services.local.processes import Processes
@@ -54,7 +53,7 @@ def _elo(settings: dict[str, Any], entrants: dict[str, str], out: Path) -> list[
     if not (folder / _COMPARISON).is_file():
         completions = {name: str(settings["out"] / f"{name}.jsonl") for name in entrants}
         with Processes(out) as processes:
-            _, engine = start_process(processes, out, "engine", ["services.local.engine"], "/health")
+            _, engine = processes.start_server("engine", ["services.local.engine"], ready="/health")
             tournament = {
                 "entrants": completions, "judge_url": engine, "judge_model": MODEL_NAME, "count": _TOURNAMENT_PROMPTS
             }  # fmt: skip

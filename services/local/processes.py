@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+import httpx
+
 _POLL_S = 0.1
+_READY_S = 120.0
 _SHORT_GRACE_S = 2.0
 """Grace after a second Ctrl-C."""
 
@@ -66,6 +70,23 @@ class Processes:
             self._running.append((name, process))
         return process.pid
 
+    def start_server(
+        self, name: str, module: Sequence[str], *, ready: str = "", env: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Start a `python -m` module on a free port; returns its process id and URL.
+
+        Waits until it has written its port to `--port-file`, and until the path `ready`, if given, answers 2xx.
+        Raises `StackError`.
+        """
+        port_file = self._folder / f"{name}.port"
+        port_file.unlink(missing_ok=True)
+        pid = self.start(name, [sys.executable, "-m", *module, "--port-file", str(port_file)], env)
+        self.wait_for(name, lambda: port_file.is_file() and port_file.read_text() != "", _READY_S)
+        url = f"http://127.0.0.1:{port_file.read_text()}"
+        if ready:
+            self.wait_for(name, lambda: _is_ready(url + ready), _READY_S)
+        return pid, url
+
     def wait_for(self, name: str, condition: Callable[[], bool], timeout_s: float) -> None:
         """Wait until `condition` holds for the process `name`. Raises `StackError` on a timeout or if one dies."""
         deadline = time.monotonic() + timeout_s
@@ -113,3 +134,10 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5.0).is_success
+    except httpx.TransportError:
+        return False

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
-
 from services.local.engine import MODEL_NAME, gguf_path
 from services.local.processes import Processes
 from services.local.settings import LocalSettings
@@ -91,12 +89,13 @@ class Stack:
     def _start_valkey(self) -> str:
         password = secrets.token_hex(16)
         arguments = ["--folder", str((self._folder / "valkey").resolve())]
-        address = self._start_on_port("valkey", "services.local.valkey", arguments, {PASSWORD_VARIABLE: password})
-        return f"redis://:{password}@{address}/0"
+        env = {PASSWORD_VARIABLE: password}
+        _, url = self._processes.start_server("valkey", ["services.local.valkey", *arguments], env=env)
+        return f"redis://:{password}@{url.removeprefix('http://')}/0"
 
     def _start_engine(self) -> str:
-        arguments = ["--slots", str(_JUDGE_SLOTS), "--threads", str(self._settings.judge_threads)]
-        return self._start_server("engine", "services.local.engine", arguments, {}, "/health")
+        module = ["services.local.engine", "--slots", str(_JUDGE_SLOTS), "--threads", str(self._settings.judge_threads)]
+        return self._processes.start_server("engine", module, ready="/health")[1]
 
     def _start_reward(self, redis: str, judge: str, model: str) -> str:
         env = {
@@ -110,7 +109,7 @@ class Stack:
             "REGRADE_REWARD_RATIONALE_WORDS": str(_JUDGE_WORDS),
             "REGRADE_REWARD_BOOTSTRAP_TASKS": json.dumps([self._settings.task]),
         }
-        return self._start_server("reward", "services.reward", [], env, "/readyz")
+        return self._processes.start_server("reward", ["services.reward"], ready="/readyz", env=env)[1]
 
     def _start_meta_reward(self, redis: str, judge: str, model: str, reward: str) -> str:
         settings = self._settings
@@ -130,19 +129,7 @@ class Stack:
             "REGRADE_META_GATE_BATCH": "4",
             "REGRADE_META_MAX_LLM_CRITERIA": "2",
         }
-        return self._start_server("meta_reward", "services.meta_reward", [], env, "/readyz")
-
-    def _start_server(self, name: str, module: str, arguments: list[str], env: Mapping[str, str], ready: str) -> str:
-        url = f"http://{self._start_on_port(name, module, arguments, env)}"
-        self._processes.wait_for(name, lambda: _is_ready(url + ready), 120.0)
-        return url
-
-    def _start_on_port(self, name: str, module: str, arguments: list[str], env: Mapping[str, str]) -> str:
-        """Start a process that writes its port to a file; returns host and port."""
-        port_file = self._folder / f"{name}.port"
-        self._start_python(name, module, [*arguments, "--port-file", str(port_file)], env)
-        self._processes.wait_for(name, lambda: port_file.is_file() and port_file.read_text() != "", 120.0)
-        return f"127.0.0.1:{port_file.read_text()}"
+        return self._processes.start_server("meta_reward", ["services.meta_reward"], ready="/readyz", env=env)[1]
 
     def _start_python(self, name: str, module: str, arguments: list[str], env: Mapping[str, str]) -> None:
         nice = ["nice", "-n", str(_TRAINER_NICE)] if name == "trainer" else []
@@ -152,10 +139,3 @@ class Stack:
         """OpenMP variables that make waiting threads sleep instead of spinning, because the judge shares the cores."""
         threads = str(self._settings.threads)
         return {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5.0).is_success
-    except httpx.TransportError:
-        return False
