@@ -23,7 +23,7 @@ from services.kit.web.server import Readiness, install_common_routes
 from services.reward.api.micro_batching import RetryingBatcher
 from services.reward.api.publishing import bootstrap, lineages_of
 from services.reward.api.quotas import Quotas
-from services.reward.api.routes import router, scoring
+from services.reward.api.routes import router, score_router
 from services.reward.api.state import RewardState
 from services.reward.api.trainer_routes import router as trainer_router
 from services.reward.judge.admission import Admission
@@ -46,6 +46,9 @@ from services.reward.settings import RewardSettings
 
 if TYPE_CHECKING:
     from services.reward.tracing import Tracing
+
+_TEMPERATURE = 0.7
+"""Of several rationales for one criterion: they must differ for their mean to be worth more than one of them."""
 
 
 def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> FastAPI:
@@ -88,7 +91,7 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
         summary="Scores rollouts of a policy by a rubric that re-grades itself.",
         lifespan=lifespan,
     )
-    app.include_router(scoring)
+    app.include_router(score_router)
     app.include_router(router)
     app.include_router(trainer_router)
     install_common_routes(app, settings, registry, _ready)
@@ -159,7 +162,7 @@ async def _open_state(
     admission = _admission(settings)
     fence_key = FenceKey(settings.fence_key.get_secret_value())
     client = EngineClient(JudgementStore(pipe, circuit, ttl_s=settings.judgement_ttl_s), admission, metrics)
-    service = ScoringPipeline(
+    pipeline = ScoringPipeline(
         pins=Pins(actives, outcomes),
         outcomes=outcomes,
         engine=engine,
@@ -186,9 +189,9 @@ async def _open_state(
     await recovery.start()
     metrics.watch_admission(lambda: admission.waiting, settings.judge_in_flight)
     _watch_outages(metrics, settings, circuit, spool)
-    batcher = RetryingBatcher(service, size=settings.trainer_batch, wait_s=settings.trainer_batch_wait_s)
+    batcher = RetryingBatcher(pipeline, wait_s=settings.trainer_batch_wait_s)
     quotas = Quotas(settings.tenants, metrics)
-    return RewardState(redis, store, engine, service, batcher, circuit, actives, spool, recovery, quotas)
+    return RewardState(redis, store, engine, pipeline, batcher, circuit, actives, spool, recovery, quotas)
 
 
 def _watch_outages(
@@ -204,7 +207,7 @@ def _watch_outages(
 
 async def _close_state(state: RewardState) -> None:
     await state.batcher.aclose()
-    await state.service.aclose()
+    await state.pipeline.aclose()
     if state.spool is not None:
         await state.spool.aclose()
     await state.circuit.aclose()
@@ -215,8 +218,6 @@ def _admission(settings: RewardSettings) -> Admission:
         capacity=settings.judge_in_flight,
         shadow_capacity=settings.shadow_in_flight or max(1, settings.judge_in_flight // 8),
         queue=settings.judge_queue,
-        shadow_share=settings.shadow_share,
-        quiet_s=settings.shadow_quiet_s,
     )
 
 
@@ -227,7 +228,7 @@ def judge_limits(settings: RewardSettings) -> JudgeLimits:
         rationale_words=settings.rationale_words,
         plan_words=settings.plan_words,
         samples=settings.judge_samples,
-        temperature=settings.judge_temperature,
+        temperature=_TEMPERATURE,
     )
 
 

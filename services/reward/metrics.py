@@ -155,8 +155,8 @@ class RewardMetrics:
                 spread = "some" if max(members) - min(members) > _NO_SPREAD else "none"
                 self._groups.labels(task, spread).inc()
 
-    def tenant(self, name: str, outcome: Literal["admitted", "refused"], items: int = 0) -> None:
-        """Count a request of a tenant of the settings."""
+    def count_tenant_request(self, name: str, outcome: Literal["admitted", "refused"], items: int = 0) -> None:
+        """Count a request of a configured tenant, and its items if it was admitted."""
         self._tenant_requests.labels(name, outcome).inc()
         if items:
             self._tenant_items.labels(name).inc(items)

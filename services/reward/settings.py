@@ -19,7 +19,7 @@ def _known_dialect(name: str) -> str:
 
 
 class RewardSettings(ServiceSettings):
-    """How the judge is reached and how much is done at once."""
+    """The judge engine, its capacity, time limits, the spool, tenants and tracing."""
 
     model_config = SettingsConfigDict(
         env_prefix="REGRADE_REWARD_", extra="forbid", frozen=True, cli_kebab_case=True, cli_prog_name="services.reward"
@@ -27,70 +27,65 @@ class RewardSettings(ServiceSettings):
 
     judge_url: BaseUrls = Field(
         "http://127.0.0.1:8000",
-        description="Base URL of the judge engine, without /v1; several engines of one model: separated by commas.",
+        description="Base URL of the judge engine, without /v1; several engines of one model separated by commas.",
     )
     judge_model: str = Field(
         "",
-        description="Model name sent to the engine; empty takes the first it lists. In process: folder or hub name.",
+        description="Model name sent to the engine; empty: the first it lists. In process: a folder or hub name.",
     )
-    judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the engine, if it wants one.")
+    judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the engine, if it needs one.")
     judge_dialect: Annotated[str, AfterValidator(_known_dialect)] = Field(
         "auto",
         description="The engine's API: vllm, sglang, llamacpp or openai; auto probes the engine; vllm-inprocess runs "
         "judge_model inside this service (extra vllm) and ignores judge_url.",
     )
-    judge_gpu_memory: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory, in process.")
-    judge_context: int = Field(0, ge=0, description="Longest conversation in tokens, in process; 0: the model's own.")
+    judge_gpu_memory: float = Field(0.9, gt=0, le=1, description="In process: share of the GPU's memory.")
+    judge_context: int = Field(0, ge=0, description="In process: longest conversation in tokens; 0: the model's own.")
     judge_engine_args: dict[str, Any] = Field(
-        {}, description="Further engine arguments of vLLM by name, in process (JSON object)."
+        {}, description="In process: further engine arguments of vLLM by name (JSON object)."
     )
     judge_batch: int = Field(
-        64, ge=1, description="Conversations in one engine request, where the engine takes several; 1: never several."
+        64, ge=1, description="Most conversations in one engine request, if the engine accepts several."
     )
-    judge_timeout_s: float = Field(120.0, gt=0, description="Time limit of one engine call.")
-    judge_retries: int = Field(2, ge=0, le=10, description="Further tries of a failed engine call, within a budget.")
-    judge_in_flight: int = Field(64, ge=1, description="Conversations with the engine at once.")
+    judge_timeout_s: float = Field(120.0, gt=0, description="Time limit of one engine call, in seconds.")
+    judge_retries: int = Field(2, ge=0, le=10, description="Retries of a failed engine call, within a shared budget.")
+    judge_in_flight: int = Field(64, ge=1, description="Most conversations in flight with the engine.")
     shadow_in_flight: int = Field(
-        0, ge=0, description="Of these, for candidates while no training is scored; 0: an eighth, and one at least."
+        0,
+        ge=0,
+        description="Most of these for candidate rubrics while no training is scored; 0: an eighth.",
     )
-    shadow_share: float = Field(
-        0.02, gt=0, le=1, description="While training is scored: candidates' conversations for each of training's."
-    )
-    shadow_quiet_s: float = Field(
-        0.5, ge=0, description="So long behind its last conversation training is taken to go on."
-    )
-    judge_queue: int = Field(4_096, ge=1, description="Conversations that may wait for the engine; beyond that: 429.")
+    judge_queue: int = Field(4_096, ge=1, description="Most conversations that wait for the engine; beyond: 429.")
     judge_criteria_per_call: int = Field(
-        1, ge=1, le=8, description="LLM criteria scored in one engine call. More cost less and agree less with people."
+        1, ge=1, le=8, description="LLM criteria scored in one engine call; more cost less and agree less with people."
     )
     task_modes: dict[Name, Mode] = Field(
-        {}, description='Judge mode by task (JSON object), where the request names none; else "expected".'
-    )
-    trainer_batch: int = Field(
-        64, ge=1, le=512, description="Samples of the trainers' own routes that are scored as one batch, at most."
+        {}, description="Judge mode by task where the request names none (JSON object); default: the task's own."
     )
     trainer_batch_wait_s: float = Field(
-        0.1, ge=0, le=10, description="How long such a sample waits for others at most; 0: for those of this moment."
+        0.1,
+        ge=0,
+        le=10,
+        description="Seconds for which a sample of a trainer route waits for a batch to fill.",
     )
-    rationale_words: int = Field(80, ge=8, le=400, description="Longest rationale, in words.")
-    plan_words: int = Field(120, ge=8, le=600, description="Longest plan, in words.")
-    judge_samples: int = Field(1, ge=1, le=8, description="Rationales drawn and averaged, in modes that write one.")
-    judge_temperature: float = Field(
-        0.7, gt=0, le=2, description="Temperature of the rationales when several are drawn."
-    )
+    rationale_words: int = Field(80, ge=8, le=400, description="Longest rationale of the judge, in words.")
+    plan_words: int = Field(120, ge=8, le=600, description="Longest plan of the judge, in words (mode planned).")
+    judge_samples: int = Field(1, ge=1, le=8, description="Rationales sampled and averaged, in modes that write one.")
     fence_key: SecretStr = Field(
-        SecretStr(""), description="Key of the prompt fences; empty shares one made up by the first replica."
+        SecretStr(""), description="Key of the fences around untrusted text; empty: the replicas share a random one."
     )
-    max_completion_chars: int = Field(60_000, ge=1, description="A longer completion is refused by the guards.")
-    outcome_ttl_s: int = Field(7 * 86_400, ge=60, description="How long a retry is answered from the stored outcome.")
-    judgement_ttl_s: int = Field(86_400, ge=60, description="How long an engine's answer is reused.")
+    max_completion_chars: int = Field(60_000, ge=1, description="A longer completion gets reward 0, flag too_long.")
+    outcome_ttl_s: int = Field(7 * 86_400, ge=60, description="Seconds for which an outcome is stored for retries.")
+    judgement_ttl_s: int = Field(86_400, ge=60, description="Seconds for which an engine's answer is cached.")
     trace_cap: int = Field(
-        1_000_000, ge=1, description="Traces a task may hold in Redis; at the cap they are spooled, or answered 429."
+        1_000_000,
+        ge=1,
+        description="Most traces of a task in Redis; beyond: spooled, or 429 without a spool.",
     )
     redis_timeout_s: float = Field(
-        3.0, gt=0, description="How long a batch waits for one answer of Redis before Redis is taken to be away."
+        3.0, gt=0, description="Seconds without an answer after which Redis counts as unavailable."
     )
-    active_poll_s: float = Field(5.0, gt=0, description="How often the active rubrics known in process are checked.")
+    active_poll_s: float = Field(5.0, gt=0, description="Seconds between checks of the active rubrics held in memory.")
     spool_dir: str = Field(
         "",
         description="Folder on a lasting volume for what Redis cannot take; empty: while Redis is away, /score is 503.",
@@ -108,7 +103,7 @@ class RewardSettings(ServiceSettings):
         True, description="Have a batch on the disk itself before it is answered; without, a power cut may lose it."
     )
     bootstrap_tasks: tuple[Name, ...] = Field(
-        (), description="Task packs whose starting rubric is put at start where none is active (JSON list)."
+        (), description="Task packs whose starting rubric is activated at start where none is active (JSON list)."
     )
 
     trace_url: str = Field(
@@ -116,17 +111,17 @@ class RewardSettings(ServiceSettings):
         description="OpenTelemetry collector (OTLP over HTTP, such as http://otel:4318; extra otel); empty: no spans.",
     )
     trace_share: float = Field(
-        0.01, ge=0, le=1, description="Share of requests traced; a caller's traceparent goes before it."
+        0.01, ge=0, le=1, description="Share of requests traced; a caller's traceparent takes precedence."
     )
     tenants: dict[Name, Tenant] = Field(
         {},
-        description='Callers with keys and budgets of their own, in each replica (JSON object): {"team-a": {"keys": '
+        description='Callers with keys and budgets of their own in each replica (JSON object): {"team-a": {"keys": '
         '["..."], "requests_per_minute": 600, "items_per_minute": 20000}}. Over budget: 429.',
     )
 
     @property
     def caller_keys(self) -> tuple[SecretStr, ...]:
-        """Tenants' keys, too."""
+        """The keys of `api_keys`, `operator_keys` and of tenants."""
         return (*super().caller_keys, *(key for tenant in self.tenants.values() for key in tenant.keys))
 
     @model_validator(mode="after")
@@ -144,7 +139,7 @@ class RewardSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _outcomes_outlive_the_spool(self) -> Self:
-        """A replay finds out by the stored outcome what Redis had already taken."""
+        """A replay recognises by the stored outcome what Redis has already accepted."""
         if self.spool_dir and self.spool_max_age_s >= self.outcome_ttl_s:
             raise ValueError("spool_max_age_s must be below outcome_ttl_s, or a replay could leave a second trace")
         return self

@@ -1,7 +1,7 @@
-"""Scores the samples of callers that send one at a time: gathers them into batches, and holds them while it must.
+"""Batches and retries samples of trainers that send one at a time.
 
-A trainer that gives up after a few quick failures is better kept waiting: while judge or Redis are away or full, a
-sample is tried again here, until its caller is about to give up.
+Such a trainer ends its run after a few quick failures. So while the judge or Redis is unavailable or full, a sample is
+retried here until shortly before its caller gives up.
 """
 
 import asyncio
@@ -19,10 +19,12 @@ from services.kit.errors import Overloaded, Unavailable
 from services.kit.results import ItemResult
 from services.reward.scoring.pipeline import ScoringPipeline
 
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 5.0
+_BATCH_SIZE = 64
+"""As many conversations as one engine request takes by default; more items would only wait for one another."""
+_FIRST_BACKOFF_S = 0.5
+_MAX_BACKOFF_S = 5.0
 _RETRY_AFTER_S = 5
-_MAY_PASS = (Unavailable, Overloaded, RedisConnectionError, RedisTimeoutError)
+_RETRIED = (Unavailable, Overloaded, RedisConnectionError, RedisTimeoutError)
 
 
 class Target(Contract):
@@ -36,64 +38,64 @@ class Target(Contract):
 
 
 class RetryingBatcher:
-    """Samples without a step, pinned by group. Equal samples of a prompt are one item: their callers name none."""
+    """Scores samples without a step, which are pinned by group. Equal samples in flight are one item."""
 
-    def __init__(self, service: ScoringPipeline, *, size: int, wait_s: float) -> None:
-        self._service = service
-        self._batcher: MicroBatcher[Target, ScoreItem, ItemResult] = MicroBatcher(self._ask, size=size, wait_s=wait_s)
+    def __init__(self, pipeline: ScoringPipeline, *, wait_s: float) -> None:
+        self._pipeline = pipeline
+        self._batcher: MicroBatcher[Target, ScoreItem, ItemResult] = MicroBatcher(
+            self._score_batch, size=_BATCH_SIZE, wait_s=wait_s
+        )
 
     async def score(self, target: Target, items: Sequence[ScoreItem], *, hold_s: float) -> list[ItemResult]:
-        """One outcome an item, none of them for want of the judge. Waits for judge and Redis for up to `hold_s`.
+        """One result an item; none has the error `judge_unavailable`. Retries for up to `hold_s`.
 
-        Raises `Unavailable` or `Overloaded` after that, and at once what waiting does not mend.
+        Raises `Unavailable` or `Overloaded` after that, and other errors of the pipeline at once.
         """
-        deadline = asyncio.get_running_loop().time() + hold_s
-        found: dict[int, ItemResult] = {}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + hold_s
+        results: dict[int, ItemResult] = {}
         failures = 0
-        while len(found) < len(items):
-            missing = [number for number in range(len(items)) if number not in found]
-            problem = await self._once(target, items, missing, deadline, found)
+        while len(results) < len(items):
+            problem = await self._try_missing(target, items, results, deadline)
             if problem is None:
-                continue
+                break
             failures += 1
-            pause = backoff_s(failures, first_s=_FIRST_PAUSE_S, max_s=_LONGEST_PAUSE_S)
-            if asyncio.get_running_loop().time() + pause > deadline:
+            pause = backoff_s(failures, first_s=_FIRST_BACKOFF_S, max_s=_MAX_BACKOFF_S)
+            if loop.time() + pause > deadline:
                 raise problem
             await asyncio.sleep(pause)
-        return [found[number] for number in range(len(items))]
+        return [results[index] for index in range(len(items))]
 
     async def aclose(self) -> None:
-        """Drop the batches under way."""
+        """Cancel the batches in flight."""
         await self._batcher.aclose()
 
-    async def _once(
-        self,
-        target: Target,
-        items: Sequence[ScoreItem],
-        wanted: Sequence[int],
-        deadline: float,
-        found: dict[int, ItemResult],
+    async def _try_missing(
+        self, target: Target, items: Sequence[ScoreItem], results: dict[int, ItemResult], deadline: float
     ) -> Exception | None:
-        """Ask for what is missing; answers why some of it is missing still, where asking again may help."""
-        seats = {number: self._batcher.submit(target, _name(items[number]), items[number]) for number in wanted}
-        left = deadline - asyncio.get_running_loop().time()
-        await asyncio.wait(set(seats.values()), timeout=max(0.0, left))
+        """Add what can be scored to `results`; the error to retry, if one remains."""
+        futures = {
+            index: self._batcher.submit(target, _content_hash(item), item)
+            for index, item in enumerate(items)
+            if index not in results
+        }
+        await asyncio.wait(set(futures.values()), timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         problem: Exception | None = None
-        for number, seat in seats.items():
+        for index, future in futures.items():
             try:
-                result = seat.result() if seat.done() and not seat.cancelled() else None
-            except _MAY_PASS as error:
+                result = future.result() if future.done() and not future.cancelled() else None
+            except _RETRIED as error:
                 problem = error
                 continue
             if result is None:
-                problem = _away("no answer yet; the sample is being scored, ask again for it")
+                problem = _judge_unavailable("the sample is still being scored; send it again")
             elif result.error is not None and result.error.code is ErrorCode.JUDGE_UNAVAILABLE:
-                problem = _away(result.error.message)
+                problem = _judge_unavailable(result.error.message)
             else:
-                found[number] = result
+                results[index] = result
         return problem
 
-    async def _ask(self, target: Target, items: Sequence[ScoreItem]) -> Sequence[ItemResult]:
+    async def _score_batch(self, target: Target, items: Sequence[ScoreItem]) -> Sequence[ItemResult]:
         request = ScoreRequest(
             task=target.task,
             run=target.run,
@@ -102,12 +104,12 @@ class RetryingBatcher:
             purpose=target.purpose,
             items=tuple(items),
         )
-        return (await self._service.score(request)).results
+        return (await self._pipeline.score(request)).results
 
 
-def _name(item: ScoreItem) -> bytes:
+def _content_hash(item: ScoreItem) -> bytes:
     return hashlib.sha256(item.model_dump_json().encode()).digest()
 
 
-def _away(detail: str) -> Unavailable:
+def _judge_unavailable(detail: str) -> Unavailable:
     return Unavailable(detail, code=ErrorCode.JUDGE_UNAVAILABLE, retry_after=_RETRY_AFTER_S)

@@ -1,4 +1,4 @@
-"""A user's own rubric made active, always with its authority on record (I6)."""
+"""Activation of rubrics that a user puts or a task pack brings, recorded as an override or bootstrap (I6)."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def validate_rubric(rubric: Rubric) -> None:
-    """Refuse checks whose parameters cannot be used. Raises `Invalid`."""
+    """Raises `Invalid` for a check whose parameters its library does not accept."""
     for criterion in rubric.check_criteria:
         try:
             validate_check(criterion.check)
@@ -27,34 +27,29 @@ async def publish(store: RubricStore, task: str, put: PutRubric) -> PutRubricAns
     validate_rubric(put.rubric)
     lineage = LineageKey(task, put.rubric.lineage, put.rubric.scope)
     current = await store.active(lineage)
-    if put.expected is not None and put.expected != (current.digest if current else None):
-        raise Conflict(f"another rubric is active: {current.digest if current else 'none'}")
+    active = current.digest if current else None
+    if put.expected is not None and put.expected != active:
+        raise Conflict(f"another rubric is active: {active or 'none'}")
     if current is not None and current.digest == put.rubric.digest:
         return PutRubricAnswer(digest=current.digest, version=current.version or 0)
     authority = Override(by=put.by, reason=put.reason, bootstrap=current is None)
-    place = {
-        "version": None,
-        "parent": current.digest if current else None,
-        "created_by": put.rubric.created_by or put.by,
-    }
-    rubric = put.rubric.model_copy(update=place)
+    origin = {"version": None, "parent": active, "created_by": put.rubric.created_by or put.by}
+    rubric = put.rubric.model_copy(update=origin)
     await store.put(task, rubric)
-    version = await store.activate(
-        lineage, rubric.digest, expected=current.digest if current else None, authority=authority
-    )
-    log.info("rubric put", extra={"task": task, "line": lineage.label, "version": version, "by": put.by})
+    version = await store.activate(lineage, rubric.digest, expected=active, authority=authority)
+    log.info("rubric put", extra={"task": task, "lineage": lineage.label, "version": version, "by": put.by})
     return PutRubricAnswer(digest=rubric.digest, version=version)
 
 
 def lineages_of(task: str) -> tuple[LineageKey, ...]:
-    """The lines that a task pack starts: the task's own and, of a depth task, one for each scope."""
+    """The lineages that a task pack starts: the task's and, for a depth task, one for each scope."""
     pack = load_pack(task)
     scopes = pack.scopes if pack.kind == "depth" else ()
     return tuple(LineageKey(task, MAIN_LINEAGE, scope) for scope in (None, *scopes))
 
 
 async def bootstrap(store: RubricStore, tasks: Sequence[str]) -> None:
-    """Put the starting rubric in each of the packs' lines that has none active; another replica may be first."""
+    """Activate the starting rubric in each of the packs' lineages without an active one; replicas may do so at once."""
     for lineage in (lineage for task in tasks for lineage in lineages_of(task)):
         if await store.active(lineage) is not None:
             continue

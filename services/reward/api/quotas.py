@@ -1,7 +1,7 @@
-"""Tenants: named keys with budgets of requests and items, held at the door of `/score` before anything is done.
+"""Quotas of tenants: budgets of requests and items by API key, applied before any other work on a request.
 
-A budget is this replica's own and lives in its memory: asking Redis would put a round trip before every request, and
-a replica that starts with full budgets does no harm. What is over budget is answered 429 with the seconds to wait.
+A budget belongs to one replica and lives in its memory, because a shared one would cost each request a round trip to
+Redis. A request over budget is answered 429 with the seconds to wait.
 """
 
 import hmac
@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 
 class Tenant(BaseModel):
-    """One caller's keys, and what it may ask of a replica; a budget left out is none."""
+    """One caller's keys and its budgets in each replica; null is unlimited."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -30,32 +30,31 @@ class Tenant(BaseModel):
 
 
 class TokenBucket:
-    """A minute's worth that refills evenly. While something is left the next may be taken whole, on credit.
+    """Holds a minute's tokens at most and refills evenly; one take may overdraw it.
 
-    So a batch larger than the budget is served, and paid for by waiting.
+    So a batch larger than the budget is served, and later requests wait until the debt is refilled.
     """
 
     def __init__(self, per_minute: float, clock: Clock) -> None:
-        self._most = per_minute
-        self._left = per_minute
+        self._capacity = self._tokens = per_minute
         self._clock = clock
-        self._at = clock()
+        self._updated_at = clock()
 
     def wait_s(self) -> float:
-        """Seconds until something is left; 0 where something is."""
+        """Seconds until it holds tokens; 0 if it does."""
         now = self._clock()
-        self._left = min(self._most, self._left + (now - self._at) * self._most / 60.0)
-        self._at = now
-        return 0.0 if self._left > 0.0 else (1e-3 - self._left) * 60.0 / self._most
+        self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._capacity / 60.0)
+        self._updated_at = now
+        return 0.0 if self._tokens > 0.0 else (1e-3 - self._tokens) * 60.0 / self._capacity
 
-    def take(self, amount: float) -> None:
-        """Spend, whatever is left."""
-        self._left -= amount
+    def take(self, tokens: float) -> None:
+        """Take tokens, even more than it holds."""
+        self._tokens -= tokens
 
 
 @dataclass(frozen=True, slots=True)
 class TenantBudgets:
-    """A tenant's budgets in this replica."""
+    """A tenant's budgets in this replica; None is unlimited."""
 
     name: str
     requests: TokenBucket | None
@@ -63,54 +62,54 @@ class TenantBudgets:
 
 
 class Quotas:
-    """Every tenant's account, found by key."""
+    """The budgets of every tenant, by key."""
 
     def __init__(self, tenants: Mapping[str, Tenant], metrics: RewardMetrics, clock: Clock = time.monotonic) -> None:
-        def budget(per_minute: float | None) -> TokenBucket | None:
+        def bucket(per_minute: float | None) -> TokenBucket | None:
             return None if per_minute is None else TokenBucket(per_minute, clock)
 
         self._metrics = metrics
-        self._accounts = [
-            (key.get_secret_value().encode(), account)
+        self._tenants = [
+            (key.get_secret_value().encode(), budgets)
             for name, tenant in tenants.items()
-            for account in [TenantBudgets(name, budget(tenant.requests_per_minute), budget(tenant.items_per_minute))]
+            for budgets in [TenantBudgets(name, bucket(tenant.requests_per_minute), bucket(tenant.items_per_minute))]
             for key in tenant.keys
         ]
 
-    def enter(self, key: str) -> TenantBudgets | None:
-        """Count a request of the tenant whose key this is; None for keys without one.
+    def admit_request(self, key: str) -> TenantBudgets | None:
+        """Count a request, before its body is read; None for a key that belongs to no tenant.
 
-        Raises `Overloaded` where one of its budgets is spent. The body has not been read yet.
+        Raises `Overloaded` where one of the tenant's budgets is used up.
         """
-        account = self._account_of(key)
-        if account is not None:
-            self._refuse_if_spent(account, account.requests, "requests")
-            self._refuse_if_spent(account, account.items, "items")
-            if account.requests is not None:
-                account.requests.take(1)
-        return account
+        tenant = self._tenant_of(key)
+        if tenant is not None:
+            self._refuse_if_empty(tenant, tenant.requests, "requests")
+            self._refuse_if_empty(tenant, tenant.items, "items")
+            if tenant.requests is not None:
+                tenant.requests.take(1)
+        return tenant
 
-    def charge(self, account: TenantBudgets | None, items: int) -> None:
-        """Count a request's items. Raises `Overloaded` where requests that came meanwhile have spent the budget."""
-        if account is None:
+    def charge_items(self, tenant: TenantBudgets | None, items: int) -> None:
+        """Count a request's items. Raises `Overloaded` where concurrent requests have used up the budget."""
+        if tenant is None:
             return
-        self._refuse_if_spent(account, account.items, "items")
-        if account.items is not None:
-            account.items.take(items)
-        self._metrics.tenant(account.name, "admitted", items)
+        self._refuse_if_empty(tenant, tenant.items, "items")
+        if tenant.items is not None:
+            tenant.items.take(items)
+        self._metrics.count_tenant_request(tenant.name, "admitted", items)
 
-    def _account_of(self, key: str) -> TenantBudgets | None:
-        """Compared with every key in constant time, so that neither value nor position leaks."""
-        given, found = key.encode(), None
-        for known, account in self._accounts:
+    def _tenant_of(self, key: str) -> TenantBudgets | None:
+        """Compares with every key in constant time, so that neither value nor position leaks."""
+        given, owner = key.encode(), None
+        for known, tenant in self._tenants:
             if hmac.compare_digest(known, given):
-                found = account
-        return found
+                owner = tenant
+        return owner
 
-    def _refuse_if_spent(self, account: TenantBudgets, budget: TokenBucket | None, what: str) -> None:
-        wait_s = 0.0 if budget is None else budget.wait_s()
+    def _refuse_if_empty(self, tenant: TenantBudgets, bucket: TokenBucket | None, unit: str) -> None:
+        wait_s = 0.0 if bucket is None else bucket.wait_s()
         if wait_s > 0.0:
-            self._metrics.tenant(account.name, "refused")
+            self._metrics.count_tenant_request(tenant.name, "refused")
             raise Overloaded(
-                f"tenant {account.name} has spent its {what} a minute", code="quota", retry_after=math.ceil(wait_s)
+                f"tenant {tenant.name} has used up its {unit} per minute", code="quota", retry_after=math.ceil(wait_s)
             )

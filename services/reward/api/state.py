@@ -1,4 +1,4 @@
-"""What the reward app holds while it runs, made once in its lifespan."""
+"""What the routes and the lifespan of the reward app share."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class RewardState:
     redis: Redis
     store: RubricStore
     engine: EngineHandle
-    service: ScoringPipeline
+    pipeline: ScoringPipeline
     batcher: RetryingBatcher
     circuit: CircuitBreaker
     actives: ActiveRubricCache

@@ -1,13 +1,13 @@
-"""The routes that speak trainers' own wire formats, each with the shape of failure that its trainer can live with.
+"""Routes in the formats of trainers' own reward servers, each with the kind of failure that its trainer can handle.
 
-What is to be scored as what stands in the URL's query, since the bodies are the trainers'. A trainer that can send no
-header of its own has the key in its URL: `http://:KEY@host:8700/...`.
+The URL's query says what to score the samples as, since the bodies are the trainers'. A trainer that cannot send a
+header has the key in its URL: `http://:KEY@host:8700/...`.
 """
 
 import asyncio
 import base64
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -29,14 +29,15 @@ from services.reward.api.state import RewardState
 log = logging.getLogger(__name__)
 
 _MARGIN_S = 15.0
-"""Kept of a trainer's time limit, for the way there and back and a slow judge's last answer."""
+"""Subtracted from a trainer's time limit, for the network and for a slow last answer of the judge."""
 
 
 class TrainerQuery(Target):
-    """The query of a trainer's URL. `hold_s`: how long a sample is tried, judge or Redis away or not."""
+    """The query of a trainer's URL."""
 
     scope: Scope | None = None
     hold_s: Annotated[float | None, Field(ge=1, le=3_600)] = None
+    """Seconds for which a sample is retried while the judge or Redis is unavailable; default: the trainer's limit."""
 
     @property
     def target(self) -> Target:
@@ -45,31 +46,33 @@ class TrainerQuery(Target):
 
 
 class FilteredQuery(TrainerQuery):
-    """Of a trainer that can filter. `unscored=nan` answers NaN for what cannot be scored: its group is left out."""
+    """The query of a trainer that can leave out groups."""
 
     unscored: Literal["error", "nan"] = "error"
+    """`nan` returns NaN for a sample that cannot be scored, so that the trainer leaves out its group."""
 
 
 class SlimeQuery(FilteredQuery):
-    """`reply=dict` answers an object, for `--reward-key score`."""
+    """The query of slime and miles."""
 
     reply: Literal["float", "dict"] = "float"
+    """`dict` returns an object, for `--reward-key score`."""
 
 
 async def _trainer_key(request: Request, credentials: Credentials) -> str:
-    """The caller's key, once it is known to be one."""
-    given = credentials or _of_url(request.headers.get("authorization", ""))
-    await require_key(request, given)
-    return given.credentials if given else ""
+    """The caller's key, from the header or the URL, once it is verified; empty where no key is configured."""
+    credentials = credentials or _basic_credentials(request.headers.get("authorization", ""))
+    await require_key(request, credentials)
+    return credentials.credentials if credentials else ""
 
 
-def _of_url(header: str) -> HTTPAuthorizationCredentials | None:
-    """The key of a URL with one: a client sends it as the password, or the name, of Basic authentication."""
-    scheme, _, told = header.partition(" ")
+def _basic_credentials(header: str) -> HTTPAuthorizationCredentials | None:
+    """The key of a URL: a client sends it as the password, or the name, of Basic authentication."""
+    scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic":
         return None
     try:
-        name, _, password = base64.b64decode(told, validate=True).decode().partition(":")
+        name, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
     except ValueError:
         return None
     return HTTPAuthorizationCredentials(scheme="Bearer", credentials=password or name)
@@ -90,8 +93,8 @@ Key = Annotated[str, Depends(_trainer_key)]
 async def openrlhf_reward(
     body: openrlhf.OpenRLHFRequest, query: Annotated[FilteredQuery, Query()], state: State, key: Key
 ) -> Response:
-    """OpenRLHF's `--reward.remote_url`. A sample is held for 165 s, as the run ends after five quick failures."""
-    results = await _scored(state, key, query, openrlhf.CLIENT_TIMEOUT_S, lambda: openrlhf.to_items(body, query.scope))
+    """OpenRLHF's `--reward.remote_url`. A sample is retried for 165 s, since five quick failures end the run."""
+    results = await _rewards(state, key, query, openrlhf.CLIENT_TIMEOUT_S, lambda: openrlhf.to_items(body, query.scope))
     return _json(openrlhf.to_response(results))
 
 
@@ -99,8 +102,8 @@ async def openrlhf_reward(
 async def slime_reward(
     body: slime.SlimeRequest, query: Annotated[SlimeQuery, Query()], state: State, key: Key
 ) -> Response:
-    """slime's and miles' `--rm-url`. A sample is held for 105 s; miles waits longer and asks once: `hold_s=285`."""
-    (result,) = await _scored(state, key, query, slime.CLIENT_TIMEOUT_S, lambda: [slime.to_item(body, query.scope)])
+    """slime's and miles' `--rm-url`. A sample is retried for 105 s; for miles, which waits longer, set `hold_s=285`."""
+    (result,) = await _rewards(state, key, query, slime.CLIENT_TIMEOUT_S, lambda: [slime.to_item(body, query.scope)])
     return _json(slime.to_float(result) if query.reply == "float" else slime.to_object(result))
 
 
@@ -108,10 +111,10 @@ async def slime_reward(
 async def nemo_gym_verify(
     body: nemo_gym.VerifyRequest, query: Annotated[TrainerQuery, Query()], state: State, key: Key
 ) -> Response:
-    """NeMo Gym's `/verify`. A judge that fails is a 200 with reward 0.0 and the class of failure that Gym filters."""
+    """NeMo Gym's `/verify`. A failure of the judge is a 200 with reward 0.0 and a failure class that Gym filters."""
     (item,) = _mapped(lambda: [nemo_gym.to_item(body, query.scope)])
     try:
-        (result,) = await _held(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, [item])
+        (result,) = await _score(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, [item])
     except (Unavailable, Overloaded) as error:
         return _json(nemo_gym.failure_row(body, f"{error.code}: {error.detail}"))
     except (RedisConnectionError, RedisTimeoutError):
@@ -127,16 +130,21 @@ async def nemo_gym_verify(
 async def nemo_gym_compare(
     body: nemo_gym.CompareRequest, query: Annotated[TrainerQuery, Query()], state: State, key: Key
 ) -> Response:
-    """NeMo Gym's `/compare`: the group's rewards, each by itself; an error where one of them cannot be had."""
-    results = await _scored(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, lambda: nemo_gym.to_items(body, query.scope))
+    """NeMo Gym's `/compare`: the rewards of a group; an error if one of them is missing."""
+    results = await _rewards(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, lambda: nemo_gym.to_items(body, query.scope))
     return _json(nemo_gym.to_comparison(results))
 
 
-async def _scored(
-    state: RewardState, key: str, query: TrainerQuery, gives_up_after_s: float, items: Callable[[], list[ScoreItem]]
+async def _rewards(
+    state: RewardState, key: str, query: TrainerQuery, time_limit_s: float, to_items: Callable[[], list[ScoreItem]]
 ) -> list[ItemResult]:
-    """The outcomes; all of them rewards, unless the caller wants NaN for the others. Raises `ServiceError`."""
-    results = await _logged(query, _held(state, key, query, gives_up_after_s, _mapped(items)))
+    """Results with rewards; without, where the query asks for NaN. Raises `ServiceError` for a missing reward."""
+    try:
+        results = await _score(state, key, query, time_limit_s, _mapped(to_items))
+    except ServiceError as error:
+        if not isinstance(error, Unavailable | Overloaded):  # these trainers do not show the error's text
+            log.warning("a trainer's sample was not scored", extra={"task": query.task, "kind": error.code})
+        raise
     missing = next((result for result in results if result.reward is None), None)
     if missing is not None and not (isinstance(query, FilteredQuery) and query.unscored == "nan"):
         assert missing.error is not None
@@ -145,20 +153,9 @@ async def _scored(
     return results
 
 
-async def _logged(query: TrainerQuery, results: Awaitable[list[ItemResult]]) -> list[ItemResult]:
-    """These trainers tell their users little of why a call was refused. Outages are told where they are met."""
+def _mapped(to_items: Callable[[], list[ScoreItem]]) -> list[ScoreItem]:
     try:
-        return await results
-    except (Unavailable, Overloaded):
-        raise
-    except ServiceError as error:
-        log.warning("a trainer's sample was not scored", extra={"task": query.task, "kind": error.code})
-        raise
-
-
-def _mapped(items: Callable[[], list[ScoreItem]]) -> list[ScoreItem]:
-    try:
-        return items()
+        return to_items()
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         raise Invalid("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problems[:8])) from None
@@ -166,27 +163,27 @@ def _mapped(items: Callable[[], list[ScoreItem]]) -> list[ScoreItem]:
         raise Invalid(str(error)) from None
 
 
-async def _held(
-    state: RewardState, key: str, query: TrainerQuery, gives_up_after_s: float, items: list[ScoreItem]
+async def _score(
+    state: RewardState, key: str, query: TrainerQuery, time_limit_s: float, items: list[ScoreItem]
 ) -> list[ItemResult]:
-    """The outcomes, once the caller's budget and the judge allow it. Raises `ServiceError` when waiting has not helped.
+    """One result an item. Raises `ServiceError` when retries until shortly before the time limit have not helped.
 
-    A spent budget is waited for as well: these trainers take a refusal for a failure.
+    A tenant over budget waits as well, because these trainers take a refusal for a failure.
     """
     loop = asyncio.get_running_loop()
-    until = loop.time() + (query.hold_s if query.hold_s is not None else gives_up_after_s - _MARGIN_S)
+    deadline = loop.time() + (query.hold_s if query.hold_s is not None else time_limit_s - _MARGIN_S)
     while True:
         try:
-            state.quotas.charge(state.quotas.enter(key), len(items))
+            state.quotas.charge_items(state.quotas.admit_request(key), len(items))
             break
         except Overloaded as error:
-            if error.retry_after is None or loop.time() + error.retry_after > until:
+            if error.retry_after is None or loop.time() + error.retry_after > deadline:
                 raise
             await asyncio.sleep(error.retry_after)
-    return await state.batcher.score(query.target, items, hold_s=max(0.0, until - loop.time()))
+    return await state.batcher.score(query.target, items, hold_s=max(0.0, deadline - loop.time()))
 
 
-def _json(answer: BaseModel | dict[str, Any] | float) -> Response:
-    """As JSON; a NaN, which a caller has asked for, as `NaN`."""
-    told = answer.model_dump() if isinstance(answer, BaseModel) else answer
-    return Response(to_json(told, inf_nan_mode="constants"), media_type="application/json")
+def _json(content: BaseModel | dict[str, Any] | float) -> Response:
+    """As JSON, in which NaN is written `NaN`."""
+    value = content.model_dump() if isinstance(content, BaseModel) else content
+    return Response(to_json(value, inf_nan_mode="constants"), media_type="application/json")

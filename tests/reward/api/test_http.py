@@ -4,11 +4,17 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.testclient import TestClient
 
 from regrade import PinConflictError, RequestError, RewardClient
+from services.kit.errors import Forbidden, install_error_handlers
 from services.kit.store.keys import pin_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
+from services.kit.web.server import Credentials
+from services.reward.api.routes import ScoreRoute, score_router
+from services.reward.settings import RewardSettings
 from tests.conftest import StartReward
 from tests.support.builders import (
     ESSAY,
@@ -276,3 +282,21 @@ def test_a_refusal_says_what_is_wrong_and_nothing_else(http: httpx.Client) -> No
     assert no_run.json()["detail"].startswith("a step needs its run")
     empty = http.post("/score", json=BODY | {"items": []})
     assert empty.json()["detail"].startswith("items: ")
+
+
+async def _refuse(request: Request, credentials: Credentials) -> None:
+    raise Forbidden("a guard of the test")
+
+
+def test_a_guard_added_to_the_dependencies_of_score_runs_before_the_body_is_read() -> None:
+    (route,) = score_router.routes
+    assert isinstance(route, ScoreRoute)
+    app = FastAPI()
+    router = APIRouter(route_class=ScoreRoute)
+    guards = [*route.dependencies, Depends(_refuse)]
+    router.add_api_route("/score", route.endpoint, methods=["POST"], dependencies=guards)
+    app.include_router(router)
+    install_error_handlers(app)
+    app.state.settings = RewardSettings()
+    response = TestClient(app).post("/score", content=b"not JSON")
+    assert (response.status_code, response.json()["detail"]) == (403, "a guard of the test")

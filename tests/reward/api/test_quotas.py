@@ -37,42 +37,42 @@ def test_a_budget_refills_evenly() -> None:
     clock = Clock()
     held = quotas(clock, requests_per_minute=60)
     for _ in range(60):
-        held.enter(KEYS[0])
+        held.admit_request(KEYS[0])
     with pytest.raises(Overloaded) as refused:
-        held.enter(KEYS[1])  # another key of the same tenant
+        held.admit_request(KEYS[1])  # another key of the same tenant
     assert (refused.value.status, refused.value.code, refused.value.retry_after) == (429, "quota", 1)
     clock.now += 1.1
-    held.enter(KEYS[0])
+    held.admit_request(KEYS[0])
     clock.now += 3_600.0
     for _ in range(60):  # an hour's rest saves up no more than a minute
-        held.enter(KEYS[0])
+        held.admit_request(KEYS[0])
     with pytest.raises(Overloaded):
-        held.enter(KEYS[0])
+        held.admit_request(KEYS[0])
 
 
 def test_a_batch_above_the_budget_is_paid_for_by_waiting() -> None:
     clock = Clock()
     held = quotas(clock, items_per_minute=100)
-    held.charge(held.enter(KEYS[0]), 400)
+    held.charge_items(held.admit_request(KEYS[0]), 400)
     with pytest.raises(Overloaded) as refused:
-        held.enter(KEYS[0])
+        held.admit_request(KEYS[0])
     assert refused.value.retry_after == 181
     clock.now += 181
-    held.charge(held.enter(KEYS[0]), 1)
+    held.charge_items(held.admit_request(KEYS[0]), 1)
 
 
 def test_requests_that_came_together_do_not_share_what_is_left() -> None:
     held = quotas(Clock(), items_per_minute=10)
-    first, second = held.enter(KEYS[0]), held.enter(KEYS[0])
-    held.charge(first, 10)
+    first, second = held.admit_request(KEYS[0]), held.admit_request(KEYS[0])
+    held.charge_items(first, 10)
     with pytest.raises(Overloaded):
-        held.charge(second, 10)
+        held.charge_items(second, 10)
 
 
 def test_keys_of_no_tenant_have_no_budget() -> None:
     held = quotas(Clock(), requests_per_minute=1)
     for _ in range(3):
-        held.charge(held.enter("an api key"), 1_000)
+        held.charge_items(held.admit_request("an api key"), 1_000)
 
 
 def test_a_tenant_is_held_to_its_budget_and_the_others_are_not(
