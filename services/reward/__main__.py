@@ -1,4 +1,4 @@
-"""`python -m services.reward`: serve it; settings come from options (`--help`) and `REGRADE_REWARD_*`."""
+"""`python -m services.reward`: the server; settings come from options (`--help`) and `REGRADE_REWARD_*`."""
 
 from services.kit.logging import configure_logging
 from services.kit.settings import read_settings
@@ -8,7 +8,7 @@ from services.reward.settings import RewardSettings
 
 
 def main() -> None:
-    """Read the settings, open the port, serve until told to stop."""
+    """Read the settings and serve until SIGTERM or SIGINT."""
     settings = read_settings(RewardSettings)
     configure_logging("reward", settings.log_level)
     serve(create_app(settings), settings)

@@ -1,4 +1,4 @@
-"""Composition of the reward service: each part made once, in the lifespan, and closed in order."""
+"""The reward service's app: its lifespan opens each part once and closes the parts in reverse order."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,10 +52,7 @@ _TEMPERATURE = 0.7
 
 
 def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> FastAPI:
-    """The reward service's app, with spans where `tracing` or the settings want them.
-
-    Nothing is opened before its lifespan starts.
-    """
+    """The app; nothing is opened before its lifespan starts. `tracing` replaces the collector of the settings."""
     tracing = tracing or _tracing(settings)
     traced = tracing.engine_requests() if tracing is not None else None
     registry = CollectorRegistry()
@@ -131,14 +128,14 @@ def _engine(
     endpoint = JsonEndpoint(
         session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries, metrics=metrics
     )
-    opened = partial(
+    open_remote = partial(
         open_engine,
         endpoint,
         dialect=settings.judge_dialect,
         model=settings.judge_model,
         batch_size=settings.judge_batch,
     )
-    return EngineHandle(opened), _nothing_to_close
+    return EngineHandle(open_remote), _nothing_to_close
 
 
 async def _nothing_to_close() -> None:
@@ -222,7 +219,7 @@ def _admission(settings: RewardSettings) -> Admission:
 
 
 def judge_limits(settings: RewardSettings) -> JudgeLimits:
-    """How much the judge is asked at once, and how long it may write."""
+    """The judge's limits from the settings."""
     return JudgeLimits(
         criteria_per_call=settings.judge_criteria_per_call,
         rationale_words=settings.rationale_words,
@@ -235,15 +232,16 @@ def judge_limits(settings: RewardSettings) -> JudgeLimits:
 async def _prepare(
     settings: RewardSettings, redis: Redis, store: RubricStore, actives: ActiveRubricCache, fence_key: FenceKey
 ) -> None:
-    """What is needed of Redis once, at start or when it first answers: starting rubrics, and the shared fence key."""
+    """Once, at start or when Redis first answers: activate and load starting rubrics, read the shared fence key."""
     await bootstrap(store, settings.bootstrap_tasks)
-    for line in (line for task in settings.bootstrap_tasks for line in lineages_of(task)):
-        await actives.load(line)
+    for task in settings.bootstrap_tasks:
+        for lineage in lineages_of(task):
+            await actives.load(lineage)
     await fence_key.load(redis)
 
 
 async def _ready(request: Request) -> Readiness:
-    """Ready without Redis, too, where a spool has room and some rubric is known: degraded answers beat none."""
+    """Without Redis, a replica is ready if its spool has room and a rubric is known: it serves degraded."""
     state: RewardState = request.app.state.reward
     try:
         redis_answers = bool(await state.circuit.call(state.redis.ping))

@@ -1,4 +1,4 @@
-"""What the reward service measures of itself; label values come from closed sets."""
+"""Metrics of the reward service; label values come from closed sets."""
 
 import time
 from collections import Counter, defaultdict
@@ -20,7 +20,7 @@ _NO_SPREAD = 0.01
 
 
 class RewardMetrics:
-    """Counters and histograms of one app. `task` labels are names of activated tasks, never free text."""
+    """The metrics of one app. `task` labels are names of tasks with an active rubric."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._items = CounterMetric(
@@ -79,7 +79,7 @@ class RewardMetrics:
         self._tokens = CounterMetric(
             "regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry
         )
-        self._resting = Gauge(
+        self._ejected = Gauge(
             "regrade_judge_ejected_endpoints", "Engine endpoints left out after failures.", registry=registry
         )
         self._retries = CounterMetric(
@@ -88,7 +88,7 @@ class RewardMetrics:
             ("outcome",),
             registry=registry,
         )
-        for outcome in ("tried", "over_budget"):  # a rate of what has not been counted yet is 0, not unknown
+        for outcome in ("tried", "over_budget"):  # so that a rate is 0, not absent, before the first count
             self._retries.labels(outcome)
 
     def _measure_outages(self, registry: CollectorRegistry) -> None:
@@ -162,33 +162,37 @@ class RewardMetrics:
             self._tenant_items.labels(name).inc(items)
 
     def watch_admission(self, waiting: Callable[[], int], capacity: int) -> None:
-        """Ask how many conversations wait whenever the metrics are read."""
+        """Read `waiting` at each scrape."""
         self._waiting.set_function(waiting)
         self._capacity.set(capacity)
 
     def watch_outages(
-        self, away: Callable[[], bool], spool_bytes: Callable[[], int], spool_records: Callable[[], int], limit: int
+        self,
+        redis_unavailable: Callable[[], bool],
+        spool_bytes: Callable[[], int],
+        spool_records: Callable[[], int],
+        limit: int,
     ) -> None:
-        """Ask these whenever the metrics are read; `limit` is what the spool may hold, in bytes."""
+        """Read these at each scrape; `limit` is the spool's size limit in bytes."""
         self._spool_limit.set(limit)
-        self._degraded.set_function(away)
+        self._degraded.set_function(redis_unavailable)
         self._spool_bytes.set_function(spool_bytes)
         self._spool_records.set_function(spool_records)
 
     def replayed(self, records: int) -> None:
-        """Count spooled items that Redis has taken."""
+        """Count spooled items that Redis has acknowledged."""
         self._replayed.inc(records)
 
     def replicas_ejected(self, count: int) -> None:
-        """Note how many engine endpoints are left out."""
-        self._resting.set(count)
+        """Set the number of ejected engine endpoints."""
+        self._ejected.set(count)
 
     def retry(self, *, afforded: bool) -> None:
-        """Count a retry, or one that the budget forbade."""
+        """Count a retry, or one that the budget did not allow."""
         self._retries.labels("tried" if afforded else "over_budget").inc()
 
     def activated(self, task: str, lineage: str, version: int) -> None:
-        """Note which rubric is active now, and since when."""
+        """Set the active rubric's version, and the time at which this replica first saw it."""
         self._active.labels(task, lineage).set(version)
         if self._versions.get((task, lineage)) != version:
             self._versions[task, lineage] = version

@@ -7,7 +7,7 @@ from regrade.contracts import CheckCriterion, Criterion, Role, Rubric
 
 
 class Aggregate(NamedTuple):
-    """A reward, the sum before offset and clipping, and whether a veto made it 0."""
+    """A reward in [0, 1], the weighted sum before offset and clipping, and whether a veto made the reward 0."""
 
     reward: float
     raw: float
@@ -15,7 +15,7 @@ class Aggregate(NamedTuple):
 
 
 def fault(criterion: Criterion, score: float) -> float:
-    """How far a deduct or veto criterion's fault is present: an LLM describes the fault, a check its absence."""
+    """How far the fault of a deduct or veto is present: an LLM criterion scores the fault, a check its absence."""
     return 1.0 - score if isinstance(criterion, CheckCriterion) else score
 
 

@@ -34,6 +34,7 @@ from services.reward.screening.injection import injection_flags
 
 _RETRY_AFTER_S = 5
 _MAX_SYSTEM_TURNS = 512
+"""Rubrics in use at a time, candidates included; a turn is some kilobytes."""
 
 
 class ScoringPipeline:

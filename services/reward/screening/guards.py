@@ -1,4 +1,4 @@
-"""Guards: completions that no judge needs to see. Pure, and before any engine call."""
+"""Guards: completions that get reward 0 without a judge call. Pure."""
 
 import re
 import unicodedata
@@ -7,11 +7,12 @@ from regrade.contracts import Flag
 from services.kit.text.fence import without_control_tokens
 from services.reward.items.text import PreparedText
 
-_LONGEST_OPENER = 240
+_MAX_OPENER_CHARS = 240
+"""Above a few openers in a row; a longer text has content of its own and need not be compared."""
 _SEGMENT = re.compile(r"[\n.:!?。：！？|]+")
 
-# What announces an answer and gives none, alone or several of them in a row. One such opener makes many judges
-# award full marks (arXiv 2507.08794). Nothing here may be an answer: "Yes.", "B" and "42" are for the judge.
+# Texts that announce an answer and give none; many judges award full marks to one of them alone (arXiv 2507.08794).
+# None may be an answer: "Yes.", "B" and "42" are for the judge.
 _OPENERS = """
 solution; the solution; solution is; final solution; answer; the answer; the answer is; the final answer is;
 final answer; answer is; response; explanation; reasoning; reasoning process; thought process;
@@ -42,7 +43,7 @@ adım adım düşünelim; lời giải; đáp án; الحل; الجواب; ال�
 
 
 def guard(completion: PreparedText, *, max_chars: int) -> Flag | None:
-    """The reason why this completion earns nothing, or None when it is to be judged."""
+    """Why this completion gets reward 0; None if it is to be judged."""
     text = completion.raw
     if not text.strip():
         return Flag.EMPTY
@@ -56,14 +57,14 @@ def guard(completion: PreparedText, *, max_chars: int) -> Flag | None:
 
 def _only_openers(text: str) -> bool:
     """Whether every sentence of a short text is a known opener."""
-    if len(text) > _LONGEST_OPENER:
+    if len(text) > _MAX_OPENER_CHARS:
         return False
     segments = {_bare(segment) for segment in _SEGMENT.split(text)} - {""}
     return segments <= _BARE_OPENERS
 
 
 def _bare(text: str) -> str:
-    """A text's words without case, accents, punctuation and markup, one blank between them."""
+    """The words without case, accents, punctuation and markup, separated by one space."""
     decomposed = unicodedata.normalize("NFKD", text.replace("'", "").replace("’", ""))
     letters = (char if char.isalnum() else " " for char in decomposed if unicodedata.category(char) != "Mn")
     return " ".join("".join(letters).casefold().split())

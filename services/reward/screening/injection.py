@@ -1,8 +1,7 @@
-"""What a completion tries on its judge: spoofed fences, turns and rubrics, smuggled verdicts, instructions.
+"""Prompt-injection patterns: spoofed fences, turns and rubrics, smuggled scores, instructions to the judge. Pure.
 
-Evidence for the meta-reward service and nothing else: no number is read out of a text, and no reward
-depends on what is found. RE2 matches in linear time whatever the text; one pass over all patterns
-together tells that an honest text tries nothing. Pure.
+The flags are evidence for the meta-reward service: no number is read from a text, and no reward depends on a match.
+RE2 matches in linear time. Most texts match nothing, which one pass over all patterns at once establishes.
 """
 
 import unicodedata
@@ -12,7 +11,8 @@ import re2
 
 from regrade.contracts import Flag
 
-_MAX_MEMORY = 16 << 20
+_MAX_PATTERN_BYTES = 16 << 20
+"""RE2 falls back to a slower matcher where its automaton would exceed this."""
 _WHO = r"(?:graders?|judges?|evaluators?|examiners?|markers?|scorers?|raters?|reviewers?|llms?|language models?|ai)"
 _MARKS = r"(?:scores?|marks?|grades?|ratings?|points|levels?|credit|stars?|reward)"
 _RULES = (
@@ -90,7 +90,7 @@ _PATTERNS = {
     Flag.SCORE_SMUGGLE: _SCORE_SMUGGLE,
     Flag.INSTRUCTION: _INSTRUCTION,
 }
-# Letters of other scripts that are read as Latin ones.
+# Letters of other scripts that look like Latin ones.
 _LOOKALIKES = str.maketrans(
     "аеорсухіјѕһԁԛԝвкмнтАВЕКМНОРСТУХІЈЅοαερτυνικηΑΒΕΖΗΙΚΜΝΟΡΤΥΧıɡ",
     "aeopcyxijshdqwbkmhtABEKMHOPCTYXIJSoaeptuvikhABEZHIKMNOPTYXig",
@@ -102,7 +102,7 @@ _ASCII = bytes(range(0x80))
 def _compiled(*patterns: str) -> Any:
     options = re2.Options()
     options.case_sensitive = False
-    options.max_mem = _MAX_MEMORY
+    options.max_mem = _MAX_PATTERN_BYTES
     return re2.compile("|".join(f"(?:{pattern})" for pattern in patterns).encode(), options)
 
 
@@ -111,17 +111,17 @@ _ANY = _compiled(*(pattern for patterns in _PATTERNS.values() for pattern in pat
 
 
 def injection_flags(completion: bytes) -> tuple[Flag, ...]:
-    """The flags of what a completion (UTF-8, hidden characters taken out) tries; most try nothing."""
+    """A flag for each kind of injection pattern in a completion (UTF-8, without hidden characters)."""
     texts = [completion]
     unusual = completion.translate(None, _ASCII).decode("utf-8", "replace")
     if unusual and _folded(unusual) != unusual:
         texts.append(_folded(completion.decode("utf-8", "replace")).encode())
-    found = [text for text in texts if _ANY.search(text)]
-    if not found:
+    suspects = [text for text in texts if _ANY.search(text)]
+    if not suspects:
         return ()
-    return tuple(flag for flag, pattern in _EACH.items() if any(pattern.search(text) for text in found))
+    return tuple(flag for flag, pattern in _EACH.items() if any(pattern.search(text) for text in suspects))
 
 
 def _folded(text: str) -> str:
-    """A text in plain letters: compatibility forms and look-alikes of other scripts replaced."""
+    """The text with compatibility forms and look-alike letters replaced by Latin ones."""
     return unicodedata.normalize("NFKC", text).translate(_LOOKALIKES)
