@@ -15,7 +15,8 @@ MAX_TEXT = 200_000
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 Version = Annotated[int, Strict(), Field(ge=1)]
-Scalar = str | int | float | bool | None
+Scalar = Annotated[str, Field(max_length=1_024)] | int | float | bool | None
+"""A value of `metadata`; bounded, since it is stored with every trace."""
 
 
 class Mode(StrEnum):
@@ -151,7 +152,7 @@ class ScoreItem(Contract):
     truncated: YesNo = False
     """The completion was cut off at the token limit."""
     metadata: dict[Label, Scalar] = Field(default_factory=dict, max_length=32)
-    """The caller's own labels: kept in the trace, without effect on the score."""
+    """The caller's own labels, kept in the trace: 32 at most, texts of 1,024 characters. No effect on the score."""
 
 
 class ScoreRequest(Contract):

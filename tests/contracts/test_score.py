@@ -75,6 +75,7 @@ def test_a_rubric_is_valid_under_its_exported_schema() -> None:
         ({"items": [ITEM | {"id": ""}]}, r"items\.0\.id: .*at least 1 character"),
         ({"items": [ITEM | {"metadata": {"x": float("nan")}}]}, "finite number"),
         ({"items": [ITEM | {"metadata": {"x": [1]}}]}, r"items\.0\.metadata"),
+        ({"items": [ITEM | {"metadata": {"x": "a" * 1_025}}]}, "at most 1024 characters"),
         ({"task": "two words"}, "task: .*pattern"),
         ({"task": "x" * 65}, "task: .*pattern"),
         ({"run": "a:b"}, "run: .*pattern"),
