@@ -26,6 +26,9 @@ async def _math_equal(_: MathEqual, texts: CheckInput, pool: MathEqualPool) -> f
     try:
         return float(await pool.equal(texts.completion, texts.reference or ""))
     except (OSError, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # the caller was cancelled, not the pool's future
         raise CheckError("math_equal was not decided in time, or its worker died") from error
 
 
