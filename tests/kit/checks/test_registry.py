@@ -117,7 +117,7 @@ async def test_endless_algebra_of_one_item_keeps_no_other_waiting(pool: MathEqua
     assert await value(pool, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
     assert not stuck.done()
     stuck.cancel()
-    with pytest.raises(CheckError, match="in time"):
+    with pytest.raises(asyncio.CancelledError):  # not an item without a score: nobody waits for it any more
         await stuck
 
 
