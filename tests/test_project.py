@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +69,21 @@ def test_documents_name_only_variables_that_exist() -> None:
         path = ROOT / name
         named = set(re.findall(r"REGRADE_(?:REWARD|META|TRAINER)_[A-Z]+(?:_[A-Z]+)*", path.read_text()))
         assert named <= known, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("services.reward.app", ["fsspec", "jinja2", "matplotlib", "pyarrow", "torch", "trl"]),
+        ("services.meta_reward.app", ["jsonschema_rs", "math_verify", "matplotlib", "pebble", "re2", "torch", "trl"]),
+    ],
+)
+def test_a_service_imports_nothing_of_anothers_extra(module: str, absent: list[str]) -> None:
+    """Its image installs its own extra only."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {module}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2_000:]
 
 
 VAGUE_NAMES = {

@@ -2,8 +2,10 @@
 
 import asyncio
 import multiprocessing
+from typing import TYPE_CHECKING
 
-from pebble import ProcessPool
+if TYPE_CHECKING:
+    from pebble import ProcessPool
 
 _MAX_ANSWER_CHARS = 2_000
 _MATH_MARKS = ("$", r"\boxed", r"\(", r"\[")
@@ -33,6 +35,8 @@ class MathEqualPool:
 
     async def equal(self, completion: str, reference: str) -> bool:
         """Whether the completion's final answer equals the reference. Raises `OSError`: timeout, or a worker died."""
+        from pebble import ProcessPool  # the meta-reward service imports the catalogue of checks, and has no workers
+
         if self._pool is None:
             self._pool = ProcessPool(self._workers, context=multiprocessing.get_context("spawn"), initializer=_warm_up)
         texts = (completion[-_MAX_ANSWER_CHARS:], reference[-_MAX_ANSWER_CHARS:])
