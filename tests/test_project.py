@@ -76,6 +76,7 @@ def test_documents_name_only_variables_that_exist() -> None:
     ("module", "absent"),
     [
         ("services.reward.app", ["fsspec", "jinja2", "matplotlib", "pyarrow", "torch", "trl"]),
+        ("services.trainer.train", ["fastapi", "hiredis", "jsonschema_rs", "py3langid", "re2", "redis", "uvicorn"]),
         ("services.meta_reward.app", ["jsonschema_rs", "math_verify", "matplotlib", "pebble", "re2", "torch", "trl"]),
     ],
 )
