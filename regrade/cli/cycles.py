@@ -61,7 +61,7 @@ def show(
     order: share of anchor pairs in the right order, active → candidate.
     gain: in net order; certain if its lower bound, corrected for candidates and decisions, is above 0.
 
-    Example: regrade cycles show essay_writing 7
+    Example: regrade cycles show essay_writing essay_writing-main-7
     """
     report = meta.get(f"/cycles/{task}/{cycle}", CycleReport)
     if as_json:

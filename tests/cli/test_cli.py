@@ -1,6 +1,8 @@
 """The `regrade` command against both services."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,12 @@ def fine(*arguments: str) -> str:
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_the_package_is_the_command() -> None:
+    command = [sys.executable, "-m", "regrade", "schema"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "ScoreRequest" in printed.split()
 
 
 def test_score(urls: list[str], tmp_path: Path) -> None:
