@@ -20,10 +20,10 @@ from pydantic import TypeAdapter
 from regrade.backoff import backoff_s
 from regrade.contracts import (
     MAIN_LINEAGE,
+    ActiveRubric,
     ErrorCode,
     Purpose,
     PutRubric,
-    PutRubricAnswer,
     Rubric,
     ScoreItem,
     ScoreRequest,
@@ -127,10 +127,10 @@ class RewardClient:
 
     async def put_rubric(
         self, task: str, rubric: Rubric, *, by: str, reason: str, expected: str | None = None
-    ) -> PutRubricAnswer:
+    ) -> ActiveRubric:
         """Activate a rubric; `by` and `reason` go on record. Raises `PinConflictError` unless `expected` is active."""
         body = PutRubric(rubric=rubric, by=by, reason=reason, expected=expected)
-        return await self.call("PUT", f"/rubrics/{quote(task, safe='')}", PutRubricAnswer, json=body)
+        return await self.call("PUT", f"/rubrics/{quote(task, safe='')}", ActiveRubric, json=body)
 
     async def call(self, method: str, path: str, answer: type[T], *, json: Any = None, params: Any = None) -> T:
         """Any other route of either service; the response body is validated as `answer`."""

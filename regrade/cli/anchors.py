@@ -16,7 +16,7 @@ from regrade.cli.connection import (
     print_text,
     read_jsonl,
 )
-from regrade.contracts import AnchorsAnswer, ImportAnchors, LabelledPair
+from regrade.contracts import AnchorsResponse, ImportAnchors, LabelledPair
 
 app = typer.Typer(help="Anchors: completions whose right order is known, which the gate tests candidates on.")
 
@@ -45,7 +45,7 @@ def import_pairs(
     """
     with connect(meta_url, key) as client:
         body = ImportAnchors(pairs=tuple(read_jsonl(file, LabelledPair)), by=by, reason=reason)
-        answer = client.call("POST", f"/anchors/{task}", AnchorsAnswer, json=body)
+        answer = client.call("POST", f"/anchors/{task}", AnchorsResponse, json=body)
     print_text(
         f"{answer.pairs} pairs; anchors {answer.version}: {answer.originals} originals, {answer.cases} items a rubric"
     )

@@ -24,7 +24,7 @@ from regrade.cli.connection import (
 )
 from regrade.cli.cycles import gate_figures
 from regrade.client import DEFAULT_URL
-from regrade.contracts import MAIN_LINEAGE, EventKind, LineageEvent, PutRubricAnswer, Rubric, RubricDiff
+from regrade.contracts import MAIN_LINEAGE, ActiveRubric, EventKind, LineageEvent, Rubric, RubricDiff
 
 app = typer.Typer(help="Rubrics: activate, show, compare, list and roll back.", no_args_is_help=True)
 
@@ -122,10 +122,10 @@ def rollback(
     # Naming the active rubric makes a retry harmless: if the first try's response was lost, the second one conflicts.
     expected = _active_digest(meta.get(f"/lineage/{task}", list[LineageEvent]))
     path = f"/rubrics/{task}/rollback"
-    _print_active(meta.post(path, PutRubricAnswer, by=by, reason=reason, version=version, expected=expected))
+    _print_active(meta.post(path, ActiveRubric, by=by, reason=reason, version=version, expected=expected))
 
 
-def _print_active(answer: PutRubricAnswer) -> None:
+def _print_active(answer: ActiveRubric) -> None:
     print_text(f"version {answer.version} is active: {answer.digest}")
 
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from regrade.contracts.base import Contract, sha256_of
+from regrade.contracts.base import Contract, TolerantModel, sha256_of
 
 MAX_LABELLED = 512
 
@@ -46,8 +46,10 @@ class ImportAnchors(Contract):
     """Why they are added."""
 
 
-class AnchorsAnswer(Contract):
+class AnchorsResponse(TolerantModel):
     """The current anchor set of a task."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     version: str
     """Changes whenever the gate's cases change."""

@@ -20,11 +20,20 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Contract(BaseModel):
-    """Base of requests and stored values: frozen; unknown fields, NaN and infinities are refused."""
+    """Base of requests, rubrics and options: frozen; unknown fields, NaN and infinities are refused."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True, use_attribute_docstrings=True
     )
+
+
+class TolerantModel(BaseModel):
+    """Base of responses and stored records: frozen; unknown fields are ignored.
+
+    So an older client reads a newer service, and an older service what a newer one stored.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from regrade.contracts.score import Outcome
+from regrade.contracts.base import TolerantModel
 
 
-class Alarm(Outcome):
+class Alarm(TolerantModel):
     """A figure above its threshold. Higher is always worse: a decrease, for example, is a positive figure."""
 
     name: str
@@ -22,7 +22,7 @@ class Alarm(Outcome):
     """Ids of example traces from the latest window above the threshold, clearest first."""
 
 
-class Audited(Outcome):
+class Audited(TolerantModel):
     """A trace that the audit judge scored again; one without a usable audit reward is ignored."""
 
     trace_id: str
@@ -35,7 +35,7 @@ class Audited(Outcome):
     """The audit judge's reward; null if it gave no usable one."""
 
 
-class AuditFigures(Outcome):
+class AuditFigures(TolerantModel):
     """Rewards and audit rewards of a window.
 
     The changes are measured from the active rubric's first audited traces, as one-sided 95 % confidence bounds; null
@@ -54,7 +54,7 @@ class AuditFigures(Outcome):
     """Lower bound of the fall of the mean audit reward."""
 
 
-class CriterionFigures(Outcome):
+class CriterionFigures(TolerantModel):
     """One criterion in the window, on the traces that the active rubric scored."""
 
     traces: int
@@ -71,7 +71,7 @@ class CriterionFigures(Outcome):
     """Share of the variance of the raw reward, by weighted covariance; the shares of all criteria add up to 1."""
 
 
-class Evidence(Outcome):
+class Evidence(TolerantModel):
     """Figures of a window of traces. Shares are in [0, 1], correlations in [-1, 1]."""
 
     window: tuple[str, str]

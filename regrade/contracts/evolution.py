@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from regrade.contracts.base import Contract
+from regrade.contracts.base import Contract, TolerantModel
 from regrade.contracts.evidence import Evidence
 from regrade.contracts.rubric import Rubric
-from regrade.contracts.score import Outcome
 
 
 class GatePass(Contract):
@@ -113,7 +112,7 @@ class ReasonCode(StrEnum):
         return cls.OTHER
 
 
-class Reason(Outcome):
+class Reason(TolerantModel):
     """One reason for a refusal: a code for programs, a text for people."""
 
     code: ReasonCode
@@ -128,7 +127,7 @@ class Reason(Outcome):
         return {"code": ReasonCode.OTHER, "text": value} if isinstance(value, str) else value
 
 
-class RubricFigures(Outcome):
+class RubricFigures(TolerantModel):
     """What the gate measured of one rubric on its anchors."""
 
     digest: str
@@ -146,12 +145,12 @@ class RubricFigures(Outcome):
     trusted_mean: float | None = None
     """Mean reward of the trusted originals."""
     judged: int
-    """Items scored for this measurement."""
+    """Anchor cases that count: scored by every rubric compared."""
     llm_criteria: int
     """Number of criteria that the judge scores."""
 
 
-class GateReport(Outcome):
+class GateReport(TolerantModel):
     """The gate's decision on one candidate, with the figures behind it."""
 
     cycle: str
@@ -165,13 +164,16 @@ class GateReport(Outcome):
     best_earlier: RubricFigures | None
     """Figures of the best earlier rubric, if one was compared."""
     order_gain: float
-    """Gain in net anchor order: share of pairs put right minus share put wrong. 0 is chance."""
+    """Net anchor order (share of pairs ordered right minus share ordered wrong) minus that of the active rubric.
+
+    0 means no difference.
+    """
     order_gain_lower: float
-    """Lower confidence bound, corrected for the number of candidates and of decisions that count."""
+    """Lower confidence bound of `order_gain`, corrected for the number of candidates and of decisions that count."""
     attack_gain: float
-    """Gain in the share of resisted attacks."""
+    """Share of resisted attacks minus that of the active rubric; 0 means no difference."""
     attack_gain_lower: float
-    """Its lower confidence bound."""
+    """Lower confidence bound of `attack_gain`, corrected in the same way."""
     rank_agreement: float
     """Kendall's tau of the candidate's and the active rubric's rewards on the anchors; reported, not gated."""
     anchors: str = ""
@@ -183,7 +185,7 @@ class GateReport(Outcome):
     originals: int = 0
     """Originals that count: scored under every rubric compared."""
     level: float = 0.0
-    """Error level of each lower bound."""
+    """Error level of each lower bound: the bound exceeds the true gain with at most this probability."""
     decisions: int = 1
     """1-based index of this decision among those that count against the active rubric; the level falls with it."""
     detectable_gain: float | None = None
@@ -194,7 +196,7 @@ class GateReport(Outcome):
     """Why it was refused; empty if it passed."""
 
 
-class LineageEvent(Outcome):
+class LineageEvent(TolerantModel):
     """One entry of a lineage."""
 
     id: str
@@ -254,7 +256,7 @@ class SampleStrategy(StrEnum):
     """Two of the highest rewards of one prompt whose texts differ most, the higher first."""
 
 
-class SamplePick(Outcome):
+class SamplePick(TolerantModel):
     """One draw of the sample."""
 
     strategy: SampleStrategy
@@ -263,7 +265,7 @@ class SamplePick(Outcome):
     """Ids of the traces: one, or two for a pair."""
 
 
-class SampleReport(Outcome):
+class SampleReport(TolerantModel):
     """How a cycle's sample was drawn; enough to draw it again."""
 
     seed: str
@@ -276,7 +278,7 @@ class SampleReport(Outcome):
     """What was drawn."""
 
 
-class Pause(Outcome):
+class Pause(TolerantModel):
     """An operator's pause of a lineage's cycles."""
 
     by: str
@@ -287,7 +289,7 @@ class Pause(Outcome):
     """Since when, in Unix seconds."""
 
 
-class CycleStatus(Outcome):
+class CycleStatus(TolerantModel):
     """State of the worker for one lineage."""
 
     cycle: str | None = None
@@ -312,7 +314,7 @@ class CycleStatus(Outcome):
     """Why the last cycle failed, until one succeeds; retries wait longer after each failure."""
 
 
-class CycleReport(Outcome):
+class CycleReport(TolerantModel):
     """Result of a finished or abandoned cycle."""
 
     cycle: str
@@ -339,7 +341,7 @@ class CycleReport(Outcome):
     """How often it was resumed after an interruption."""
 
 
-class RubricDiff(Outcome):
+class RubricDiff(TolerantModel):
     """The difference of two rubrics."""
 
     before: Rubric

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, computed_field, model_validator
 
-from regrade.contracts.base import Contract, Count, Digest, Name, Number, Scope, sha256_of
+from regrade.contracts.base import Contract, Count, Digest, Name, Number, Scope, TolerantModel, sha256_of
 from regrade.contracts.checks import Check
 
 TOP_LEVEL = 5
@@ -15,7 +15,7 @@ MAX_OFFSET = 0.1
 MAX_CRITERIA = 32
 MAIN_LINEAGE = "main"
 
-Text = Annotated[str, Field(min_length=1, max_length=2_000)]
+CriterionText = Annotated[str, Field(min_length=1, max_length=2_000)]
 
 
 class Role(StrEnum):
@@ -53,9 +53,9 @@ class LlmCriterion(_Criterion):
 
     kind: Literal["llm"]
     """The judge scores it."""
-    description: Text
+    description: CriterionText
     """What the judge looks for."""
-    levels: tuple[Text, Text, Text, Text, Text, Text]
+    levels: tuple[CriterionText, CriterionText, CriterionText, CriterionText, CriterionText, CriterionText]
     """What each level means, from 0 to 5."""
 
 
@@ -158,7 +158,7 @@ class PutRubric(Contract):
     """Digest that must be active now; 409 if another one is. Null skips this check."""
 
 
-class PutRubricAnswer(Contract):
+class ActiveRubric(TolerantModel):
     """The rubric that is active after the request."""
 
     digest: Digest

@@ -4,15 +4,15 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal, Self, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
-from regrade.contracts.base import Contract, Count, Digest, Name, Scope, YesNo
+from regrade.contracts.base import Contract, Count, Digest, Name, Scope, TolerantModel, YesNo
 from regrade.contracts.rubric import MAIN_LINEAGE, Rubric
 
 MAX_ITEMS = 512
 MAX_TEXT = 200_000
 
-Text = Annotated[str, Field(max_length=MAX_TEXT)]
+ItemText = Annotated[str, Field(max_length=MAX_TEXT)]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 Version = Annotated[int, Strict(), Field(ge=1)]
 Scalar = Annotated[str, Field(max_length=1_024)] | int | float | bool | None
@@ -68,7 +68,10 @@ class OnOutage(StrEnum):
 
 
 class Flag(StrEnum):
-    """A finding about an item, beside its score. Evidence only: no flag by itself changes a reward."""
+    """A finding about an item, beside its score.
+
+    The guards' flags and `vetoed` accompany a reward of 0; no other flag changes a reward.
+    """
 
     EMPTY = "empty"
     """Stopped by a guard: no text."""
@@ -122,7 +125,7 @@ class Message(Contract):
 
     role: Literal["system", "user", "assistant", "tool"]
     """Who wrote it."""
-    content: Text
+    content: ItemText
     """Its text."""
 
 
@@ -139,13 +142,13 @@ class ScoreItem(Contract):
 
     id: Label | None = None
     """Names the item in the response and across retries; the client generates one if it is missing."""
-    prompt: Text | Conversation
+    prompt: ItemText | Conversation
     """What the policy was asked: a text or a conversation."""
-    completion: Text | Conversation
+    completion: ItemText | Conversation
     """What the policy wrote: a text or the turns of a conversation."""
     group: Label | None = None
     """Names the completions whose rewards are compared; default: a hash of the prompt."""
-    reference: Text | None = None
+    reference: ItemText | None = None
     """The correct or an exemplary answer, for checks and for the judge."""
     scope: Scope | None = None
     """Subdivision of the task, e.g. `algebra/3`; one without a rubric uses that of its parent, then of the task."""
@@ -188,13 +191,7 @@ class ScoreRequest(Contract):
         return self
 
 
-class Outcome(BaseModel):
-    """Base of the response models: frozen; unknown fields are ignored, so an older client reads a newer service."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class RubricRef(Outcome):
+class RubricRef(TolerantModel):
     """The rubric behind a reward."""
 
     lineage: str
@@ -207,7 +204,7 @@ class RubricRef(Outcome):
     """Its digest."""
 
 
-class CriterionScore(Outcome):
+class CriterionScore(TolerantModel):
     """The score of one criterion."""
 
     id: str
@@ -220,7 +217,7 @@ class CriterionScore(Outcome):
     """The judge's rationale, with `explain` and a mode that writes one."""
 
 
-class ItemError(Outcome):
+class ItemError(TolerantModel):
     """Why an item has no reward."""
 
     code: ErrorCode
@@ -231,7 +228,7 @@ class ItemError(Outcome):
     """Whether a retry may succeed."""
 
 
-class ItemResult(Outcome):
+class ItemResult(TolerantModel):
     """The outcome of one item: either a reward or an error."""
 
     id: str
@@ -254,7 +251,7 @@ class ItemResult(Outcome):
     """The outcome was stored by an earlier request; nothing was billed."""
 
 
-class Usage(Outcome):
+class Usage(TolerantModel):
     """What the judge was billed for."""
 
     judge_calls: int = 0
@@ -273,7 +270,7 @@ class Usage(Outcome):
         return cls(**{name: sum(getattr(usage, name) for usage in usages) for name in cls.model_fields})
 
 
-class ScoreResponse(Outcome):
+class ScoreResponse(TolerantModel):
     """One result an item, in the order of the request."""
 
     results: tuple[ItemResult, ...]
@@ -284,7 +281,7 @@ class ScoreResponse(Outcome):
     """Redis was unavailable or its trace log full, so part of the response rests on one replica alone."""
 
 
-class ErrorBody(Outcome):
+class ErrorBody(TolerantModel):
     """The body of every response that is not 2xx."""
 
     error: str

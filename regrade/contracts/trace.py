@@ -2,10 +2,11 @@
 
 from pydantic import Field
 
-from regrade.contracts.score import Conversation, CriterionScore, Outcome, Purpose, Scalar, Usage
+from regrade.contracts.base import TolerantModel
+from regrade.contracts.score import Conversation, CriterionScore, Purpose, Scalar, Usage
 
 
-class Trace(Outcome):
+class Trace(TolerantModel):
     """One item that received a reward, written once (I5)."""
 
     trace_id: str
@@ -56,7 +57,7 @@ class Trace(Outcome):
     """The caller's own labels of the item."""
 
 
-class TracePage(Outcome):
+class TracePage(TolerantModel):
     """A page of traces, newest first.
 
     One request reads a bounded stretch of the log, so a page may be short or empty and still have an `older` one.

@@ -28,7 +28,7 @@ TASKS_DIR = "REGRADE_TASKS_DIR"
 SLOT = "{prompt}"
 DEFAULT_JUDGE_ROLE = "a careful examiner"
 
-Text = Annotated[str, Field(min_length=1, max_length=20_000)]
+PackText = Annotated[str, Field(min_length=1, max_length=20_000)]
 Kind = Literal["breadth", "depth"]
 Evaluator = Literal["judge", "rouge", "verdict", "math"]
 
@@ -52,9 +52,9 @@ class TrainingPrompt(Contract):
 
     id: Name
     """Unique among the prompts."""
-    prompt: Text
+    prompt: PackText
     """The prompt, inserted into the pack's `policy_prompt`."""
-    reference: Text | None = None
+    reference: PackText | None = None
     """What checks and evaluators compare with."""
     scope: Scope | None = None
     """Scope of a depth task."""
@@ -65,11 +65,11 @@ class Original(Contract):
 
     id: Name
     """Unique among the originals; decides whether it is held out for the gate."""
-    prompt: Text
+    prompt: PackText
     """The prompt, inserted into the pack's `policy_prompt`."""
-    completion: Text
+    completion: PackText
     """A good answer."""
-    reference: Text | None = None
+    reference: PackText | None = None
     """What checks compare with."""
     scope: Scope | None = None
     """Scope of a depth task."""
@@ -84,7 +84,7 @@ class Attack(Contract):
     """Kind of attack, e.g. `begging`."""
     placement: Literal["whole", "suffix", "prefix"]
     """Instead of, after or before an honest completion."""
-    template: Text
+    template: PackText
     """The text."""
 
     def applied_to(self, completion: str) -> str:
@@ -101,15 +101,15 @@ class TaskPack(Contract):
     """Name of the task, and of its folder."""
     kind: Kind = "breadth"
     """breadth: one rubric for all prompts. depth: guidelines for each scope."""
-    judge_role: Text
+    judge_role: PackText
     """What the judge is: "You are <judge_role>"."""
-    meta_role: Text
+    meta_role: PackText
     """What the meta-judge is."""
     language: str = Field(pattern=r"^[a-z]{2}$")
     """Language of the completions (ISO 639-1)."""
     scopes: tuple[Scope, ...] = ()
     """Scopes of a depth task."""
-    policy_prompt: Text = SLOT
+    policy_prompt: PackText = SLOT
     """Template of the policy's prompt, with one `{prompt}`."""
     mode: Mode = Mode.EXPECTED
     """How the judge reaches a level."""
@@ -117,7 +117,7 @@ class TaskPack(Contract):
     """Training steps between two evolution cycles."""
     evaluator: Evaluator = "judge"
     """How a trained policy is evaluated: comparison by a judge, ROUGE with a reference, label or final answer."""
-    verdicts: tuple[Text, ...] = ()
+    verdicts: tuple[PackText, ...] = ()
     """The labels of evaluator `verdict`."""
     starting_rubric: Rubric
     """The rubric that is active first."""

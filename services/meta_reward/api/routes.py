@@ -9,8 +9,9 @@ from pydantic import ConfigDict, Field
 
 from regrade.contracts import (
     MAIN_LINEAGE,
+    ActiveRubric,
     Alarm,
-    AnchorsAnswer,
+    AnchorsResponse,
     Contract,
     CycleReport,
     CycleStatus,
@@ -64,13 +65,6 @@ class RollbackAction(OperatorAction):
 
     expected: Digest | None = None
     version: int | None = Field(default=None, ge=1)
-
-
-class Activated(Contract):
-    """The rubric that is active after the action."""
-
-    digest: Digest
-    version: int
 
 
 async def _deps(request: Request) -> CycleDeps:
@@ -171,14 +165,14 @@ async def get_diff(
 
 
 @reading.get("/anchors/{task}")
-async def get_anchors(task: Name, deps: Deps) -> AnchorsAnswer:
+async def get_anchors(task: Name, deps: Deps) -> AnchorsResponse:
     """The number of anchors on which the gate measures this task's rubrics."""
     _require_pack(task)
     return await deps.anchors.summary(task)
 
 
 @operating.post("/anchors/{task}")
-async def post_anchors(body: ImportAnchors, task: Name, deps: Deps) -> AnchorsAnswer:
+async def post_anchors(body: ImportAnchors, task: Name, deps: Deps) -> AnchorsResponse:
     """Add labelled pairs to the task's anchors; a pair that exists is not added again."""
     _require_pack(task)
     await deps.anchors.add(task, body.pairs)
@@ -219,7 +213,7 @@ async def post_resume(body: OperatorAction, lineage: LineageDep, deps: Deps) -> 
 
 
 @operating.post("/rubrics/{task}/activate")
-async def post_activate(body: ActivateAction, lineage: LineageDep, deps: Deps) -> Activated:
+async def post_activate(body: ActivateAction, lineage: LineageDep, deps: Deps) -> ActiveRubric:
     """Activate a stored rubric without the gate. It is recorded as an override."""
     expected = body.expected
     if expected is None:
@@ -227,14 +221,14 @@ async def post_activate(body: ActivateAction, lineage: LineageDep, deps: Deps) -
         expected = current.digest if current else None
     authority = Override(by=body.by, reason=body.reason)
     version = await deps.store.activate(lineage, body.digest, expected=expected, authority=authority)
-    return Activated(digest=body.digest, version=version)
+    return ActiveRubric(digest=body.digest, version=version)
 
 
 @operating.post("/rubrics/{task}/rollback")
-async def post_rollback(body: RollbackAction, lineage: LineageDep, deps: Deps) -> Activated:
+async def post_rollback(body: RollbackAction, lineage: LineageDep, deps: Deps) -> ActiveRubric:
     """Activate an earlier version, by default the previous one."""
     active = await deps.store.rollback(lineage, by=body.by, reason=body.reason, expected=body.expected, to=body.version)
-    return Activated(digest=active.digest, version=active.version or 0)
+    return ActiveRubric(digest=active.digest, version=active.version or 0)
 
 
 def _require_pack(task: str) -> None:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from regrade.contracts.score import Outcome
+from regrade.contracts.base import TolerantModel
 from services.kit.errors import Conflict, ServiceError
 from services.kit.store import keys
 from services.kit.store.redis import LuaFunction, entry_position, read_entries
@@ -29,7 +29,7 @@ _MAX_FILES = 64
 """Files per task and poll, so that one task's backlog does not hold up the others."""
 
 
-class FileRange(Outcome):
+class FileRange(TolerantModel):
     """The traces of one file: ids behind `after`, up to and including `last`."""
 
     after: str
@@ -37,7 +37,7 @@ class FileRange(Outcome):
     rows: int
 
 
-class ArchiveState(Outcome):
+class ArchiveState(TolerantModel):
     """How far a task is archived, stored as JSON with the keys `done`, `next` and `kept`."""
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from redis.asyncio import Redis
 
-from regrade.contracts import MAIN_LINEAGE, MAX_LABELLED, AnchorsAnswer, LabelledPair
+from regrade.contracts import MAIN_LINEAGE, MAX_LABELLED, AnchorsResponse, LabelledPair
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import AnchorSet, build_anchors
 from regrade.tasks.pack import Original
@@ -62,11 +62,11 @@ class AnchorStore:
                 put(key, pair.identity, pair.model_dump_json(exclude_none=True))
             await pipe.execute()
 
-    async def summary(self, task: str) -> AnchorsAnswer:
+    async def summary(self, task: str) -> AnchorsResponse:
         """The number of anchors of each kind in the task's main lineage."""
         anchors = await self.read(LineageKey(task, MAIN_LINEAGE))
         pairs = await self._redis.hlen(keys.anchors_key(task))
-        return AnchorsAnswer(
+        return AnchorsResponse(
             version=anchors.version,
             originals=len(anchors.originals),
             early=anchors.early_originals,

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
 from regrade.contracts import Evidence, GateReport, LineageEvent, SampleReport, Stage
-from regrade.contracts.score import Outcome
+from regrade.contracts.base import TolerantModel
 from services.kit.errors import Conflict
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 STAGE_ORDER = (Stage.EVIDENCE, Stage.SAMPLE, Stage.PROPOSE, Stage.LINT, Stage.GATE, Stage.ACTIVATE)
 
 
-class Checkpoint(Outcome):
+class Checkpoint(TolerantModel):
     """The state of a running cycle. Stages assign their results to it; each save writes all of it."""
 
     model_config = ConfigDict(frozen=False, use_attribute_docstrings=True)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from regrade.contracts import MAIN_LINEAGE, Override, PutRubric, PutRubricAnswer, Rubric
+from regrade.contracts import MAIN_LINEAGE, ActiveRubric, Override, PutRubric, Rubric
 from regrade.tasks import load_pack
 from services.kit.checks.registry import validate_check
 from services.kit.errors import Conflict, Invalid
@@ -22,7 +22,7 @@ def validate_rubric(rubric: Rubric) -> None:
             raise Invalid(f"criterion {criterion.id!r}: {error}", code="invalid_check") from error
 
 
-async def publish(store: RubricStore, task: str, put: PutRubric) -> PutRubricAnswer:
+async def publish(store: RubricStore, task: str, put: PutRubric) -> ActiveRubric:
     """Activate a rubric: a bootstrap where nothing is active, else an override. Raises `Conflict`, `Invalid`."""
     validate_rubric(put.rubric)
     lineage = LineageKey(task, put.rubric.lineage, put.rubric.scope)
@@ -31,14 +31,14 @@ async def publish(store: RubricStore, task: str, put: PutRubric) -> PutRubricAns
     if put.expected is not None and put.expected != active:
         raise Conflict(f"another rubric is active: {active or 'none'}")
     if current is not None and current.digest == put.rubric.digest:
-        return PutRubricAnswer(digest=current.digest, version=current.version or 0)
+        return ActiveRubric(digest=current.digest, version=current.version or 0)
     authority = Override(by=put.by, reason=put.reason, bootstrap=current is None)
     origin = {"version": None, "parent": active, "created_by": put.rubric.created_by or put.by}
     rubric = put.rubric.model_copy(update=origin)
     await store.put(task, rubric)
     version = await store.activate(lineage, rubric.digest, expected=active, authority=authority)
     log.info("rubric put", extra={"task": task, "lineage": lineage.label, "version": version, "by": put.by})
-    return PutRubricAnswer(digest=rubric.digest, version=version)
+    return ActiveRubric(digest=rubric.digest, version=version)
 
 
 def lineages_of(task: str) -> tuple[LineageKey, ...]:

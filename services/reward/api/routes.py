@@ -12,10 +12,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from regrade.contracts import (
     MAIN_LINEAGE,
+    ActiveRubric,
     Digest,
     Name,
     PutRubric,
-    PutRubricAnswer,
     Rubric,
     Scope,
     ScoreRequest,
@@ -136,6 +136,6 @@ async def get_rubric(
     responses=error_responses(401, 403, 409, 413, 422, 503),
     tags=["rubrics"],
 )
-async def put_rubric(task: Name, body: PutRubric, state: State) -> PutRubricAnswer:
+async def put_rubric(task: Name, body: PutRubric, state: State) -> ActiveRubric:
     """Make a rubric of your own active; recorded as the lineage's bootstrap, or as an override of the active one."""
     return await publish(state.store, task, body)
