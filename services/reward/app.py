@@ -28,18 +28,18 @@ from services.reward.api.state import RewardState
 from services.reward.api.trainer_routes import router as trainer_router
 from services.reward.judge.admission import Admission
 from services.reward.judge.batch import JudgeLimits
-from services.reward.judge.engine.discovery import EngineHandle, open_engine
+from services.reward.judge.engine.discovery import INPROCESS, EngineHandle, check_dialect, open_engine
 from services.reward.judge.engine_client import EngineClient
 from services.reward.judge.judge import Judge
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker
+from services.reward.persistence.fence_key import FenceKey
 from services.reward.persistence.judgement_cache import JudgementStore
 from services.reward.persistence.multiplexed import MultiplexedConnection
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.persistence.recovery import Recovery
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
-from services.reward.persistence.spool import Spool, open_spool
-from services.reward.scoring.fence_key import FenceKey
+from services.reward.persistence.spool import Spool, SpoolLimits, open_spool
 from services.reward.scoring.pins import Pins
 from services.reward.scoring.pipeline import ScoringPipeline
 from services.reward.settings import RewardSettings
@@ -52,7 +52,11 @@ _TEMPERATURE = 0.7
 
 
 def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> FastAPI:
-    """The app; nothing is opened before its lifespan starts. `tracing` replaces the collector of the settings."""
+    """The app; nothing is opened before its lifespan starts. `tracing` replaces the collector of the settings.
+
+    Raises `ValueError` for an unknown `judge_dialect`.
+    """
+    check_dialect(settings.judge_dialect)
     tracing = tracing or _tracing(settings)
     traced = tracing.engine_requests() if tracing is not None else None
     registry = CollectorRegistry()
@@ -113,7 +117,7 @@ def _engine(
     settings: RewardSettings, session: ClientSession, metrics: RewardMetrics
 ) -> tuple[EngineHandle, Callable[[], Awaitable[None]]]:
     """The judge's engine, opened at its first use, and how it is closed."""
-    if settings.judge_dialect == "vllm-inprocess":
+    if settings.judge_dialect == INPROCESS:
         from services.reward.judge.engine.inprocess import InprocessModel
 
         model = InprocessModel(
@@ -154,7 +158,8 @@ async def _open_state(
     store = RubricStore(redis)
     trace_log = TraceLog(redis, pipe, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
     pins, actives = PinCache(), ActiveRubricCache(store, circuit, metrics)
-    spool = open_spool(settings)
+    spool_limits = SpoolLimits(settings.spool_max_bytes, settings.spool_max_age_s, settings.spool_fsync)
+    spool = open_spool(settings.spool_dir, spool_limits)
     outcomes = OutcomeStore(trace_log, circuit, pins, actives, spool)
     admission = _admission(settings)
     fence_key = FenceKey(settings.fence_key.get_secret_value())

@@ -2,20 +2,21 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Mode, Name
 from services.kit.settings import BaseUrls, ServiceSettings
-from services.reward.api.quotas import Tenant
-from services.reward.judge.engine.discovery import DIALECTS
 
 
-def _known_dialect(name: str) -> str:
-    known = ("auto", *DIALECTS, "vllm-inprocess")
-    if name not in known:
-        raise ValueError(f"unknown judge_dialect {name!r}; choose one of {', '.join(known)}")
-    return name
+class Tenant(BaseModel):
+    """One caller's keys and its budgets in each replica; null is unlimited."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    keys: tuple[Annotated[SecretStr, Field(min_length=8)], ...] = Field(min_length=1)
+    requests_per_minute: float | None = Field(None, gt=0)
+    items_per_minute: float | None = Field(None, gt=0)
 
 
 class RewardSettings(ServiceSettings):
@@ -34,7 +35,7 @@ class RewardSettings(ServiceSettings):
         description="Model name sent to the engine; empty: the first it lists. In process: a folder or hub name.",
     )
     judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the engine, if it needs one.")
-    judge_dialect: Annotated[str, AfterValidator(_known_dialect)] = Field(
+    judge_dialect: str = Field(
         "auto",
         description="The engine's API: vllm, sglang, llamacpp or openai; auto probes the engine; vllm-inprocess runs "
         "judge_model inside this service (extra vllm) and ignores judge_url.",

@@ -9,24 +9,12 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from services.kit.errors import Overloaded
 from services.reward.metrics import RewardMetrics
+from services.reward.settings import Tenant
 
 Clock = Callable[[], float]
-
-
-class Tenant(BaseModel):
-    """One caller's keys and its budgets in each replica; null is unlimited."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    keys: tuple[Annotated[SecretStr, Field(min_length=8)], ...] = Field(min_length=1)
-    requests_per_minute: float | None = Field(None, gt=0)
-    items_per_minute: float | None = Field(None, gt=0)
 
 
 class TokenBucket:
@@ -77,7 +65,7 @@ class Quotas:
         ]
 
     def admit_request(self, key: str) -> TenantBudgets | None:
-        """Count a request, before its body is read; None for a key that belongs to no tenant.
+        """Count a request, before its body is parsed; None for a key that belongs to no tenant.
 
         Raises `Overloaded` where one of the tenant's budgets is used up.
         """

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from regrade.contracts import Mode
 from services.reward.judge.batch import ItemScores, JudgeBatch, JudgeLimits
 from services.reward.judge.engine_client import EngineClient, JudgeContext
-from services.reward.judge.modes import strategy
+from services.reward.judge.modes import judge_mode
 from services.reward.judge.prompt import JudgeItem
 
 
@@ -19,7 +19,7 @@ class Judge:
     async def judge(self, context: JudgeContext, mode: Mode, items: Sequence[JudgeItem]) -> list[ItemScores]:
         """Each item's scores, in order. A failed engine call is an error of its criteria alone."""
         batch = JudgeBatch(self._client, context, self._limits, items)
-        await strategy(mode).score(batch)
+        await judge_mode(mode).score(batch)
         return batch.scores()
 
     async def aclose(self) -> None:

@@ -8,8 +8,7 @@ from services.kit.store import keys
 from services.kit.store.redis import CommandSender, LuaFunction
 from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 
-Distributions = tuple[tuple[float, ...], ...]
-Judged = Distributions | str
+Judged = tuple[tuple[float, ...], ...] | str
 """An engine call's answer: a distribution over the levels for each requested position, or a text."""
 
 

@@ -20,7 +20,6 @@ from regrade.contracts import Rubric
 from services.kit.errors import Overloaded, Unavailable
 from services.kit.results import ItemResult
 from services.kit.store.trace_log import stored_outcome
-from services.reward.settings import RewardSettings
 
 log = logging.getLogger(__name__)
 
@@ -194,12 +193,9 @@ class SpoolFile:
             Path(f"{self.path}-wal").unlink(missing_ok=True)
 
 
-def open_spool(settings: RewardSettings) -> "Spool | None":
-    """The spool that the settings describe. Raises `OSError`, `sqlite3.Error` when its folder cannot be written."""
-    if not settings.spool_dir:
-        return None
-    limits = SpoolLimits(settings.spool_max_bytes, settings.spool_max_age_s, settings.spool_fsync)
-    return Spool(Path(settings.spool_dir), limits)
+def open_spool(folder: str, limits: SpoolLimits) -> "Spool | None":
+    """The spool in `folder`; None for "". Raises `OSError`, `sqlite3.Error` when the folder cannot be written."""
+    return Spool(Path(folder), limits) if folder else None
 
 
 class Spool:

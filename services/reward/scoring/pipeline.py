@@ -23,9 +23,9 @@ from services.reward.judge.engine_client import JudgeContext
 from services.reward.judge.judge import Judge
 from services.reward.judge.prompt import PromptPart, fenced, judge_item, system_turn
 from services.reward.metrics import RewardMetrics
+from services.reward.persistence.fence_key import FenceKey
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.scoring.aggregate import fires
-from services.reward.scoring.fence_key import FenceKey
 from services.reward.scoring.pins import Pins
 from services.reward.scoring.results import item_result, item_trace
 from services.reward.scoring.state import ScoringState, new_states

@@ -5,8 +5,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.kit.errors import Overloaded
-from services.reward.api.quotas import Quotas, Tenant
+from services.reward.api.quotas import Quotas
 from services.reward.metrics import RewardMetrics
+from services.reward.settings import Tenant
 from tests.conftest import StartReward
 from tests.support.builders import TASK, item
 from tests.support.fake_engine import FakeEngine

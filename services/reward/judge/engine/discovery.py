@@ -20,7 +20,17 @@ DIALECTS: dict[str, type[OpenAIEngine]] = {
 }
 """The dialects by the name that the setting `judge_dialect` takes, in the order in which `auto` tries them."""
 
+INPROCESS = "vllm-inprocess"
+"""The dialect that loads the model in this process instead of sending requests to an endpoint."""
+
 log = logging.getLogger(__name__)
+
+
+def check_dialect(name: str) -> None:
+    """Raises `ValueError` for a name that the setting `judge_dialect` does not take."""
+    known = ("auto", *DIALECTS, INPROCESS)
+    if name not in known:
+        raise ValueError(f"unknown judge_dialect {name!r}; choose one of {', '.join(known)}")
 
 
 class EngineHandle:

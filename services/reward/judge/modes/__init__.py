@@ -1,7 +1,7 @@
 """The judge's modes: a class for each member of `Mode`, in a file of its own.
 
 A new mode is a member of `regrade.contracts.Mode` with its cost in `Mode.judge_calls`, a class here, and a case in
-`strategy`. mypy reports a member without a case.
+`judge_mode`. mypy reports a member without a case.
 """
 
 from typing import Protocol, assert_never
@@ -24,8 +24,8 @@ class JudgeMode(Protocol):
         ...
 
 
-def strategy(mode: Mode) -> JudgeMode:
-    """The class of a mode."""
+def judge_mode(mode: Mode) -> JudgeMode:
+    """The implementation of a mode."""
     match mode:
         case Mode.EXPECTED:
             return Expected()
