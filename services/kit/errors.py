@@ -103,6 +103,9 @@ def error_response(error: ServiceError) -> JSONResponse:
     return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
 
 
+_REDIS_FAILED = "Redis does not answer or refuses writes; see the service's log"
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Map every error that an app can raise to `{error, detail}`."""
 
@@ -126,11 +129,11 @@ def install_error_handlers(app: FastAPI) -> None:
             log.warning("refused, Redis is unavailable", extra={"detail": str(error)})
         else:
             log.error("redis failed", exc_info=error)
-        return error_response(Unavailable("Redis is not reachable", code="redis_unavailable", retry_after=2))
+        return error_response(Unavailable(_REDIS_FAILED, code="redis_unavailable", retry_after=2))
 
     async def on_anything(request: Request, error: Exception) -> JSONResponse:
         log.error("unhandled error", exc_info=error, extra={"path": request.url.path})
-        return error_response(ServiceError("internal error; see the service's log"))
+        return error_response(ServiceError("internal error; the service's log has the traceback"))
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_validation)

@@ -93,7 +93,9 @@ class RewardMetrics:
 
     def _measure_outages(self, registry: CollectorRegistry) -> None:
         self._degraded = Gauge(
-            "regrade_degraded_state", "1 while Redis is away and answers are degraded, else 0.", registry=registry
+            "regrade_degraded_state",
+            "1 while Redis is unavailable and answers are degraded, else 0.",
+            registry=registry,
         )
         self._spool_bytes = Gauge("regrade_spool_bytes", "Size of this replica's spool.", registry=registry)
         self._spool_records = Gauge(

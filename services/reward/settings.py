@@ -41,7 +41,7 @@ class RewardSettings(ServiceSettings):
         "judge_model inside this service (extra vllm) and ignores judge_url.",
     )
     judge_gpu_memory: float = Field(0.9, gt=0, le=1, description="In process: share of the GPU's memory.")
-    judge_context: int = Field(0, ge=0, description="In process: longest conversation in tokens; 0: the model's own.")
+    judge_context: int = Field(0, ge=0, description="In process: longest conversation in tokens; 0: the model's limit.")
     judge_engine_args: dict[str, Any] = Field(
         {}, description="In process: further engine arguments of vLLM by name (JSON object)."
     )
@@ -54,14 +54,22 @@ class RewardSettings(ServiceSettings):
     shadow_in_flight: int = Field(
         0,
         ge=0,
-        description="Most of these for candidate rubrics while no training is scored; 0: an eighth.",
+        description="Most conversations in flight for candidate rubrics, while no training is scored; "
+        "0: an eighth of judge_in_flight.",
     )
-    judge_queue: int = Field(4_096, ge=1, description="Most conversations that wait for the engine; beyond: 429.")
+    judge_queue: int = Field(
+        4_096, ge=1, description="Most conversations that wait for the engine; more are answered 429."
+    )
     judge_criteria_per_call: int = Field(
-        1, ge=1, le=8, description="LLM criteria scored in one engine call; more cost less and agree less with people."
+        1,
+        ge=1,
+        le=8,
+        description="LLM criteria scored in one engine call. A higher number costs less and agrees less with people.",
     )
     task_modes: dict[Name, Mode] = Field(
-        {}, description="Judge mode by task where the request names none (JSON object); default: the task's own."
+        {},
+        description="Judge mode by task, for requests that name none (JSON object); otherwise the mode of the "
+        "task pack.",
     )
     trainer_batch_wait_s: float = Field(
         0.1,
@@ -71,17 +79,24 @@ class RewardSettings(ServiceSettings):
     )
     rationale_words: int = Field(80, ge=8, le=400, description="Longest rationale of the judge, in words.")
     plan_words: int = Field(120, ge=8, le=600, description="Longest plan of the judge, in words (mode planned).")
-    judge_samples: int = Field(1, ge=1, le=8, description="Rationales sampled and averaged, in modes that write one.")
+    judge_samples: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Rationales that are sampled for each score, which is their mean; in modes that write one.",
+    )
     fence_key: SecretStr = Field(
         SecretStr(""), description="Key of the fences around untrusted text; empty: the replicas share a random one."
     )
-    max_completion_chars: int = Field(60_000, ge=1, description="A longer completion gets reward 0, flag too_long.")
+    max_completion_chars: int = Field(
+        60_000, ge=1, description="A longer completion gets reward 0 and the flag too_long."
+    )
     outcome_ttl_s: int = Field(7 * 86_400, ge=60, description="Seconds for which an outcome is stored for retries.")
     judgement_ttl_s: int = Field(86_400, ge=60, description="Seconds for which an engine's answer is cached.")
     trace_cap: int = Field(
         1_000_000,
         ge=1,
-        description="Most traces of a task in Redis; beyond: spooled, or 429 without a spool.",
+        description="Most traces of a task in Redis. More are spooled, or answered 429 without a spool.",
     )
     redis_timeout_s: float = Field(
         3.0, gt=0, description="Seconds without an answer after which Redis counts as unavailable."
@@ -89,22 +104,27 @@ class RewardSettings(ServiceSettings):
     active_poll_s: float = Field(5.0, gt=0, description="Seconds between checks of the active rubrics held in memory.")
     spool_dir: str = Field(
         "",
-        description="Folder on a lasting volume for what Redis cannot take; empty: while Redis is away, /score is 503.",
+        description="Folder, on a persistent volume, for outcomes and traces that Redis cannot take. Empty: "
+        "/score is answered 503 while Redis is unavailable.",
     )
     spool_max_bytes: int = Field(
         1_000_000_000,
         ge=4_096,
-        description="Outcomes and traces that one replica's spool holds; its SQLite files "
-        "take up some 15 % more. A batch beyond it is answered 429.",
+        description="Bytes of outcomes and traces that the spool of one replica holds; its SQLite files take up some "
+        "15 % more. When it is full, batches are answered 429.",
     )
     spool_max_age_s: int = Field(
-        5 * 86_400, ge=60, description="No more is spooled beside an entry of this age; below outcome_ttl_s."
+        5 * 86_400,
+        ge=60,
+        description="When the oldest entry in the spool has this age in seconds, the spool takes no more entries; "
+        "must be below outcome_ttl_s.",
     )
     spool_fsync: bool = Field(
-        True, description="Have a batch on the disk itself before it is answered; without, a power cut may lose it."
+        True,
+        description="Flush a spooled batch to the disk (fsync) before the answer; without, a power cut may lose it.",
     )
     bootstrap_tasks: tuple[Name, ...] = Field(
-        (), description="Task packs whose starting rubric is activated at start where none is active (JSON list)."
+        (), description="Tasks (JSON list) whose pack's starting rubric is activated at start if no rubric is active."
     )
 
     trace_url: str = Field(
@@ -116,7 +136,7 @@ class RewardSettings(ServiceSettings):
     )
     tenants: dict[Name, Tenant] = Field(
         {},
-        description='Callers with keys and budgets of their own in each replica (JSON object): {"team-a": {"keys": '
+        description='Callers with their own keys, and their budgets in each replica (JSON object): {"team-a": {"keys": '
         '["..."], "requests_per_minute": 600, "items_per_minute": 20000}}. Over budget: 429.',
     )
 
@@ -140,7 +160,7 @@ class RewardSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _outcomes_outlive_the_spool(self) -> Self:
-        """A replay recognises by the stored outcome what Redis has already accepted."""
+        """A replay recognises what Redis has already stored by the outcome."""
         if self.spool_dir and self.spool_max_age_s >= self.outcome_ttl_s:
             raise ValueError("spool_max_age_s must be below outcome_ttl_s, or a replay could leave a second trace")
         return self

@@ -43,8 +43,8 @@ class CheckEntry(Generic[C]):
     """All that the services know of a check whose parameters are a `C`.
 
     Either `evaluate` or `evaluate_in_worker` gives the value in [0, 1] of one completion. Where a matter is one of
-    degree, the value is a ramp, so that a collapsed policy finds a slope. `evaluate_in_worker` is for work that may
-    never end, and raises `CheckError` when it is not decided in time.
+    degree, the value is a ramp, so that a policy far from the goal still gets a gradient. `evaluate_in_worker` is
+    for work that may never end, and raises `CheckError` when it is not decided in time.
     """
 
     evaluate: Callable[[C, CheckInput], float] | None = None

@@ -157,7 +157,7 @@ class JsonEndpoint:
             await self._probe(candidate)
         replica = self._replicas.least_loaded(tried)
         if replica is None:
-            raise UpstreamUnavailable(f"all {len(self._replicas.all)} replicas are ejected after repeated failures")
+            raise UpstreamUnavailable(f"all {len(self._replicas.all)} endpoints are ejected after repeated failures")
         return replica
 
     async def _send_to(self, replica: Replica, request: _Request) -> Any:

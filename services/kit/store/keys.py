@@ -98,7 +98,7 @@ def judgement_key(task: str, identity: str) -> str:
 lease_key = _of_lineage("lease")
 """Lease of the lineage's cycle: the holder's fencing token."""
 
-fence_counter_key = _of_lineage("fence")
+lease_counter_key = _of_lineage("fence")
 """Counter of the cycle leases' fencing tokens."""
 
 cycle_key = _of_lineage("cycle")
@@ -140,7 +140,7 @@ archive_key = _of_task("archive")
 archive_lease_key = _of_task("archive_lease")
 """Lease of the task's archive: the holder's fencing token."""
 
-archive_fence_counter_key = _of_task("archive_fence")
+archive_lease_counter_key = _of_task("archive_fence")
 """Counter of the archive leases' fencing tokens."""
 
 cycle_request_key = _of_lineage("request")
@@ -167,5 +167,5 @@ audit_cursor_key = _of_lineage("audit_cursor")
 audit_lease_key = _of_lineage("audit_lease")
 """Lease of the lineage's audit: the holder's fencing token."""
 
-audit_fence_counter_key = _of_lineage("audit_fence")
+audit_lease_counter_key = _of_lineage("audit_fence")
 """Counter of the audit leases' fencing tokens."""

@@ -69,7 +69,7 @@ async def shared_fence_key(redis: Redis) -> bytes:
 async def read_entries(
     redis: Redis, stream: str, *, after: str = "", until: str = "+", count: int | None = None
 ) -> list[tuple[str, dict[str, str]]]:
-    """Entries of a stream behind the id `after` and up to `until`, oldest first."""
+    """Entries of a stream after the id `after` and up to `until`, oldest first."""
     page = await redis.xrange(stream, min=f"({after}" if after else "-", max=until, count=count)
     return cast("list[tuple[str, dict[str, str]]]", page or [])
 

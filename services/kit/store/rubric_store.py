@@ -116,10 +116,7 @@ class RubricStore:
         for active in await self.active_many(lineage.task, lineage.fallbacks()):
             if active is not None:
                 return active
-        raise NotFound(
-            f"task {lineage.task!r} has no active rubric in lineage {lineage.name!r}; put one first",
-            code="unknown_task",
-        )
+        raise NotFound(no_active_rubric(lineage.task, lineage.name), code="unknown_task")
 
     async def versions(self, lineage: LineageKey) -> dict[int, str]:
         """Digest by version, in ascending order, of every rubric that was ever active in this lineage."""
@@ -289,12 +286,21 @@ class RubricStore:
                 yield Announcement(lineage, notice["digest"], notice["version"])
 
 
+def no_active_rubric(task: str, lineage: str) -> str:
+    """The text of a `NotFound` for a task without a rubric."""
+    return (
+        f"task {task!r} has no active rubric in lineage {lineage!r}; run `regrade rubric put {task} FILE`, "
+        "or list the task in REGRADE_REWARD_BOOTSTRAP_TASKS"
+    )
+
+
 _CONFLICTS = {
     "fenced": "the cycle lost its lease, so its activation was refused",
     "conflict": "another rubric is active: {detail}",
     "ungated": "rubric {detail} has not passed the gate against the active one",
     "rolled_back": "rolled back: {detail}; only an override can activate it again",
-    "cooling": "rubric {detail} was rolled back automatically; the cooldown before another automatic rollback lasts",
+    "cooling": "rubric {detail} was rolled back automatically; "
+    "another automatic rollback is refused for REGRADE_META_WATCH_COOLDOWN_S seconds after that",
     "never_active": "rubric {detail} has never been active, so it cannot be rolled back to",
 }
 

@@ -67,7 +67,7 @@ class OutcomeRecord(NamedTuple):
 
 
 class TraceRange(NamedTuple):
-    """Traces, and the id of the last entry that was read: the next page starts behind it."""
+    """Traces, and the id of the last entry that was read: the next page starts after it."""
 
     traces: list[Trace]
     end: str
@@ -136,7 +136,11 @@ class TraceLog:
             args.extend(record)
         replies: list[str] = await self._append([keys.traces_key(task)], args)
         if replies == ["full"]:
-            raise Overloaded("the trace log is at its cap", code=TRACE_LOG_FULL, retry_after=30)
+            raise Overloaded(
+                "the trace log is at its cap; set REGRADE_META_ARCHIVE_URL or raise REGRADE_REWARD_TRACE_CAP",
+                code=TRACE_LOG_FULL,
+                retry_after=30,
+            )
         return replies
 
     async def cursor(self, lineage: LineageKey) -> str:
@@ -167,7 +171,7 @@ class TraceLog:
     async def read(
         self, lineage: LineageKey, after: str, count: int, wanted: Callable[[Trace], bool] = _any, *, until: str = "+"
     ) -> TraceRange:
-        """The first `count` wanted traces of this lineage behind `after` and up to `until`, oldest first."""
+        """The first `count` wanted traces of this lineage after the id `after` and up to `until`, oldest first."""
         traces: list[Trace] = []
         while len(traces) < count:
             page = await read_entries(self._redis, keys.traces_key(lineage.task), after=after, until=until, count=_PAGE)
@@ -183,7 +187,7 @@ class TraceLog:
         return TraceRange(traces, after)
 
     async def entries_after(self, task: str, after: str, count: int, *, until: str = "+") -> list[tuple[str, Trace]]:
-        """The next `count` traces of a task, of all its lineages, behind `after` and up to `until`, with their ids."""
+        """The next `count` traces of all lineages of a task, with their ids, after the id `after` and up to `until`."""
         page = await read_entries(self._redis, keys.traces_key(task), after=after, until=until, count=count)
         return [(entry_id, Trace.model_validate_json(fields["trace"])) for entry_id, fields in page]
 

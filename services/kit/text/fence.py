@@ -139,11 +139,15 @@ def fence(label: str, text: str, key: bytes) -> str:
 
 
 def enclose(label: str, safe: str, digest: bytes, key: bytes) -> str:
-    """`fence` for a neutralised text with the SHA-256 `digest`. A `key` of more than 64 bytes is hashed first."""
-    key = key if len(key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.sha256(key).digest()
-    keyed = hashlib.blake2b(digest, digest_size=_CODE_CHARS, key=key, person=label.encode()).digest()
+    """`fence` for a neutralised text with the SHA-256 `digest`."""
+    keyed = hashlib.blake2b(digest, digest_size=_CODE_CHARS, key=blake2b_key(key), person=label.encode()).digest()
     code = keyed.translate(_LETTERS).decode()
     return f"[BEGIN {label} {code}]\n{safe}\n[END {label} {code}]"
+
+
+def blake2b_key(key: bytes) -> bytes:
+    """A key that BLAKE2b takes: one of more than 64 bytes is hashed."""
+    return key if len(key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.sha256(key).digest()
 
 
 def _respelt(match: re.Match[str]) -> str:

@@ -28,15 +28,15 @@ class Leases:
 
     def hold(self, lineage: LineageKey) -> AbstractAsyncContextManager[str | None]:
         """The fencing token of a lineage's cycle while the lease is held, or None when another worker holds it."""
-        return self._held(keys.lease_key(lineage), keys.fence_counter_key(lineage))
+        return self._held(keys.lease_key(lineage), keys.lease_counter_key(lineage))
 
     def hold_archive(self, task: str) -> AbstractAsyncContextManager[str | None]:
         """Like `hold`, for the archive of a task's traces."""
-        return self._held(keys.archive_lease_key(task), keys.archive_fence_counter_key(task))
+        return self._held(keys.archive_lease_key(task), keys.archive_lease_counter_key(task))
 
     def hold_audit(self, lineage: LineageKey) -> AbstractAsyncContextManager[str | None]:
         """Like `hold`, for the audit of a lineage's traces."""
-        return self._held(keys.audit_lease_key(lineage), keys.audit_fence_counter_key(lineage))
+        return self._held(keys.audit_lease_key(lineage), keys.audit_lease_counter_key(lineage))
 
     @asynccontextmanager
     async def _held(self, key: str, counter: str) -> AsyncIterator[str | None]:

@@ -17,13 +17,12 @@ from regrade.contracts.base import Contract
 from regrade.micro_batching import MicroBatcher
 from services.kit.errors import Overloaded, Unavailable
 from services.kit.results import ItemResult
-from services.reward.scoring.pipeline import ScoringPipeline
+from services.reward.scoring.pipeline import ScoringPipeline, judge_unavailable
 
 _BATCH_SIZE = 64
 """As many conversations as one engine request takes by default; more items would only wait for one another."""
 _FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 5.0
-_RETRY_AFTER_S = 5
 _RETRIED = (Unavailable, Overloaded, RedisConnectionError, RedisTimeoutError)
 
 
@@ -88,9 +87,9 @@ class RetryingBatcher:
                 problem = error
                 continue
             if result is None:
-                problem = _judge_unavailable("the sample is still being scored; send it again")
+                problem = judge_unavailable("the sample is still being scored; send it again")
             elif result.error is not None and result.error.code is ErrorCode.JUDGE_UNAVAILABLE:
-                problem = _judge_unavailable(result.error.message)
+                problem = judge_unavailable(result.error.message)
             else:
                 results[index] = result
         return problem
@@ -109,7 +108,3 @@ class RetryingBatcher:
 
 def _content_hash(item: ScoreItem) -> bytes:
     return hashlib.sha256(item.model_dump_json().encode()).digest()
-
-
-def _judge_unavailable(detail: str) -> Unavailable:
-    return Unavailable(detail, code=ErrorCode.JUDGE_UNAVAILABLE, retry_after=_RETRY_AFTER_S)

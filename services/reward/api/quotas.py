@@ -24,16 +24,16 @@ class TokenBucket:
     """
 
     def __init__(self, per_minute: float, clock: Clock) -> None:
-        self._capacity = self._tokens = per_minute
+        self.per_minute = self._tokens = per_minute
         self._clock = clock
         self._updated_at = clock()
 
     def wait_s(self) -> float:
         """Seconds until it holds tokens; 0 if it does."""
         now = self._clock()
-        self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._capacity / 60.0)
+        self._tokens = min(self.per_minute, self._tokens + (now - self._updated_at) * self.per_minute / 60.0)
         self._updated_at = now
-        return 0.0 if self._tokens > 0.0 else (1e-3 - self._tokens) * 60.0 / self._capacity
+        return 0.0 if self._tokens > 0.0 else (1e-3 - self._tokens) * 60.0 / self.per_minute
 
     def take(self, tokens: float) -> None:
         """Take tokens, even more than it holds."""
@@ -95,9 +95,10 @@ class Quotas:
         return owner
 
     def _refuse_if_empty(self, tenant: TenantBudgets, bucket: TokenBucket | None, unit: str) -> None:
-        wait_s = 0.0 if bucket is None else bucket.wait_s()
-        if wait_s > 0.0:
+        if bucket is not None and (wait_s := bucket.wait_s()) > 0.0:
             self._metrics.count_tenant_request(tenant.name, "refused")
             raise Overloaded(
-                f"tenant {tenant.name} has used up its {unit} per minute", code="quota", retry_after=math.ceil(wait_s)
+                f"tenant {tenant.name} has used up its {unit}_per_minute ({bucket.per_minute:g})",
+                code="quota",
+                retry_after=math.ceil(wait_s),
             )

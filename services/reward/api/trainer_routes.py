@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from regrade.adapters import nemo_gym, openrlhf, slime
 from regrade.contracts import Scope, ScoreItem
-from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable
+from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable, describe_validation
 from services.kit.results import ItemResult
 from services.kit.web.server import Credentials, error_responses, require_key
 from services.reward.api.micro_batching import Target
@@ -157,8 +157,7 @@ def _mapped(to_items: Callable[[], list[ScoreItem]]) -> list[ScoreItem]:
     try:
         return to_items()
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        raise Invalid("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problems[:8])) from None
+        raise Invalid(describe_validation(error.errors(include_url=False, include_input=False))) from None
     except ValueError as error:
         raise Invalid(str(error)) from None
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from regrade.contracts import LlmCriterion, Rubric
 from services.kit.templates import fill, load_template
-from services.kit.text.fence import enclose, neutralise, utf8
+from services.kit.text.fence import blake2b_key, enclose, neutralise, utf8
 from services.reward.items.text import PreparedText, prepare_text
 from services.reward.judge.engine.base import ChatMessages
 
@@ -62,8 +62,7 @@ def judge_item(
 def system_turn(role: str, rubric: Rubric, fence_key: bytes) -> PromptPart:
     """The judge's role, how to treat fenced text, and the rubric. The digest depends on the key, as all fences do."""
     text = _template("system", role=role, rubric=_rubric_text(rubric))
-    key = fence_key if len(fence_key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.sha256(fence_key).digest()
-    return PromptPart(text, hashlib.blake2b(utf8(text), key=key, digest_size=32).hexdigest())
+    return PromptPart(text, hashlib.blake2b(utf8(text), key=blake2b_key(fence_key), digest_size=32).hexdigest())
 
 
 def fenced(label: str, text: PreparedText, fence_key: bytes) -> PromptPart:

@@ -161,7 +161,7 @@ class SpoolFile:
         return AdoptedState([SpoolEntry._make(row) for row in pins], rubrics.fetchall())
 
     def batch(self, after: int) -> tuple[list[SpoolEntry], int]:
-        """The entries behind row `after` that fit one replay call, and the row of the last one; none at the end."""
+        """The entries after row `after` that fit one replay call, and the row of the last one; none at the end."""
         rows = self._connection.execute(
             "SELECT rowid, * FROM entries WHERE rowid > ? ORDER BY rowid LIMIT ?", (after, _BATCH_ENTRIES)
         )

@@ -6,7 +6,7 @@ from regrade.contracts import Flag, Purpose, Rubric, ScoreRequest
 from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.rubric_store import RubricPointer
+from services.kit.store.rubric_store import RubricPointer, no_active_rubric
 from services.kit.store.trace_log import PinRequest
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.persistence.replica_cache import ActiveRubricCache
@@ -79,10 +79,7 @@ class Pins:
         for members, pin, pin_state in zip(by_pin.values(), pins, pin_states, strict=True):
             pointer = pin_state.active
             if pointer is None:
-                raise NotFound(
-                    f"task {request.task!r} has no active rubric in lineage {request.lineage!r}; put one first",
-                    code="unknown_task",
-                )
+                raise NotFound(no_active_rubric(request.task, request.lineage), code="unknown_task")
             if pin_state.conflict:
                 raise Conflict(
                     f"pinned to rubric {pointer.digest}; the request names {pin.requested and pin.requested.digest}",
@@ -104,7 +101,11 @@ class Pins:
             assert not isinstance(request.rubric, Rubric)
             requested = await self._actives.find(lineage, request.rubric)
             if requested.version is None:
-                raise Invalid("this rubric was never active, so it scores no training items", code="never_active")
+                raise Invalid(
+                    "this rubric was never active, so it scores no training items; activate it, "
+                    "or use purpose 'shadow' or 'eval'",
+                    code="never_active",
+                )
         key = keys.pin_key(lineage, request.run, request.step, group)
         ttl_s = _GROUP_TTL_S if request.step is None else _STEP_TTL_S
         return PinRequest(key, lineage, requested, ttl_s, tuple(bases))

@@ -102,7 +102,7 @@ class ScoringPipeline:
         try:
             return await self._engine.get()
         except UpstreamError as error:
-            raise _judge_unavailable(str(error)) from error
+            raise judge_unavailable(str(error)) from error
 
     async def _screen(self, states: Sequence[ScoringState]) -> None:
         """Guards and checks; concurrent where a check runs in a worker, so that a slow one delays only its item."""
@@ -208,8 +208,9 @@ def detect_flags(state: ScoringState) -> list[Flag]:
 def _raise_if_judge_unavailable(results: Sequence[ItemResult]) -> None:
     errors = [result.error for result in results]
     if all(error is not None and error.code is ErrorCode.JUDGE_UNAVAILABLE for error in errors):
-        raise _judge_unavailable(errors[0].message if errors[0] else "")
+        raise judge_unavailable(errors[0].message if errors[0] else "")
 
 
-def _judge_unavailable(detail: str) -> Unavailable:
+def judge_unavailable(detail: str) -> Unavailable:
+    """The error of a batch, or of a trainer's sample, that the judge has not scored."""
     return Unavailable(detail, code=ErrorCode.JUDGE_UNAVAILABLE, retry_after=_RETRY_AFTER_S)

@@ -43,7 +43,7 @@ def test_all_keys_of_a_task_share_its_hash_tag() -> None:
         keys.outcome_prefix("task"),
         keys.judgement_key("task", "i"),
         keys.lease_key(lineage),
-        keys.fence_counter_key(lineage),
+        keys.lease_counter_key(lineage),
         keys.cycle_key(lineage),
         keys.reports_key(lineage),
         keys.cycle_request_key(lineage),
@@ -55,7 +55,7 @@ def test_all_keys_of_a_task_share_its_hash_tag() -> None:
         keys.paused_key(lineage),
         keys.archive_key("task"),
         keys.archive_lease_key("task"),
-        keys.archive_fence_counter_key("task"),
+        keys.archive_lease_counter_key("task"),
     ]
     assert len(set(redis_keys)) == len(redis_keys)
     assert all(re.fullmatch(r"rg:\{task\}:.+", key) for key in redis_keys)

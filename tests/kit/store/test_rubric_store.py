@@ -74,7 +74,7 @@ async def test_rubrics_of_another_task_are_not_found(store: RubricStore) -> None
 
 
 async def test_the_narrowest_scope_wins(store: RubricStore) -> None:
-    with pytest.raises(NotFound, match="put one first"):
+    with pytest.raises(NotFound, match="has no active rubric in lineage"):
         await store.active_with_fallback(SCOPED)
     await activate(store, checks_only(1))
     assert (await store.active_with_fallback(SCOPED)).scope is None

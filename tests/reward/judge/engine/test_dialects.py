@@ -12,13 +12,15 @@ import pytest
 from services.kit.http import client as http
 from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamUnavailable, open_session
 from services.kit.results import CriterionScore
+from services.reward.app import create_app
 from services.reward.judge.batch import score_of
 from services.reward.judge.engine.base import Engine, EngineAnswer
-from services.reward.judge.engine.discovery import EngineHandle, open_engine
+from services.reward.judge.engine.discovery import EngineHandle, check_dialect, open_engine
 from services.reward.judge.engine.llamacpp import LlamaCppEngine
 from services.reward.judge.engine.openai import OpenAIEngine
 from services.reward.judge.engine.sglang import SglangEngine
 from services.reward.judge.engine.vllm import VllmEngine
+from services.reward.settings import RewardSettings
 from tests.support.fake_engine import Dialect, FakeEngine, Reply, chat, distribution
 
 KINDS: dict[Dialect, type[Engine]] = {
@@ -186,6 +188,13 @@ async def test_the_constraint_is_asked_for_in_llamacpps_words(fake_engine: FakeE
     assert payload["logit_bias"] == [[choice, 100.0] for choice in CHOICES]
     assert (payload["max_tokens"], payload["temperature"], payload["min_p"]) == (1, 1.0, 0.0)
     assert payload["top_k"] == payload["top_logprobs"] == len(CHOICES) + 2, "all choices stay, behind the bias"
+
+
+def test_an_unknown_dialect_is_refused_at_start() -> None:
+    for name in ("auto", "vllm", "vllm-inprocess"):
+        check_dialect(name)
+    with pytest.raises(ValueError, match=r"unknown judge_dialect 'vlm'; choose one of auto, vllm, .*vllm-inprocess"):
+        create_app(RewardSettings(judge_dialect="vlm"))
 
 
 def test_a_score_is_the_expected_level() -> None:
