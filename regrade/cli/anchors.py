@@ -39,7 +39,7 @@ def import_pairs(
 ) -> None:
     """Add pairs that people have ranked to a task's anchors.
 
-    The gate's error budget starts anew once the originals have doubled.
+    The gate's error budget is reset once the originals have doubled.
 
     Example: regrade anchors import essay_writing pairs.jsonl --reason "our graders"
     """

@@ -72,7 +72,7 @@ def build() -> dict[str, float]:
     seconds = {}
     for target in TARGETS:
         started = time.monotonic()
-        docker("build", "--network", "host", "--target", target, "-t", f"regrade/{target}:0.1.0", ".")
+        docker("build", "--network", "host", "--target", target, "-t", f"regrade/{target}:0.2.0", ".")
         seconds[target] = round(time.monotonic() - started, 1)
     return seconds
 
@@ -90,7 +90,7 @@ def sizes() -> dict[str, tuple[int, int]]:
     below, base_layers = layers(base)
     sizes = {}
     for target in TARGETS:
-        size, own_layers = layers(f"regrade/{target}:0.1.0")
+        size, own_layers = layers(f"regrade/{target}:0.2.0")
         shared = below if own_layers[: len(base_layers)] == base_layers else 0
         sizes[target] = round(size / 1e6), round((size - shared) / 1e6)
     return sizes
