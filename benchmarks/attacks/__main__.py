@@ -26,7 +26,7 @@ from benchmarks.common.shutdown import run_and_exit
 from regrade import RewardClient
 from regrade.contracts import CheckCriterion, Flag, Mode, Purpose, Rubric
 from regrade.tasks import Original, TaskPack, load_pack
-from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.http.client import JsonClient, open_session
 from services.local.processes import Processes
 from services.local.settings import LocalSettings
 from services.local.stack import Addresses, Stack
@@ -102,7 +102,7 @@ async def _run(
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(open_session(connections=4, timeout_s=120.0))
         client = await stack.enter_async_context(RewardClient(addresses.reward))
-        engine = await open_engine(JsonEndpoint(session, addresses.judge), dialect="auto", model="")
+        engine = await open_engine(JsonClient(session, addresses.judge), dialect="auto", model="")
         tokens_seen = isinstance(engine, LlamaCppEngine | VllmEngine)
         judge = await stack.enter_async_context(unguarded(engine, addresses.redis, pack))
         broken = {mode: _structure(addresses.judge, engine, mode, pack, everything) for mode in modes}

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from regrade import RewardClient
 from regrade.contracts import CycleReport, LineageEvent, ScoreItem, ScoreResponse
-from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.http.client import JsonClient, open_session
 from services.kit.store.keys import LineageKey
 from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
@@ -63,13 +63,13 @@ class MeteredClient(RewardClient):
         return await super().shadow(task, rubric, items)
 
 
-class MeteredEndpoint(JsonEndpoint):
+class MeteredJsonClient(JsonClient):
     """The meta-judge's endpoint; adds its reported token usage to `usage`."""
 
     usage: Usage
 
     async def post(self, *args: Any, **options: Any) -> Any:
-        """See `JsonEndpoint.post`."""
+        """See `JsonClient.post`."""
         reply = await super().post(*args, **options)
         tokens = reply.get("usage") or {}
         self.usage.meta_calls += 1
@@ -120,10 +120,10 @@ async def running_evolution(
         MeteredClient(reward_url) as client,
     ):
         client.usage = usage
-        endpoint = MeteredEndpoint(session, meta_url)
-        endpoint.usage = usage
+        json_client = MeteredJsonClient(session, meta_url)
+        json_client.usage = usage
         judge = MetaJudge(
-            endpoint,
+            json_client,
             model=model,
             max_tokens=settings.meta_judge_max_tokens,
             in_flight=settings.meta_judge_in_flight,

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from regrade import RewardClient
 from services.kit.asyncio_utils import cancel_and_wait
-from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.http.client import JsonClient, open_session
 from services.kit.store.redis import connect, shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
@@ -86,7 +86,7 @@ async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExi
     meta_judge: MetaJudge | None = None
     if settings.llm_proposer:
         meta_judge = MetaJudge(
-            JsonEndpoint(session, settings.meta_judge_url, key=settings.meta_judge_key),
+            JsonClient(session, settings.meta_judge_url, key=settings.meta_judge_key),
             model=settings.meta_judge_model,
             max_tokens=settings.meta_judge_max_tokens,
             in_flight=settings.meta_judge_in_flight,

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.kit.asyncio_utils import cancel_and_wait
-from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.http.client import JsonClient, open_session
 from services.kit.store.redis import connect
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
@@ -129,12 +129,12 @@ def _engine(
             engine_args=settings.judge_engine_args,
         )
         return EngineHandle(model.open), model.aclose
-    endpoint = JsonEndpoint(
+    client = JsonClient(
         session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries, metrics=metrics
     )
     open_remote = partial(
         open_engine,
-        endpoint,
+        client,
         dialect=settings.judge_dialect,
         model=settings.judge_model,
         batch_size=settings.judge_batch,

@@ -185,7 +185,7 @@ class RewardMetrics:
         """Count spooled items that Redis has acknowledged."""
         self._replayed.inc(records)
 
-    def replicas_ejected(self, count: int) -> None:
+    def endpoints_ejected(self, count: int) -> None:
         """Set the number of ejected engine endpoints."""
         self._ejected.set(count)
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from regrade import RewardClient
 from regrade.tasks import load_pack
 from services.kit.asyncio_utils import cancel_and_wait
-from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.http.client import JsonClient, open_session
 from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
@@ -124,10 +124,10 @@ async def working(worker: Worker) -> AsyncIterator[None]:
 
 async def meta_judge(session: Any, engine: FakeEngine, redis: Redis) -> MetaJudge:
     """A meta-judge behind the scripted engine."""
-    endpoint = JsonEndpoint(session, engine.url, retries=0)
+    json_client = JsonClient(session, engine.url, retries=0)
     cache = MetaJudgeCache(redis, ttl_s=60)
     return MetaJudge(
-        endpoint, model="fake", max_tokens=256, in_flight=2, fence_key=await shared_fence_key(redis), cache=cache
+        json_client, model="fake", max_tokens=256, in_flight=2, fence_key=await shared_fence_key(redis), cache=cache
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pydantic_core import from_json
 
 from regrade.backoff import backoff_s
-from services.kit.http.load_balancing import Replica, Replicas, RetryBudget, split_urls
+from services.kit.http.load_balancing import Endpoint, Endpoints, RetryBudget, split_urls
 
 _MAX_RESPONSE_BYTES = 16_000_000
 """Above the log-probabilities of the largest batch; a larger body is not read to its end."""
@@ -55,8 +55,8 @@ class UpstreamMalformed(UpstreamError):
 class UpstreamMetrics(Protocol):
     """Counts ejections and retries."""
 
-    def replicas_ejected(self, count: int) -> None:
-        """The number of replicas that are ejected."""
+    def endpoints_ejected(self, count: int) -> None:
+        """The number of endpoints that are ejected."""
         ...
 
     def retry(self, *, afforded: bool) -> None:
@@ -84,13 +84,13 @@ def open_session(
     )
 
 
-class JsonEndpoint:
+class JsonClient:
     """A JSON API behind one or several base URLs (comma-separated) that serve the same.
 
-    A request goes to the replica with the fewest requests in flight. A failed one is retried up to `retries` times:
-    at once on another replica, else after a wait that starts at `backoff_s` and doubles. A replica that keeps failing
-    is ejected until it answers a GET of `probe_path` and `check_probe`, which may raise `UpstreamError`, accepts the
-    answer. With every replica ejected, requests fail at once.
+    A request goes to the endpoint with the fewest requests in flight. A failed one is retried up to `retries` times:
+    at once on another endpoint, else after a wait that starts at `backoff_s` and doubles. An endpoint that keeps
+    failing is ejected until it answers a GET of `probe_path` and `check_probe`, which may raise `UpstreamError`,
+    accepts the answer. With every endpoint ejected, requests fail at once.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class JsonEndpoint:
         metrics: UpstreamMetrics | None = None,
     ) -> None:
         self._session = session
-        self._replicas = Replicas(split_urls(base_urls, key.get_secret_value() if key is not None else ""))
+        self._endpoints = Endpoints(split_urls(base_urls, key.get_secret_value() if key is not None else ""))
         self._budget = RetryBudget()
         self._retries = retries
         self._backoff_s = backoff_s
@@ -125,12 +125,12 @@ class JsonEndpoint:
         return await self._with_retries(_Request("POST", path, msgspec.json.encode(payload), weight, read))
 
     async def probe_all(self) -> list[Any]:
-        """Probe every replica and return the answers of those that are up, in order.
+        """Probe every endpoint and return the answers of those that are up, in order.
 
-        None stands for a replica that is up and does not answer the probe with JSON. Raises `UpstreamUnavailable`
+        None stands for an endpoint that is up and does not answer the probe with JSON. Raises `UpstreamUnavailable`
         when none is up.
         """
-        probes = await asyncio.gather(*(self._probe(replica) for replica in self._replicas.all))
+        probes = await asyncio.gather(*(self._probe(endpoint) for endpoint in self._endpoints.all))
         answers = [probe for probe in probes if not isinstance(probe, UpstreamError)]
         if not answers:
             raise UpstreamUnavailable(f"no answer to a probe: {probes[0]}")
@@ -138,74 +138,74 @@ class JsonEndpoint:
 
     async def _with_retries(self, request: _Request) -> Any:
         self._budget.record_request()
-        tried: set[Replica] = set()
+        tried: set[Endpoint] = set()
         for attempt in range(self._retries + 1):
-            replica = await self._choose(tried)
+            endpoint = await self._choose(tried)
             try:
-                return await self._send_to(replica, request)
+                return await self._send_to(endpoint, request)
             except UpstreamUnavailable:
                 if attempt == self._retries or not self._affords_retry():
                     raise
-            tried.add(replica)
-            if self._replicas.least_loaded(tried) in tried:
+            tried.add(endpoint)
+            if self._endpoints.least_loaded(tried) in tried:
                 await asyncio.sleep(backoff_s(attempt + 1, first_s=self._backoff_s))
         raise AssertionError("unreachable")
 
-    async def _choose(self, tried: set[Replica]) -> Replica:
-        candidate = self._replicas.ready_for_probe(time.monotonic())
+    async def _choose(self, tried: set[Endpoint]) -> Endpoint:
+        candidate = self._endpoints.ready_for_probe(time.monotonic())
         if candidate is not None:
             await self._probe(candidate)
-        replica = self._replicas.least_loaded(tried)
-        if replica is None:
-            raise UpstreamUnavailable(f"all {len(self._replicas.all)} endpoints are ejected after repeated failures")
-        return replica
+        endpoint = self._endpoints.least_loaded(tried)
+        if endpoint is None:
+            raise UpstreamUnavailable(f"all {len(self._endpoints.all)} endpoints are ejected after repeated failures")
+        return endpoint
 
-    async def _send_to(self, replica: Replica, request: _Request) -> Any:
+    async def _send_to(self, endpoint: Endpoint, request: _Request) -> Any:
         try:
-            with replica.load(request.weight):
-                answer = await self._send(replica, request)
+            with endpoint.load(request.weight):
+                answer = await self._send(endpoint, request)
         except UpstreamBusy:
             raise
         except UpstreamUnavailable as error:
-            if replica.record_failure(time.monotonic()):
-                log.warning("replica ejected", extra={"replica": replica.address.name, "detail": str(error)})
+            if endpoint.record_failure(time.monotonic()):
+                log.warning("endpoint ejected", extra={"endpoint": endpoint.address.name, "detail": str(error)})
                 self._report_ejected()
             raise
         except UpstreamRefused:
-            replica.record_success()
+            endpoint.record_success()
             raise
         if request.method == "POST":  # a server whose model hangs may still answer a GET
-            replica.record_success()
+            endpoint.record_success()
         return answer
 
-    async def _probe(self, replica: Replica) -> Any:
-        """Probe a replica: the answer, and it is back in service; or the error, and it is ejected."""
-        replica.probed = True
+    async def _probe(self, endpoint: Endpoint) -> Any:
+        """Probe an endpoint: the answer, and it is back in service; or the error, and it is ejected."""
+        endpoint.probed = True
         try:
-            answer = await self._get_probe(replica)
+            answer = await self._get_probe(endpoint)
             self.check_probe(answer)
         except UpstreamError as error:
-            log.warning("replica failed its probe", extra={"replica": replica.address.name, "detail": str(error)})
-            replica.eject(time.monotonic())
+            log.warning("endpoint failed its probe", extra={"endpoint": endpoint.address.name, "detail": str(error)})
+            endpoint.eject(time.monotonic())
             return error
         else:
-            replica.reinstate()
+            endpoint.reinstate()
             return answer
         finally:
-            replica.probed = False
+            endpoint.probed = False
             self._report_ejected()
 
-    async def _get_probe(self, replica: Replica) -> Any:
+    async def _get_probe(self, endpoint: Endpoint) -> Any:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                return await self._send(replica, _Request("GET", self._probe_path))
+                return await self._send(endpoint, _Request("GET", self._probe_path))
         except (UpstreamRefused, UpstreamMalformed):
             return None
         except TimeoutError as error:
             raise UpstreamUnavailable(f"no answer in {_PROBE_TIMEOUT_S} s at {self._probe_path}") from error
 
-    async def _send(self, replica: Replica, request: _Request) -> Any:
-        address, path = replica.address, request.path
+    async def _send(self, endpoint: Endpoint, request: _Request) -> Any:
+        address, path = endpoint.address, request.path
         headers = address.headers | {"Content-Type": "application/json"}
         try:
             async with self._session.request(
@@ -234,7 +234,7 @@ class JsonEndpoint:
 
     def _report_ejected(self) -> None:
         if self._metrics is not None:
-            self._metrics.replicas_ejected(self._replicas.ejected)
+            self._metrics.endpoints_ejected(self._endpoints.ejected)
 
 
 async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:

@@ -1,7 +1,7 @@
-"""Load balancing over the replicas of an upstream: least loaded first, ejection after failures, a retry budget.
+"""Load balancing over the endpoints of an upstream: least loaded first, ejection after failures, a retry budget.
 
-A replica is ejected after several failures in a row, each time for longer. One successful probe puts it back in
-service; its next failure ejects it again until a request has succeeded. With every replica ejected, requests fail at
+An endpoint is ejected after several failures in a row, each time for longer. One successful probe puts it back in
+service; its next failure ejects it again until a request has succeeded. With every endpoint ejected, requests fail at
 once, so that callers do not wait for an engine that is down.
 """
 
@@ -18,7 +18,7 @@ from regrade.backoff import backoff_s
 Clock = Callable[[], float]
 
 _FAILURES = 5
-"""Failures in a row that eject a replica: single lost connections do not."""
+"""Failures in a row that eject an endpoint: single lost connections do not."""
 
 _FIRST_EJECTION_S = 1.0
 _MAX_EJECTION_S = 60.0
@@ -67,7 +67,7 @@ def _address(text: str, position: int, key: str) -> Address:
     return Address(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", name, headers)
 
 
-class Replica:
+class Endpoint:
     """One address, its requests in flight, and its state of service."""
 
     def __init__(self, address: Address) -> None:
@@ -97,7 +97,7 @@ class Replica:
             self.in_flight -= weight
 
     def record_success(self) -> None:
-        """A request succeeded: the count of failures starts again, unless the replica was ejected since."""
+        """A request succeeded: the count of failures starts again, unless the endpoint was ejected since."""
         if self.in_service:
             self._failures = self._ejections = 0
 
@@ -106,7 +106,7 @@ class Replica:
         self._ejected_until = None
 
     def record_failure(self, now: float) -> bool:
-        """A request failed; true if that ejects the replica. Once ejected, later failures are ignored."""
+        """A request failed; true if that ejects the endpoint. Once ejected, later failures are ignored."""
         if not self.in_service:
             return False
         self._failures += 1
@@ -122,26 +122,26 @@ class Replica:
         self._ejected_until = now + backoff_s(self._ejections, first_s=_FIRST_EJECTION_S, max_s=_MAX_EJECTION_S)
 
 
-class Replicas:
-    """The replicas of one upstream."""
+class Endpoints:
+    """The endpoints of one upstream."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
-        self.all = tuple(Replica(address) for address in addresses)
+        self.all = tuple(Endpoint(address) for address in addresses)
 
     @property
     def ejected(self) -> int:
         """How many are ejected."""
-        return sum(not replica.in_service for replica in self.all)
+        return sum(not endpoint.in_service for endpoint in self.all)
 
-    def ready_for_probe(self, now: float) -> Replica | None:
-        """A replica whose probe is due, or None."""
-        return next((replica for replica in self.all if replica.ready_for_probe(now)), None)
+    def ready_for_probe(self, now: float) -> Endpoint | None:
+        """An endpoint whose probe is due, or None."""
+        return next((endpoint for endpoint in self.all if endpoint.ready_for_probe(now)), None)
 
-    def least_loaded(self, tried: Collection[Replica] = ()) -> Replica | None:
-        """The replica in service with the least load, if possible one not yet tried; ties are broken at random."""
-        serving = [replica for replica in self.all if replica.in_service]
-        fresh = [replica for replica in serving if replica not in tried] or serving
-        return min(fresh, key=lambda replica: (replica.in_flight, random.random()), default=None)  # noqa: S311 - no secret
+    def least_loaded(self, tried: Collection[Endpoint] = ()) -> Endpoint | None:
+        """The endpoint in service with the least load, if possible one not yet tried; ties are broken at random."""
+        serving = [endpoint for endpoint in self.all if endpoint.in_service]
+        fresh = [endpoint for endpoint in serving if endpoint not in tried] or serving
+        return min(fresh, key=lambda endpoint: (endpoint.in_flight, random.random()), default=None)  # noqa: S311 - no secret
 
 
 class RetryBudget:

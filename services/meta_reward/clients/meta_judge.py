@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from redis.asyncio import Redis
 
 from regrade.contracts import sha256_of
-from services.kit.http.client import JsonEndpoint, UpstreamMalformed
+from services.kit.http.client import JsonClient, UpstreamMalformed
 from services.kit.store import keys
 from services.kit.templates import fill, load_template
 
@@ -45,7 +45,7 @@ class MetaJudge:
 
     def __init__(
         self,
-        endpoint: JsonEndpoint,
+        client: JsonClient,
         *,
         model: str,
         max_tokens: int,
@@ -54,7 +54,7 @@ class MetaJudge:
         cache: MetaJudgeCache | None = None,
     ) -> None:
         self._cache = cache
-        self._endpoint = endpoint
+        self._client = client
         self._model = model
         self._max_tokens = max_tokens
         self._slots = asyncio.Semaphore(in_flight)
@@ -81,7 +81,7 @@ class MetaJudge:
         if cached is not None:
             return schema.model_validate_json(cached)
         async with self._slots:
-            reply = await self._endpoint.post("/v1/chat/completions", payload)
+            reply = await self._client.post("/v1/chat/completions", payload)
         try:
             answer = schema.model_validate_json(reply["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError, ValidationError) as error:

@@ -8,7 +8,7 @@ import sys
 from regrade import BlockingRewardClient
 from regrade.contracts import LabelledPair
 from regrade.tasks import TaskPack, load_pack
-from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.http.client import JsonClient, open_session
 from services.kit.settings import read_settings
 from services.trainer.data.corpora import examples
 from services.trainer.evaluate.completions import completions_of, write_completions
@@ -55,7 +55,7 @@ async def _play(
 ) -> TournamentResult:
     async with open_session(connections=settings.judge_in_flight, timeout_s=_JUDGE_TIMEOUT_S) as session:
         judge = PairwiseJudge(
-            JsonEndpoint(session, settings.judge_url, key=settings.judge_key),
+            JsonClient(session, settings.judge_url, key=settings.judge_key),
             model=settings.judge_model,
             role=pack.judge_role,
             fence_key=secrets.token_bytes(32),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, NamedTuple
 
-from services.kit.http.client import JsonEndpoint, UpstreamError
+from services.kit.http.client import JsonClient, UpstreamError
 from services.kit.templates import fill, load_template
 from services.kit.text.fence import fence
 from services.trainer.evaluate.ratings import Game
@@ -30,8 +30,8 @@ class TournamentResult(NamedTuple):
 class PairwiseJudge:
     """Asks an OpenAI-compatible endpoint which of two responses is better, with `in_flight` concurrent requests."""
 
-    def __init__(self, endpoint: JsonEndpoint, *, model: str, role: str, fence_key: bytes, in_flight: int) -> None:
-        self._endpoint = endpoint
+    def __init__(self, client: JsonClient, *, model: str, role: str, fence_key: bytes, in_flight: int) -> None:
+        self._client = client
         self._model = model
         self._role = role
         self._fence_key = fence_key
@@ -69,7 +69,7 @@ class PairwiseJudge:
         }  # fmt: skip
         try:
             async with self._slots:
-                reply = await self._endpoint.post("/v1/chat/completions", payload)
+                reply = await self._client.post("/v1/chat/completions", payload)
         except UpstreamError:
             return None, {}
         return outcome_of(reply), (reply.get("usage") or {}) if isinstance(reply, dict) else {}

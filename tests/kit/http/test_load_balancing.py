@@ -1,4 +1,4 @@
-"""Several replicas of an upstream: load, ejection, probes, and the retry budget."""
+"""Several endpoints of an upstream: load, ejection, probes, and the retry budget."""
 
 import asyncio
 import logging
@@ -8,17 +8,16 @@ from functools import partial
 import pytest
 from pydantic import SecretStr
 
-from services.kit.http import client
-from services.kit.http import load_balancing as replicas
+from services.kit.http import client, load_balancing
 from services.kit.http.client import (
-    JsonEndpoint,
+    JsonClient,
     UpstreamBusy,
     UpstreamError,
     UpstreamRefused,
     UpstreamUnavailable,
     open_session,
 )
-from services.kit.http.load_balancing import Address, Replica, RetryBudget, split_urls
+from services.kit.http.load_balancing import Address, Endpoint, RetryBudget, split_urls
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
 from tests.support.waiting import wait_until
 
@@ -35,8 +34,8 @@ class CountingMetrics:
         self.ejected: list[int] = []
         self.retries: list[bool] = []
 
-    def replicas_ejected(self, count: int) -> None:
-        """A count of replicas."""
+    def endpoints_ejected(self, count: int) -> None:
+        """A count of endpoints."""
         self.ejected.append(count)
 
     def retry(self, *, afforded: bool) -> None:
@@ -60,14 +59,14 @@ async def test_the_least_loaded_is_asked(fake_engine: FakeEngine, other_engine: 
     fake_engine.hold()
     other_engine.hold()
     async with open_session(connections=20, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}")
-        batch = asyncio.create_task(endpoint.post(CHAT, BODY, weight=8))
+        json_client = JsonClient(session, f"{fake_engine.url},{other_engine.url}")
+        batch = asyncio.create_task(json_client.post(CHAT, BODY, weight=8))
         await asyncio.to_thread(wait_until, lambda: bool(fake_engine.calls or other_engine.calls), "the batch")
         busy, idle = (fake_engine, other_engine) if fake_engine.calls else (other_engine, fake_engine)
-        singles = [asyncio.create_task(endpoint.post(CHAT, BODY)) for _ in range(8)]
+        singles = [asyncio.create_task(json_client.post(CHAT, BODY)) for _ in range(8)]
         await asyncio.to_thread(idle.wait_for_calls, 8)
         assert len(busy.calls) == 1
-        even = [asyncio.create_task(endpoint.post(CHAT, BODY)) for _ in range(4)]
+        even = [asyncio.create_task(json_client.post(CHAT, BODY)) for _ in range(4)]
         await asyncio.to_thread(idle.wait_for_calls, 10)
         await asyncio.to_thread(busy.wait_for_calls, 3)
         fake_engine.release()
@@ -80,9 +79,9 @@ async def test_a_failing_call_is_tried_on_another_at_once(fake_engine: FakeEngin
     metrics = CountingMetrics()
     async with open_session(connections=4, timeout_s=60.0) as session:
         urls = f"{fake_engine.url}, {other_engine.url}"
-        endpoint = JsonEndpoint(session, urls, retries=1, backoff_s=30.0, metrics=metrics)
+        json_client = JsonClient(session, urls, retries=1, backoff_s=30.0, metrics=metrics)
         for _ in range(40):
-            assert (await endpoint.post(CHAT, BODY))["choices"]
+            assert (await json_client.post(CHAT, BODY))["choices"]
     assert len(fake_engine.calls) == 5, "left out after five failures in a row"
     assert len(other_engine.calls) == 40
     assert metrics.retries == [True] * 5
@@ -101,7 +100,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time by which replicas are ejected and probed."""
+    """The time by which endpoints are ejected and probed."""
     clock = Clock()
     monkeypatch.setattr(client, "time", clock)
     return clock
@@ -110,25 +109,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 async def test_one_probe_brings_it_back_on_probation(
     fake_engine: FakeEngine, other_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 0.3)
+    monkeypatch.setattr(load_balancing, "_FIRST_EJECTION_S", 0.3)
     fake_engine.script = lambda _: BROKEN
     metrics = CountingMetrics()
     async with open_session(connections=20, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, f"{fake_engine.url},{other_engine.url}", metrics=metrics)
+        json_client = JsonClient(session, f"{fake_engine.url},{other_engine.url}", metrics=metrics)
         for _ in range(40):
-            await endpoint.post(CHAT, BODY)
+            await json_client.post(CHAT, BODY)
         assert fake_engine.probes == 0
         clock.now += 0.31
         fake_engine.forget()
-        await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
+        await asyncio.gather(*(json_client.post(CHAT, BODY) for _ in range(20)))
         assert fake_engine.probes == 1
         assert len(fake_engine.calls) >= 1
         assert metrics.ejected[-1] == 1, "still failing: out again at once"
         fake_engine.script = lambda _: WELL
         clock.now += 0.61
         fake_engine.forget()
-        await endpoint.post(CHAT, BODY)
-        await asyncio.gather(*(endpoint.post(CHAT, BODY) for _ in range(20)))
+        await json_client.post(CHAT, BODY)
+        await asyncio.gather(*(json_client.post(CHAT, BODY) for _ in range(20)))
         assert len(fake_engine.calls) >= 5
         assert metrics.ejected[-1] == 0
 
@@ -136,66 +135,66 @@ async def test_one_probe_brings_it_back_on_probation(
 async def test_with_all_out_calls_fail_at_once_until_a_probe_succeeds(
     fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 2.0)
+    monkeypatch.setattr(load_balancing, "_FIRST_EJECTION_S", 2.0)
     fake_engine.script = lambda _: Reply(hang=True)
     async with open_session(connections=20, timeout_s=0.5) as session:
-        endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
+        json_client = JsonClient(session, fake_engine.url, retries=0)
         for _ in range(5):
             with pytest.raises(UpstreamUnavailable, match="Timeout"):
-                await endpoint.post(CHAT, BODY)
+                await json_client.post(CHAT, BODY)
         assert len(fake_engine.calls) == 5
         for _ in range(50):
             with pytest.raises(UpstreamUnavailable, match="are ejected"):
-                await endpoint.post(CHAT, BODY)
+                await json_client.post(CHAT, BODY)
         assert len(fake_engine.calls) == 5
         fake_engine.script = lambda _: WELL
         clock.now += 2.05
-        assert (await endpoint.post(CHAT, BODY))["choices"]
+        assert (await json_client.post(CHAT, BODY))["choices"]
         assert fake_engine.probes == 1
 
 
 async def test_a_busy_one_is_retried_and_not_left_out(fake_engine: FakeEngine) -> None:
     fake_engine.script = lambda _: Reply(status=429)
     async with open_session(connections=4, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, fake_engine.url, retries=1, backoff_s=0.001)
+        json_client = JsonClient(session, fake_engine.url, retries=1, backoff_s=0.001)
         for _ in range(10):
             with pytest.raises(UpstreamBusy):
-                await endpoint.post(CHAT, BODY)
+                await json_client.post(CHAT, BODY)
     assert len(fake_engine.calls) == 20
 
 
 async def test_refusals_between_failures_show_it_is_alive(fake_engine: FakeEngine) -> None:
     async with open_session(connections=4, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
+        json_client = JsonClient(session, fake_engine.url, retries=0)
         for status in [503, 503, 503, 503, 400] * 3:
             fake_engine.script = partial(_always, Reply(status=status))
             with pytest.raises((UpstreamUnavailable, UpstreamRefused), match=f"HTTP {status}"):
-                await endpoint.post(CHAT, BODY)
+                await json_client.post(CHAT, BODY)
 
 
 async def test_telling_what_it_serves_does_not_show_that_it_works(fake_engine: FakeEngine) -> None:
     fake_engine.script = partial(_always, BROKEN)
     async with open_session(connections=4, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, fake_engine.url, retries=0)
+        json_client = JsonClient(session, fake_engine.url, retries=0)
         for _ in range(5):
             with pytest.raises(UpstreamUnavailable, match="HTTP 503"):
-                await endpoint.post(CHAT, BODY)
+                await json_client.post(CHAT, BODY)
             if len(fake_engine.calls) < 5:
-                await endpoint.get("/v1/models")
+                await json_client.get("/v1/models")
         with pytest.raises(UpstreamUnavailable, match="are ejected"):
-            await endpoint.post(CHAT, BODY)
+            await json_client.post(CHAT, BODY)
 
 
 async def test_retries_stay_within_their_budget(fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "_MAX_RETRIES_SAVED", 3.0)
-    monkeypatch.setattr(replicas, "_RETRIES_A_SECOND", 0.0)
+    monkeypatch.setattr(load_balancing, "_MAX_RETRIES_SAVED", 3.0)
+    monkeypatch.setattr(load_balancing, "_RETRIES_A_SECOND", 0.0)
     fake_engine.script = lambda _: Reply(status=429)
     metrics = CountingMetrics()
     async with open_session(connections=4, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, fake_engine.url, retries=2, backoff_s=0.0, metrics=metrics)
+        json_client = JsonClient(session, fake_engine.url, retries=2, backoff_s=0.0, metrics=metrics)
         for _ in range(30):
             with pytest.raises(UpstreamBusy):
-                await endpoint.post(CHAT, BODY)
+                await json_client.post(CHAT, BODY)
     assert len(fake_engine.calls) == 30 + metrics.retries.count(True)
     assert 5 <= metrics.retries.count(True) <= 6, "three at once, and a tenth of the requests"
 
@@ -216,21 +215,21 @@ def test_the_budget_comes_back_with_requests_and_time() -> None:
 
 
 def test_each_rest_is_longer_and_stragglers_do_not_prolong_it() -> None:
-    replica = Replica(Address("http://a", "a", {}))
-    assert [replica.record_failure(0.0) for _ in range(5)] == [False] * 4 + [True]
-    assert not any(replica.record_failure(0.0) for _ in range(50))
+    endpoint = Endpoint(Address("http://a", "a", {}))
+    assert [endpoint.record_failure(0.0) for _ in range(5)] == [False] * 4 + [True]
+    assert not any(endpoint.record_failure(0.0) for _ in range(50))
     lengths = []
     for _ in range(10):
-        lengths.append(next(tenth / 10 for tenth in range(1_000) if replica.ready_for_probe(tenth / 10)))
-        replica.reinstate()
-        assert replica.record_failure(0.0), "on probation one failure is enough"
+        lengths.append(next(tenth / 10 for tenth in range(1_000) if endpoint.ready_for_probe(tenth / 10)))
+        endpoint.reinstate()
+        assert endpoint.record_failure(0.0), "on probation one failure is enough"
     assert 0.5 <= lengths[0] <= 1.1
     assert all(longer > shorter for shorter, longer in zip(lengths[:4], lengths[2:6], strict=True))
     assert max(lengths) <= 60.1
-    replica.reinstate()
-    replica.record_success()
-    assert [replica.record_failure(0.0) for _ in range(5)] == [False] * 4 + [True]
-    assert replica.ready_for_probe(1.1)
+    endpoint.reinstate()
+    endpoint.record_success()
+    assert [endpoint.record_failure(0.0) for _ in range(5)] == [False] * 4 + [True]
+    assert endpoint.ready_for_probe(1.1)
 
 
 def test_base_urls() -> None:
@@ -257,20 +256,20 @@ async def test_credentials_are_sent_and_never_told(fake_engine: FakeEngine, capl
     errors = []
     async with open_session(connections=4, timeout_s=60.0) as session:
         with_login = fake_engine.url.replace("://", "://me:hush-1@")
-        endpoint = JsonEndpoint(session, with_login, key=SecretStr("hush-2"), retries=1, backoff_s=0.0)
-        await endpoint.post(CHAT, BODY)
-        await JsonEndpoint(session, fake_engine.url, key=SecretStr("hush-2")).post(CHAT, BODY)
+        json_client = JsonClient(session, with_login, key=SecretStr("hush-2"), retries=1, backoff_s=0.0)
+        await json_client.post(CHAT, BODY)
+        await JsonClient(session, fake_engine.url, key=SecretStr("hush-2")).post(CHAT, BODY)
         for reply in (Reply(status=400), Reply(b"<html>"), *[BROKEN] * 6):
             fake_engine.script = partial(_always, reply)
             with pytest.raises(UpstreamError) as error:
-                await endpoint.post(CHAT, BODY)
+                await json_client.post(CHAT, BODY)
             errors.append(repr(error.value) + repr(error.value.__cause__))
         fake_engine.stop()
         with pytest.raises(UpstreamUnavailable) as away:
-            await endpoint.probe_all()
+            await json_client.probe_all()
         errors.append(repr(away.value))
     assert [headers["Authorization"] for headers in fake_engine.headers[:2]] == ["Basic bWU6aHVzaC0x", "Bearer hush-2"]
     logged = "".join(f"{record.getMessage()}{record.__dict__}" for record in caplog.records)
-    assert "replica ejected" in logged
+    assert "endpoint ejected" in logged
     assert "hush" not in logged + "".join(errors)
     assert "bWU6" not in logged + "".join(errors)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamRefused
+from services.kit.http.client import JsonClient, UpstreamError, UpstreamMalformed, UpstreamRefused
 from services.reward.judge.engine.base import Engine
 from services.reward.judge.engine.llamacpp import LlamaCppEngine
 from services.reward.judge.engine.openai import OpenAIEngine, get_or_none
@@ -56,37 +56,37 @@ class EngineHandle:
             return False
 
 
-async def open_engine(endpoint: JsonEndpoint, *, dialect: str, model: str, batch_size: int = 64) -> Engine:
-    """The engine behind an endpoint, with up to `batch_size` conversations a request where it takes several.
+async def open_engine(client: JsonClient, *, dialect: str, model: str, batch_size: int = 64) -> Engine:
+    """The engine that `client` reaches, with up to `batch_size` conversations a request where it takes several.
 
-    `dialect` is a key of `DIALECTS`, or `auto`; an empty `model` is the first one that the endpoint lists.
-    Raises `UpstreamError` if it has to be probed and does not respond, `UpstreamRefused` if replicas serve different
+    `dialect` is a key of `DIALECTS`, or `auto`; an empty `model` is the first one that the engine lists.
+    Raises `UpstreamError` if it has to be probed and does not respond, `UpstreamRefused` if endpoints serve different
     models.
     """
-    model = await _agree_on_model(endpoint, model)
+    model = await _agree_on_model(client, model)
     if dialect == "auto":
-        dialect = await _recognise(endpoint)
-    engine = await DIALECTS[dialect].open(endpoint, model, batch_size)
+        dialect = await _recognise(client)
+    engine = await DIALECTS[dialect].open(client, model, batch_size)
     log.info("judge engine", extra={"dialect": dialect, "model": model, "batch": engine.batch_size})
     return engine
 
 
-async def _recognise(endpoint: JsonEndpoint) -> str:
+async def _recognise(client: JsonClient) -> str:
     for name, engine in DIALECTS.items():
         if engine.signature is not None:
-            answer = await get_or_none(endpoint, engine.signature.path)
+            answer = await get_or_none(client, engine.signature.path)
             if isinstance(answer, dict) and engine.signature.key in answer:
                 return name
     return "openai"
 
 
-async def _agree_on_model(endpoint: JsonEndpoint, model: str) -> str:
-    """The model to request. From then on, a replica that lists models without this one is ejected.
+async def _agree_on_model(client: JsonClient, model: str) -> str:
+    """The model to request. From then on, an endpoint that lists models without this one is ejected.
 
-    Raises `UpstreamRefused` if replicas serve different models. A model that no replica lists is accepted, for servers
-    that know it by an alias; then all replicas must list the first listed model.
+    Raises `UpstreamRefused` if endpoints serve different models. A model that no endpoint lists is accepted, for
+    servers that know it by an alias; then all endpoints must list the first listed model.
     """
-    answers = await endpoint.probe_all()
+    answers = await client.probe_all()
     listed = [name for answer in answers for name in _model_names(answer)]
     if not model and not listed:
         raise UpstreamMalformed("the engine lists no model; name one in REGRADE_REWARD_JUDGE_MODEL")
@@ -95,7 +95,7 @@ async def _agree_on_model(endpoint: JsonEndpoint, model: str) -> str:
         accept = _requires_model(model if model in listed else listed[0])
         for answer in answers:
             accept(answer)
-        endpoint.check_probe = accept
+        client.check_probe = accept
     return model
 
 

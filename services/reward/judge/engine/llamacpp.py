@@ -8,7 +8,7 @@ tokens without mass.
 from collections.abc import Sequence
 from typing import Any
 
-from services.kit.http.client import JsonEndpoint, UpstreamMalformed
+from services.kit.http.client import JsonClient, UpstreamMalformed
 from services.reward.judge.engine.base import Sampling
 from services.reward.judge.engine.openai import OpenAIEngine, Signature, get_or_none, sum_masses
 from services.reward.judge.engine.responses import Position
@@ -28,16 +28,16 @@ class LlamaCppEngine(OpenAIEngine):
 
     signature = Signature(_PROPERTIES, "default_generation_settings")
 
-    def __init__(self, endpoint: JsonEndpoint, model: str, *, cache_slots: int = 0) -> None:
-        super().__init__(endpoint, model)
+    def __init__(self, client: JsonClient, model: str, *, cache_slots: int = 0) -> None:
+        super().__init__(client, model)
         self.cache_slots = cache_slots
 
     @classmethod
-    async def open(cls, endpoint: JsonEndpoint, model: str, batch_size: int) -> "LlamaCppEngine":
+    async def open(cls, client: JsonClient, model: str, batch_size: int) -> "LlamaCppEngine":
         """The engine, with as many slots as the server reports; it has no batched route."""
-        properties = await get_or_none(endpoint, _PROPERTIES)
+        properties = await get_or_none(client, _PROPERTIES)
         slots = properties.get("total_slots") if isinstance(properties, dict) else None
-        return cls(endpoint, model, cache_slots=slots if isinstance(slots, int) and slots > 0 else 0)
+        return cls(client, model, cache_slots=slots if isinstance(slots, int) and slots > 0 else 0)
 
     def _constraint(self, options: Sequence[str], positions: int) -> dict[str, Any]:
         alternatives = " | ".join(f'"{option}"' for option in options)

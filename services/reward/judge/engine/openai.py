@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamRefused
+from services.kit.http.client import JsonClient, UpstreamError, UpstreamMalformed, UpstreamRefused
 from services.reward.judge.engine.base import (
     ChatMessages,
     ChoiceResult,
@@ -57,17 +57,17 @@ class OpenAIEngine:
     batch_size = 1
     cache_slots = 0
 
-    def __init__(self, endpoint: JsonEndpoint, model: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, client: JsonClient, model: str) -> None:
+        self._client = client
         self.model = model
 
     @classmethod
-    async def open(cls, endpoint: JsonEndpoint, model: str, batch_size: int) -> "OpenAIEngine":
+    async def open(cls, client: JsonClient, model: str, batch_size: int) -> "OpenAIEngine":
         """The engine, after probing what this kind of server can do. `batch_size` is the most that is wanted.
 
         Raises `UpstreamError`.
         """
-        return cls(endpoint, model)
+        return cls(client, model)
 
     async def choose(
         self, conversations: Sequence[ChatMessages], options: Sequence[str], *, positions: int = 1
@@ -90,7 +90,7 @@ class OpenAIEngine:
     async def ready(self) -> bool:
         """Whether the server lists its models."""
         try:
-            await self._endpoint.get("/v1/models")
+            await self._client.get("/v1/models")
         except UpstreamError:
             return False
         return True
@@ -101,7 +101,7 @@ class OpenAIEngine:
         """One request for each conversation."""
 
         async def complete(messages: ChatMessages) -> EngineAnswer[T]:
-            completion: Completion = await self._endpoint.post(
+            completion: Completion = await self._client.post(
                 CHAT, payload | {"messages": list(messages)}, read=read_completion
             )
             [choice] = completion.in_order(1)
@@ -129,10 +129,10 @@ class OpenAIEngine:
         return masses_by_logprob(position)
 
 
-async def get_or_none(endpoint: JsonEndpoint, path: str) -> Any:
+async def get_or_none(client: JsonClient, path: str) -> Any:
     """The JSON at a path, None without any. Raises `UpstreamError` for a server that does not respond."""
     try:
-        return await endpoint.get(path)
+        return await client.get(path)
     except (UpstreamRefused, UpstreamMalformed):
         return None
 

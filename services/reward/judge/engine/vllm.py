@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
-from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamRefused
+from services.kit.http.client import JsonClient, UpstreamError, UpstreamMalformed, UpstreamRefused
 from services.kit.results import Usage
 from services.reward.judge.engine.base import ChatMessages, EngineAnswer
 from services.reward.judge.engine.openai import CHAT, NEUTRAL_SAMPLING, OpenAIEngine, Signature, one_option_a_line
@@ -25,14 +25,14 @@ class VllmEngine(OpenAIEngine):
 
     signature = Signature("/version", "version")
 
-    def __init__(self, endpoint: JsonEndpoint, model: str, *, batch_size: int = 1) -> None:
-        super().__init__(endpoint, model)
+    def __init__(self, client: JsonClient, model: str, *, batch_size: int = 1) -> None:
+        super().__init__(client, model)
         self.batch_size = batch_size
 
     @classmethod
-    async def open(cls, endpoint: JsonEndpoint, model: str, batch_size: int) -> "VllmEngine":
+    async def open(cls, client: JsonClient, model: str, batch_size: int) -> "VllmEngine":
         """The engine, with a batch size of 1 where the server has no batched route."""
-        return cls(endpoint, model, batch_size=batch_size if await _has_batched_route(endpoint) else 1)
+        return cls(client, model, batch_size=batch_size if await _has_batched_route(client) else 1)
 
     async def _complete(
         self, conversations: Sequence[ChatMessages], payload: dict[str, Any], read: Callable[[Choice], T]
@@ -42,7 +42,7 @@ class VllmEngine(OpenAIEngine):
             return await super()._complete(conversations, payload, read)
         batch = payload | {"messages": conversations}
         try:
-            completion: Completion = await self._endpoint.post(
+            completion: Completion = await self._client.post(
                 BATCH, batch, weight=len(conversations), read=read_completion
             )
             choices = completion.in_order(len(conversations))
@@ -58,10 +58,10 @@ class VllmEngine(OpenAIEngine):
         return {"structured_outputs": outputs, "top_logprobs": len(options), **NEUTRAL_SAMPLING}
 
 
-async def _has_batched_route(endpoint: JsonEndpoint) -> bool:
+async def _has_batched_route(client: JsonClient) -> bool:
     """GET on a POST route is 405, on a missing one 404."""
     try:
-        await endpoint.get(BATCH)
+        await client.get(BATCH)
     except UpstreamRefused as error:
         return error.status == 405
     except UpstreamMalformed:

@@ -7,7 +7,7 @@ from contextlib import closing
 import httpx
 import pytest
 
-from services.kit.http.client import JsonEndpoint, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
+from services.kit.http.client import JsonClient, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
 from services.reward.judge.engine.base import ChatMessages, EngineAnswer, Sampling
 from services.reward.judge.engine.vllm import VllmEngine, divide
 from tests.conftest import StartReward
@@ -29,8 +29,8 @@ def vllm() -> Iterator[FakeEngine]:
 
 async def _choose(vllm: FakeEngine, asked: Sequence[ChatMessages] = ASKED, *, retries: int = 0) -> list[object]:
     async with open_session(connections=4, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, vllm.url, retries=retries, backoff_s=0.001)
-        return list(await VllmEngine(endpoint, "m", batch_size=64).choose(asked, CHOICES))
+        json_client = JsonClient(session, vllm.url, retries=retries, backoff_s=0.001)
+        return list(await VllmEngine(json_client, "m", batch_size=64).choose(asked, CHOICES))
 
 
 async def test_many_conversations_are_one_request(vllm: FakeEngine) -> None:
@@ -52,7 +52,7 @@ async def test_one_conversation_goes_alone(vllm: FakeEngine) -> None:
 async def test_text_is_written_in_batches_too(vllm: FakeEngine) -> None:
     vllm.script = lambda messages: chat(f"as to {len(messages[0]['content'])}")
     async with open_session(connections=4, timeout_s=60.0) as session:
-        engine = VllmEngine(JsonEndpoint(session, vllm.url), "m", batch_size=64)
+        engine = VllmEngine(JsonClient(session, vllm.url), "m", batch_size=64)
         answers = await engine.write(ASKED, Sampling(max_tokens=9, temperature=0.5, seed=3))
     assert [answer.value for answer in answers if isinstance(answer, EngineAnswer)] == [
         "as to 5",
@@ -66,7 +66,7 @@ async def test_text_is_written_in_batches_too(vllm: FakeEngine) -> None:
 async def test_the_constraint_is_asked_for_in_vllms_words(vllm: FakeEngine) -> None:
     vllm.script = lambda _: distribution([1 / 6] * 6, [1 / 6] * 6, dialect="vllm")
     async with open_session(connections=4, timeout_s=60.0) as session:
-        engine = VllmEngine(JsonEndpoint(session, vllm.url), "m", batch_size=64)
+        engine = VllmEngine(JsonClient(session, vllm.url), "m", batch_size=64)
         await engine.choose(ASKED[:1], CHOICES)
         await engine.choose(ASKED[:1], CHOICES, positions=2)
     one, two = vllm.payloads
@@ -89,8 +89,8 @@ async def test_a_batch_refused_is_asked_one_by_one_so_that_the_guilty_fails_alon
 async def test_a_batch_that_fails_is_tried_again_as_a_whole(vllm: FakeEngine, failure: Reply) -> None:
     vllm.script = lambda _: failure
     async with open_session(connections=4, timeout_s=0.3) as session:
-        endpoint = JsonEndpoint(session, vllm.url, retries=2, backoff_s=0.001)
-        answers = await VllmEngine(endpoint, "m", batch_size=64).choose(ASKED, CHOICES)
+        json_client = JsonClient(session, vllm.url, retries=2, backoff_s=0.001)
+        answers = await VllmEngine(json_client, "m", batch_size=64).choose(ASKED, CHOICES)
     assert [type(answer) for answer in answers] == [UpstreamUnavailable] * 3
     assert [len(payload["messages"]) for payload in vllm.payloads] == [3, 3, 3]
 
@@ -100,7 +100,7 @@ async def test_a_batch_weighs_as_much_as_its_conversations(vllm: FakeEngine) -> 
         vllm.hold()
         other.hold()
         async with open_session(connections=9, timeout_s=60.0) as session:
-            engine = VllmEngine(JsonEndpoint(session, f"{vllm.url},{other.url}", retries=0), "m", batch_size=64)
+            engine = VllmEngine(JsonClient(session, f"{vllm.url},{other.url}", retries=0), "m", batch_size=64)
             batch = asyncio.create_task(engine.choose(ASKED, CHOICES))
             await until(lambda: bool(vllm.calls or other.calls), "the batch")
             busy, idle = (vllm, other) if vllm.calls else (other, vllm)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamRefused, open_session
+from services.kit.http.client import JsonClient, UpstreamError, UpstreamRefused, open_session
 from services.reward.judge.engine.base import (
     ChatMessages,
     ChoiceResult,
@@ -85,7 +85,7 @@ async def case(server: Server) -> AsyncIterator[Case]:
     """An engine as `open_engine` finds it, or as it is loaded in process."""
     async with open_session(connections=8, timeout_s=60.0) as session:
         if isinstance(server.there, str):
-            engine = await open_engine(JsonEndpoint(session, server.there), dialect="auto", model="")
+            engine = await open_engine(JsonClient(session, server.there), dialect="auto", model="")
         else:
             engine = await server.there()
         yield Case(server.contract, engine)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.kit.http import client as http
-from services.kit.http.client import JsonEndpoint, UpstreamError, UpstreamMalformed, UpstreamUnavailable, open_session
+from services.kit.http.client import JsonClient, UpstreamError, UpstreamMalformed, UpstreamUnavailable, open_session
 from services.kit.results import CriterionScore
 from services.reward.app import create_app
 from services.reward.judge.batch import score_of
@@ -38,7 +38,7 @@ async def _ask(fake: FakeEngine, reply: Reply, *, plain: bool = False) -> tuple[
     fake.script = lambda _: reply
     async with open_session(connections=1, timeout_s=60.0) as session:
         kind = OpenAIEngine if plain else LlamaCppEngine
-        (answer,) = await kind(JsonEndpoint(session, fake.url, retries=0), "m").choose([MESSAGES], CHOICES)
+        (answer,) = await kind(JsonClient(session, fake.url, retries=0), "m").choose([MESSAGES], CHOICES)
     if isinstance(answer, UpstreamError):
         raise answer
     return answer.value[0]
@@ -53,16 +53,16 @@ async def test_a_named_dialect_and_model_are_believed() -> None:
     with closing(FakeEngine(dialect="openai")) as other:
         async with open_session(connections=2, timeout_s=60.0) as session:
             for dialect, kind in KINDS.items():
-                named = await open_engine(JsonEndpoint(session, other.url), dialect=dialect, model="mine")
+                named = await open_engine(JsonClient(session, other.url), dialect=dialect, model="mine")
                 assert (type(named), named.model, named.batch_size) == (kind, "mine", 1)
 
 
 async def test_the_batched_route_is_used_as_far_as_wanted() -> None:
     with closing(FakeEngine(dialect="vllm")) as vllm:
         async with open_session(connections=2, timeout_s=60.0) as session:
-            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch_size=1)
+            engine = await open_engine(JsonClient(session, vllm.url), dialect="auto", model="", batch_size=1)
             assert engine.batch_size == 1
-            engine = await open_engine(JsonEndpoint(session, vllm.url), dialect="auto", model="", batch_size=7)
+            engine = await open_engine(JsonClient(session, vllm.url), dialect="auto", model="", batch_size=7)
             assert engine.batch_size == 7
 
 
@@ -70,7 +70,7 @@ async def test_an_engine_is_asked_what_it_is_once_it_is_there(fake_engine: FakeE
     fake_engine.stop()
     async with open_session(connections=1, timeout_s=60.0) as session:
         handle = EngineHandle(
-            partial(open_engine, JsonEndpoint(session, fake_engine.url, retries=0), dialect="auto", model="")
+            partial(open_engine, JsonClient(session, fake_engine.url, retries=0), dialect="auto", model="")
         )
         assert not await handle.ready()
         with pytest.raises(UpstreamUnavailable):
@@ -93,7 +93,7 @@ async def test_who_waits_for_a_silent_engine_shares_one_attempt(monkeypatch: pyt
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, open_session(connections=9, timeout_s=60.0) as session:
-        handle = EngineHandle(partial(open_engine, JsonEndpoint(session, url), dialect="auto", model=""))
+        handle = EngineHandle(partial(open_engine, JsonClient(session, url), dialect="auto", model=""))
         waves = [await asyncio.gather(*(handle.get() for _ in range(9)), return_exceptions=True) for _ in range(2)]
     assert [type(error) for wave in waves for error in wave] == [UpstreamUnavailable] * 18
     assert asked == 2
@@ -176,7 +176,7 @@ async def test_a_masked_choice_has_no_mass(fake_engine: FakeEngine) -> None:
 async def test_a_bill_is_never_negative(fake_engine: FakeEngine) -> None:
     fake_engine.script = lambda _: _with_usage({"prompt_tokens": -7, "completion_tokens": None})
     async with open_session(connections=1, timeout_s=60.0) as session:
-        (answer,) = await LlamaCppEngine(JsonEndpoint(session, fake_engine.url), "m").choose([MESSAGES], CHOICES)
+        (answer,) = await LlamaCppEngine(JsonClient(session, fake_engine.url), "m").choose([MESSAGES], CHOICES)
     assert isinstance(answer, EngineAnswer)
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.judge_calls) == (0, 0, 1)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from regrade import RewardClient
 from regrade.contracts import ErrorCode
 from services.kit.http import load_balancing as replicas
-from services.kit.http.client import JsonEndpoint, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
+from services.kit.http.client import JsonClient, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
 from services.meta_reward.settings import MetaRewardSettings
 from services.reward.judge.engine.base import EngineAnswer
 from services.reward.judge.engine.discovery import open_engine
@@ -35,23 +35,23 @@ def second_engine() -> Iterator[FakeEngine]:
 async def test_endpoints_of_different_models_are_refused(fake_engine: FakeEngine, second_engine: FakeEngine) -> None:
     second_engine.served = "a-smaller-judge"
     async with open_session(connections=2, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, f"{fake_engine.url},{second_engine.url}")
+        json_client = JsonClient(session, f"{fake_engine.url},{second_engine.url}")
         for model in ("", "fake-judge"):
             with pytest.raises(UpstreamRefused, match=r"one model: one has 'fake-judge', another a-smaller-judge"):
-                await open_engine(endpoint, dialect="auto", model=model)
+                await open_engine(json_client, dialect="auto", model=model)
         with pytest.raises(UpstreamRefused, match=r"one model: one has 'a-smaller-judge', another fake-judge"):
-            await open_engine(endpoint, dialect="auto", model="a-smaller-judge")
+            await open_engine(json_client, dialect="auto", model="a-smaller-judge")
         second_engine.served = fake_engine.served
-        assert (await open_engine(endpoint, dialect="auto", model="")).model == "fake-judge"
+        assert (await open_engine(json_client, dialect="auto", model="")).model == "fake-judge"
 
 
 async def test_a_server_that_lists_no_models_is_asked_for_the_one_named(fake_engine: FakeEngine) -> None:
     fake_engine.served = ""
     async with open_session(connections=2, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, fake_engine.url)
+        json_client = JsonClient(session, fake_engine.url)
         with pytest.raises(UpstreamMalformed, match="REGRADE_REWARD_JUDGE_MODEL"):
-            await open_engine(endpoint, dialect="auto", model="")
-        assert (await open_engine(endpoint, dialect="auto", model="mine")).model == "mine"
+            await open_engine(json_client, dialect="auto", model="")
+        assert (await open_engine(json_client, dialect="auto", model="mine")).model == "mine"
 
 
 async def test_an_endpoint_that_comes_back_with_another_model_stays_out(
@@ -60,8 +60,8 @@ async def test_an_endpoint_that_comes_back_with_another_model_stays_out(
     monkeypatch.setattr(replicas, "_FIRST_EJECTION_S", 0.0)
     second_engine.stop()
     async with open_session(connections=2, timeout_s=60.0) as session:
-        endpoint = JsonEndpoint(session, f"{fake_engine.url},{second_engine.url}", backoff_s=0.001)
-        engine = await open_engine(endpoint, dialect="auto", model="")
+        json_client = JsonClient(session, f"{fake_engine.url},{second_engine.url}", backoff_s=0.001)
+        engine = await open_engine(json_client, dialect="auto", model="")
         second_engine.served = "another"
         second_engine.start()
         for _ in range(10):
@@ -149,4 +149,4 @@ async def test_an_engine_that_is_away_is_unavailable(fake_engine: FakeEngine) ->
     fake_engine.stop()
     async with open_session(connections=1, timeout_s=60.0) as session:
         with pytest.raises(UpstreamUnavailable):
-            await open_engine(JsonEndpoint(session, fake_engine.url, retries=0), dialect="openai", model="m")
+            await open_engine(JsonClient(session, fake_engine.url, retries=0), dialect="openai", model="m")

@@ -5,7 +5,7 @@ import pytest
 from regrade import RewardClient
 from regrade.contracts import Mode
 from regrade.tasks import load_pack
-from services.kit.http.client import JsonEndpoint, open_session
+from services.kit.http.client import JsonClient, open_session
 from services.kit.store.rubric_store import RubricStore
 from services.reward.judge.engine.base import EngineAnswer
 from services.reward.judge.engine.openai import OpenAIEngine
@@ -22,7 +22,7 @@ PATIENT_S = 240.0
 async def test_the_plain_dialect_does_too(engine_url: str) -> None:
     """A server of unknown kind: the mass that an unconstrained answer leaves to the choices, renormalised."""
     async with open_session(connections=2, timeout_s=60.0) as session:
-        plain = OpenAIEngine(JsonEndpoint(session, engine_url), "SmolLM2-135M-Instruct")
+        plain = OpenAIEngine(JsonClient(session, engine_url), "SmolLM2-135M-Instruct")
         (answer,) = await plain.choose([MESSAGES], CHOICES)
     assert isinstance(answer, EngineAnswer)
     assert sum(answer.value[0]) == pytest.approx(1.0)
