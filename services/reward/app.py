@@ -1,8 +1,8 @@
 """The reward service's app: its lifespan opens each part once and closes the parts in reverse order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -64,27 +64,24 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        redis = connect(settings.redis_url)
-        pipe = MultiplexedConnection(redis, timeout_s=settings.redis_timeout_s)
-        math_pool = MathEqualPool()
-        async with open_session(
-            connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s, traced=traced
-        ) as session:
-            engine, close_engine = _engine(settings, session, metrics)
+        async with AsyncExitStack() as closing:
+            if tracing is not None:
+                closing.push_async_callback(asyncio.to_thread, tracing.close)
+            session = await closing.enter_async_context(
+                open_session(connections=settings.judge_in_flight, timeout_s=settings.judge_timeout_s, traced=traced)
+            )
+            engine = _engine(settings, session, metrics, closing)
+            redis = connect(settings.redis_url)
+            closing.push_async_callback(redis.aclose)
+            pipe = MultiplexedConnection(redis, timeout_s=settings.redis_timeout_s)
+            closing.push_async_callback(pipe.aclose)
+            math_pool = MathEqualPool()
+            closing.callback(math_pool.close)
             app.state.reward = state = await _open_state(settings, redis, pipe, engine, metrics, math_pool)
-            background = [asyncio.create_task(state.actives.follow()), asyncio.create_task(state.recovery.run())]
-            try:
-                yield
-            finally:
-                for task in background:
-                    await cancel_and_wait(task)
-                await _close_state(state)
-                math_pool.close()
-                await pipe.aclose()
-                await redis.aclose()
-                await close_engine()
-                if tracing is not None:
-                    await asyncio.to_thread(tracing.close)
+            closing.push_async_callback(_close_state, state)
+            for background in (state.actives.follow(), state.recovery.run()):
+                closing.push_async_callback(cancel_and_wait, asyncio.create_task(background))
+            yield
 
     app = FastAPI(
         title="Regrade reward service",
@@ -114,9 +111,9 @@ def _tracing(settings: RewardSettings) -> "Tracing | None":
 
 
 def _engine(
-    settings: RewardSettings, session: ClientSession, metrics: RewardMetrics
-) -> tuple[EngineHandle, Callable[[], Awaitable[None]]]:
-    """The judge's engine, opened at its first use, and how it is closed."""
+    settings: RewardSettings, session: ClientSession, metrics: RewardMetrics, closing: AsyncExitStack
+) -> EngineHandle:
+    """The judge's engine, opened at its first use; a model in this process is closed by `closing`."""
     if settings.judge_dialect == INPROCESS:
         from services.reward.judge.engine.inprocess import InprocessModel
 
@@ -128,7 +125,8 @@ def _engine(
             gpu_memory=settings.judge_gpu_memory,
             engine_args=settings.judge_engine_args,
         )
-        return EngineHandle(model.open), model.aclose
+        closing.push_async_callback(model.aclose)
+        return EngineHandle(model.open)
     client = JsonClient(
         session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries, metrics=metrics
     )
@@ -139,11 +137,7 @@ def _engine(
         model=settings.judge_model,
         batch_size=settings.judge_batch,
     )
-    return EngineHandle(open_remote), _nothing_to_close
-
-
-async def _nothing_to_close() -> None:
-    """The session is closed by its own context."""
+    return EngineHandle(open_remote)
 
 
 async def _open_state(

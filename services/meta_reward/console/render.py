@@ -82,7 +82,9 @@ class ConsoleRoute(APIRoute):
             except (RequestValidationError, ValidationError) as error:
                 return _error_page(Invalid(describe_validation(error.errors())))
             except RedisError:
-                return _error_page(Unavailable("Redis is not reachable; the console reads everything from it"))
+                return _error_page(
+                    Unavailable("Redis does not answer or refuses writes; the console reads everything from it")
+                )
 
         return handled
 
