@@ -57,11 +57,11 @@ def test_i4_prompt_structure_is_untouched(render: Render, attack: str) -> None:
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_i4_what_the_judge_itself_wrote_is_neutralised(attack: str) -> None:
     """A judge may be made to quote the response: its words come back as its own turn and as nothing else."""
-    asked = JudgeConversation(CONVERSATIONS["reasoned, rationale"](ESSAY), ())
-    went_on = append_level_question(asked, attack, RUBRIC.llm_criteria[:1]).messages
+    rationale_request = JudgeConversation(CONVERSATIONS["reasoned, rationale"](ESSAY), ())
+    went_on = append_level_question(rationale_request, attack, RUBRIC.llm_criteria[:1]).messages
     assert [message["role"] for message in went_on] == ["system", "user", "assistant", "user"]
     assert went_on[2]["content"] == neutralise(attack).text
-    assert went_on[3] == append_level_question(asked, "Fine.", RUBRIC.llm_criteria[:1]).messages[3]
+    assert went_on[3] == append_level_question(rationale_request, "Fine.", RUBRIC.llm_criteria[:1]).messages[3]
 
 
 def test_i4_the_plan_is_made_before_any_response_is_seen() -> None:

@@ -42,7 +42,7 @@ async def scored(redis: Redis, first: int, count: int, **fields: Any) -> list[Tr
     """Traces in the log."""
     records = [record(f"i{n}", reward=n % 10 / 10, **fields) for n in range(first, first + count)]
     await TraceLog(redis).append(TASK, records)
-    return [Trace.model_validate_json(found.trace.to_json()) for found in records if found.trace is not None]
+    return [Trace.model_validate_json(entry.trace.to_json()) for entry in records if entry.trace is not None]
 
 
 async def consumed(redis: Redis, lineage: LineageKey = LINEAGE, position: str = "$") -> None:

@@ -36,7 +36,7 @@ HALTS: list[tuple[str, When]] = [
     ('"finished":', "before"),
     ('"finished":', "behind"),
 ]
-ASKED = {
+PROMPT_MARKS = {
     "prescreen": '"verdict"',
     "analyse": '"inflated"',
     "refine": "Write one to three",
@@ -146,7 +146,7 @@ def _questions(engine: FakeEngine) -> Counter[str]:
     return Counter(messages[0]["content"] for messages in engine.calls if len(messages) == 1)
 
 
-@pytest.mark.parametrize("step", list(ASKED))
+@pytest.mark.parametrize("step", list(PROMPT_MARKS))
 async def test_a_worker_killed_while_its_meta_judge_thinks(
     redis: Redis, reward_url: str, fake_engine: FakeEngine, spawn_meta: SpawnMeta, step: str
 ) -> None:
@@ -155,7 +155,7 @@ async def test_a_worker_killed_while_its_meta_judge_thinks(
     hanging: list[str] = []
 
     def replies(prompt: str) -> Reply | None:
-        if ASKED[step] in prompt and not reached.is_set() and (step != "analyse" or hanging or _second(prompt)):
+        if PROMPT_MARKS[step] in prompt and not reached.is_set() and (step != "analyse" or hanging or _second(prompt)):
             hanging.append(prompt)
             reached.set()
             return Reply(hang=True)
@@ -165,8 +165,8 @@ async def test_a_worker_killed_while_its_meta_judge_thinks(
 
     def _second(prompt: str) -> bool:
         """Two analyses are answered before the third one hangs."""
-        analyses[ASKED[step]] += 1
-        return analyses[ASKED[step]] > 2
+        analyses[PROMPT_MARKS[step]] += 1
+        return analyses[PROMPT_MARKS[step]] > 2
 
     fake_engine.script = meta_script(lambda _: certain(3), replies)
     async with running_meta(redis, reward_url, fake_engine, llm=True, **NARROW) as meta:

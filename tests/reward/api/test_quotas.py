@@ -134,6 +134,6 @@ def test_a_trainers_sample_waits_for_its_tenants_budget(start_reward: StartRewar
     ],
 )
 def test_tenants_that_make_no_sense_are_told(start_reward: StartReward, settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="tenants") as told:
+    with pytest.raises(ValueError, match="tenants") as error:
         start_reward(**settings)
-    assert "the-same-key" not in str(told.value)
+    assert "the-same-key" not in str(error.value)

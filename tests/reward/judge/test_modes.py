@@ -29,9 +29,9 @@ def kind(messages: Messages) -> str:
 
 def scripted(messages: Messages) -> Reply:
     """Writes what it is asked to write; a level is 4 after a rationale that praises, else 1."""
-    asked = kind(messages)
-    if asked != "level":
-        return chat(f"Some {asked} text: praise.")
+    requested = kind(messages)
+    if requested != "level":
+        return chat(f"Some {requested} text: praise.")
     return certain(4 if "praise" in str(messages) else 1)
 
 
@@ -46,16 +46,16 @@ async def test_reasoned_asks_for_a_rationale_then_a_level(
     await activate(store, TWO)
     fake_engine.script = scripted
     async with RewardClient(start_reward().url) as client:
-        told = await client.score(TASK, [item(0, id="a")], run="r", step=1, mode=Mode.REASONED, explain=True)
+        response = await client.score(TASK, [item(0, id="a")], run="r", step=1, mode=Mode.REASONED, explain=True)
         again = await client.score(TASK, [item(0, id="a")], run="r", step=1, mode=Mode.REASONED)
-    (result,) = told.results
+    (result,) = response.results
     assert {c.id: c.score for c in result.criteria} == {"style": 0.8, "depth": 0.8, "min_words": 1.0}
     assert {c.id: c.rationale for c in result.criteria if c.id != "min_words"} == {
         "style": "Some rationale text: praise.",
         "depth": "Some rationale text: praise.",
     }
     assert asked_for(fake_engine) == {"rationale": 2, "level": 2}
-    assert told.usage.judge_calls == 4
+    assert response.usage.judge_calls == 4
     assert again.results[0].cached
 
 
@@ -78,14 +78,14 @@ async def test_a_plan_is_made_once_for_a_group_and_all_replicas(
     one, other = start_reward(), start_reward()
     items = [item(n, id=str(n), reference="42") for n in range(4)]
     async with RewardClient(one.url) as client:
-        told = await client.score(TASK, items, run="r", step=1, mode=Mode.PLANNED, explain=True)
+        response = await client.score(TASK, items, run="r", step=1, mode=Mode.PLANNED, explain=True)
     async with RewardClient(other.url) as client:
         await client.score(TASK, [item(9, id="9", reference="42")], run="r", step=1, mode=Mode.PLANNED)
         assert asked_for(fake_engine) == {"plan": 1, "execution": 5, "level": 10}
         await client.score(TASK, [item(9, id="9", reference="43")], run="r", step=1, mode=Mode.PLANNED)
     assert asked_for(fake_engine)["plan"] == 2, "another reference wants another plan"
-    assert all(result.reward is not None for result in told.results)
-    assert told.results[0].criteria[0].rationale == "Some execution text: praise."
+    assert all(result.reward is not None for result in response.results)
+    assert response.results[0].criteria[0].rationale == "Some execution text: praise."
     executed = next(messages for messages in fake_engine.calls if kind(messages) == "execution")
     assert "Some plan text" in executed[-1]["content"]
     assert "[BEGIN REFERENCE " in executed[-1]["content"]

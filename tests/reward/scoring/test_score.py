@@ -98,8 +98,8 @@ async def test_i5_an_item_twice_in_a_batch_is_one_item(client: RewardClient, tra
     ids=lambda fields: str(next(iter(fields))),
 )
 async def test_what_tells_two_items_apart(client: RewardClient, trace_log: TraceLog, fields: dict[str, str]) -> None:
-    for asked in (item(0, id="a"), item(0, id="a") | fields):
-        (result,) = (await client.score(TASK, [asked], run="r", step=1)).results
+    for request_item in (item(0, id="a"), item(0, id="a") | fields):
+        (result,) = (await client.score(TASK, [request_item], run="r", step=1)).results
         assert not result.cached
     assert len((await trace_log.recent(TASK, 10)).traces) == 2
 

@@ -77,11 +77,11 @@ async def test_what_is_no_json_fits_no_schema(completion: str, value: float) -> 
 
 
 def test_a_schema_fetches_nothing(tmp_path: Any) -> None:
-    asked: list[str] = []
+    requested_paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested_paths.append(self.path)
             self.send_error(404)
 
         def log_message(self, format: str, *args: Any) -> None:
@@ -97,7 +97,7 @@ def test_a_schema_fetches_nothing(tmp_path: Any) -> None:
             with pytest.raises(ValueError, match="not a JSON Schema"):
                 validate_check(_check({"check": "json_schema", "schema": {"$schema": target}}))
         server.shutdown()
-    assert asked == []
+    assert requested_paths == []
 
 
 @pytest.mark.parametrize("check", ["not_repetitive", "no_prompt_copy"])

@@ -17,7 +17,7 @@ from tests.support.tiny_model import tiny_model
 from tests.support.waiting import until
 
 CHOICES = tuple("012345")
-ASKED: tuple[ChatMessages, ...] = tuple([{"role": "user", "content": "word " * n}] for n in (1, 20, 5))
+CONVERSATIONS: tuple[ChatMessages, ...] = tuple([{"role": "user", "content": "word " * n}] for n in (1, 20, 5))
 
 
 @pytest.fixture
@@ -27,33 +27,37 @@ def vllm() -> Iterator[FakeEngine]:
         yield engine
 
 
-async def _choose(vllm: FakeEngine, asked: Sequence[ChatMessages] = ASKED, *, retries: int = 0) -> list[object]:
+async def _choose(
+    vllm: FakeEngine, conversations: Sequence[ChatMessages] = CONVERSATIONS, *, retries: int = 0
+) -> list[object]:
     async with open_session(connections=4, timeout_s=60.0) as session:
         json_client = JsonClient(session, vllm.url, retries=retries, backoff_s=0.001)
-        return list(await VllmEngine(json_client, "m", batch_size=64).choose(asked, CHOICES))
+        return list(await VllmEngine(json_client, "m", batch_size=64).choose(conversations, CHOICES))
 
 
 async def test_many_conversations_are_one_request(vllm: FakeEngine) -> None:
     vllm.script = lambda messages: distribution(_towards(messages), dialect="vllm")
     answers = await _choose(vllm)
     assert len(vllm.payloads) == 1
-    assert [list(messages) for messages in vllm.payloads[0]["messages"]] == [list(asked) for asked in ASKED]
-    for answer, asked in zip(answers, ASKED, strict=True):
+    assert [list(messages) for messages in vllm.payloads[0]["messages"]] == [
+        list(conversation) for conversation in CONVERSATIONS
+    ]
+    for answer, conversation in zip(answers, CONVERSATIONS, strict=True):
         assert isinstance(answer, EngineAnswer)
-        assert answer.value[0] == pytest.approx(_towards(asked))
+        assert answer.value[0] == pytest.approx(_towards(conversation))
 
 
 async def test_one_conversation_goes_alone(vllm: FakeEngine) -> None:
     vllm.script = lambda _: distribution([1 / 6] * 6, dialect="vllm")
-    await _choose(vllm, ASKED[:1])
-    assert vllm.payloads[0]["messages"] == list(ASKED[0])
+    await _choose(vllm, CONVERSATIONS[:1])
+    assert vllm.payloads[0]["messages"] == list(CONVERSATIONS[0])
 
 
 async def test_text_is_written_in_batches_too(vllm: FakeEngine) -> None:
     vllm.script = lambda messages: chat(f"as to {len(messages[0]['content'])}")
     async with open_session(connections=4, timeout_s=60.0) as session:
         engine = VllmEngine(JsonClient(session, vllm.url), "m", batch_size=64)
-        answers = await engine.write(ASKED, Sampling(max_tokens=9, temperature=0.5, seed=3))
+        answers = await engine.write(CONVERSATIONS, Sampling(max_tokens=9, temperature=0.5, seed=3))
     assert [answer.value for answer in answers if isinstance(answer, EngineAnswer)] == [
         "as to 5",
         "as to 100",
@@ -67,8 +71,8 @@ async def test_the_constraint_is_asked_for_in_vllms_words(vllm: FakeEngine) -> N
     vllm.script = lambda _: distribution([1 / 6] * 6, [1 / 6] * 6, dialect="vllm")
     async with open_session(connections=4, timeout_s=60.0) as session:
         engine = VllmEngine(JsonClient(session, vllm.url), "m", batch_size=64)
-        await engine.choose(ASKED[:1], CHOICES)
-        await engine.choose(ASKED[:1], CHOICES, positions=2)
+        await engine.choose(CONVERSATIONS[:1], CHOICES)
+        await engine.choose(CONVERSATIONS[:1], CHOICES, positions=2)
     one, two = vllm.payloads
     assert one["structured_outputs"] == {"choice": list(CHOICES)}
     assert two["structured_outputs"] == {"regex": r"(0|1|2|3|4|5)\n(0|1|2|3|4|5)"}
@@ -90,7 +94,7 @@ async def test_a_batch_that_fails_is_tried_again_as_a_whole(vllm: FakeEngine, fa
     vllm.script = lambda _: failure
     async with open_session(connections=4, timeout_s=0.3) as session:
         json_client = JsonClient(session, vllm.url, retries=2, backoff_s=0.001)
-        answers = await VllmEngine(json_client, "m", batch_size=64).choose(ASKED, CHOICES)
+        answers = await VllmEngine(json_client, "m", batch_size=64).choose(CONVERSATIONS, CHOICES)
     assert [type(answer) for answer in answers] == [UpstreamUnavailable] * 3
     assert [len(payload["messages"]) for payload in vllm.payloads] == [3, 3, 3]
 
@@ -101,10 +105,10 @@ async def test_a_batch_weighs_as_much_as_its_conversations(vllm: FakeEngine) -> 
         other.hold()
         async with open_session(connections=9, timeout_s=60.0) as session:
             engine = VllmEngine(JsonClient(session, f"{vllm.url},{other.url}", retries=0), "m", batch_size=64)
-            batch = asyncio.create_task(engine.choose(ASKED, CHOICES))
+            batch = asyncio.create_task(engine.choose(CONVERSATIONS, CHOICES))
             await until(lambda: bool(vllm.calls or other.calls), "the batch")
             busy, idle = (vllm, other) if vllm.calls else (other, vllm)
-            singles = [asyncio.create_task(engine.choose(ASKED[:1], CHOICES)) for _ in range(3)]
+            singles = [asyncio.create_task(engine.choose(CONVERSATIONS[:1], CHOICES)) for _ in range(3)]
             await until(lambda: len(vllm.calls) + len(other.calls) == 6, "the single calls")
             assert (len(busy.payloads), len(idle.payloads)) == (1, 3)
             vllm.release()
@@ -142,9 +146,9 @@ async def test_choices_are_told_apart_by_their_index(vllm: FakeEngine) -> None:
 
     vllm.script = lambda messages: distribution(_towards(messages), dialect="vllm")
     vllm.together = backwards
-    for answer, asked in zip(await _choose(vllm), ASKED, strict=True):
+    for answer, conversation in zip(await _choose(vllm), CONVERSATIONS, strict=True):
         assert isinstance(answer, EngineAnswer)
-        assert answer.value[0] == pytest.approx(_towards(asked))
+        assert answer.value[0] == pytest.approx(_towards(conversation))
 
 
 async def test_the_bill_of_a_batch_adds_up() -> None:
@@ -179,6 +183,6 @@ def test_an_engine_that_fails_is_one_line_a_request(
     """Not one an item, let alone one whenever an item's error is looked at: an outage must not flood the log."""
     vllm.script = lambda _: Reply(status=503)
     service = start_reward(bootstrap_tasks=[TASK], judge_url=vllm.url, judge_retries=0)
-    asked = httpx.post(f"{service.url}/score", json={"task": TASK, "items": [item(n) for n in range(4)]})
-    assert asked.status_code == 503
+    response = httpx.post(f"{service.url}/score", json={"task": TASK, "items": [item(n) for n in range(4)]})
+    assert response.status_code == 503
     assert [record.__dict__["conversations"] for record in caplog.records if "call failed" in record.msg] == [4]

@@ -130,8 +130,8 @@ async def test_several_positions_and_the_first_is_the_single_question(case: Case
 
 
 async def test_a_conversation_too_long_fails_alone(case: Case) -> None:
-    asked = [QUESTIONS[0], TOO_LONG, QUESTIONS[1]]
-    first, failed, last = await case.engine.choose(asked, CHOICES)
+    conversations = [QUESTIONS[0], TOO_LONG, QUESTIONS[1]]
+    first, failed, last = await case.engine.choose(conversations, CHOICES)
     assert isinstance(failed, UpstreamRefused)
     for answer, question in ((first, QUESTIONS[0]), (last, QUESTIONS[1])):
         (alone,) = await case.engine.choose([question], CHOICES)
@@ -142,8 +142,8 @@ async def test_a_conversation_too_long_fails_alone(case: Case) -> None:
 
 
 async def test_written_text_is_bounded_and_repeatable(case: Case) -> None:
-    asked = [[{"role": "user", "content": f"Why do {who} plant trees?"}] for who in ("cities", "villages")]
-    first, again = [await case.engine.write(asked, Sampling(max_tokens=12)) for _ in range(2)]
+    conversations = [[{"role": "user", "content": f"Why do {who} plant trees?"}] for who in ("cities", "villages")]
+    first, again = [await case.engine.write(conversations, Sampling(max_tokens=12)) for _ in range(2)]
     assert [_text(answer).value for answer in first] == [_text(answer).value for answer in again]
     assert all(_text(answer).value for answer in first)
     assert 0 < sum(_text(answer).usage.completion_tokens for answer in first) <= 24

@@ -82,11 +82,11 @@ async def test_an_engine_is_asked_what_it_is_once_it_is_there(fake_engine: FakeE
 
 async def test_who_waits_for_a_silent_engine_shares_one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_PROBE_TIMEOUT_S", 0.3)
-    asked = 0
+    request_count = 0
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal request_count
+        request_count += 1
         await reader.read()
         writer.close()
 
@@ -96,7 +96,7 @@ async def test_who_waits_for_a_silent_engine_shares_one_attempt(monkeypatch: pyt
         handle = EngineHandle(partial(open_engine, JsonClient(session, url), dialect="auto", model=""))
         waves = [await asyncio.gather(*(handle.get() for _ in range(9)), return_exceptions=True) for _ in range(2)]
     assert [type(error) for wave in waves for error in wave] == [UpstreamUnavailable] * 18
-    assert asked == 2
+    assert request_count == 2
 
 
 async def test_tokens_that_spell_one_choice_add_up(fake_engine: FakeEngine) -> None:

@@ -126,23 +126,23 @@ async def test_credentials_of_an_engine_are_told_nowhere(
     caplog.set_level(logging.DEBUG)
     url = fake_engine.url.replace("://", "://me:hush-1@")
     service = start_reward(bootstrap_tasks=[TASK], judge_url=url, judge_key="hush-2", judge_retries=1)
-    told: list[str] = []
+    outputs: list[str] = []
     async with httpx.AsyncClient(base_url=service.url) as http:
         for reply in (Reply({}, status=401), Reply(status=503), Reply(b"<html>")):
             fake_engine.script = lambda _, reply=reply: reply  # type: ignore[misc]
-            told.append((await http.post("/score", json={"task": TASK, "items": [item(len(told))]})).text)
+            outputs.append((await http.post("/score", json={"task": TASK, "items": [item(len(outputs))]})).text)
         fake_engine.stop()
-        told += [(await http.get(path)).text for path in ("/readyz", "/metrics")]
+        outputs += [(await http.get(path)).text for path in ("/readyz", "/metrics")]
     assert fake_engine.headers[0]["Authorization"].startswith("Basic ")
-    told += [f"{record.getMessage()}{record.__dict__}" for record in caplog.records]
-    told.append(repr(RewardSettings(judge_url=url, judge_key="hush-2")))
+    outputs += [f"{record.getMessage()}{record.__dict__}" for record in caplog.records]
+    outputs.append(repr(RewardSettings(judge_url=url, judge_key="hush-2")))
     for settings, field in ((RewardSettings, "judge_url"), (MetaRewardSettings, "meta_judge_url")):
         with pytest.raises(ValidationError) as refused:
             settings.model_validate({field: f"{url}?key=hush-3"})
-        told.append(str(refused.value))
-    assert "401" in told[0]
-    assert "judge call failed" in "".join(told)
-    assert "hush" not in "".join(told)
+        outputs.append(str(refused.value))
+    assert "401" in outputs[0]
+    assert "judge call failed" in "".join(outputs)
+    assert "hush" not in "".join(outputs)
 
 
 async def test_an_engine_that_is_away_is_unavailable(fake_engine: FakeEngine) -> None:

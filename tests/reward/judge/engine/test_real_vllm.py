@@ -43,9 +43,9 @@ async def test_a_group_computes_its_prefixes_once(start_reward: StartReward, sto
         async with RewardClient(service.url, timeout_s=240.0) as client:
             response = await client.score(TASK, items, run="prefixes", step=1)
         spent = vllm.counters().since(before)
-        asked = proxy.take()
-        distinct = vllm.distinct_tokens(asked)
+        requests = proxy.take()
+        distinct = vllm.distinct_tokens(requests)
     assert all(result.reward is not None for result in response.results)
-    assert len(asked) == 40
+    assert len(requests) == 40
     assert distinct / spent.computed >= 0.8
     assert spent.computed < 0.2 * spent.prompt
