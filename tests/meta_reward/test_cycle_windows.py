@@ -119,6 +119,6 @@ async def test_a_run_is_measured_against_its_own_first_steps(
         await meta.worker.run_due_cycle(LINEAGE)
         evidence = (await meta.deps.status_store.reports(LINEAGE))[-1].evidence
         assert evidence.traces == 8
-        early = 0.5 * (len(words(POOR)) + len(words(ESSAY)))
-        assert evidence.drift["words"] == pytest.approx(len(words(POOR)) - early)
+        baseline = 0.5 * (len(words(POOR)) + len(words(ESSAY)))
+        assert evidence.drift["words"] == pytest.approx(len(words(POOR)) - baseline)
         assert "words_fell" in {alarm.name for alarm in evidence.alarms}

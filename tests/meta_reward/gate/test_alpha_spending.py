@@ -181,8 +181,8 @@ def test_a_pair_a_day_does_not_give_the_level_back(sizes: Sequence[int]) -> None
 
 async def test_a_report_tells_on_how_many_originals_of_its_base_it_rests() -> None:
     """All of them, dropped at an interim analysis or not, and without those that the anchors grew by."""
-    early = [Original(id=f"e{n}", prompt=f"Early {n}?", completion=f"{ESSAY} Number {n}.") for n in range(4)]
-    anchors = build_anchors(PACK, 12, PAIRS, early)
+    early_originals = [Original(id=f"e{n}", prompt=f"Early {n}?", completion=f"{ESSAY} Number {n}.") for n in range(4)]
+    anchors = build_anchors(PACK, 12, PAIRS, early_originals)
 
     async def score(task: str, wanted: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:
         return [0.5] * len(items)

@@ -79,8 +79,8 @@ def test_really_changed() -> None:
 
 
 def test_growth_grants_no_new_level() -> None:
-    early = list(select_early(TRUSTED, ANCHORS, 8).values())
-    extended = build_anchors(PACK, 12, early_originals=early)
+    early_completions = list(select_early(TRUSTED, ANCHORS, 8).values())
+    extended = build_anchors(PACK, 12, early_originals=early_completions)
     report = gate_report("b" * 64, "a" * 64)
     before = report.model_copy(update={"anchors": ANCHORS.version, "anchors_base": ANCHORS.base})
     later = report.model_copy(update={"anchors": extended.version, "anchors_base": extended.base, "cycle": "cycle-2"})

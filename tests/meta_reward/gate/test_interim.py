@@ -16,8 +16,8 @@ from tests.support.builders import ESSAY, TASK, checks_only
 
 PACK = load_pack(TASK)
 PAIRS = [LabelledPair(prompt=f"Question {n}?", better=f"Answer {n}, and why.", worse=f"Answer {n}") for n in range(66)]
-EARLY = [Original(id=f"e{n}", prompt=f"Early {n}?", completion=f"{ESSAY} Number {n}.") for n in range(12)]
-ANCHORS = build_anchors(PACK, 24, PAIRS, EARLY)
+EARLY_COMPLETIONS = [Original(id=f"e{n}", prompt=f"Early {n}?", completion=f"{ESSAY} Number {n}.") for n in range(12)]
+ANCHORS = build_anchors(PACK, 24, PAIRS, EARLY_COMPLETIONS)
 FAMILIES = {attack.family for attack in PACK.attacks}
 
 
@@ -25,8 +25,8 @@ def sources(anchors: AnchorSet) -> list[set[int]]:
     """Originals of the pack, of labelled pairs, early ones."""
     labelled = {case.original for case in anchors.damaged if case.kind == LABELLED}
     everything = set(range(len(anchors.originals)))
-    early = set(range(len(anchors.originals) - anchors.early_originals, len(anchors.originals)))
-    return [everything - labelled - early, labelled, early]
+    early_originals = set(range(len(anchors.originals) - anchors.early_originals, len(anchors.originals)))
+    return [everything - labelled - early_originals, labelled, early_originals]
 
 
 def test_lists_are_interleaved_in_proportion_and_in_their_order() -> None:
@@ -52,7 +52,7 @@ def test_the_first_third_holds_every_family_of_attacks(labelled: Sequence[Labell
 
 
 def test_the_order_hangs_on_the_anchors_alone() -> None:
-    assert interim_order(ANCHORS) == interim_order(build_anchors(PACK, 24, PAIRS[::-1], EARLY))
+    assert interim_order(ANCHORS) == interim_order(build_anchors(PACK, 24, PAIRS[::-1], EARLY_COMPLETIONS))
 
 
 async def test_a_candidate_that_gains_on_labelled_pairs_alone_passes() -> None:

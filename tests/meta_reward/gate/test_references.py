@@ -65,10 +65,12 @@ def test_anchors_without_references_keep_their_names() -> None:
     """Frozen: as they were before pairs and early completions could have any."""
     texts = [Original(id=f"o{n}", prompt=f"Text {n}?", completion=f"One. Two. Three. It is {n}.") for n in range(9)]
     pack = PACK.model_copy(update={"originals": tuple(texts), "attacks": ()})
-    early = [Original(id="e", prompt="Early?", completion="A tree stands. It grows, and it gives shade. So be it.")]
-    extended = build_anchors(pack, 12, OLD, early)
+    early_originals = [
+        Original(id="e", prompt="Early?", completion="A tree stands. It grows, and it gives shade. So be it.")
+    ]
+    extended = build_anchors(pack, 12, OLD, early_originals)
     assert (extended.base, extended.version) == ("e71629325a7f", "9a4f4a10d8cc")
-    assert build_anchors(pack, 12, PAIRS, early).base != extended.base
+    assert build_anchors(pack, 12, PAIRS, early_originals).base != extended.base
 
 
 async def test_pairs_that_were_kept_before_load_and_take_a_reference_up(redis: Redis) -> None:
