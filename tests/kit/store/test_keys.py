@@ -10,9 +10,11 @@ from services.kit.store import keys
 from services.kit.store.keys import LineageKey
 
 _NAMES = st.from_regex(NAME_PATTERN.removesuffix("$") + r"\Z") | st.sampled_from(["-", "a", "g", "s1"])
-_LINES = st.builds(LineageKey, st.just("t"), _NAMES, st.none() | st.lists(_NAMES, min_size=1, max_size=3).map("/".join))
+_LINEAGES = st.builds(
+    LineageKey, st.just("t"), _NAMES, st.none() | st.lists(_NAMES, min_size=1, max_size=3).map("/".join)
+)
 _PINS = st.tuples(
-    _LINES,
+    _LINEAGES,
     st.none() | _NAMES,
     st.none() | st.integers(0, 9),
     st.text(min_size=1, max_size=6) | st.sampled_from(["g", "g:s1", "-:s1", "1"]),

@@ -101,7 +101,7 @@ async def test_under_strategy_paper_harm_becomes_active(redis: Redis, reward_url
     ) as meta:
         start = await meta.deps.store.active(LINEAGE)
         assert start is not None
-        one_line = await meta.deps.store.get(TASK, start.digest)
+        one_line_rubric = await meta.deps.store.get(TASK, start.digest)
         for step, harm in enumerate(HARMS, 1):
             fake_engine.script = meta_judge_of(harm.reply)
             *_, last = await one_cycle(meta, step)
@@ -110,5 +110,5 @@ async def test_under_strategy_paper_harm_becomes_active(redis: Redis, reward_url
                 assert last.authority.cycle == last.cycle
                 assert "paper" in last.reason
                 adopted.append(harm.name)
-                await activate(meta.deps.store, one_line)
+                await activate(meta.deps.store, one_line_rubric)
     assert adopted == [harm.name for harm in HARMS if harm.stopped != "paper"]

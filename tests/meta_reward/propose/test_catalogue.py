@@ -57,8 +57,8 @@ def test_catalogue_asks_for_sentences_where_trusted_text_has_some() -> None:
     limit = {n.criterion.id: n.criterion.check for n in find_missing_checks(listed, visible)}["min_sentences"]
     assert limit.check == "min_sentences"
     assert 2 <= limit.sentences <= min(sentence_count(completion) for _, completion in visible)
-    one_line = [(prompt, completion.replace(".", ",") + ".") for prompt, completion in visible]
-    assert not any(need.criterion.id == "min_sentences" for need in find_missing_checks(listed, one_line))
+    one_sentence = [(prompt, completion.replace(".", ",") + ".") for prompt, completion in visible]
+    assert not any(need.criterion.id == "min_sentences" for need in find_missing_checks(listed, one_sentence))
 
 
 @pytest.mark.parametrize(("titles", "essays", "called_for"), [(2, 20, False), (3, 60, True), (3, 200, False)])
