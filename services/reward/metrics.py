@@ -34,7 +34,7 @@ class RewardMetrics:
         )
         self._groups = CounterMetric(
             "regrade_groups_total",
-            "Groups that one request held two or more rewards of: 'none' teaches the policy nothing.",
+            "Groups with two or more rewards in one request, by their spread; 'none' gives the policy no gradient.",
             ("task", "spread"),
             registry=registry,
         )
@@ -43,7 +43,7 @@ class RewardMetrics:
         )
         self._active_since = Gauge(
             "regrade_active_rubric_since_seconds",
-            "Unix time at which this replica first met the version.",
+            "Unix time at which this replica first saw the version.",
             ("task", "lineage"),
             registry=registry,
         )
@@ -55,12 +55,12 @@ class RewardMetrics:
     def _measure_tenants(self, registry: CollectorRegistry) -> None:
         self._tenant_requests = CounterMetric(
             "regrade_tenant_requests_total",
-            "Requests of tenants, by whether their budgets let them in.",
+            "Requests of tenants, by whether their budgets admitted them.",
             ("tenant", "outcome"),
             registry=registry,
         )
         self._tenant_items = CounterMetric(
-            "regrade_tenant_items_total", "Items let in, by tenant.", ("tenant",), registry=registry
+            "regrade_tenant_items_total", "Items admitted, by tenant.", ("tenant",), registry=registry
         )
 
     def _measure_judge(self, registry: CollectorRegistry) -> None:
@@ -68,23 +68,23 @@ class RewardMetrics:
             "regrade_judge_call_seconds", "Engine requests.", ("outcome",), buckets=_CALL_SECONDS, registry=registry
         )
         self._in_flight = Gauge(
-            "regrade_judge_in_flight_calls", "Conversations under way with the engine.", registry=registry
+            "regrade_judge_in_flight_calls", "Conversations in flight with the engine.", registry=registry
         )
         self._waiting = Gauge(
-            "regrade_judge_waiting_calls", "Conversations that wait for room with the engine.", registry=registry
+            "regrade_judge_waiting_calls", "Conversations that wait for the engine.", registry=registry
         )
         self._capacity = Gauge(
-            "regrade_judge_capacity_calls", "Conversations with the engine at once, at most.", registry=registry
+            "regrade_judge_capacity_calls", "Most conversations in flight with the engine.", registry=registry
         )
         self._tokens = CounterMetric(
             "regrade_judge_tokens_total", "Tokens by kind.", ("task", "kind"), registry=registry
         )
         self._ejected = Gauge(
-            "regrade_judge_ejected_endpoints", "Engine endpoints left out after failures.", registry=registry
+            "regrade_judge_ejected_endpoints", "Engine endpoints ejected after failures.", registry=registry
         )
         self._retries = CounterMetric(
             "regrade_judge_retries_total",
-            "Failed engine requests: tried again, or not.",
+            "Failed engine requests, by whether they were retried.",
             ("outcome",),
             registry=registry,
         )
@@ -101,7 +101,9 @@ class RewardMetrics:
         self._spool_records = Gauge(
             "regrade_spool_records", "Items in the spool that Redis has not acknowledged.", registry=registry
         )
-        self._spool_limit = Gauge("regrade_spool_limit_bytes", "Size the spool may reach; 0: none.", registry=registry)
+        self._spool_limit = Gauge(
+            "regrade_spool_limit_bytes", "Largest size of the spool; 0: no spool.", registry=registry
+        )
         self._replayed = CounterMetric(
             "regrade_spool_replayed_records_total", "Spooled items that Redis has acknowledged.", registry=registry
         )

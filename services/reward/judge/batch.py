@@ -16,7 +16,7 @@ _LEVEL_TOKENS = tuple(str(level) for level in LEVELS)
 _SQUARES = tuple(level * level for level in LEVELS)
 _MAX_STD = TOP_LEVEL / 2
 _TOKENS_PER_WORD = 2
-"""Sizes the token limit of written text. Text beyond it is cut off, and its level is asked for all the same."""
+"""Sizes the token limit of written text. Longer text is cut off, and the level is requested for what is there."""
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class ItemScores(NamedTuple):
 class Question(NamedTuple):
     """A conversation about criteria of one item, which is given by its index in the batch.
 
-    `rationale` is the text that the judge wrote before it is asked for levels.
+    `rationale` is the text that the judge wrote before its levels are requested.
     """
 
     item: int
@@ -109,7 +109,7 @@ class JudgeBatch:
         await asyncio.gather(*(ask(count) for count in {len(question.criteria) for question in questions}))
 
     def scores(self) -> list[ItemScores]:
-        """Each item's scores, once the mode has asked all it asks."""
+        """Each item's scores, once the mode has made all its engine calls."""
         return [self._item_scores(index, item) for index, item in enumerate(self.items)]
 
     def _record(self, question: Question, answer: EngineAnswer[T] | ItemError) -> T | None:

@@ -49,7 +49,7 @@ class PinCache:
         self._provisional: LruCache[str, PinRequest] = LruCache(_MAX_PINS)
 
     def get(self, key: str) -> RubricPointer | None:
-        """What the pin held when Redis was last asked, until its expiry."""
+        """What the pin held in Redis's last answer, until its expiry."""
         pin = self._pins.find(key)
         return pin.active if pin is not None and pin.expires > time.monotonic() else None
 

@@ -1,4 +1,4 @@
-"""vLLM inside the reward process: the judge's model on this container's own GPU, without a server beside it.
+"""vLLM inside the reward process: the judge's model on this container's GPU, without a separate server.
 
 Imported only if chosen (extra `vllm`). Prompts, constraint and probabilities are those of the HTTP dialect. vLLM
 computes in a process of its own, which ends with the service.
