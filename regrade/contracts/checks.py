@@ -1,4 +1,4 @@
-"""The parameter schemas of the check catalogue: predicates on a completion that cost no judge call.
+"""The parameter schemas of the check catalogue: measures of a completion that cost no judge call.
 
 A check states what is wanted and yields a value in [0, 1]. There is no code and no free-form
 expression in a check, only a name and bounded parameters, so a meta-judge may propose one.

@@ -26,7 +26,7 @@ class Role(StrEnum):
     DEDUCT = "deduct"
     """Describes a fault: subtracts weight times score (for a check, 1 minus its value)."""
     VETO = "veto"
-    """Describes a fault: makes the reward 0 if its score reaches the threshold."""
+    """Describes a fault: makes the reward 0 if its score (for a check, 1 minus its value) reaches the threshold."""
 
 
 class _Criterion(Contract):
