@@ -16,7 +16,6 @@ from regrade import RewardClient
 from regrade.contracts import CycleReport, LineageEvent, ScoreItem, ScoreResponse
 from services.kit.http.client import JsonClient, open_session
 from services.kit.store.keys import LineageKey
-from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.clients.meta_judge import MetaJudge
@@ -127,7 +126,7 @@ async def running_evolution(
             model=model,
             max_tokens=settings.meta_judge_max_tokens,
             in_flight=settings.meta_judge_in_flight,
-            fence_key=await shared_fence_key(redis),
+            redis=redis,
         )
         deps = CycleDeps(
             store=RubricStore(redis),

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from regrade import RewardClient
 from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonClient, open_session
-from services.kit.store.redis import connect, shared_fence_key
+from services.kit.store.redis import connect
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.kit.web.server import Readiness, install_common_routes
@@ -90,7 +90,7 @@ async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExi
             model=settings.meta_judge_model,
             max_tokens=settings.meta_judge_max_tokens,
             in_flight=settings.meta_judge_in_flight,
-            fence_key=await shared_fence_key(redis),
+            redis=redis,
             cache=MetaJudgeCache(redis, ttl_s=int(RESUME_WITHIN_S) + 1),
         )
     return CycleDeps(

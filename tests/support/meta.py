@@ -13,7 +13,6 @@ from regrade import RewardClient
 from regrade.tasks import load_pack
 from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonClient, open_session
-from services.kit.store.redis import shared_fence_key
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.clients.meta_judge import MetaJudge, MetaJudgeCache
@@ -126,9 +125,7 @@ async def meta_judge(session: Any, engine: FakeEngine, redis: Redis) -> MetaJudg
     """A meta-judge behind the scripted engine."""
     json_client = JsonClient(session, engine.url, retries=0)
     cache = MetaJudgeCache(redis, ttl_s=60)
-    return MetaJudge(
-        json_client, model="fake", max_tokens=256, in_flight=2, fence_key=await shared_fence_key(redis), cache=cache
-    )
+    return MetaJudge(json_client, model="fake", max_tokens=256, in_flight=2, redis=redis, cache=cache)
 
 
 async def train(client: RewardClient, completion: str = POOR, *, step: int = 1, count: int = 8, run: str = "r") -> None:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from regrade.contracts import sha256_of
 from services.kit.http.client import JsonClient, UpstreamMalformed
 from services.kit.store import keys
+from services.kit.store.redis import shared_fence_key
 from services.kit.templates import fill, load_template
 
 _SAMPLING = {"temperature": 0.7, "top_p": 0.95}
@@ -50,7 +51,7 @@ class MetaJudge:
         model: str,
         max_tokens: int,
         in_flight: int,
-        fence_key: bytes,
+        redis: Redis,
         cache: MetaJudgeCache | None = None,
     ) -> None:
         self._cache = cache
@@ -58,7 +59,14 @@ class MetaJudge:
         self._model = model
         self._max_tokens = max_tokens
         self._slots = asyncio.Semaphore(in_flight)
-        self.fence_key = fence_key
+        self._redis = redis
+        self._fence_key: bytes | None = None
+
+    async def fence_key(self) -> bytes:
+        """The shared key of the prompt fences, read when first needed. Raises `RedisError`."""
+        if self._fence_key is None:
+            self._fence_key = await shared_fence_key(self._redis)
+        return self._fence_key
 
     async def ask(self, template: str, schema: type[Schema], *, cycle: str, **values: str) -> Schema:
         """Fill the prompt template with `values` and parse the answer as `schema`.

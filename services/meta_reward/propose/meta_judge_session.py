@@ -59,7 +59,7 @@ class MetaJudgeProposer(ABC):
 
     async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
         """Candidates for this context, or a failed proposal."""
-        session = MetaJudgeSession(self._meta_judge, context, self.name)
+        session = MetaJudgeSession(self._meta_judge, context, self.name, await self._meta_judge.fence_key())
         try:
             return await self._propose(session, progress)
         except (UpstreamError, ValidationError) as error:
@@ -72,9 +72,10 @@ class MetaJudgeProposer(ABC):
 class MetaJudgeSession:
     """One proposer's questions in one cycle, and notes on those that failed."""
 
-    def __init__(self, meta_judge: MetaJudge, context: ProposalContext, name: str) -> None:
+    def __init__(self, meta_judge: MetaJudge, context: ProposalContext, name: str, fence_key: bytes) -> None:
         self._meta_judge = meta_judge
         self._name = name
+        self._fence_key = fence_key
         self.context = context
         self.notes: list[str] = []
 
@@ -117,7 +118,7 @@ class MetaJudgeSession:
 
     def fence(self, label: str, text: str) -> str:
         """Untrusted text inside its fence."""
-        return fence(label, text[:_MAX_FENCED_CHARS], self._meta_judge.fence_key)
+        return fence(label, text[:_MAX_FENCED_CHARS], self._fence_key)
 
     def case(self, prompt: str, *responses: str) -> str:
         """A prompt section: the active rubric, a task, and responses to it."""

@@ -48,6 +48,7 @@ class Worker:
         self._backoff: defaultdict[LineageKey, Backoff] = defaultdict(Backoff)
         self._pending: dict[LineageKey, TraceTail] = {}
         self._since_activation: dict[LineageKey, TraceTail] = {}
+        self._redis_available = True
 
     async def run(self) -> None:
         """Run due cycles of every lineage until cancelled."""
@@ -88,11 +89,16 @@ class Worker:
             await asyncio.sleep(self._deps.settings.poll_s)
 
     async def _lineages(self) -> tuple[LineageKey, ...]:
+        """The lineages; none while Redis is unavailable, which is logged once for each outage."""
         try:
-            return await lineages_of(self._deps.store, self._deps.settings)
-        except RedisError:
-            log.warning("the lineages could not be listed", exc_info=True)
+            lineages = await lineages_of(self._deps.store, self._deps.settings)
+        except RedisError as error:
+            if self._redis_available:
+                log.warning("the lineages could not be listed: waiting for Redis", extra={"error": str(error)})
+            self._redis_available = False
             return ()
+        self._redis_available = True
+        return lineages
 
     async def run_due_cycle(self, lineage: LineageKey) -> None:
         """Run a cycle of the lineage if one is due and no other worker runs it."""

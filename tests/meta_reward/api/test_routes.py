@@ -1,5 +1,6 @@
 """The meta-reward service over HTTP, its worker running: what an operator asks and does."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.builders import TASK, checks_only, item
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import POOR, meta_script
 from tests.support.servers import ServerThread
+from tests.support.valkey import running_valkey
 from tests.support.waiting import wait_until
 
 ACTION = {"by": "me", "reason": "why"}
@@ -52,6 +54,19 @@ def _train(reward_url: str, count: int = 8) -> None:
     items = [item(n, id=str(n), completion=f"{POOR}{' ' * n}") for n in range(count)]
     answer = httpx.post(f"{reward_url}/score", json={"task": TASK, "run": "r", "step": 1, "items": items}, timeout=60.0)
     assert answer.status_code == 200
+
+
+def test_it_waits_for_a_redis_that_starts_late(start_meta: StartMeta, caplog: pytest.LogCaptureFixture) -> None:
+    with running_valkey() as valkey:
+        valkey.stop()
+        meta = start_meta(redis_url=valkey.url)
+        assert meta.get("/healthz").status_code == 200
+        assert meta.get("/readyz").status_code == 503
+        time.sleep(0.5)  # ten polls
+        assert [r.levelname for r in caplog.records if "waiting for Redis" in r.message] == ["WARNING"]
+        valkey.start_again()
+        wait_until(lambda: meta.get("/readyz").status_code == 200, "Redis to answer")
+        assert meta.get(f"/lineage/{TASK}").status_code == 200
 
 
 def test_a_cycle_as_an_operator_sees_it(start_meta: StartMeta, reward_url: str) -> None:
