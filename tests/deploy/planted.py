@@ -61,7 +61,7 @@ PLANTS = {
         "policy", "k8s/base/reward.yaml", "enableServiceLinks: false", "hostPID: true"
     ),
     "a dashboard that is not what its code makes": Plant(
-        "dashboards", f"{_MONITORING}/dashboards/judge.json", "A call takes", "A call took"
+        "dashboards", f"{_MONITORING}/dashboards/judge.json", "Call latency", "Call duration"
     ),
     "a query that does not parse": Plant(
         "dashboards", "deploy/dashboards.py", '"sum(llamacpp:requests_pr', '"sum((llamacpp:requests_pr'
