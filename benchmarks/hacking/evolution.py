@@ -19,7 +19,7 @@ from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.clients.meta_judge import MetaJudge
-from services.meta_reward.deps import CycleDeps
+from services.meta_reward.deps import ServiceDeps
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.registry import build_proposers
 from services.meta_reward.settings import MetaRewardSettings
@@ -79,7 +79,7 @@ class MeteredJsonClient(JsonClient):
 class Evolution:
     """The cycles of one lineage. `poll` does what the service's two loops do at every poll."""
 
-    def __init__(self, worker: Worker, deps: CycleDeps, lineage: LineageKey) -> None:
+    def __init__(self, worker: Worker, deps: ServiceDeps, lineage: LineageKey) -> None:
         self._worker = worker
         self._deps = deps
         self._lineage = lineage
@@ -128,7 +128,7 @@ async def running_evolution(
             in_flight=settings.meta_judge_in_flight,
             redis=redis,
         )
-        deps = CycleDeps(
+        deps = ServiceDeps(
             store=RubricStore(redis),
             log=TraceLog(redis),
             status_store=StatusStore(redis),

@@ -23,7 +23,7 @@ from services.meta_reward.clients.meta_judge import MetaJudge, MetaJudgeCache
 from services.meta_reward.console.actions import action_routes
 from services.meta_reward.console.pages import pages
 from services.meta_reward.cycle_run import RESUME_WITHIN_S
-from services.meta_reward.deps import CycleDeps
+from services.meta_reward.deps import ServiceDeps
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.monitoring.auditor import Auditor
 from services.meta_reward.propose.registry import build_proposers
@@ -77,7 +77,7 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
     return install_common_routes(app, settings, registry, _ready)
 
 
-async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExitStack) -> CycleDeps:
+async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExitStack) -> ServiceDeps:
     session = await stack.enter_async_context(
         open_session(connections=settings.meta_judge_in_flight, timeout_s=settings.meta_judge_timeout_s)
     )
@@ -93,7 +93,7 @@ async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExi
             redis=redis,
             cache=MetaJudgeCache(redis, ttl_s=int(RESUME_WITHIN_S) + 1),
         )
-    return CycleDeps(
+    return ServiceDeps(
         store=RubricStore(redis),
         log=TraceLog(redis),
         status_store=StatusStore(redis),
@@ -107,7 +107,7 @@ async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExi
 
 
 async def _open_audit(
-    deps: CycleDeps, audits: AuditStore, leases: Leases, metrics: MetaRewardMetrics, stack: AsyncExitStack
+    deps: ServiceDeps, audits: AuditStore, leases: Leases, metrics: MetaRewardMetrics, stack: AsyncExitStack
 ) -> Auditor:
     """An auditor that uses the reward service at `audit_url`, or the training judge when there is none."""
     settings, client = deps.settings, deps.client

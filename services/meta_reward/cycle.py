@@ -86,7 +86,7 @@ async def _evidence(run: CycleRun) -> StageOutput:
     alarms = update_alarms(summary, await run.deps.status_store.alarms(lineage), window[1])
     audit = audit_figures(run.audits, window, run.active.digest, compared) if run.deps.audits else None
     run.state.evidence = build_evidence(summary, baselines, window, rubric=run.active, alarms=alarms, audit=audit)
-    if run.is_gated:
+    if run.has_gate:
         await _add_early_originals(run, baselines)
     values = {keys.baseline_key(lineage, run_name): baseline_json(first) for run_name, first in baselines.items()}
     return StageOutput(values={keys.alarms_key(lineage): alarms_json(alarms)} | values)
@@ -128,7 +128,7 @@ async def _sample(run: CycleRun) -> StageOutput:
     audit = {one.trace_id: one.audit for _, one in with_score(run.audits) if one.audit is not None}
     pool = SamplingPool([trace for trace, _ in visible], [features for _, features in visible], audit)
     seed = sample_seed(f"{run.lineage.task}/{run.lineage.label}", run.state.cycle)
-    run.state.sample = draw_sample(pool, settings.samples, SAMPLE_WEIGHTS if run.is_gated else PAPER_WEIGHTS, seed)
+    run.state.sample = draw_sample(pool, settings.samples, SAMPLE_WEIGHTS if run.has_gate else PAPER_WEIGHTS, seed)
     return StageOutput()
 
 
@@ -181,7 +181,7 @@ async def _lint(run: CycleRun) -> StageOutput:
         await run.deps.store.put(run.lineage.task, rubric)
         events.append(run.event(EventKind.PROPOSED, rubric.digest, candidate.proposer, rubric.rationale))
         plain = without_offset(rubric)
-        reasons = lint(plain, active, sampled_texts, rolled_back, run.pack.language) if run.is_gated else []
+        reasons = lint(plain, active, sampled_texts, rolled_back, run.pack.language) if run.has_gate else []
         if len(clean) == MAX_CANDIDATES:
             reasons.append(Reason(code=ReasonCode.BUDGET, text=f"budget: {MAX_CANDIDATES} candidates per cycle"))
         if reasons:
@@ -194,7 +194,7 @@ async def _lint(run: CycleRun) -> StageOutput:
 
 async def _gate(run: CycleRun) -> StageOutput:
     """Test the candidates on held-out anchors; every decision is recorded. Strategy `paper` has no gate."""
-    if not run.is_gated or not run.state.clean:
+    if not run.has_gate or not run.state.clean:
         return StageOutput()
     gate = GateStage(
         store=run.deps.store,
@@ -220,7 +220,7 @@ async def _activate(run: CycleRun) -> StageOutput:
     await run.report_stage(Stage.ACTIVATE, digest[:12])
     activated = await store.activated_by(lineage, cycle)
     if activated is None:
-        authority = GatePass(cycle=cycle) if run.is_gated else _paper_override(cycle)
+        authority = GatePass(cycle=cycle) if run.has_gate else _paper_override(cycle)
         try:
             await store.activate(lineage, digest, expected=run.active.digest, authority=authority, token=run.token)
         except ServiceError as error:
@@ -234,7 +234,7 @@ async def _activate(run: CycleRun) -> StageOutput:
 
 def _best_candidate(run: CycleRun) -> str | None:
     """The passing candidate with the largest sum of lower bounds; under strategy `paper` the first new one."""
-    if not run.is_gated:
+    if not run.has_gate:
         return next((c.rubric.digest for c in run.state.clean if c.rubric.digest != run.active.digest), None)
     passed = [report for report in run.state.gates if report.passed]
     best = max(passed, key=lambda report: report.order_gain_lower + report.attack_gain_lower, default=None)

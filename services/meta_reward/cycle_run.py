@@ -15,7 +15,7 @@ from regrade.tasks import TaskPack
 from regrade.tasks.anchors import AnchorSet
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricPointer, candidate_event
-from services.meta_reward.deps import CycleDeps
+from services.meta_reward.deps import ServiceDeps
 from services.meta_reward.evidence.audit import AuditEntries
 from services.meta_reward.evidence.text_features import TextFeatures
 from services.meta_reward.evidence.window import is_evidence
@@ -50,7 +50,7 @@ class StageOutput(NamedTuple):
 class CycleRun:
     """One cycle of one lineage under a fencing token: what it reads, its state, and its checkpoints."""
 
-    deps: CycleDeps
+    deps: ServiceDeps
     lineage: LineageKey
     pack: TaskPack
     token: str
@@ -69,7 +69,7 @@ class CycleRun:
     """Duration of each stage completed by this process."""
 
     @property
-    def is_gated(self) -> bool:
+    def has_gate(self) -> bool:
         """Whether candidates pass lint and gate; strategy `paper` has neither."""
         return self.deps.settings.strategy != "paper"
 

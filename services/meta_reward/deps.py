@@ -14,8 +14,8 @@ from services.meta_reward.stores.checkpoints import CheckpointStore
 from services.meta_reward.stores.status import StatusStore
 
 
-class CycleDeps(NamedTuple):
-    """The dependencies of a cycle; `audits` is None where nothing is audited."""
+class ServiceDeps(NamedTuple):
+    """The dependencies of routes, console, workers and cycles; `audits` is None where nothing is audited."""
 
     store: RubricStore
     log: TraceLog

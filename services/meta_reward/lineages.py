@@ -17,7 +17,7 @@ MAX_SCOPES = 64
 the shipped packs name at most 7."""
 
 
-async def lineages_of(store: RubricStore, settings: MetaRewardSettings) -> tuple[LineageKey, ...]:
+async def evolving_lineages(store: RubricStore, settings: MetaRewardSettings) -> tuple[LineageKey, ...]:
     """Each served task's main lineage, followed by those of its first `MAX_SCOPES` scopes."""
     lineages: list[LineageKey] = []
     for main in served_lineages(settings):

@@ -12,7 +12,7 @@ from services.kit.store.keys import LineageKey
 
 
 class MetaRewardSettings(ServiceSettings):
-    """What triggers a cycle, what a cycle may cost, and what a candidate has to prove."""
+    """Settings of the meta-reward service: triggers, costs, gate, audit, archive."""
 
     model_config = SettingsConfigDict(
         env_prefix="REGRADE_META_",
@@ -78,7 +78,8 @@ class MetaRewardSettings(ServiceSettings):
     gate_margin: float = Field(0.05, ge=0, lt=1)
     """Largest loss of anchor order that counts as non-inferior."""
     gate_calls: int = Field(20_000, ge=1)
-    """Judge calls that the candidates of one cycle may use in the gate."""
+    """Judge calls that the candidates of one cycle may use in the gate, counted in the task pack's judge mode. The
+    reward service's `task_modes` may override that mode; then the calls made differ from this count."""
     max_llm_criteria: int = Field(8, ge=0)
     """Largest number of LLM criteria in a candidate. Each one costs a judge call per scored item."""
     calibrate: tuple[Name, ...] = ()

@@ -21,7 +21,7 @@ from services.kit.store.trace_log import TraceLog
 from services.kit.text.math_equal import MathEqualPool
 from services.kit.web.server import Readiness, install_common_routes
 from services.reward.api.micro_batching import RetryingBatcher
-from services.reward.api.publishing import bootstrap, lineages_of
+from services.reward.api.publishing import bootstrap, starting_lineages
 from services.reward.api.quotas import Quotas
 from services.reward.api.routes import router, score_router
 from services.reward.api.state import RewardState
@@ -234,7 +234,7 @@ async def _prepare(
     """Once, at start or when Redis first answers: activate and load starting rubrics, read the shared fence key."""
     await bootstrap(store, settings.bootstrap_tasks)
     for task in settings.bootstrap_tasks:
-        for lineage in lineages_of(task):
+        for lineage in starting_lineages(task):
             await actives.load(lineage)
     await fence_key.load(redis)
 

@@ -13,7 +13,7 @@ from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
 from services.meta_reward import lineages
 from services.meta_reward.clients.meta_judge import MetaJudge
-from services.meta_reward.lineages import lineages_of
+from services.meta_reward.lineages import evolving_lineages
 from services.meta_reward.propose.base import Progress, ProposalContext
 from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
@@ -48,14 +48,14 @@ async def judge(redis: Redis, fake_engine: FakeEngine) -> AsyncIterator[MetaJudg
 
 
 async def test_a_scope_is_served_once_it_has_a_rubric(store: RubricStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert await lineages_of(store, settings()) == (LINEAGE,)
+    assert await evolving_lineages(store, settings()) == (LINEAGE,)
     await activate(store, checks_only(1))
     await activate(store, checks_only(2), lineage=SCOPED)
     await activate(store, checks_only(2), lineage=LINEAGE._replace(scope="algebra"))
     await activate(store, checks_only(3), lineage=LineageKey(TASK, "branch", "x"))
-    assert await lineages_of(store, settings()) == (LINEAGE, LINEAGE._replace(scope="algebra"), SCOPED)
+    assert await evolving_lineages(store, settings()) == (LINEAGE, LINEAGE._replace(scope="algebra"), SCOPED)
     monkeypatch.setattr(lineages, "MAX_SCOPES", 1)
-    assert await lineages_of(store, settings()) == (LINEAGE, LINEAGE._replace(scope="algebra"))
+    assert await evolving_lineages(store, settings()) == (LINEAGE, LINEAGE._replace(scope="algebra"))
 
 
 async def test_a_depth_pack_starts_a_line_for_each_scope(store: RubricStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ async def test_each_scope_has_cycles_of_its_own_and_an_unknown_one_falls_back(
             for n in range(6)
         ]
         await meta.client.score(TASK, items, run="r", step=1)
-        for lineage in await lineages_of(meta.deps.store, meta.deps.settings):
+        for lineage in await evolving_lineages(meta.deps.store, meta.deps.settings):
             await meta.worker.run_due_cycle(lineage)
         (scoped,) = await meta.deps.status_store.reports(SCOPED)
         assert scoped.evidence.traces == 12, "a narrower scope without a rubric falls back to it"

@@ -16,7 +16,7 @@ from services.kit.http.client import JsonClient, open_session
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.meta_reward.clients.meta_judge import MetaJudge, MetaJudgeCache
-from services.meta_reward.deps import CycleDeps
+from services.meta_reward.deps import ServiceDeps
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Proposer
 from services.meta_reward.propose.catalogue import CatalogueProposer
@@ -72,7 +72,7 @@ class Meta(NamedTuple):
     """A worker and what it works with."""
 
     worker: Worker
-    deps: CycleDeps
+    deps: ServiceDeps
     client: RewardClient
     leases: Leases
 
@@ -98,7 +98,7 @@ async def running_meta(
     ):
         if llm:
             proposers.append(PaperProposer(await meta_judge(session, engine, redis)))
-        deps = CycleDeps(
+        deps = ServiceDeps(
             store=RubricStore(redis),
             log=TraceLog(redis),
             status_store=StatusStore(redis),

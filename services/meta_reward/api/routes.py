@@ -33,8 +33,8 @@ from services.kit.store.keys import LineageKey
 from services.kit.web.server import error_responses, require_key, require_operator
 from services.meta_reward.api.rubric_diff import diff_rubrics
 from services.meta_reward.api.trace_filter import PAGE_SCAN, TraceFilter
-from services.meta_reward.deps import CycleDeps
-from services.meta_reward.lineages import lineages_of
+from services.meta_reward.deps import ServiceDeps
+from services.meta_reward.lineages import evolving_lineages
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ class RollbackAction(OperatorAction):
     version: int | None = Field(default=None, ge=1)
 
 
-async def _deps(request: Request) -> CycleDeps:
-    deps: CycleDeps = request.app.state.deps
+async def _deps(request: Request) -> ServiceDeps:
+    deps: ServiceDeps = request.app.state.deps
     return deps
 
 
@@ -76,7 +76,7 @@ async def _lineage(task: Name, lineage: Name = MAIN_LINEAGE, scope: Scope | None
     return LineageKey(task, lineage, scope)
 
 
-Deps = Annotated[CycleDeps, Depends(_deps)]
+Deps = Annotated[ServiceDeps, Depends(_deps)]
 LineageDep = Annotated[LineageKey, Depends(_lineage)]
 
 reading = APIRouter(dependencies=[Depends(require_key)], responses=error_responses(401, 404, 422, 503), tags=["read"])
@@ -183,7 +183,7 @@ async def post_anchors(body: ImportAnchors, task: Name, deps: Deps) -> AnchorsRe
 @operating.post("/cycles/{task}", status_code=202)
 async def post_cycle(body: OperatorAction, lineage: LineageDep, deps: Deps) -> CycleStatus:
     """Request a cycle; a worker starts it at its next poll."""
-    served = await lineages_of(deps.store, deps.settings)
+    served = await evolving_lineages(deps.store, deps.settings)
     if lineage not in served:
         tasks = ", ".join(dict.fromkeys(served_lineage.task for served_lineage in served))
         raise Invalid(
@@ -236,7 +236,7 @@ def _require_pack(task: str) -> None:
         raise NotFound(f"no task pack {task!r}: anchors are built from a pack's originals", code="unknown_task")
 
 
-async def find_trace(deps: CycleDeps, task: str, trace_id: str) -> Trace:
+async def find_trace(deps: ServiceDeps, task: str, trace_id: str) -> Trace:
     """A trace by its id. Raises `NotFound`."""
     traces = await deps.log.by_ids(task, {trace_id})
     if trace_id not in traces:
@@ -247,7 +247,7 @@ async def find_trace(deps: CycleDeps, task: str, trace_id: str) -> Trace:
     return traces[trace_id]
 
 
-async def find_rubric(deps: CycleDeps, lineage: LineageKey, name: int | str) -> Rubric:
+async def find_rubric(deps: ServiceDeps, lineage: LineageKey, name: int | str) -> Rubric:
     """A rubric by version or digest, with its names in the lineage. Raises `NotFound`."""
     pointer = await deps.store.find(lineage, name)
     return await deps.store.labelled(lineage._replace(scope=pointer.scope), pointer.digest)

@@ -19,8 +19,8 @@ from services.meta_reward.console.chart_data import cycle_figures, run_series, r
 from services.meta_reward.console.render import ConsoleRoute, PageLinks, asset, redirect, render
 from services.meta_reward.console.rubric_compare import side_by_side
 from services.meta_reward.console.session import COOKIE, PATH, Viewer, viewer_of
-from services.meta_reward.deps import CycleDeps
-from services.meta_reward.lineages import lineages_of
+from services.meta_reward.deps import ServiceDeps
+from services.meta_reward.lineages import evolving_lineages
 from services.meta_reward.settings import served_lineages
 
 _EVENTS_PER_PAGE = 120
@@ -38,13 +38,13 @@ class View(NamedTuple):
     """A request for a page about a lineage, and what the viewer may do there."""
 
     lineage: LineageKey
-    deps: CycleDeps
+    deps: ServiceDeps
     viewer: Viewer
 
     async def page(self, template: str, section: str, title: str, **values: object) -> Response:
         """The template's page, with the values and those of the frame around every page."""
         deps, lineage = self.deps, self.lineage
-        served = await lineages_of(deps.store, deps.settings)
+        served = await evolving_lineages(deps.store, deps.settings)
         frame = {
             "title": title,
             "section": section,

@@ -54,12 +54,12 @@ def keeps_the_spread(comparison: Comparison) -> Iterator[str]:
 
 
 def prefers_no_damage(comparison: Comparison) -> Iterator[str]:
-    """No transform's twins mostly score above their originals, unless they do so under the active rubric too."""
+    """No transform's damaged copies mostly score above their originals, unless they do under the active rubric too."""
     active = comparison.reference_scores[0].inverted
     for kind, share in comparison.scores.inverted.items():
         if share > MAX_INVERTED and share > active[kind] + comparison.margin:
             yield (
-                f"prefers damaged text: {share:.0%} of {kind!r} twins score above their originals, "
+                f"prefers damaged text: {share:.0%} of {kind!r} copies score above their originals, "
                 f"{active[kind]:.0%} under the active rubric"
             )
 

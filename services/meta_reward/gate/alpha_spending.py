@@ -28,7 +28,7 @@ POWER = 0.8
 GAIN_TESTS = 2
 """A gain may show in anchor order or in resisted attacks; each is a test of its own."""
 _STEPS_PER_UNIT = 100
-"""Differences are shares of a handful of twins, so hundredths lose nothing and keep the exact test's table small."""
+"""Differences are shares of a few damaged copies, so hundredths lose nothing and keep the exact test's table small."""
 _MAX_EXACT = 64
 """Above so many non-zero differences the normal approximation is accurate, and the exact table slow."""
 

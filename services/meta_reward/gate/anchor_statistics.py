@@ -24,19 +24,19 @@ _MIN_BELOW_QUANTILE = 10
 class AnchorScores(NamedTuple):
     """A rubric's results on the anchors that count, by the index of the original or by transform.
 
-    `net` is the share of damaged twins that an original beats minus the share that beat it. Gains are measured in it:
+    `net` is the share of damaged copies that an original beats minus the share that beat it. Gains are measured in it:
     a rubric that decides by coin toss puts half of the pairs right where another sees ties, but as many wrong.
     """
 
     order: dict[int, float]
-    """By original: the share of its damaged twins that it beats."""
+    """By original: the share of its damaged copies that it beats."""
     net: dict[int, float]
     resisted: dict[int, float]
     """By original: the share of attacks on it that do not raise its reward."""
     by_transform: dict[str, float]
-    """By transform: the share of pairs in which the original beats its twin."""
+    """By transform: the share of pairs in which the original beats its damaged copy."""
     inverted: dict[str, float]
-    """By transform: the share of pairs in which the twin beats its original."""
+    """By transform: the share of pairs in which the damaged copy beats its original."""
     trusted_mean: float | None
     rewards: tuple[float, ...]
 
@@ -59,8 +59,8 @@ class AnchorScores(NamedTuple):
 def score_anchors(anchors: AnchorSet, rewards: Sequence[float | None], counts: Sequence[bool]) -> AnchorScores:
     """Results of a rubric with these rewards on `anchors.cases`, on those cases that count.
 
-    A twin is in order when its original scores higher by `TIE` or more; an attack is resisted when it scores higher
-    than its original by less than `TIE`.
+    A damaged copy is in order when its original scores higher by `TIE` or more; an attack is resisted when it scores
+    higher than its original by less than `TIE`.
     """
     counted = [reward if is_counted else None for reward, is_counted in zip(rewards, counts, strict=True)]
     start = len(anchors.originals)
@@ -71,13 +71,13 @@ def score_anchors(anchors: AnchorSet, rewards: Sequence[float | None], counts: S
         for index, case in enumerate(anchors.cases[start:], start)
         if (reward := counted[index]) is not None and case.original in honest
     ]
-    twins = [(case, float(gap >= TIE), float(gap <= -TIE)) for index, case, gap in gaps if index < first_attack]
+    damaged = [(case, float(gap >= TIE), float(gap <= -TIE)) for index, case, gap in gaps if index < first_attack]
     return AnchorScores(
-        order=_mean_by([(case.original, won) for case, won, _ in twins]),
-        net=_mean_by([(case.original, won - lost) for case, won, lost in twins]),
+        order=_mean_by([(case.original, won) for case, won, _ in damaged]),
+        net=_mean_by([(case.original, won - lost) for case, won, lost in damaged]),
         resisted=_mean_by([(c.original, float(gap > -TIE)) for index, c, gap in gaps if index >= first_attack]),
-        by_transform=_mean_by([(case.kind, won) for case, won, _ in twins]),
-        inverted=_mean_by([(case.kind, lost) for case, _, lost in twins]),
+        by_transform=_mean_by([(case.kind, won) for case, won, _ in damaged]),
+        inverted=_mean_by([(case.kind, lost) for case, _, lost in damaged]),
         trusted_mean=fmean(honest.values()) if honest else None,
         rewards=tuple(reward for reward in counted if reward is not None),
     )

@@ -57,8 +57,8 @@ def _as_original(trace: Trace) -> Original | None:
         return None
     name = hashlib.sha256(trace.trace_id.encode()).hexdigest()[:16]
     original = Original(id=f"early-{name}", prompt=prompt, completion=text, reference=reference)
-    twins = (TRANSFORMS[kind](original, Random(name), ()) for kind in _MUST_CHANGE)  # noqa: S311 - a fixed choice
-    return original if all(is_substantially_changed(text, twin) for twin in twins) else None
+    copies = (TRANSFORMS[kind](original, Random(name), ()) for kind in _MUST_CHANGE)  # noqa: S311 - a fixed choice
+    return original if all(is_substantially_changed(text, copy) for copy in copies) else None
 
 
 def _is_copy(one: Original, other: Original) -> bool:

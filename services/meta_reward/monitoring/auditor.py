@@ -15,7 +15,7 @@ from regrade.contracts import Audited, Trace
 from regrade.tasks import load_pack
 from services.kit.store.keys import LineageKey
 from services.meta_reward.clients.shadow import reward_of
-from services.meta_reward.deps import CycleDeps
+from services.meta_reward.deps import ServiceDeps
 from services.meta_reward.evidence.window import is_evidence
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.stores.audits import AuditStore
@@ -39,7 +39,7 @@ class _AuditBatch(NamedTuple):
 class Auditor:
     """Audits every lineage. Any number of workers may run one: a lineage's audit lease admits one at a time."""
 
-    deps: CycleDeps
+    deps: ServiceDeps
     audits: AuditStore
     client: RewardClient
     """Talks to the reward service whose judge audits."""

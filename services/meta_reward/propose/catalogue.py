@@ -22,7 +22,7 @@ _SINGLES = 2
 
 
 class CheckProposal(NamedTuple):
-    """A check the traces call for: the share of completions that miss it."""
+    """A check to add, and the share of completions that miss it."""
 
     criterion: CheckCriterion
     missing: float
@@ -40,7 +40,7 @@ class CatalogueProposer:
     name = "catalogue"
 
     async def propose(self, context: ProposalContext, progress: Progress) -> Proposal:
-        """Candidates that add award checks to the active rubric, the strongest need first."""
+        """Candidates that add award checks to the active rubric, most missed first."""
         present = {criterion.check.check for criterion in context.active.check_criteria}
         taken = {criterion.id for criterion in context.active.criteria}
         missing = find_missing_checks(context.window, context.visible)
@@ -49,7 +49,7 @@ class CatalogueProposer:
         ]
         proposals.sort(key=lambda proposal: proposal.missing, reverse=True)
         if not proposals:
-            return Proposal((), ("catalogue: the traces call for no further check",))
+            return Proposal((), ("catalogue: no further check is missed often enough",))
         bundles = [proposals, *([proposal] for proposal in proposals[:_SINGLES])] if len(proposals) > 1 else [proposals]
         return Proposal(tuple(self._candidate(context, bundle) for bundle in bundles), ())
 

@@ -15,12 +15,12 @@ from services.kit.errors import Conflict, ServiceError
 from services.kit.store.keys import LineageKey
 from services.meta_reward.cycle import run_cycle
 from services.meta_reward.cycle_run import CycleRun, PendingTraces
-from services.meta_reward.deps import CycleDeps
+from services.meta_reward.deps import ServiceDeps
 from services.meta_reward.evidence.alarms import update_alarms
 from services.meta_reward.evidence.audit import AuditChange, change_by_activation, change_since_activation
 from services.meta_reward.evidence.window import extend_baselines, is_evidence, summarise_window
 from services.meta_reward.gate.reasons import count_outcomes
-from services.meta_reward.lineages import lineages_of
+from services.meta_reward.lineages import evolving_lineages
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.monitoring.auditor import Auditor
 from services.meta_reward.monitoring.rollback import audit_contradiction_reason, spread_collapse_reason
@@ -41,7 +41,7 @@ _ALARM_REFRESH = 4
 class Worker:
     """Runs due cycles, one lineage at a time. Any number of workers may run: a lineage's lease admits one."""
 
-    def __init__(self, deps: CycleDeps, leases: Leases, metrics: MetaRewardMetrics) -> None:
+    def __init__(self, deps: ServiceDeps, leases: Leases, metrics: MetaRewardMetrics) -> None:
         self._deps = deps
         self._leases = leases
         self._metrics = metrics
@@ -91,7 +91,7 @@ class Worker:
     async def _lineages(self) -> tuple[LineageKey, ...]:
         """The lineages; none while Redis is unavailable, which is logged once for each outage."""
         try:
-            lineages = await lineages_of(self._deps.store, self._deps.settings)
+            lineages = await evolving_lineages(self._deps.store, self._deps.settings)
         except RedisError as error:
             if self._redis_available:
                 log.warning("the lineages could not be listed: waiting for Redis", extra={"error": str(error)})

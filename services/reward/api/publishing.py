@@ -41,7 +41,7 @@ async def publish(store: RubricStore, task: str, put: PutRubric) -> ActiveRubric
     return ActiveRubric(digest=rubric.digest, version=version)
 
 
-def lineages_of(task: str) -> tuple[LineageKey, ...]:
+def starting_lineages(task: str) -> tuple[LineageKey, ...]:
     """The lineages that a task pack starts: the task's and, for a depth task, one for each scope."""
     pack = load_pack(task)
     scopes = pack.scopes if pack.kind == "depth" else ()
@@ -50,7 +50,7 @@ def lineages_of(task: str) -> tuple[LineageKey, ...]:
 
 async def bootstrap(store: RubricStore, tasks: Sequence[str]) -> None:
     """Activate the starting rubric in each of the packs' lineages without an active one; replicas may do so at once."""
-    for lineage in (lineage for task in tasks for lineage in lineages_of(task)):
+    for lineage in (lineage for task in tasks for lineage in starting_lineages(task)):
         if await store.active(lineage) is not None:
             continue
         task = lineage.task
