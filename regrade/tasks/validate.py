@@ -9,7 +9,7 @@ from regrade.tasks.anchors import build_anchors
 from regrade.tasks.pack import TaskPack
 
 MIN_ORIGINALS = 8
-"""The gate refuses to decide on fewer held-out originals."""
+"""The gate refuses to decide on fewer held-out originals: a bootstrap of fewer says nothing at any error level."""
 ENOUGH_ORIGINALS = 40
 """With fewer originals in the pack, the gate detects only large gains."""
 _ALL_ORIGINALS = 10_000

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from regrade import RewardClient, Rubric, ScoreItem, ServiceUnavailableError
 from regrade.contracts import ErrorCode, ItemResult
 
-Scorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[list[float | None]]]
+ShadowScorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[list[float | None]]]
 """Scores items of a task by a rubric; gives a reward for each, or None where an item cannot be scored."""
 
 
@@ -25,7 +25,7 @@ async def shadow_results(
     return results
 
 
-def shadow_scorer(client: RewardClient, batch: int) -> Scorer:
+def shadow_scorer(client: RewardClient, batch: int) -> ShadowScorer:
     """A scorer that sends `batch` items per request. Raises as `shadow_results`."""
 
     async def score(task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> list[float | None]:

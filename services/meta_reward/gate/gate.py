@@ -7,16 +7,14 @@ from typing import NamedTuple
 
 from regrade.contracts import GateReport, Mode, Reason, ReasonCode, Rubric, RubricFigures, ScoreItem, Trace
 from regrade.tasks.anchors import AnchorSet
-from services.meta_reward.clients.shadow import Scorer
+from regrade.tasks.validate import MIN_ORIGINALS
+from services.meta_reward.clients.shadow import ShadowScorer
 from services.meta_reward.gate.acceptance import MAX_UNSCORED, failures
 from services.meta_reward.gate.alpha_spending import detectable_gain, level_per_test, min_originals
 from services.meta_reward.gate.anchor_statistics import AnchorScores, kendall_tau, paired_gain, score_anchors
 from services.meta_reward.gate.comparison import EPSILON, Comparison, Measurement, Rewards
 from services.meta_reward.gate.interim import INTERIM_FRACTIONS, futility, interim_order
 from services.meta_reward.types import Candidate
-
-MIN_ORIGINALS = 8
-"""A bootstrap of fewer originals says nothing, whatever the error level."""
 
 OnProgress = Callable[[str], Awaitable[None]]
 """Receives a text on what is being measured."""
@@ -53,7 +51,7 @@ class Gate:
 
     def __init__(
         self,
-        score: Scorer,
+        score: ShadowScorer,
         task: str,
         anchors: AnchorSet,
         limits: GateLimits,
