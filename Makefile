@@ -8,6 +8,9 @@ STAMP  := $(VENV)/.installed
 WORKERS  ?= logical
 PARALLEL := --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup
 
+# Modules that import torch, which takes a worker seconds. Quick tests wait more than they compute: four workers.
+TRAINING := $(foreach name,processes resume rewards settings train,--ignore=tests/trainer/test_$(name).py)
+
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
@@ -37,7 +40,7 @@ test: $(STAMP) ## all tests, with branch coverage, on as many workers as process
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 test-quick: $(STAMP) ## tests without processes, browser, training, llama.cpp and generated requests: under two minutes
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not engine" $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup -m "not slow and not engine" $(TRAINING) $(ARGS)
 
 test-console: $(STAMP) ## the console's tests alone; those in a browser need a Chromium (REGRADE_TEST_CHROMIUM names one)
 	$(BIN)/python -m pytest tests/meta_reward/console $(ARGS)
