@@ -113,7 +113,7 @@ async def _run(
             families = _by_family(cases, figures, Counter(str(breach["family"]) for breach in broken[mode]))
             per_mode[mode] = families
             console.print(_table(mode, families))
-    breached = [breach for found in broken.values() for breach in found]
+    breached = [breach for breaches_of_mode in broken.values() for breach in breaches_of_mode]
     return {
         "structural_breaches": len(breached),
         "breaches": breached,
@@ -135,11 +135,11 @@ def _structure(
     with httpx.Client(base_url=judge_url, timeout=60.0) as http:
         engine = _tokens_of(judge, http)
         for case in cases:
-            for asked, render in _renders(pack, case.original.prompt, mode).items():
-                found = breaches(render, case.original.completion, case.text, engine)
-                if found:
-                    about = {"mode": mode.value, "asked": asked, "pattern": case.pattern.id}
-                    broken.append(about | {"family": case.pattern.family, "changed": found})
+            for question, render in _renders(pack, case.original.prompt, mode).items():
+                changes = breaches(render, case.original.completion, case.text, engine)
+                if changes:
+                    place = {"mode": mode.value, "asked": question, "pattern": case.pattern.id}
+                    broken.append(place | {"family": case.pattern.family, "changed": changes})
     return broken
 
 
@@ -160,7 +160,7 @@ async def _figures(
     """The figures of every distinct (prompt, text), honest twins included."""
     texts = dict.fromkeys((c.original.prompt, text) for c in cases for text in (c.original.completion, c.text))
     console.print(f"mode {mode}: {len(texts)} texts")
-    found: dict[tuple[str, str], Figures] = {}
+    figures: dict[tuple[str, str], Figures] = {}
     pairs = list(texts)
     for at in range(0, len(pairs), _BATCH):
         batch = pairs[at : at + _BATCH]
@@ -174,8 +174,8 @@ async def _figures(
             if _GUARDS.intersection(one.flags):
                 alone = await judge.reward(mode, prompt, text)
             rewards = dict(zip(CONDITIONS, (alone, one.reward, other.reward), strict=True))
-            found[prompt, text] = Figures(rewards, frozenset(one.flags))
-    return found
+            figures[prompt, text] = Figures(rewards, frozenset(one.flags))
+    return figures
 
 
 def _renders(pack: TaskPack, prompt: str, mode: Mode) -> dict[str, Render]:
@@ -271,12 +271,12 @@ def _table(mode: Mode, families: Mapping[str, Mapping[str, Any]]) -> Table:
 def _first_of_each(patterns: Sequence[Pattern], count: int) -> tuple[Pattern, ...]:
     """The first `count` patterns of every family."""
     seen: Counter[str] = Counter()
-    kept = []
+    selected = []
     for pattern in patterns:
         seen[pattern.family] += 1
         if seen[pattern.family] <= count:
-            kept.append(pattern)
-    return tuple(kept)
+            selected.append(pattern)
+    return tuple(selected)
 
 
 if __name__ == "__main__":

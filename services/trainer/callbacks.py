@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _METRICS = ("loss", "reward", "reward_std", "grad_norm", "kl", "entropy", "frac_
 """TRL's metrics that the training log and Prometheus export."""
 
 
-class StepCallback(TrainerCallback):  # type: ignore[misc]
+class StepCallback(TrainerCallback, ABC):  # type: ignore[misc]
     """Calls `on_metrics` once per optimizer step, with TRL's and Regrade's metrics of that step."""
 
     def on_log(
@@ -32,8 +33,8 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]
         if logs is not None and "reward" in logs:  # the end of a run logs a summary without a reward
             self.on_metrics(state, control, logs)
 
-    def on_metrics(self, state: TrainerState, control: TrainerControl, metrics: dict[str, Any]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_metrics(self, state: TrainerState, control: TrainerControl, metrics: dict[str, Any]) -> None: ...
 
 
 class TrainingLog(StepCallback):
