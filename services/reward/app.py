@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.kit.asyncio_utils import cancel_and_wait
+from services.kit.checks.workers import CheckWorkers
 from services.kit.http.client import JsonClient, open_session
 from services.kit.store.redis import connect
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
-from services.kit.text.math_equal import MathEqualPool
 from services.kit.web.server import Readiness, install_common_routes
 from services.reward.api.micro_batching import RetryingBatcher
 from services.reward.api.publishing import bootstrap, starting_lineages
@@ -75,9 +75,9 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
             closing.push_async_callback(redis.aclose)
             pipe = MultiplexedConnection(redis, timeout_s=settings.redis_timeout_s)
             closing.push_async_callback(pipe.aclose)
-            math_pool = MathEqualPool()
-            closing.callback(math_pool.close)
-            app.state.reward = state = await _open_state(settings, redis, pipe, engine, metrics, math_pool)
+            workers = CheckWorkers()
+            closing.callback(workers.close)
+            app.state.reward = state = await _open_state(settings, redis, pipe, engine, metrics, workers)
             closing.push_async_callback(_close_state, state)
             for background in (state.actives.follow(), state.recovery.run()):
                 closing.push_async_callback(cancel_and_wait, asyncio.create_task(background))
@@ -146,7 +146,7 @@ async def _open_state(
     pipe: MultiplexedConnection,
     engine: EngineHandle,
     metrics: RewardMetrics,
-    math_pool: MathEqualPool,
+    workers: CheckWorkers,
 ) -> RewardState:
     circuit = CircuitBreaker(timeout_s=settings.redis_timeout_s)
     store = RubricStore(redis)
@@ -165,7 +165,7 @@ async def _open_state(
         judge=Judge(client, judge_limits(settings)),
         admission=admission,
         modes=settings.task_modes,
-        math_pool=math_pool,
+        workers=workers,
         metrics=metrics,
         fence_key=fence_key,
         max_completion_chars=settings.max_completion_chars,

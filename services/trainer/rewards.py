@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import TaskPack
+from services.kit.checks.base import CheckError
+from services.kit.checks.workers import CheckWorkers
 from services.kit.text.label_match import last_label, normalise
-from services.kit.text.math_equal import MathEqualPool
+from services.kit.text.math_equal import math_equal
 from services.trainer.settings import RewardMix
 
 Rewards = list[float | None]
@@ -33,15 +35,15 @@ class AnswerCheck:
             raise ValueError(f"task {pack.name!r} has no exact answer: its evaluator is {pack.evaluator!r}")
         self._labels = pack.verdicts
         is_math = pack.evaluator == "math"
-        self._pool = MathEqualPool(timeout_s=_MATH_TIMEOUT_S, workers=_MATH_WORKERS) if is_math else None
+        self._workers = CheckWorkers(timeout_s=_MATH_TIMEOUT_S, workers=_MATH_WORKERS) if is_math else None
 
     def __call__(self, completions: Sequence[str], references: Sequence[str | None]) -> Rewards:
         """One entry per completion, in order."""
         pairs = list(zip(completions, references, strict=True))
-        if self._pool is None:
+        if self._workers is None:
             return [self._label(completion, reference) for completion, reference in pairs]
         with ThreadPoolExecutor(1) as executor:  # the caller's thread may run an event loop of its own
-            return executor.submit(asyncio.run, self._math(self._pool, pairs)).result()
+            return executor.submit(asyncio.run, self._math(self._workers, pairs)).result()
 
     def _label(self, completion: str, reference: str | None) -> float | None:
         if reference is None:
@@ -49,21 +51,23 @@ class AnswerCheck:
         label = last_label(completion, self._labels)
         return float(label is not None and label == normalise(reference))
 
-    async def _math(self, pool: MathEqualPool, pairs: Sequence[tuple[str, str | None]]) -> Rewards:
+    async def _math(self, workers: CheckWorkers, pairs: Sequence[tuple[str, str | None]]) -> Rewards:
+        share = workers.share()
+
         async def compare(completion: str, reference: str | None) -> float | None:
             if reference is None:
                 return None
             try:
-                return float(await pool.equal(completion, reference))
-            except (OSError, asyncio.CancelledError):
+                return float(await share.run(math_equal, completion, reference))
+            except CheckError:
                 return None
 
         return list(await asyncio.gather(*(compare(*pair) for pair in pairs)))
 
     def close(self) -> None:
         """End the worker processes."""
-        if self._pool is not None:
-            self._pool.close()
+        if self._workers is not None:
+            self._workers.close()
 
 
 def reward_source(mix: RewardMix, seed: int, step: int) -> Literal["judge", "answer"]:

@@ -18,8 +18,9 @@ from regrade.tasks.scaffold import new_pack
 from regrade.tasks.validate import MIN_ORIGINALS, findings
 from services.kit.checks.base import CheckInput
 from services.kit.checks.registry import evaluate_check
+from services.kit.checks.workers import CheckWorkers
 from services.kit.text.features import ends_properly, sentence_count, words
-from services.kit.text.math_equal import MathEqualPool
+from services.kit.text.math_equal import math_equal
 from tests.conftest import StartReward
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine
@@ -55,12 +56,12 @@ def test_a_shipped_pack_holds_together(task: str) -> None:
 async def test_trusted_originals_satisfy_the_hand_written_checks(task: str) -> None:
     """An original that fails the checks of a careful rubric is not one to trust."""
     pack = load_pack(task)
-    pool = MathEqualPool(timeout_s=60.0, workers=1)
+    pool = CheckWorkers(timeout_s=60.0, workers=1)
     try:
         for original in pack.originals:
             subject = CheckInput(original.prompt, original.completion, original.reference)
             for criterion in pack.rubrics["hand_written"].check_criteria:
-                assert await evaluate_check(criterion.check, subject, pool) >= 0.9, (original.id, criterion.id)
+                assert await evaluate_check(criterion.check, subject, pool.share()) >= 0.9, (original.id, criterion.id)
     finally:
         pool.close()
 
@@ -70,9 +71,9 @@ async def test_damage_loses_the_answer() -> None:
     anchors = build_anchors(load_pack("math_reasoning"), 24)
     wrong = next(case for case in anchors.damaged if case.kind == "other_prompt")
     assert wrong.item(0).reference == anchors.originals[wrong.original].reference is not None
-    pool = MathEqualPool(timeout_s=60.0, workers=1)
+    pool = CheckWorkers(timeout_s=60.0, workers=1)
     try:
-        assert not await pool.equal(wrong.completion, wrong.reference or "")
+        assert not await pool.share().run(math_equal, wrong.completion, wrong.reference or "")
     finally:
         pool.close()
 

@@ -3,16 +3,16 @@
 The libraries are imported where they are used: only the reward service has them installed.
 """
 
-import asyncio
 import json
 from functools import lru_cache
 from typing import Any
 
 from regrade.contracts import canonical_json
 from regrade.contracts.checks import BoxedAnswer, JsonSchema, Matches, MathEqual, VerdictEqual
-from services.kit.checks.base import CheckEntry, CheckError, CheckInput
+from services.kit.checks.base import CheckEntry, CheckInput
+from services.kit.checks.workers import WorkerShare
 from services.kit.text.label_match import last_label, normalise
-from services.kit.text.math_equal import MathEqualPool, boxed
+from services.kit.text.math_equal import boxed, math_equal
 
 _REGEX_MEMORY_BYTES = 1 << 20
 """Bounds the automaton that a pattern may expand to; matching stays linear in the text."""
@@ -22,14 +22,8 @@ def _boxed_answer(_: BoxedAnswer, texts: CheckInput) -> float:
     return float(bool(boxed(texts.completion)))
 
 
-async def _math_equal(_: MathEqual, texts: CheckInput, pool: MathEqualPool) -> float:
-    try:
-        return float(await pool.equal(texts.completion, texts.reference or ""))
-    except (OSError, asyncio.CancelledError) as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise  # the caller was cancelled, not the pool's future
-        raise CheckError("math_equal was not decided in time, or its worker died") from error
+async def _math_equal(_: MathEqual, texts: CheckInput, workers: WorkerShare) -> float:
+    return float(await workers.run(math_equal, texts.completion, texts.reference or ""))
 
 
 def _verdict_equal(check: VerdictEqual, texts: CheckInput) -> float:

@@ -3,16 +3,23 @@
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from regrade.contracts.checks import Check, CheckParameters
-from services.kit.text.math_equal import MathEqualPool
+
+if TYPE_CHECKING:
+    from services.kit.checks.workers import WorkerShare
 
 C = TypeVar("C", bound=CheckParameters)
 
 
 class CheckError(Exception):
     """A check that could not be decided: no reference, or out of time. The item's reward is null, not 0."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        """Whether the same item may be decided later."""
 
 
 class CheckInput(NamedTuple):
@@ -48,7 +55,7 @@ class CheckEntry(Generic[C]):
     """
 
     evaluate: Callable[[C, CheckInput], float] | None = None
-    evaluate_in_worker: Callable[[C, CheckInput, MathEqualPool], Awaitable[float]] | None = None
+    evaluate_in_worker: Callable[[C, CheckInput, "WorkerShare"], Awaitable[float]] | None = None
     validate: Callable[[C], None] | None = None
     """Raises `ValueError` for parameters that the library behind the check refuses."""
     title: str = ""

@@ -6,7 +6,7 @@ from typing import Any
 from regrade.contracts import checks as parameters
 from services.kit.checks import answer, length, style
 from services.kit.checks.base import CheckEntry, CheckError, CheckInput
-from services.kit.text.math_equal import MathEqualPool
+from services.kit.checks.workers import WorkerShare
 
 CHECKS: Mapping[type[parameters.CheckParameters], CheckEntry[Any]] = {
     parameters.MinWords: length.MIN_WORDS,
@@ -26,7 +26,7 @@ CHECKS: Mapping[type[parameters.CheckParameters], CheckEntry[Any]] = {
 """In the order in which the catalogue proposer names equally needed checks."""
 
 
-async def evaluate_check(check: parameters.Check, texts: CheckInput, pool: MathEqualPool) -> float:
+async def evaluate_check(check: parameters.Check, texts: CheckInput, workers: WorkerShare) -> float:
     """The check's value in [0, 1] for one completion. Raises `CheckError`."""
     if check.needs_reference and texts.reference is None:
         raise CheckError(f"{check.check} needs the item's reference")
@@ -34,7 +34,10 @@ async def evaluate_check(check: parameters.Check, texts: CheckInput, pool: MathE
     if entry.evaluate is not None:
         return entry.evaluate(check, texts)
     assert entry.evaluate_in_worker is not None
-    return await entry.evaluate_in_worker(check, texts, pool)
+    try:
+        return await entry.evaluate_in_worker(check, texts, workers)
+    except CheckError as error:
+        raise CheckError(f"{check.check}: {error}", retryable=error.retryable) from error
 
 
 def runs_in_worker(check: parameters.Check) -> bool:

@@ -8,12 +8,12 @@ from regrade.contracts import ErrorCode, Flag, Mode, Purpose, Role, ScoreRequest
 from regrade.tasks import judge_mode, judge_role
 from services.kit.checks.base import CheckError, CheckInput
 from services.kit.checks.registry import evaluate_check, runs_in_worker
+from services.kit.checks.workers import CheckWorkers, WorkerShare
 from services.kit.errors import Unavailable
 from services.kit.http.client import UpstreamError
 from services.kit.lru_cache import LruCache
 from services.kit.results import CriterionScore, ItemError, ItemResult, ScoreResponse, total_usage
 from services.kit.store.trace_log import OutcomeRecord
-from services.kit.text.math_equal import MathEqualPool
 from services.reward.items.identity import item_identity
 from services.reward.items.text import prepare_text
 from services.reward.judge.admission import Admission
@@ -49,7 +49,7 @@ class ScoringPipeline:
         judge: Judge,
         admission: Admission,
         modes: Mapping[str, Mode],
-        math_pool: MathEqualPool,
+        workers: CheckWorkers,
         metrics: RewardMetrics,
         fence_key: FenceKey,
         max_completion_chars: int,
@@ -60,7 +60,7 @@ class ScoringPipeline:
         self._judge = judge
         self._admission = admission
         self._modes = modes
-        self._math_pool = math_pool
+        self._workers = workers
         self._metrics = metrics
         self._fence_key = fence_key
         self._max_completion_chars = max_completion_chars
@@ -106,13 +106,14 @@ class ScoringPipeline:
 
     async def _screen(self, states: Sequence[ScoringState]) -> None:
         """Guards and checks; concurrent where a check runs in a worker, so that a slow one delays only its item."""
+        workers = self._workers.share()
         if any(runs_in_worker(criterion.check) for state in states for criterion in state.rubric.check_criteria):
-            await asyncio.gather(*map(self._screen_item, states))
+            await asyncio.gather(*(self._screen_item(state, workers) for state in states))
         else:
             for state in states:
-                await self._screen_item(state)
+                await self._screen_item(state, workers)
 
-    async def _screen_item(self, state: ScoringState) -> None:
+    async def _screen_item(self, state: ScoringState, workers: WorkerShare) -> None:
         item, completion = state.item, state.completion
         if item.truncated:
             state.flags.append(Flag.TRUNCATED)
@@ -125,9 +126,9 @@ class ScoringPipeline:
         texts = CheckInput(state.prompt.raw, completion.raw, item.reference)
         for criterion in state.rubric.check_criteria:
             try:
-                value = await evaluate_check(criterion.check, texts, self._math_pool)
+                value = await evaluate_check(criterion.check, texts, workers)
             except CheckError as error:
-                state.error = ItemError(code=ErrorCode.CHECK_FAILED, message=str(error), retryable=False)
+                state.error = ItemError(code=ErrorCode.CHECK_FAILED, message=str(error), retryable=error.retryable)
                 continue
             state.scores[criterion.id] = CriterionScore(id=criterion.id, score=value, confidence=1.0)
             if criterion.role is Role.VETO and fires(criterion, value):

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 from regrade.contracts.checks import Check
 from services.kit.checks.base import CheckError, CheckInput
 from services.kit.checks.registry import CHECKS, evaluate_check, validate_check
-from services.kit.text.math_equal import MathEqualPool, boxed
+from services.kit.checks.workers import CheckWorkers
+from services.kit.text.math_equal import boxed
 from tests.support.builders import ESSAY, PROMPT
 
 GERMAN = "Bäume machen eine Stadt freundlicher, denn ihr Schatten kühlt im Sommer die Straßen und die Häuser."
@@ -19,15 +20,15 @@ PERSON = {"type": "object", "required": ["name"], "properties": {"name": {"type"
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[MathEqualPool]:
-    workers = MathEqualPool(timeout_s=60.0)
+def pool() -> Iterator[CheckWorkers]:
+    workers = CheckWorkers(timeout_s=60.0)
     yield workers
     workers.close()
 
 
 @pytest.fixture
-def hurried_pool() -> Iterator[MathEqualPool]:
-    workers = MathEqualPool(timeout_s=5.0, workers=1)
+def hurried_pool() -> Iterator[CheckWorkers]:
+    workers = CheckWorkers(timeout_s=5.0, workers=1)
     yield workers
     workers.close()
 
@@ -37,10 +38,8 @@ def parsed(parameters: dict[str, Any]) -> Check:
     return check
 
 
-async def value(
-    pool: MathEqualPool, parameters: dict[str, Any], completion: str, reference: str | None = None
-) -> float:
-    return await evaluate_check(parsed(parameters), CheckInput(PROMPT, completion, reference), pool)
+async def value(pool: CheckWorkers, parameters: dict[str, Any], completion: str, reference: str | None = None) -> float:
+    return await evaluate_check(parsed(parameters), CheckInput(PROMPT, completion, reference), pool.share())
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ async def value(
     ids=lambda v: v.get("check") if isinstance(v, dict) else None,
 )
 async def test_good_passes_and_bad_fails(
-    pool: MathEqualPool, parameters: dict[str, Any], good: str, bad: str, reference: str | None
+    pool: CheckWorkers, parameters: dict[str, Any], good: str, bad: str, reference: str | None
 ) -> None:
     assert await value(pool, parameters, good, reference) == 1.0
     assert await value(pool, parameters, bad, reference) == 0.0
@@ -84,32 +83,32 @@ async def test_good_passes_and_bad_fails(
         ({"check": "on_topic", "min_overlap": 1.0}, ["x", "cities", "cities plant", "cities plant trees"]),
     ],
 )
-async def test_ramps_have_slope(pool: MathEqualPool, parameters: dict[str, Any], texts: list[str]) -> None:
+async def test_ramps_have_slope(pool: CheckWorkers, parameters: dict[str, Any], texts: list[str]) -> None:
     values = [await value(pool, parameters, text) for text in texts]
     assert values == sorted(values)
     assert len(set(values)) == len(values)
     assert (values[0], values[-1]) == (0.0, 1.0)
 
 
-async def test_no_reference_is_no_zero(pool: MathEqualPool) -> None:
+async def test_no_reference_is_no_zero(pool: CheckWorkers) -> None:
     for parameters in ({"check": "math_equal"}, {"check": "verdict_equal", "verdicts": ["a", "b"]}):
         with pytest.raises(CheckError, match="reference"):
             await value(pool, parameters, "a")
 
 
-async def test_a_pattern_made_to_hang_does_not(pool: MathEqualPool) -> None:
+async def test_a_pattern_made_to_hang_does_not(pool: CheckWorkers) -> None:
     started = time.process_time()
     assert await value(pool, {"check": "matches", "pattern": "^(a+)+$"}, "a" * 50_000 + "!") == 0.0
     assert time.process_time() - started < 5.0
 
 
-async def test_algebra_without_end_is_no_zero_and_the_next_is_served(hurried_pool: MathEqualPool) -> None:
-    with pytest.raises(CheckError, match="in time"):
+async def test_algebra_without_end_is_no_zero_and_the_next_is_served(hurried_pool: CheckWorkers) -> None:
+    with pytest.raises(CheckError, match="math_equal: not decided in"):
         await value(hurried_pool, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
     assert await value(hurried_pool, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
 
 
-async def test_endless_algebra_of_one_item_keeps_no_other_waiting(pool: MathEqualPool) -> None:
+async def test_endless_algebra_of_one_item_keeps_no_other_waiting(pool: CheckWorkers) -> None:
     """Several workers: what can be decided is, while another runs on."""
     tower = value(pool, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
     stuck = asyncio.create_task(tower)
@@ -121,7 +120,7 @@ async def test_endless_algebra_of_one_item_keeps_no_other_waiting(pool: MathEqua
         await stuck
 
 
-async def test_json_bomb_is_a_zero(pool: MathEqualPool) -> None:
+async def test_json_bomb_is_a_zero(pool: CheckWorkers) -> None:
     assert await value(pool, {"check": "json_schema", "schema": PERSON}, "[" * 100_000) == 0.0
 
 

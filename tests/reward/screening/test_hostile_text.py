@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 from regrade.contracts.checks import Check
 from services.kit.checks.base import CheckError, CheckInput
 from services.kit.checks.registry import evaluate_check, validate_check
-from services.kit.text.math_equal import MathEqualPool
+from services.kit.checks.workers import CheckWorkers
+from services.kit.text.math_equal import math_equal
 from tests.support.builders import ESSAY, PROMPT
 from tests.support.waiting import until
 
@@ -24,14 +25,14 @@ def _check(parameters: dict[str, Any]) -> Check:
 
 
 @pytest.fixture
-def pool() -> Iterator[MathEqualPool]:
-    workers = MathEqualPool(timeout_s=60.0)
+def pool() -> Iterator[CheckWorkers]:
+    workers = CheckWorkers(timeout_s=60.0)
     yield workers
     workers.close()
 
 
 async def _value(parameters: dict[str, Any], completion: str, reference: str | None = None) -> float:
-    return await evaluate_check(_check(parameters), CheckInput(PROMPT, completion, reference), MathEqualPool())
+    return await evaluate_check(_check(parameters), CheckInput(PROMPT, completion, reference), CheckWorkers().share())
 
 
 @pytest.mark.parametrize(
@@ -116,33 +117,33 @@ async def test_a_language_needs_some_text_to_be_told() -> None:
     assert await _value({"check": "language", "language": "de"}, "ok") == 1.0
 
 
-def _worker(pool: MathEqualPool) -> int:
+def _worker(pool: CheckWorkers) -> int:
     """The worker's process id; pebble has no public way to it."""
     assert pool._pool is not None
     return int(next(iter(pool._pool._pool_manager.worker_manager.workers)))
 
 
-async def test_a_math_worker_that_dies_costs_one_item_and_no_more(pool: MathEqualPool) -> None:
+async def test_a_math_worker_that_dies_costs_one_item_and_no_more(pool: CheckWorkers) -> None:
     subject = CheckInput(PROMPT, r"\boxed{4}", "4")
     check = _check({"check": "math_equal"})
-    assert await evaluate_check(check, subject, pool) == 1.0
+    assert await evaluate_check(check, subject, pool.share()) == 1.0
     os.kill(_worker(pool), signal.SIGKILL)
 
     async def served() -> bool:
         try:
-            return await evaluate_check(check, subject, pool) == 1.0
+            return await evaluate_check(check, subject, pool.share()) == 1.0
         except CheckError:
             return False
 
     await until(served, "a new worker")
-    assert await evaluate_check(check, subject, pool) == 1.0
+    assert await evaluate_check(check, subject, pool.share()) == 1.0
 
 
 async def test_math_takes_no_answer_for_a_wrong_one() -> None:
-    pool = MathEqualPool(timeout_s=60.0)
+    pool = CheckWorkers(timeout_s=60.0)
     try:
         for completion in ("", "no answer here", r"\boxed{", "x\x00y", "{" * 5_000):
-            assert not await pool.equal(completion, "4")
-        assert await pool.equal(r"So it is $\frac{8}{2}$.", "4")
+            assert not await pool.share().run(math_equal, completion, "4")
+        assert await pool.share().run(math_equal, r"So it is $\frac{8}{2}$.", "4")
     finally:
         pool.close()

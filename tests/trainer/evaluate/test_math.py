@@ -7,7 +7,7 @@ from regrade import RewardClient
 from regrade.contracts import Mode
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricStore
-from services.kit.text.math_equal import _equal
+from services.kit.text.math_equal import math_equal
 from tests.conftest import StartReward
 from tests.support.builders import activate, llm, rubric
 from tests.support.fake_engine import FakeEngine
@@ -28,7 +28,7 @@ def test_math_equal_agrees_with_the_generators_verifier() -> None:
             for answer in (entry["answer"], entries[(n + 1) % EACH]["answer"]):
                 is_correct = problems.score_answer(answer, entry) == 1.0
                 bare = answer.replace("$", "")
-                equal = _equal(f"We work it out step by step.\nThe answer is \\boxed{{{bare}}}.", entry["answer"])
+                equal = math_equal(f"We work it out step by step.\nThe answer is \\boxed{{{bare}}}.", entry["answer"])
                 total += 1
                 agree += equal == is_correct
                 if equal != is_correct:
