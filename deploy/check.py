@@ -19,6 +19,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 
 from deploy.pods import pod_faults, pod_specs
+from deploy.renderings import COMBINATIONS, RenderError, renderings
 
 ROOT = Path(__file__).parent.parent
 MONITORING = ROOT / "k8s" / "components" / "monitoring"
@@ -28,14 +29,6 @@ CUSTOM = {kind.__name__: kind for kind in (ScaledObject, PodMonitor, PrometheusR
 """Models of custom resources, by kind."""
 NO_SCHEMA = {"JobSet"}
 """Kinds without a published schema package; not checked."""
-COMBINATIONS = {
-    "sidecar": ["judge-sidecar", "monitoring", "network-policies"],
-    "external-redis": ["gpu", "external-redis"],
-    "router": ["gpu", "judge-router", "network-policies"],
-    "operator": ["gpu", "prometheus-operator", "hpa", "network-policies"],
-    "training": ["engine-cpu", "trainer"],
-    "training-nodes": ["gpu", "trainer-multinode", "monitoring", "keda", "network-policies"],
-}
 
 
 class Failed(Exception):
@@ -71,33 +64,13 @@ def style() -> str:
 
 def kubernetes() -> str:
     """Every overlay, and combinations of components that no overlay has."""
-    rendered = renderings()
     unused = {path.name for path in (ROOT / "k8s" / "components").iterdir()}
     unused -= {component for components in COMBINATIONS.values() for component in components}
     if unused:
         raise Failed(f"no combination renders {unused}")
+    rendered = renderings()
     objects = sum(validate(name, text) for name, text in rendered.items())
     return f"{len(rendered)} renderings, {objects} objects"
-
-
-def renderings() -> dict[str, str]:
-    """The rendered manifests of each overlay and combination, by name."""
-    rendered = {path.name: render(path) for path in sorted((ROOT / "k8s" / "overlays").iterdir())}
-    for name, components in COMBINATIONS.items():
-        with tempfile.TemporaryDirectory(dir=ROOT / "k8s") as folder:
-            kustomization = {
-                "namespace": "regrade",
-                "resources": ["../base"],
-                "components": [f"../components/{component}" for component in components],
-            }
-            (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
-            rendered[name] = render(Path(folder))
-    return rendered
-
-
-def render(folder: Path) -> str:
-    """The rendered manifests of a kustomization folder."""
-    return run(BIN / "kubectl", "kustomize", folder)
 
 
 def validate(name: str, text: str) -> int:
@@ -192,7 +165,7 @@ def main() -> int:
             continue
         try:
             result = check()
-        except Failed as error:
+        except (Failed, RenderError) as error:
             result, failed = f"FAILED\n{error}", 1
         sys.stdout.write(f"{check.__name__:12} {result}\n")
     return failed

@@ -17,12 +17,13 @@ _WIDTH, _HEIGHT = 8, 7
 
 
 class Panel(NamedTuple):
-    """A panel: title, queries by legend, unit, and whether it shows a single figure."""
+    """A panel: title, queries by legend, unit, whether it shows a single figure, and whether values may be below 0."""
 
     title: str
     queries: dict[str, str]
     unit: str = "short"
     figure: bool = False
+    negative: bool = False
 
 
 def quantile(percent: int, buckets: str) -> str:
@@ -156,6 +157,21 @@ EVOLUTION = (
     ),
 )
 TRAINER = (
+    Panel("Step of the run", {"{{instance}}": "max by (instance) (regrade_trainer_step)"}, figure=True),
+    Panel(
+        "Rubric of the last step", {"{{instance}}": "max by (instance) (regrade_trainer_rubric_version)"}, figure=True
+    ),
+    Panel("Completions without a reward", {"{{instance}}": "regrade_trainer_unscored_share"}, "percentunit"),
+    Panel(
+        "Reward of the step: mean, spread",
+        {"{{instance}} {{name}}": 'regrade_trainer_figure{name=~"reward|reward_std"}'},
+    ),
+    Panel("Divergence from the first policy", {"{{instance}} {{name}}": 'regrade_trainer_figure{name=~"kl|entropy"}'}),
+    Panel(
+        "Loss, gradient norm",
+        {"{{instance}} {{name}}": 'regrade_trainer_figure{name=~"loss|grad_norm"}'},
+        negative=True,
+    ),
     Panel(
         "Reward: median, 90 %",
         {
@@ -253,7 +269,7 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
         "type": "stat" if panel.figure else "timeseries",
         "datasource": SOURCE,
         "gridPos": {"x": column * _WIDTH, "y": row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": panel.unit} | ({} if panel.negative else {"min": 0}), "overrides": []},
         "targets": [
             {"refId": chr(ord("A") + n), "datasource": SOURCE, "expr": query, "legendFormat": legend}
             for n, (legend, query) in enumerate(panel.queries.items())

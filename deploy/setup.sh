@@ -10,7 +10,7 @@ random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 # A file of ./secrets, readable by the containers' users; the folder's mode protects it on this host.
 secret() {
   if [ ! -e "secrets/$1" ]; then
-    printf '%s\n' "$2" > "secrets/$1"
+    printf '%s' "$2" > "secrets/$1"  # no line end: it would become part of a key
     chmod 0444 "secrets/$1"
   fi
 }
@@ -24,6 +24,11 @@ secret redis.conf "requirepass $(random)"
 redis_url="redis://:$(cut -d' ' -f2 secrets/redis.conf)@redis:6379/0"
 secret REGRADE_REWARD_REDIS_URL "$redis_url"
 secret REGRADE_META_REDIS_URL "$redis_url"
+
+# The engines ask the services for it, and Prometheus shows it to them.
+secret judge_key "$(random)"
+secret REGRADE_REWARD_JUDGE_KEY "$(cat secrets/judge_key)"
+secret REGRADE_META_META_JUDGE_KEY "$(cat secrets/judge_key)"
 
 # One key per caller of the reward service, so that each can be replaced separately.
 secret REGRADE_META_REWARD_KEY "$(random)"

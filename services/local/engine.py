@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4, help="concurrent requests")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--context", type=int, default=4_096, help="tokens per request")
+    parser.add_argument("--api-key-file", type=Path, help="file with the key that requests must carry; none: no key")
     args = parser.parse_args()
 
     import xllamacpp
@@ -45,6 +46,8 @@ def main() -> None:
     params.cpuparams_batch.poll = 0
     params.warmup = False
     params.endpoint_metrics = True
+    if args.api_key_file:
+        params.api_keys = [args.api_key_file.read_text(encoding="utf-8").strip()]
     stop = Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())

@@ -8,15 +8,13 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from services.trainer.metrics import TRL_METRICS, TrainerMetrics
 from services.trainer.settings import StopRule
 
 log = logging.getLogger(__name__)
-
-_METRICS = ("loss", "reward", "reward_std", "grad_norm", "kl", "entropy", "frac_reward_zero_std", "learning_rate")
-"""TRL's metrics that the training log and Prometheus export."""
 
 
 class StepCallback(TrainerCallback, ABC):  # type: ignore[misc]
@@ -58,7 +56,7 @@ class TrainingLog(StepCallback):
         if not state.is_world_process_zero:
             return
         entry: dict[str, Any] = {"step": state.global_step, "started": self._started, "ended": self._ended}
-        exported = {name: v for name, v in metrics.items() if name in _METRICS or name.startswith("regrade/")}
+        exported = {name: v for name, v in metrics.items() if name in TRL_METRICS or name.startswith("regrade/")}
         entry |= {name: float(value) for name, value in exported.items()}
         entry["completion_tokens"] = float(metrics.get("completions/mean_length", 0.0))
         entry["clipped_share"] = float(metrics.get("completions/clipped_ratio", 0.0))
@@ -94,11 +92,8 @@ class Prometheus(StepCallback):
     def __init__(self, port: int) -> None:
         self.port = port
         self._server: Any = None
-        registry = self._registry = CollectorRegistry()
-        self._step = Gauge("regrade_trainer_step", "Optimizer steps done.", registry=registry)
-        self._version = Gauge("regrade_trainer_rubric_version", "Version that scored the step.", registry=registry)
-        self._unscored = Gauge("regrade_trainer_unscored_share", "Completions without a reward.", registry=registry)
-        self._figure = Gauge("regrade_trainer_figure", "TRL's metrics of the step.", ("name",), registry=registry)
+        self._registry = CollectorRegistry()
+        self._metrics = TrainerMetrics(self._registry)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -111,12 +106,7 @@ class Prometheus(StepCallback):
             self._server.server_close()
 
     def on_metrics(self, state: TrainerState, control: TrainerControl, metrics: dict[str, Any]) -> None:
-        self._step.set(state.global_step)
-        self._version.set(metrics.get("regrade/rubric_version", 0))
-        self._unscored.set(metrics.get("regrade/unscored_share", 0))
-        for name in _METRICS:
-            if name in metrics:
-                self._figure.labels(name).set(float(metrics[name]))
+        self._metrics.set(state.global_step, metrics)
 
 
 class StopWhenDiverged(StepCallback):

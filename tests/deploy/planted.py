@@ -56,7 +56,7 @@ PLANTS = {
     "an image of no version": Plant(
         "kubernetes", "k8s/base/redis.yaml", "valkey/valkey:8.1.3-bookworm", "valkey/valkey:latest"
     ),
-    "a component that no combination renders": Plant("kubernetes", "deploy/check.py", '"trainer-multinode", ', ""),
+    "a component that no combination renders": Plant("kubernetes", "deploy/renderings.py", '"trainer-multinode", ', ""),
     "a policy that checkov knows": Plant(
         "policy", "k8s/base/reward.yaml", "enableServiceLinks: false", "hostPID: true"
     ),

@@ -132,7 +132,8 @@ def healthy(name: str, limit_s: float = 90.0) -> None:
 
 def ready_after(name: str, port: int = 8700, limit_s: float = 90.0) -> float:
     """Seconds until a newly started container answers /readyz with 200. Raises `StackError`."""
-    [address] = docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
+    [addresses] = docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", name)
+    address = addresses.split()[0]
     started = time.monotonic()
     while time.monotonic() < started + limit_s:
         try:

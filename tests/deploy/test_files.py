@@ -24,6 +24,7 @@ from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.settings import MetaRewardSettings
 from services.reward.metrics import RewardMetrics
 from services.reward.settings import RewardSettings
+from services.trainer.metrics import TrainerMetrics
 from services.trainer.settings import TrainerSettings
 from tests.deploy.alerts import ALERTS, RULES, alert_names
 
@@ -45,6 +46,7 @@ def metric_names() -> set[str]:
     registry = CollectorRegistry()
     RewardMetrics(registry)
     MetaRewardMetrics(registry)
+    TrainerMetrics(registry)
     HttpMetrics(lambda *_: None, registry)  # type: ignore[arg-type]
     names = set()
     for family in registry.collect():
@@ -143,6 +145,7 @@ def test_compose_services_are_locked_down_and_limited(path: Path) -> None:
             continue  # compose.cpu.yaml changes a service of compose.yaml
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
+        assert 0 < service["pids_limit"] <= 4096, name
         assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"]), name
         assert service.get("build") or service["user"].split(":")[0] != "0", name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
