@@ -12,9 +12,12 @@ class RegradeError(Exception):
     """Base of the client's exceptions; `code` is the service's error code, "unreachable" or "timeout"."""
 
     def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
+        super().__init__(code, detail)  # both, since a pickled exception is made again from its arguments
         self.code = code
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
 
 
 class RequestError(RegradeError):

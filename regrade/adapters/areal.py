@@ -7,9 +7,10 @@ four exceptions AReaL rejects the rollout. `workflow.async_reward_fn = AsyncRegr
 
 from typing import Any
 
-from regrade.adapters.chat import parse_prompt, strip_end_tokens
+from regrade.adapters.chat import parse_prompt
 from regrade.adapters.core import Scorer, reward_of
 from regrade.contracts import ScoreItem
+from regrade.control_tokens import strip_end_tokens
 
 _LIMIT_S = 12.0
 

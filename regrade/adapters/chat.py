@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from regrade.contracts import Conversation, Message
+from regrade.control_tokens import strip_end_tokens
 
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "model": "assistant", "tool": "tool"}
 _ROLES |= {"developer": "system", "ipython": "tool"}
@@ -18,20 +19,9 @@ _TURN = re.compile(
     r"|<\|start_header_id\|>(?P<llama>\w{1,16})<\|end_header_id\|>\n\n"
     r"|<start_of_turn>(?P<gemma>\w{1,16})\n)"
 )
-_END_TOKENS = re.compile(
-    r"(?:\s{0,8}(?:<\|[a-z_]{1,32}\|>|</?s>|<(?:end_of_turn|eos|pad|bos)>|<\uff5c[^<>\n]{1,32}\uff5c>)){1,64}\s{0,8}$"
-)
 _PROMPT_TAIL = 200
 """Characters of a prompt that identify it where a trainer has cut its beginning off."""
-_SEARCHED_TAIL = 2_000
-"""Characters at the end of a completion that are searched for end tokens, which bounds the time."""
 _MAX_TURNS = 256
-
-
-def strip_end_tokens(completion: str) -> str:
-    """The completion without end-of-turn and padding tokens at its end."""
-    tail = completion[-_SEARCHED_TAIL:]
-    return completion[: len(completion) - len(tail)] + _END_TOKENS.sub("", tail)
 
 
 def parse_prompt(prompt: Any) -> str | Conversation:

@@ -5,9 +5,10 @@ class Regrade(RegradeVerifier, VerifierFunction): ...      # scores datasets nam
 
 from typing import Any, NamedTuple
 
-from regrade.adapters.chat import parse_prompt, reference_of, strip_end_tokens
+from regrade.adapters.chat import parse_prompt, reference_of
 from regrade.adapters.core import Scorer, Unscored, reward_of
 from regrade.contracts import ItemResult, ScoreItem
+from regrade.control_tokens import strip_end_tokens
 
 
 class Verification(NamedTuple):

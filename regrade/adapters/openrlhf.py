@@ -10,10 +10,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from regrade.adapters.chat import completion_after_prompt, parse_prompt, reference_of, strip_end_tokens
+from regrade.adapters.chat import completion_after_prompt, parse_prompt, reference_of
 from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
 from regrade.contracts import ScoreItem
 from regrade.contracts.score import MAX_ITEMS
+from regrade.control_tokens import strip_end_tokens
 
 CLIENT_TIMEOUT_S = 180.0
 """OpenRLHF's request timeout; after five failed requests the run ends."""

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from regrade.adapters.chat import parse_prompt, strip_end_tokens
+from regrade.adapters.chat import parse_prompt
 from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
 from regrade.contracts import Conversation, ScoreItem
+from regrade.control_tokens import strip_end_tokens
 
 CLIENT_TIMEOUT_S = 120.0
 """slime's request timeout (ten tries). miles has aiohttp's 300 s and tries once."""

@@ -9,47 +9,17 @@ import re
 from typing import NamedTuple
 
 from regrade.contracts import Flag
+from regrade.control_tokens import CONTROL_TOKEN, LB, RB, RESPELT, SLASH
 
 _CODE_CHARS = 10  # 47 bits; letters cost fewer tokens than hex digits
 _LETTERS = bytes(ord("a") + byte % 26 for byte in range(256))
 _MAX_BLANKS = 64
 _MAX_MARKS = 4
 
-# Brackets and bars, with the compatibility forms that a normalising tokenizer turns into the plain ones.
-_LT, _GT, _BAR = "[<＜﹤]", "[>＞﹥]", "[|｜￨∣ǀ❘│]"
-_LB, _RB, _SLASH = r"[\[［﹇]", r"[\]］﹈]", "[/／]"
-_RESPELT = "‹›⟦⟧¦"  # the replacements; no pattern matches them, so neutralising twice changes nothing
-
-# Control tokens of the chat templates in use. Most have one of a few shapes; the others are listed.
-_BRACKETED = (
-    "INST|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|PREFIX|MIDDLE|SUFFIX|SYSTEM_PROMPT|THINK|ARGS|CALL_ID|[gs]MASK"
-    "|AVAILABLE_TOOLS|TOOL_(?:CALLS|CONTENT|RESULTS)|MODEL_SETTINGS|BOS|EOS|EOT|PAD|UNK|CLS|SEP|MASK"
-    "|[@]BOS[@]"
-)
-_ANGLED = (
-    "s|bos|eos|pad|unk|cls|sep|mask|mask_token|image|start_of_(?:turn|image)|end_of_(?:turn|image)|image_soft_token"
-    "|img_context|(?:bos|eos|eop|eot|pad|unk)_token|think|tool_(?:call|response)|arg_(?:key|value)|sop|eop|eo[ahm]"
-    r"|unused_?\d{1,4}|extra_id_\d{1,4}|special_\d{1,4}|tokens_unused_\d{1,4}|reserved_\d{1,4}|2mass"
-    r"|repo_?name|file_sep|filename|gh_stars|empty_output|(?:issue|jupyter|commit|fim)_\w{1,12}|pre|suf|mid|eot"
-    rf"|(?:seed|minimax):\w{{1,24}}|{_LB}[^<>\[\]［］{_RESPELT}\n]{{1,64}}{_RB}"
-)
-_CONTROL_TOKEN = re.compile(
-    rf"{_LT}{_SLASH}?{_BAR}[^<>＜＞|｜￨∣ǀ❘│{_RESPELT}\n]{{1,64}}{_BAR}{_GT}"  # <|im_end|>
-    rf"|{_LT}{_SLASH}?{_BAR}[^\s<>＜＞{_RESPELT}]{{1,64}}{_GT}"  # <|turn>
-    rf"|{_LT}[\w/▁]{{1,40}}{_BAR}{_GT}"  # <turn|>
-    rf"|{_LT}{_SLASH}?(?:{_ANGLED}){_GT}"
-    rf"|{_LT}{_LT}{_SLASH}?SYS{_GT}{_GT}"
-    rf"|{_LB}{_SLASH}?(?:(?-i:{_BRACKETED})|INST|SYSTEM_PROMPT|multimodal){_RB}"
-    rf"|{_LB}{_BAR}[^\[\]{_RESPELT}\n]{{1,64}}?{_BAR}{_RB}"  # [|endofturn|]
-    rf"|{_BAR}{{3}}[A-Z_]{{2,24}}{_BAR}{{3}}"  # |||EMAIL_ADDRESS|||
-    rf"|{_GT}{_GT}(?-i:[A-Z]{{4,16}}){_LT}{_LT}"  # >>ABSTRACT<<
-    rf"|{_RB}~!?b{_LB}|{_RB}~b{_RB}|{_LB}e~{_LB}",
-    re.IGNORECASE,
-)
 # What looks like one of our markers. Without the key it is no forgery, but a weak judge may not compare the codes.
 _MARKER = re.compile(
-    rf"{_LB}[ \t]{{0,4}}{_SLASH}?(?:BEGIN|END)[ \t_-]{{1,4}}(?:OF[ \t_-]{{1,4}})?(?:THE[ \t_-]{{1,4}})?"
-    rf"(?:TASK|RESPONSE|ANALYSIS|PROPOSALS|CRITERION|RUBRIC|PLAN|REFERENCE|RATIONALE)[^\[\]［］{_RESPELT}\n]{{0,40}}{_RB}",
+    rf"{LB}[ \t]{{0,4}}{SLASH}?(?:BEGIN|END)[ \t_-]{{1,4}}(?:OF[ \t_-]{{1,4}})?(?:THE[ \t_-]{{1,4}})?"
+    rf"(?:TASK|RESPONSE|ANALYSIS|PROPOSALS|CRITERION|RUBRIC|PLAN|REFERENCE|RATIONALE)[^\[\]［］{RESPELT}\n]{{0,40}}{RB}",
     re.IGNORECASE,
 )
 # Never legitimate in a completion: Unicode tags, bidirectional controls, invisible letters and operators, control
@@ -101,7 +71,7 @@ def neutralise(text: str) -> Neutralised:
     short, floods = _BLANKS.subn(r"\1", _MARKS.sub(r"\1", visible))
     if floods or len(short) != len(visible):
         flags.append(Flag.FLOOD)
-    safe, tokens = _CONTROL_TOKEN.subn(_respelt, short)
+    safe, tokens = CONTROL_TOKEN.subn(_respelt, short)
     if tokens:
         flags.append(Flag.CONTROL_TOKENS)
     safe, markers = _MARKER.subn(_respelt, safe)
@@ -129,7 +99,7 @@ def is_plain(raw: bytes) -> bool:
 
 def without_control_tokens(text: str) -> str:
     """A text with control tokens and hidden characters removed."""
-    return _CONTROL_TOKEN.sub("", _without_hidden(text))
+    return CONTROL_TOKEN.sub("", _without_hidden(text))
 
 
 def fence(label: str, text: str, key: bytes) -> str:
