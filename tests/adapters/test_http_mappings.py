@@ -11,11 +11,11 @@ from regrade.adapters.chat import (
     completion_after_prompt,
     parse_prompt,
     split_prompt,
-    strip_end_tokens,
     to_conversation,
 )
 from regrade.adapters.results import METRIC_NAMES, metrics_of
 from regrade.contracts import ErrorCode, ItemError
+from regrade.control_tokens import strip_end_tokens
 from tests.support.builders import result
 
 CHATML = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy trees?<|im_end|>\n<|im_start|>assistant\n"
