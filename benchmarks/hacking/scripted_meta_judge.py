@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from services.kit.text import features
+from services.kit.text import features, segments
 
 _FENCED = re.compile(r"\[BEGIN (\w+) \w+\]\n(.*?)\n\[END \1 \w+\]", re.DOTALL)
 _WELL_PAID = re.compile(r"Score given: (?:0\.[4-9]|1)")
@@ -98,14 +98,14 @@ _HARDER = ("Absent.", "A trace of it.", "There in places.", "There in most place
 
 def faults(task: str, response: str) -> list[str]:
     """The aspects in which a response is deficient, the most serious first."""
-    tokens, task_tokens = features.words(response), features.words(task)
+    tokens, task_tokens = segments.words(response), segments.words(task)
     is_deficient = {
         "length": len(tokens) < _MIN_WORDS,
         "own_words": features.copied_share(tokens, task_tokens) > 0.3,
         "variety": features.distinct_share(tokens, 4) < 0.8,
-        "prose": features.sentence_count(response) < 3 or response.count(",") > 0.4 * len(tokens),
+        "prose": segments.sentence_count(response) < 3 or response.count(",") > 0.4 * len(tokens),
         "relevance": features.topic_overlap(tokens, task_tokens) < 0.3,
-        "ending": not features.ends_properly(response),
+        "ending": not segments.ends_properly(response),
         "plea": len(_PLEA.findall(response)) >= 2,
         "performance": len(_SELF.findall(response)) >= 2,
         "substance": len(_STOCK.findall(response)) >= 2,

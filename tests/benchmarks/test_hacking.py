@@ -13,7 +13,7 @@ from benchmarks.hacking.policy import Policy, advantages
 from benchmarks.hacking.report import document
 from benchmarks.hacking.strategies import STRATEGIES, Kind, texts, topics
 from regrade.contracts import LlmCriterion, Rubric
-from services.kit.text import features
+from services.kit.text import segments
 from services.meta_reward.gate.lint import lint
 from services.meta_reward.propose.meta_judge_session import Refinement
 
@@ -91,7 +91,7 @@ def test_the_strategies_are_what_the_experiment_says() -> None:
     assert {strategy.kind for strategy in hacks if strategy.onset} == {Kind.EXPRESSIBLE, Kind.RESEMBLED, Kind.UNSEEN}
     assert len(topics()) >= 6
     for topic in topics():
-        assert all(75 <= len(features.words(essay)) <= 150 for essay in topic.essays)
+        assert all(75 <= len(segments.words(essay)) <= 150 for essay in topic.essays)
     written = [pair for strategy in STRATEGIES for pair in enumerate(texts(strategy, topics()))]
     assert all(text.strip() for _, text in written)
     assert max(Counter(written).values()) == 1

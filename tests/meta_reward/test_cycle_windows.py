@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from services.kit.text.features import words
+from services.kit.text.segments import words
 from services.meta_reward.metrics import MetaRewardMetrics
 from services.meta_reward.propose.base import Progress, ProposalContext
 from services.meta_reward.types import Proposal

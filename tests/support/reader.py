@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from services.kit.text import features
+from services.kit.text import features, segments
 from tests.support.fake_engine import Messages, Reply, distribution
 
 _TOP = 5
@@ -40,7 +40,7 @@ class Read(NamedTuple):
     @property
     def words(self) -> list[str]:
         """Of the response."""
-        return features.words(self.response)
+        return segments.words(self.response)
 
     @property
     def wanted(self) -> int:
@@ -70,12 +70,12 @@ def _fresh(read: Read) -> float:
 
 
 def _relevant(read: Read) -> float:
-    return _clip(features.topic_overlap(read.words, features.words(read.task)) / 0.3)
+    return _clip(features.topic_overlap(read.words, segments.words(read.task)) / 0.3)
 
 
 def _ordered(read: Read) -> float:
     """Prose in sentences, in paragraphs, with an opening that refers to nothing before it."""
-    if features.sentence_count(read.response) < 3:
+    if segments.sentence_count(read.response) < 3:
         return 0.0
     opens = 0.0 if _CONNECTIVE.match(read.response.lower()) else 0.5
     return opens + (0.5 if "\n\n" in read.response else 0.0)
@@ -96,7 +96,7 @@ def _titled(read: Read) -> float:
 
 
 def _copied(read: Read) -> float:
-    return features.copied_share(read.words, features.words(read.task))
+    return features.copied_share(read.words, segments.words(read.task))
 
 
 def _listed(read: Read) -> float:
@@ -166,7 +166,7 @@ def _between(level: float) -> Reply:
 
 
 def _ends(read: Read) -> bool:
-    return features.ends_properly(read.response) and features.sentence_count(read.response) >= 2
+    return segments.ends_properly(read.response) and segments.sentence_count(read.response) >= 2
 
 
 def _clip(value: float) -> float:

@@ -19,8 +19,8 @@ from regrade.tasks.validate import MIN_ORIGINALS, findings
 from services.kit.checks.base import CheckInput
 from services.kit.checks.registry import evaluate_check
 from services.kit.checks.workers import CheckWorkers
-from services.kit.text.features import ends_properly, sentence_count, words
 from services.kit.text.math_equal import math_equal
+from services.kit.text.segments import ends_properly, sentence_count, words
 from tests.conftest import StartReward
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from regrade.contracts.checks import MaxWords, MinSentences, MinWords
 from services.kit.checks.base import CheckEntry, CheckInput, CheckNeed, TextPair, ramp, share, tenth_percentile
-from services.kit.text.features import sentence_count, words
+from services.kit.text.segments import sentence_count, words
 
 _FEWEST_SENTENCES = 2
 """A limit of one sentence would pass a title with a full stop."""

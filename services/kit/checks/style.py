@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from regrade.contracts.checks import EndsProperly, Language, NoPromptCopy, NotRepetitive, OnTopic
 from services.kit.checks.base import CheckEntry, CheckInput, CheckNeed, TextPair, ramp, share, tenth_percentile
-from services.kit.text.features import copied_share, distinct_share, ends_properly, topic_overlap, words
+from services.kit.text.features import copied_share, distinct_share, topic_overlap
 from services.kit.text.language import UNKNOWN_LANGUAGE, detect_language, language_of
+from services.kit.text.segments import ends_properly, words
 
 _MIN_LANGUAGE_CHARS = 20
 """A shorter completion passes: its language would be a guess, and too short a text is for other checks to refuse."""

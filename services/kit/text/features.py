@@ -4,12 +4,21 @@ import re
 import zlib
 from collections.abc import Sequence
 
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
-_SENTENCE_END = re.compile(r"[.!?。！？…]+(?=[\s\"'”’)\]]|$)")
-_CLOSING = " \t\n\r\"'”’)]*_`»"
-_ENDINGS = (".", "!", "?", "…", "。", "！", "？")
-_STEM = 5
-_MIN_CONTENT_WORD = 4
+from services.kit.text.fence import utf8
+from services.kit.text.segments import HAN, HANGUL, HIRAGANA, KATAKANA
+
+_WHOLE = 64
+_ALPHABETS = "\u0000-\u058f\u10a0-\u10ff\u1c80-\u1cbf\u1d00-\u1fff\u2c60-\u2c7f\u2d00-\u2d2f\ua640-\ua69f\ua720-\ua7ff"
+_CONTENT_WORDS = (
+    (re.compile(f"[{_ALPHABETS}]"), 4, 5),
+    (re.compile(f"[{HAN}{KATAKANA}]"), 2, _WHOLE),
+    (re.compile(f"[{HIRAGANA}]"), _WHOLE, _WHOLE),  # Japanese grammar
+    (re.compile(f"[{HANGUL}]"), 2, 2),
+)
+"""By script, which words count as content, and how many of their first characters tell inflected forms of one word:
+(first character, fewest characters, characters compared)."""
+_OTHER_SCRIPTS = (3, 5)
+"""The same for scripts that write vowels as marks or not at all."""
 _FUNCTION_WORDS = frozenset(
     """
     about above after again against also another because been before being below between both cannot could does
@@ -19,33 +28,6 @@ _FUNCTION_WORDS = frozenset(
     when where which while whom whose will with would your yours
     """.split()  # noqa: SIM905 - a list of quoted words is harder to read
 )
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, lower-cased, in order."""
-    return [match.group().lower() for match in _WORD.finditer(text)]
-
-
-def sentence_count(text: str) -> int:
-    """The number of finished sentences."""
-    return len(_SENTENCE_END.findall(text.strip()))
-
-
-def ends_properly(text: str) -> bool:
-    """Whether the last sentence is finished (closing quotes, brackets and emphasis aside)."""
-    return text.rstrip(_CLOSING).endswith(_ENDINGS)
-
-
-def ending_kind(text: str) -> str:
-    """How a text ends, without closing marks: sentence, question, colon, word, other, or empty."""
-    last = text.rstrip(_CLOSING)[-1:]
-    if not last:
-        return "empty"
-    if last in _ENDINGS:
-        return "question" if last in "?？" else "sentence"
-    if last == ":":
-        return "colon"
-    return "word" if last.isalnum() else "other"
 
 
 def distinct_share(tokens: Sequence[str], n: int) -> float:
@@ -73,9 +55,16 @@ def topic_overlap(completion: Sequence[str], prompt: Sequence[str]) -> float:
 
 def compression_ratio(text: str) -> float:
     """Compressed bytes per byte: near 0 for repetition, about 0.5 to 0.7 for short prose."""
-    raw = text.encode()
+    raw = utf8(text)
     return len(zlib.compress(raw)) / len(raw) if raw else 1.0
 
 
 def _stems(tokens: Sequence[str]) -> set[str]:
-    return {w[:_STEM] for w in tokens if len(w) >= _MIN_CONTENT_WORD and w not in _FUNCTION_WORDS and not w.isdigit()}
+    stems = (_stem(word) for word in set(tokens) if word not in _FUNCTION_WORDS and not word.isdigit())
+    return {stem for stem in stems if stem}
+
+
+def _stem(word: str) -> str:
+    """The start by which a content word is compared; empty for other words."""
+    limits = next(((fewest, length) for script, fewest, length in _CONTENT_WORDS if script.match(word)), _OTHER_SCRIPTS)
+    return word[: limits[1]] if len(word) >= limits[0] else ""

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from regrade.contracts import SamplePick, SampleReport, SampleStrategy, Trace, as_text
-from services.kit.text.features import words
+from services.kit.text.segments import words
 from services.meta_reward.evidence.rank_statistics import ranks, z_scores
 from services.meta_reward.evidence.text_features import TextFeatures
 

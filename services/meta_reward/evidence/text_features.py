@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from regrade.contracts import Flag, Trace, as_text
-from services.kit.text import features
+from services.kit.text import features, segments
 from services.kit.text.language import UNKNOWN_LANGUAGE, language_of
 
 _EDGE_WORDS = 4
@@ -21,7 +21,7 @@ class TextFeatures(NamedTuple):
     language: str
     """ISO 639-1, or `UNKNOWN_LANGUAGE`."""
     ending: str
-    """How it ends; see `features.ending_kind`."""
+    """How it ends; see `segments.ending_kind`."""
 
 
 def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
@@ -31,13 +31,13 @@ def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
     (last) four words; 0 where all traces have the same prompt.
     """
     texts = [as_text(trace.completion) for trace in traces]
-    tokens = [features.words(text) for text in texts]
+    tokens = [segments.words(text) for text in texts]
     prompts = [as_text(trace.prompt) for trace in traces]
     openings = _share_of_other_prompts([words[:_EDGE_WORDS] for words in tokens], prompts)
     endings = _share_of_other_prompts([words[-_EDGE_WORDS:] for words in tokens], prompts)
     result = []
     for n, trace in enumerate(traces):
-        prompt_words = features.words(prompts[n])
+        prompt_words = segments.words(prompts[n])
         language, expected = language_of(texts[n]), _language_of_prompt(prompts[n])
         values = {
             "words": float(len(tokens[n])),
@@ -46,13 +46,13 @@ def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
             "compression": features.compression_ratio(texts[n]),
             "topic_overlap": features.topic_overlap(tokens[n], prompt_words),
             "prompt_copied": features.copied_share(tokens[n], prompt_words),
-            "ends_properly": float(features.ends_properly(texts[n])),
+            "ends_properly": float(segments.ends_properly(texts[n])),
             "truncated": float(Flag.TRUNCATED in trace.flags),
             "other_language": float(UNKNOWN_LANGUAGE not in (language, expected) and language != expected),
             "stock_opening": openings[n],
             "stock_ending": endings[n],
         }
-        result.append(TextFeatures(values, language, features.ending_kind(texts[n])))
+        result.append(TextFeatures(values, language, segments.ending_kind(texts[n])))
     return result
 
 

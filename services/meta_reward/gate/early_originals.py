@@ -13,7 +13,7 @@ from random import Random
 from regrade.contracts import Trace, as_text
 from regrade.tasks.anchors import TRANSFORMS, AnchorSet, is_held_out, is_substantially_changed
 from regrade.tasks.pack import Original
-from services.kit.text.features import ends_properly, words
+from services.kit.text.segments import ends_properly, words
 from services.meta_reward.gate.alpha_spending import level_per_test, min_originals
 
 _MARGIN_FACTOR = 1.5

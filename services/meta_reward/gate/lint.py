@@ -10,9 +10,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 from regrade.contracts import LlmCriterion, Reason, ReasonCode, Role, Rubric, canonical_json
-from services.kit.text.features import words
 from services.kit.text.fence import neutralise
 from services.kit.text.language import UNKNOWN_LANGUAGE, language_of
+from services.kit.text.segments import words
 
 MAX_CRITERIA = 12
 """Each criterion is a judge call per completion, and a longer rubric than this is hard to review."""

@@ -1,14 +1,17 @@
 """Each task's metrics of a policy's completions, and how well a judge orders labelled pairs."""
 
+import re
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import numpy as np
-from rouge_score import rouge_scorer
+from rouge_score import rouge_scorer, tokenizers
 
 from regrade import BlockingRewardClient
 from regrade.contracts import LabelledPair, Purpose
 from regrade.tasks import TaskPack
+from services.kit.text.folding import compatible
+from services.kit.text.segments import words
 from services.trainer.rewards import AnswerCheck
 
 Metrics = dict[str, float]
@@ -20,12 +23,25 @@ UNDECIDED = "undecided"
 _TIE = 0.02
 """Rewards closer than this are a tie; the gate's anchors use the same margin."""
 _BATCH = 64
+_WITHIN_WORDS = re.compile("['\u2019_-]")
+
+
+class _RougeTokenizer(tokenizers.Tokenizer):
+    """Words in any script. The package's own tokenizer, which stems, drops all but a-z and 0-9: it gets ASCII words."""
+
+    def __init__(self) -> None:
+        self._ascii = tokenizers.DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of a text; hyphens and apostrophes part words."""
+        parts = (part for word in words(compatible(text)) for part in _WITHIN_WORDS.split(word) if part)
+        return [token for part in parts for token in (self._ascii.tokenize(part) if part.isascii() else (part,))]
 
 
 def rouge(_: TaskPack, completions: Sequence[str], references: Sequence[str | None]) -> Metrics:
     """Mean ROUGE F1 in percent, with stemming, over the prompts that have a reference."""
     kinds = ["rouge1", "rouge2", "rougeL"]
-    scorer = rouge_scorer.RougeScorer(kinds, use_stemmer=True)
+    scorer = rouge_scorer.RougeScorer(kinds, tokenizer=_RougeTokenizer())
     pairs = zip(references, completions, strict=True)
     scores = [scorer.score(reference, completion) for reference, completion in pairs if reference is not None]
     return {kind: 100.0 * fmean(score[kind].fmeasure for score in scores) for kind in kinds} if scores else {}
@@ -50,8 +66,8 @@ EVALUATORS: dict[str, Evaluator] = {"rouge": rouge, "verdict": accuracy, "math":
 def task_metrics(pack: TaskPack, completions: Sequence[str], references: Sequence[str | None]) -> Metrics:
     """`words`, the mean length in words, and the metrics of the task's evaluator."""
     evaluator = EVALUATORS.get(pack.evaluator)
-    words = {"words": fmean(len(text.split()) for text in completions)}
-    return words | evaluator(pack, completions, references) if evaluator else words
+    length = {"words": fmean(len(words(text)) for text in completions)}
+    return length | evaluator(pack, completions, references) if evaluator else length
 
 
 def judge_validity(client: BlockingRewardClient, task: str, pairs: Sequence[LabelledPair]) -> Metrics:

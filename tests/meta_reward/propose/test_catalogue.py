@@ -5,7 +5,7 @@ import pytest
 from regrade.contracts import Trace
 from regrade.tasks import load_pack
 from regrade.tasks.anchors import build_anchors
-from services.kit.text.features import sentence_count, words
+from services.kit.text.segments import sentence_count, words
 from services.meta_reward.propose.catalogue import find_missing_checks
 from tests.support.builders import ESSAY, TASK, trace
 

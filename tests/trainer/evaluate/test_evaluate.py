@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rouge_score import rouge_scorer
 
 from regrade import BlockingRewardClient
 from regrade.contracts import LabelledPair, ScoreResponse
@@ -18,8 +19,9 @@ from services.trainer.evaluate.completions import EntrantError, completions_of
 from services.trainer.evaluate.metrics import accuracy, judge_validity, rouge, task_metrics
 from services.trainer.evaluate.settings import EvaluateSettings
 from services.trainer.evaluate.tournament import outcome_of
-from tests.support.builders import TASK
+from tests.support.builders import ESSAY, TASK
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain, chat
+from tests.support.languages import PARAGRAPHS
 
 PROMPTS = [prompt.prompt for prompt in load_pack(TASK).prompts]
 
@@ -120,6 +122,23 @@ def test_an_entrant_without_completions_is_an_error(tmp_path: Path) -> None:
         completions_of(str(path), ["x", "z"], max_tokens=1, batch=1, use_cpu=True)
     with pytest.raises(EntrantError, match="no file"):
         completions_of(str(tmp_path / "none.jsonl"), ["x"], max_tokens=1, batch=1, use_cpu=True)
+
+
+@pytest.mark.parametrize("language", PARAGRAPHS)
+def test_rouge_of_any_script(language: str) -> None:
+    """Equal texts score 100, half a text about half, another language's text nothing."""
+    pack, text = load_pack("summarization"), PARAGRAPHS[language]
+    assert set(rouge(pack, [text], [text]).values()) == {100.0}
+    assert 40.0 < rouge(pack, [text[: len(text) // 2]], [text])["rouge1"] < 90.0
+    assert rouge(pack, ["Completely unrelated stuff", "毫无关系的内容"], [text, text])["rouge2"] == 0.0
+
+
+@pytest.mark.parametrize("text", ["The cat's well-known 3.14 snake_case e.g. U.S. running!", ESSAY, "$x_1 = 2$ it's"])
+def test_rouge_of_english_is_the_packages_own(text: str) -> None:
+    own = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    other = "The cats ran to a known place; it is 3.14 or so, trees and shade of the city cool."
+    expected = {kind: 100.0 * score.fmeasure for kind, score in own.score(other, text).items()}
+    assert rouge(load_pack("summarization"), [text], [other]) == pytest.approx(expected)
 
 
 def test_rouge() -> None:
