@@ -26,7 +26,7 @@ _BATCH = 64
 _WITHIN_WORDS = re.compile("['\u2019_-]")
 
 
-class _RougeTokenizer(tokenizers.Tokenizer):
+class _RougeTokenizer:
     """Words in any script. The package's own tokenizer, which stems, drops all but a-z and 0-9: it gets ASCII words."""
 
     def __init__(self) -> None:

@@ -22,8 +22,12 @@ async def _value(parameters: dict[str, Any], completion: str, prompt: str = "") 
 async def test_an_honest_text_passes_and_a_damaged_one_does_not(language: str) -> None:
     text = PARAGRAPHS[language]
     count = len(words(text))
-    passed = [{"check": "min_sentences", "sentences": 4}, {"check": "not_repetitive"}, {"check": "ends_properly"}]
-    lengths = [{"check": "min_words", "words": 11}, {"check": "max_words", "words": 40}]
+    passed: list[dict[str, Any]] = [
+        {"check": "min_sentences", "sentences": 4},
+        {"check": "not_repetitive"},
+        {"check": "ends_properly"},
+    ]
+    lengths: list[dict[str, Any]] = [{"check": "min_words", "words": 11}, {"check": "max_words", "words": 40}]
     for parameters in (*passed, *lengths):
         assert await _value(parameters, text) == 1.0, parameters
     assert await _value({"check": "min_words", "words": 2 * count}, text) == pytest.approx(0.5)
