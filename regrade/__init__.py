@@ -2,11 +2,20 @@
 
 from regrade.client import BlockingRewardClient, RewardClient
 from regrade.contracts import Rubric, ScoreItem, ScoreRequest, ScoreResponse
-from regrade.errors import AccessError, PinConflictError, RegradeError, RequestError, ServiceUnavailableError
+from regrade.errors import (
+    AccessError,
+    ConfigurationError,
+    PinConflictError,
+    RegradeError,
+    RequestError,
+    ServiceUnavailableError,
+    TooLargeError,
+)
 
 __all__ = [
     "AccessError",
     "BlockingRewardClient",
+    "ConfigurationError",
     "PinConflictError",
     "RegradeError",
     "RequestError",
@@ -16,4 +25,5 @@ __all__ = [
     "ScoreRequest",
     "ScoreResponse",
     "ServiceUnavailableError",
+    "TooLargeError",
 ]

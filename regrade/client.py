@@ -7,17 +7,14 @@ and the item has one trace.
 import asyncio
 import functools
 import os
-import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from regrade.backoff import backoff_s
 from regrade.contracts import (
     MAIN_LINEAGE,
     ActiveRubric,
@@ -30,22 +27,23 @@ from regrade.contracts import (
     ScoreResponse,
     Usage,
 )
-from regrade.contracts.score import MAX_ITEMS
-from regrade.errors import AccessError, PinConflictError, RegradeError, RequestError, ServiceUnavailableError
+from regrade.contracts.score import MAX_BODY_BYTES, MAX_ITEMS
+from regrade.errors import RequestError, ServiceUnavailableError, TooLargeError
+from regrade.items import ItemFields, RefusedItem, read_item, refused_result
 from regrade.loop_thread import LoopThread
+from regrade.transport import RetryBudget, Transport
 
 DEFAULT_URL = "http://127.0.0.1:8700"
 
-_RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-_FIRST_WAIT_S = 0.25
-_LONGEST_WAIT_S = 30.0
-_SERVICE_TIMEOUT_SHARE = 0.9
-"""The share of `timeout_s` that the service may use; the rest is for the network in both directions."""
 _REMEMBERED_STEPS = 256
 """A trainer works on a few steps at a time; 256 leaves room for several runs that share one client."""
+_PIN_BYTES = 128
+"""Room in a body for the digest of the step's rubric."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_SCORE_RESPONSE = TypeAdapter(ScoreResponse)
+
 StepKey = tuple[str, str, str, int]
 """Task, lineage, run and step."""
 
@@ -56,10 +54,12 @@ class RewardClient:
     `timeout_s` limits one request. The service gets this limit too, and returns what is judged by then.
     `patience_s` limits one call with its retries, which wait longer each time, with jitter, and honour `Retry-After`.
     Items without a reward because the judge was unavailable are sent again within that time. Raises `RequestError`
-    where a retry cannot help, `ServiceUnavailableError` when the time is over.
+    where a retry cannot help, `ServiceUnavailableError` when the time is over, and `ConfigurationError` where URL, key,
+    proxy or certificate cannot work.
 
     Later calls of a training step name the rubric that scored the step's first call, so that a replica which has lost
-    its Redis can use the same one.
+    its Redis can use the same one. A proxy comes from the environment, as in httpx, but an address of this machine is
+    always reached directly.
     """
 
     def __init__(
@@ -71,41 +71,37 @@ class RewardClient:
         patience_s: float = 120.0,
     ) -> None:
         key = key if key is not None else os.environ.get("REGRADE_KEY", "")
-        self._http = httpx.AsyncClient(
-            base_url=url or os.environ.get("REGRADE_URL", DEFAULT_URL),
-            headers={
-                "Content-Type": "application/json",
-                "Regrade-Timeout-S": f"{_SERVICE_TIMEOUT_SHARE * timeout_s:.3f}",
-                **({"Authorization": f"Bearer {key}"} if key else {}),
-            },
-            timeout=httpx.Timeout(timeout_s, connect=5.0),
-        )
-        self._patience_s = patience_s
+        url = url or os.environ.get("REGRADE_URL", DEFAULT_URL)
+        self._transport = Transport(url, key, timeout_s=timeout_s, patience_s=patience_s)
+        self._max_body_bytes = MAX_BODY_BYTES
         self._step_rubrics = _StepRubrics()
 
     async def score(
-        self, /, task: str, items: Sequence[ScoreItem | Mapping[str, Any]], **options: Any
+        self, /, task: str, items: Sequence[ScoreItem | ItemFields | RefusedItem], **options: Any
     ) -> ScoreResponse:
         """Score completions: `items` are `ScoreItem`s or their fields, `options` the other fields of `ScoreRequest`.
 
         An item without an id gets a new one, so a second call scores it again while a retry within a call does not.
-        More than `MAX_ITEMS` items go in several requests.
+        An item whose content cannot be scored has the error `invalid_item`, and the others are scored. Items that are
+        more than a request may hold, by number or by size, go in several.
         """
-        identified = [_with_id(item) for item in items]
-        if len(identified) > MAX_ITEMS:
-            chunks = [identified[start : start + MAX_ITEMS] for start in range(0, len(identified), MAX_ITEMS)]
-            return _concatenated(await asyncio.gather(*(self.score(task, chunk, **options) for chunk in chunks)))
-        request = ScoreRequest.model_validate({"task": task, "items": identified, **options})
-        budget = _RetryBudget(self._patience_s)
-        response = await self._score(request, budget)
-        while (missing := _unjudged(response)) and await budget.wait():
-            try:
-                retry = request.model_copy(update={"items": tuple(identified[i] for i in missing)})
-                second = await self._score(retry, budget)
-            except ServiceUnavailableError:
-                break
-            response = _merged(response, missing, second)
-        return response
+        given = [read_item(item) for item in items]
+        valid = [_with_id(item) for item in given if isinstance(item, ScoreItem)]
+        refused = {i: item for i, item in enumerate(given) if isinstance(item, RefusedItem)}
+        # Of refused items alone, a stand-in makes a request: its other fields are validated all the same.
+        first = valid[:1] or [ScoreItem(prompt="-", completion="-")] * bool(refused)
+        request = ScoreRequest.model_validate({"task": task, "items": first, **options})
+        parts = self._parts(request, valid)
+        responses = await asyncio.gather(*(self._score_part(part) for part in parts))
+        results = iter([result for response in responses for result in response.results])
+        return ScoreResponse(
+            results=tuple(
+                refused_result(refused[i], request.lineage) if i in refused else next(results)
+                for i in range(len(given))
+            ),
+            usage=Usage.total(response.usage for response in responses),
+            degraded=any(response.degraded for response in responses),
+        )
 
     async def shadow(self, task: str, rubric: Rubric, items: Sequence[ScoreItem]) -> ScoreResponse:
         """Score with a candidate rubric: nothing is pinned or traced, and training requests go first."""
@@ -123,7 +119,7 @@ class RewardClient:
         """The rubric with this version or digest, or the active one."""
         fields = {"version": version, "digest": digest, "lineage": lineage, "scope": scope}
         query = {name: value for name, value in fields.items() if value is not None}
-        return Rubric.model_validate_json(await self._send("GET", f"/rubrics/{quote(task, safe='')}", params=query))
+        return await self.call("GET", f"/rubrics/{quote(task, safe='')}", Rubric, params=query)
 
     async def put_rubric(
         self, task: str, rubric: Rubric, *, by: str, reason: str, expected: str | None = None
@@ -135,19 +131,15 @@ class RewardClient:
     async def call(self, method: str, path: str, answer: type[T], *, json: Any = None, params: Any = None) -> T:
         """Any other route of either service; the response body is validated as `answer`."""
         body = None if json is None else TypeAdapter(Any).dump_json(json).decode()
-        return TypeAdapter(answer).validate_json(await self._send(method, path, body, params=params))
+        return self._parsed(TypeAdapter(answer), await self._transport.send(method, path, body, params=params))
 
     async def readiness(self) -> dict[str, bool]:
         """Which dependencies of the service are available. Raises `ServiceUnavailableError` without a retry."""
-        try:
-            response = await self._http.get("/readyz")
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        return TypeAdapter(dict[str, bool]).validate_json(response.content)
+        return self._parsed(TypeAdapter(dict[str, bool]), await self._transport.get_once("/readyz"))
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -155,64 +147,75 @@ class RewardClient:
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
 
-    async def _score(self, request: ScoreRequest, budget: "_RetryBudget") -> ScoreResponse:
+    def _parts(self, request: ScoreRequest, items: Sequence[ScoreItem]) -> Iterator[ScoreRequest]:
+        """Requests with `items` in order, each within the limits of number and of bytes if it holds several."""
+        envelope = len(request.model_copy(update={"items": ()}).model_dump_json().encode()) + _PIN_BYTES
+        part: list[ScoreItem] = []
+        size = envelope
+        for item in items:
+            item_size = len(item.model_dump_json().encode()) + 1  # and a comma
+            if part and (len(part) == MAX_ITEMS or size + item_size > self._max_body_bytes):
+                yield request.model_copy(update={"items": tuple(part)})
+                part, size = [], envelope
+            part.append(item)
+            size += item_size
+        if part:
+            yield request.model_copy(update={"items": tuple(part)})
+
+    async def _score_part(self, request: ScoreRequest) -> ScoreResponse:
+        """The response to one request, which is sent in halves where the service finds it too large."""
+        budget = self._transport.retry_budget()
+        try:
+            response = await self._score(request, budget)
+        except TooLargeError as error:
+            return await self._score_halves(request, error)
+        while (missing := _unjudged(response)) and await budget.wait():
+            try:
+                retry = request.model_copy(update={"items": tuple(request.items[i] for i in missing)})
+                second = await self._score(retry, budget)
+            except ServiceUnavailableError:
+                break
+            response = _merged(response, missing, second)
+        return response
+
+    async def _score_halves(self, request: ScoreRequest, error: TooLargeError) -> ScoreResponse:
+        size, items = len(request.model_dump_json().encode()), request.items
+        self._max_body_bytes = min(self._max_body_bytes, size // 2)
+        if len(items) == 1:
+            refused = RefusedItem(items[0].id, f"a request of {size} bytes with this item alone: {error}")
+            return ScoreResponse(results=(refused_result(refused, request.lineage),), usage=Usage(), degraded=False)
+        middle = len(items) // 2
+        halves = [request.model_copy(update={"items": half}) for half in (items[:middle], items[middle:])]
+        first, second = await asyncio.gather(*map(self._score_part, halves))
+        return ScoreResponse(
+            results=first.results + second.results,
+            usage=Usage.total((first.usage, second.usage)),
+            degraded=first.degraded or second.degraded,
+        )
+
+    async def _score(self, request: ScoreRequest, budget: RetryBudget) -> ScoreResponse:
         pinned = self._step_rubrics.applied_to(request)
         try:
-            body = await self._send("POST", "/score", pinned.model_dump_json(), budget=budget)
+            body = await self._transport.send("POST", "/score", pinned.model_dump_json(), budget=budget)
+        except TooLargeError:
+            raise
         except RequestError:
             if pinned is request:
                 raise
             self._step_rubrics.forget(request)  # the caller did not choose this rubric, so it must not fail the call
-            body = await self._send("POST", "/score", request.model_dump_json(), budget=budget)
-        response = ScoreResponse.model_validate_json(body)
+            body = await self._transport.send("POST", "/score", request.model_dump_json(), budget=budget)
+        response = self._parsed(_SCORE_RESPONSE, body)
+        if len(response.results) != len(request.items):
+            raise self._transport.unexpected(body)
         self._step_rubrics.remember(request, response)
         return response
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: str | None = None,
-        *,
-        params: Any = None,
-        budget: "_RetryBudget | None" = None,
-    ) -> bytes:
-        budget = budget or _RetryBudget(self._patience_s)
-        while True:
-            retry_after_s = 0.0
-            try:
-                response = await self._http.request(method, path, content=body, params=params)
-            except httpx.TransportError as error:
-                problem = self._unreachable(error)
-            else:
-                if response.is_success:
-                    return response.content
-                problem = _error_of(response)
-                if response.status_code not in _RETRIED_STATUS:
-                    raise problem
-                retry_after_s = _retry_after_s(response)
-            if not await budget.wait(retry_after_s):
-                raise problem
-
-    def _unreachable(self, error: httpx.TransportError) -> RegradeError:
-        return ServiceUnavailableError("unreachable", f"{self._http.base_url}: {error!r}")
-
-
-class _RetryBudget:
-    """The retries of one call: growing, jittered waits until `seconds` have passed."""
-
-    def __init__(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
-        self._failures = 0
-
-    async def wait(self, at_least_s: float = 0.0) -> bool:
-        """Wait before the next try; False at once if the time would be over by then."""
-        self._failures += 1
-        pause = max(at_least_s, backoff_s(self._failures, first_s=_FIRST_WAIT_S, max_s=_LONGEST_WAIT_S))
-        if time.monotonic() + pause > self._deadline:
-            return False
-        await asyncio.sleep(pause)
-        return True
+    def _parsed(self, answer: TypeAdapter[T], body: bytes) -> T:
+        try:
+            return answer.validate_json(body)
+        except ValidationError:
+            problem = self._transport.unexpected(body)
+        raise problem
 
 
 class _StepRubrics:
@@ -232,7 +235,7 @@ class _StepRubrics:
         step = _step_of(request)
         if step is None or step in self._digests:
             return
-        digests = {result.rubric.digest for result in response.results}
+        digests = {result.rubric.digest for result in response.results if result.rubric.digest}
         self._digests[step] = digests.pop() if len(digests) == 1 else None
         if len(self._digests) > _REMEMBERED_STEPS:
             self._digests.popitem(last=False)
@@ -289,8 +292,7 @@ class BlockingRewardClient:
         self.close()
 
 
-def _with_id(item: ScoreItem | Mapping[str, Any]) -> ScoreItem:
-    item = ScoreItem.model_validate(item)
+def _with_id(item: ScoreItem) -> ScoreItem:
     return item if item.id is not None else item.model_copy(update={"id": uuid.uuid4().hex})
 
 
@@ -308,30 +310,3 @@ def _merged(response: ScoreResponse, indices: Sequence[int], retried: ScoreRespo
         usage=Usage.total((response.usage, retried.usage)),
         degraded=response.degraded or retried.degraded,
     )
-
-
-def _concatenated(responses: Sequence[ScoreResponse]) -> ScoreResponse:
-    return ScoreResponse(
-        results=tuple(result for response in responses for result in response.results),
-        usage=Usage.total(response.usage for response in responses),
-        degraded=any(response.degraded for response in responses),
-    )
-
-
-def _error_of(response: httpx.Response) -> RegradeError:
-    try:
-        body = response.json()
-        code, detail = str(body["error"]), str(body["detail"])
-    except (ValueError, KeyError, TypeError):
-        code, detail = f"http_{response.status_code}", response.text[:300]
-    if response.status_code in _RETRIED_STATUS:
-        return ServiceUnavailableError(code, detail)
-    kinds = {401: AccessError, 403: AccessError, 409: PinConflictError}
-    return kinds.get(response.status_code, RequestError)(code, detail)
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    try:
-        return min(_LONGEST_WAIT_S, max(0.0, float(response.headers.get("Retry-After", 0.0))))
-    except ValueError:
-        return 0.0

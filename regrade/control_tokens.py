@@ -5,6 +5,7 @@ cannot be told from prose by it.
 """
 
 import re
+from typing import Any
 
 # Brackets and bars, with the compatibility forms that a normalising tokenizer turns into the plain ones.
 LT, GT, BAR = "[<＜﹤]", "[>＞﹥]", "[|｜￨∣ǀ❘│]"
@@ -63,8 +64,10 @@ _WINDOW = 2_000
 """Characters that are searched at a time, so that the rest of a completion is not."""
 
 
-def strip_end_tokens(text: str) -> str:
-    """The text without end-of-turn and padding tokens at its end, and without the white space around those."""
+def strip_end_tokens(text: Any) -> Any:
+    """A text without end-of-turn and padding tokens at its end, and the white space around those; others unchanged."""
+    if not isinstance(text, str):
+        return text
     end = len(text)
     while (start := _start_of_end_tokens(text, end)) < end:
         end = start

@@ -1,9 +1,11 @@
 """Exceptions of the client.
 
 RegradeError
+├── ConfigurationError      the URL, key, proxy or certificate cannot work; a retry gives the same error
 ├── RequestError            the service refused the request (4xx); a retry gives the same answer
 │   ├── PinConflictError    409: another rubric is pinned or active
-│   └── AccessError         401, 403: key missing, unknown, or without the right
+│   ├── AccessError         401, 403: key missing, unknown, or without the right
+│   └── TooLargeError       413: the body is larger than the service, or a proxy before it, accepts
 └── ServiceUnavailableError no result within the client's patience: network error, 429, 5xx
 """
 
@@ -20,6 +22,10 @@ class RegradeError(Exception):
         return f"{self.code}: {self.detail}"
 
 
+class ConfigurationError(RegradeError, ValueError):
+    """The client cannot work as configured: its URL, its key, a proxy, or a certificate."""
+
+
 class RequestError(RegradeError):
     """The service refused the request."""
 
@@ -30,6 +36,10 @@ class PinConflictError(RequestError):
 
 class AccessError(RequestError):
     """The key is missing, unknown, or lacks the right to do this."""
+
+
+class TooLargeError(RequestError):
+    """The request's body is too large; `RewardClient.score` sends its items in smaller requests instead."""
 
 
 class ServiceUnavailableError(RegradeError):

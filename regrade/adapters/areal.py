@@ -9,8 +9,8 @@ from typing import Any
 
 from regrade.adapters.chat import parse_prompt
 from regrade.adapters.core import Scorer, reward_of
-from regrade.contracts import ScoreItem
 from regrade.control_tokens import strip_end_tokens
+from regrade.items import ItemFields
 
 _LIMIT_S = 12.0
 
@@ -41,7 +41,9 @@ class AsyncRegradeReward:
         return reward_of(await self._scorer.score_one(_item(prompt, completions, columns)), "error")
 
 
-def _item(prompt: Any, completion: str, columns: dict[str, Any]) -> ScoreItem:
-    return ScoreItem(
-        prompt=parse_prompt(prompt), completion=strip_end_tokens(completion), reference=columns.get("reference")
-    )
+def _item(prompt: Any, completion: Any, columns: dict[str, Any]) -> ItemFields:
+    return {
+        "prompt": parse_prompt(prompt),
+        "completion": strip_end_tokens(completion),
+        "reference": columns.get("reference"),
+    }

@@ -9,7 +9,7 @@ from typing import Any
 from regrade.adapters.chat import split_prompt
 from regrade.adapters.core import Scorer, UnscoredError
 from regrade.adapters.results import metrics_of
-from regrade.contracts import ItemResult, ScoreItem
+from regrade.contracts import ItemResult
 from regrade.errors import RegradeError
 
 _MIN_TRAJECTORIES = 2
@@ -32,7 +32,7 @@ async def score_group(group: Any, task: str | None = None, *, swallow_exceptions
 
 async def _scored(group: Any, scorer: Scorer) -> Any:
     conversations = [split_prompt(trajectory.messages()) for trajectory in group.trajectories]
-    items = [ScoreItem(prompt=prompt or "-", completion=completion or "") for prompt, completion in conversations]
+    items = [{"prompt": prompt or "-", "completion": completion or ""} for prompt, completion in conversations]
     if not items:
         return group
     results = (await scorer.score(items)).results

@@ -6,6 +6,8 @@ on; the argument wins.
 
 import asyncio
 import atexit
+import functools
+import logging
 import math
 import os
 import threading
@@ -14,16 +16,19 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from regrade.client import DEFAULT_URL, RewardClient
 from regrade.contracts import MAIN_LINEAGE, Contract, ItemResult, Mode, Purpose, ScoreItem, ScoreResponse
 from regrade.contracts.base import sha256_of
 from regrade.errors import RegradeError, ServiceUnavailableError
+from regrade.items import ItemFields, RefusedItem, read_item, refused_result
 from regrade.loop_thread import LoopThread
 from regrade.micro_batching import MicroBatcher
+from regrade.transport import checked_key, checked_url
 
 T = TypeVar("T")
+log = logging.getLogger("regrade")
 
 _ENVIRONMENT = {"wait_s": "REGRADE_BATCH_WAIT_S"}
 """Environment variables that are not `REGRADE_` and the option's name."""
@@ -39,6 +44,8 @@ class UnscoredError(RegradeError):
 
 class ScoringConfig(Contract):
     """Which service scores samples, and as what."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # a mistyped name of `key` would be printed with its value
 
     task: str
     """Task of the samples."""
@@ -65,7 +72,7 @@ class ScoringConfig(Contract):
     def resolve(cls, *, default_patience_s: float = 600.0, **options: Any) -> Self:
         """From options, else environment variables, else defaults; None and "" count as not given.
 
-        An empty `key` is the exception: it means no key. Raises `ValueError`.
+        An empty `key` is the exception: it means no key. Raises `ValueError`; `ConfigurationError` for URL and key.
         """
         variables = {
             name: os.environ.get(_ENVIRONMENT.get(name, f"REGRADE_{name.upper()}")) for name in cls.model_fields
@@ -76,6 +83,8 @@ class ScoringConfig(Contract):
             values["key"] = ""
         if not values.get("task"):
             raise ValueError("no task: give the argument `task`, or set REGRADE_TASK")
+        checked_url(values.get("url", DEFAULT_URL))
+        values["key"] = checked_key(values.get("key", ""))
         return cls.model_validate({"patience_s": default_patience_s} | values)
 
     @property
@@ -111,6 +120,18 @@ def reward_of(result: ItemResult, unscored: Unscored) -> float:
     raise UnscoredError(result.error.code, result.error.message)
 
 
+def log_unscored(result: ItemResult) -> ItemResult:
+    """The result; the reason for a missing reward is logged, since a trainer keeps none. Each reason once a process."""
+    if result.error is not None:
+        _warn_once(result.error.code, result.error.message)
+    return result
+
+
+@functools.lru_cache(maxsize=1_024)
+def _warn_once(code: str, message: str) -> None:
+    log.warning("a sample has no reward: %s: %s", code, message)
+
+
 class Pending(Generic[T]):
     """A result that a thread waits for with `result()`, and any event loop with `await`. Raises `RegradeError`."""
 
@@ -144,24 +165,30 @@ class Pending(Generic[T]):
 class Scorer:
     """Scores samples from any thread or event loop. Picklable: the connections belong to the process, not to it.
 
-    `options` are those of `ScoringConfig.resolve`.
+    `options` are those of `ScoringConfig.resolve`. A sample is a `ScoreItem` or its fields in any shape that a trainer
+    gives them: one that cannot be scored has the error `invalid_item`, and no exception is raised for it.
     """
 
     def __init__(self, **options: Any) -> None:
         self.config = ScoringConfig.resolve(**options)
 
-    def score(self, items: Sequence[ScoreItem], **options: Any) -> Pending[ScoreResponse]:
+    def score(self, items: Sequence[ScoreItem | ItemFields], **options: Any) -> Pending[ScoreResponse]:
         """Score a batch in one call; `options` are fields of `ScoreRequest`."""
         thread, config = _client_thread(self.config), self.config
-        future = thread.submit(thread.client.score, config.task, items, **(config.request_fields | options))
+        future = thread.submit(thread.score, config.task, items, config.request_fields | options)
         return Pending(future, config.limit_s)
 
     def score_one(
-        self, item: ScoreItem, *, step: int | None = None, purpose: Purpose = Purpose.TRAIN
+        self, item: ScoreItem | ItemFields, *, step: int | None = None, purpose: Purpose = Purpose.TRAIN
     ) -> Pending[ItemResult]:
         """Score a sample, in one request with those that other threads and tasks submit within `wait_s`."""
         thread, key = _client_thread(self.config), _BatchKey(self.config, step, purpose)
-        return Pending(thread.submit(thread.score_one, key, with_content_id(item)), self.config.limit_s)
+        read = read_item(item)
+        if isinstance(read, RefusedItem):
+            refused: Future[ItemResult] = Future()
+            refused.set_result(log_unscored(refused_result(read, self.config.lineage)))
+            return Pending(refused, None)
+        return Pending(thread.submit(thread.score_one, key, with_content_id(read)), self.config.limit_s)
 
 
 class _BatchKey(NamedTuple):
@@ -182,6 +209,13 @@ class ClientThread(LoopThread):
             self._score_batch, size=config.batch, wait_s=config.wait_s
         )
 
+    async def score(self, task: str, items: Sequence[ScoreItem | ItemFields], options: dict[str, Any]) -> ScoreResponse:
+        """Score a batch, and log why an item has no reward."""
+        response = await self.client.score(task, items, **options)
+        for result in response.results:
+            log_unscored(result)
+        return response
+
     async def score_one(self, key: _BatchKey, item: ScoreItem) -> ItemResult:
         """Submit a sample to its batch and wait for the result."""
         future = self._batcher.submit(key, item.id, item)
@@ -196,7 +230,7 @@ class ClientThread(LoopThread):
     async def _score_batch(self, key: _BatchKey, items: Sequence[ScoreItem]) -> Sequence[ItemResult]:
         config = key.config
         options = config.request_fields | {"step": key.step, "purpose": key.purpose}
-        return (await self.client.score(config.task, items, **options)).results
+        return (await self.score(config.task, items, options)).results
 
 
 _client_threads: dict[tuple[int, ScoringConfig], ClientThread] = {}

@@ -10,10 +10,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regrade.adapters.chat import to_conversation
 from regrade.adapters.core import Scorer, rank
 from regrade.adapters.trl import TrainerState
-from regrade.contracts import ItemResult, ScoreItem
+from regrade.contracts import ItemResult
 
 
 class RegradeORM:
@@ -29,18 +28,18 @@ class RegradeORM:
         *,
         messages: Sequence[Sequence[Mapping[str, Any]]],
         trainer_state: TrainerState | None = None,
-        reference: Sequence[str | None] | None = None,
+        reference: Sequence[Any] | None = None,
         **columns: Any,
     ) -> list[float | None]:
         """Score a batch; each row of `messages` ends with the completion, `reference` is a column of the dataset."""
         step = trainer_state.global_step if trainer_state is not None and self._scorer.config.run else None
         items = [
-            ScoreItem(
-                id=f"{rank()}.{index}",
-                prompt=to_conversation(row[:-1]),
-                completion=completion,
-                reference=reference[index] if reference is not None else None,
-            )
+            {
+                "id": f"{rank()}.{index}",
+                "prompt": row[:-1],
+                "completion": completion,
+                "reference": reference[index] if reference is not None else None,
+            }
             for index, (completion, row) in enumerate(zip(completions, messages, strict=True))
         ]
         results = await asyncio.gather(*(self._scorer.score_one(item, step=step) for item in items))

@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from regrade.adapters.results import Scored, mean_metrics, metrics_of
-from regrade.contracts import Conversation, Message, ScoreItem
+from regrade.contracts.content import read_completion
 from regrade.contracts.score import MAX_ITEMS
+from regrade.items import ItemFields
 
 CLIENT_TIMEOUT_S = 600.0
 """Our choice: NeMo Gym's client has no timeout."""
 
-_ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 JsonObject = dict[str, Any]
 
 
@@ -41,7 +41,7 @@ class CompareRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    conversation_history: list[dict[str, str]] = Field(min_length=1, max_length=256)
+    conversation_history: list[JsonObject] = Field(min_length=1, max_length=256)
     response_objs: list[JsonObject] = Field(max_length=MAX_ITEMS)
     principle: str | None = None
 
@@ -54,22 +54,22 @@ class CompareResponse(BaseModel):
     metrics: dict[str, float]
 
 
-def to_item(request: VerifyRequest, scope: str | None = None) -> ScoreItem:
-    """The rollout as an item. Raises `ValueError` where the request holds no prompt."""
+def to_item(request: VerifyRequest, scope: str | None = None) -> ItemFields:
+    """The rollout as an item."""
     rollout = (request.model_extra or {}).get("_ng_rollout_index")
-    return ScoreItem(
-        id=f"rollout-{rollout}" if isinstance(rollout, int) else None,
-        prompt=_prompt(request.responses_create_params),
-        completion=_completion(request.response),
-        scope=scope,
-    )
+    return {
+        "id": f"rollout-{rollout}" if isinstance(rollout, int) else None,
+        "prompt": _prompt(request.responses_create_params),
+        "completion": _completion(request.response),
+        "scope": scope,
+    }
 
 
-def to_items(request: CompareRequest, scope: str | None = None) -> list[ScoreItem]:
-    """The group's responses as items of their own, equal ones too. Raises `ValueError` without a prompt."""
-    prompt = _conversation([_message(turn) for turn in request.conversation_history])
+def to_items(request: CompareRequest, scope: str | None = None) -> list[ItemFields]:
+    """The group's responses as items of their own, equal ones too."""
+    prompt = request.conversation_history
     return [
-        ScoreItem(id=f"response-{number}", prompt=prompt, completion=_completion(response), scope=scope)
+        {"id": f"response-{number}", "prompt": prompt, "completion": _completion(response), "scope": scope}
         for number, response in enumerate(request.response_objs)
     ]
 
@@ -93,45 +93,21 @@ def to_comparison(results: Sequence[Scored]) -> CompareResponse:
     return CompareResponse(rewards=rewards, metrics=mean_metrics(results))
 
 
-def _prompt(params: JsonObject) -> str | Conversation:
+def _prompt(params: JsonObject) -> Any:
     prompt, instructions = params.get("input"), params.get("instructions")
-    system = [Message(role="system", content=instructions)] if instructions else []
-    if isinstance(prompt, str):
-        return (*system, Message(role="user", content=prompt)) if system else prompt
-    return _conversation([*system, *(_message(turn) for turn in prompt or [] if isinstance(turn, dict))])
+    if not instructions:
+        return prompt
+    turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    return [{"role": "system", "content": instructions}, *turns]
 
 
-def _conversation(messages: Sequence[Message | None]) -> Conversation:
-    turns = tuple(message for message in messages if message is not None)
-    if not turns:
-        raise ValueError("the request holds no prompt text")
-    return turns
-
-
-def _completion(response: JsonObject) -> str | Conversation:
+def _completion(response: JsonObject) -> Any:
     """The policy's messages and tool calls, without hidden reasoning; plain text if it is one message."""
-    output = response.get("output")
-    messages = [_message(part) for part in output if isinstance(part, dict)] if isinstance(output, list) else []
-    turns = tuple(message for message in messages if message is not None)
-    if len(turns) == 1 and turns[0].role == "assistant":
-        return turns[0].content
-    return turns or ""
-
-
-def _message(part: JsonObject) -> Message | None:
-    """A turn, a tool call or a tool's output; None for a part without text."""
-    kind = part.get("type", "message")
-    if kind == "function_call":
-        return Message(role="assistant", content=f"{part.get('name')}({part.get('arguments', '')})")
-    if kind == "function_call_output":
-        return Message(role="tool", content=_text(part.get("output")))
-    text = _text(part.get("content")) if kind == "message" else ""
-    role = _ROLES.get(str(part.get("role", "assistant")))
-    return Message(role=role, content=text) if text and role else None
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+    output = response.get("output") or ""
+    try:
+        turns = read_completion(output)
+    except ValueError:
+        return output  # refused, with the reason, when the item is made
+    if isinstance(turns, list) and [turn["role"] for turn in turns] == ["assistant"]:
+        return turns[0]["content"]
+    return turns

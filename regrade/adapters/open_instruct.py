@@ -5,10 +5,11 @@ class Regrade(RegradeVerifier, VerifierFunction): ...      # scores datasets nam
 
 from typing import Any, NamedTuple
 
-from regrade.adapters.chat import parse_prompt, reference_of
+from regrade.adapters.chat import parse_prompt
 from regrade.adapters.core import Scorer, Unscored, reward_of
-from regrade.contracts import ItemResult, ScoreItem
+from regrade.contracts import ItemResult
 from regrade.control_tokens import strip_end_tokens
+from regrade.items import ItemFields
 
 
 class Verification(NamedTuple):
@@ -44,7 +45,5 @@ class RegradeVerifier:
         return Verification(reward_of(result, self.unscored), reasoning=f"rubric version {result.rubric.version}")
 
 
-def _item(prediction: str, label: Any, query: Any) -> ScoreItem:
-    return ScoreItem(
-        prompt=parse_prompt(query or ""), completion=strip_end_tokens(prediction), reference=reference_of(label)
-    )
+def _item(prediction: Any, label: Any, query: Any) -> ItemFields:
+    return {"prompt": parse_prompt(query or ""), "completion": strip_end_tokens(prediction), "reference": label}

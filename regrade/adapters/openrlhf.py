@@ -6,20 +6,22 @@ Logs become tensors, so they are numbers. OpenRLHF's dynamic filtering leaves ou
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from regrade.adapters.chat import completion_after_prompt, parse_prompt, reference_of
+from regrade.adapters.chat import completion_after_prompt, parse_prompt
 from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
-from regrade.contracts import ScoreItem
 from regrade.contracts.score import MAX_ITEMS
 from regrade.control_tokens import strip_end_tokens
+from regrade.items import ItemFields, RefusedItem
 
 CLIENT_TIMEOUT_S = 180.0
 """OpenRLHF's request timeout; after five failed requests the run ends."""
 
-Texts = Annotated[list[str], Field(max_length=MAX_ITEMS)]
+_Text = Annotated[Any, WithJsonSchema({"type": "string"})]
+"""Anything, since one sample that is no text must not refuse the request of the others."""
+Texts = Annotated[list[_Text], Field(max_length=MAX_ITEMS)]
 
 
 class OpenRLHFRequest(BaseModel):
@@ -29,7 +31,7 @@ class OpenRLHFRequest(BaseModel):
 
     query: Texts
     prompts: Texts
-    labels: Annotated[list[JsonValue], Field(max_length=MAX_ITEMS)] = []
+    labels: Annotated[list[Any], Field(max_length=MAX_ITEMS)] = []
 
     @model_validator(mode="after")
     def _equal_lengths(self) -> "OpenRLHFRequest":
@@ -46,8 +48,8 @@ class OpenRLHFResponse(BaseModel):
     extra_logs: dict[str, list[float]]
 
 
-def to_items(request: OpenRLHFRequest, scope: str | None = None) -> list[ScoreItem]:
-    """The samples as items. Raises `ValueError` where a query does not begin with its prompt."""
+def to_items(request: OpenRLHFRequest, scope: str | None = None) -> list[ItemFields | RefusedItem]:
+    """The samples as items; one is refused whose query does not begin with its prompt."""
     labels = request.labels or [None] * len(request.query)
     return [_item(*sample, scope) for sample in zip(request.query, request.prompts, labels, strict=True)]
 
@@ -60,13 +62,15 @@ def to_response(results: Sequence[Scored]) -> OpenRLHFResponse:
     return OpenRLHFResponse(rewards=rewards, scores=rewards, extra_logs=logs)
 
 
-def _item(query: str, prompt: str, label: JsonValue, scope: str | None) -> ScoreItem:
-    completion = completion_after_prompt(query, prompt)
-    if completion is None:
-        raise ValueError("a query does not begin with its prompt")
-    return ScoreItem(
-        prompt=parse_prompt(prompt),
-        completion=strip_end_tokens(completion),
-        reference=reference_of(label),
-        scope=scope,
-    )
+def _item(query: Any, prompt: Any, label: Any, scope: str | None) -> ItemFields | RefusedItem:
+    completion = query
+    if isinstance(query, str):
+        completion = completion_after_prompt(query, prompt) if isinstance(prompt, str) else None
+        if completion is None:
+            return RefusedItem(None, "the query does not begin with its prompt")
+    return {
+        "prompt": parse_prompt(prompt),
+        "completion": strip_end_tokens(completion),
+        "reference": label,
+        "scope": scope,
+    }

@@ -7,10 +7,8 @@ register(id="essays", entry_point="my_module:EssayEnv")
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regrade.adapters.chat import reference_of, to_conversation
 from regrade.adapters.core import Scorer, Unscored, reward_of
 from regrade.adapters.results import NO_METRICS, metrics_of
-from regrade.contracts import Conversation, ScoreItem
 
 
 class RegradeEnv:
@@ -25,18 +23,18 @@ class RegradeEnv:
         options = dict(env_config or {})
         self._unscored: Unscored = options.pop("unscored", "error")
         self._scorer = Scorer(**options)
-        self._reference = reference_of(((extras or {}).get("reward_spec") or {}).get("ground_truth"))
-        self._prompt: Conversation = ()
+        self._reference = ((extras or {}).get("reward_spec") or {}).get("ground_truth")
+        self._prompt: Any = ()
         self._metrics = NO_METRICS
 
     def init(self, prompt: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], dict[str, Any]]:
         """Keep the prompt, since SkyRL does not pass it to `step`."""
-        self._prompt = to_conversation(prompt)
+        self._prompt = prompt
         return prompt, {}
 
     def step(self, action: str) -> dict[str, Any]:
         """The policy's only turn: its reward, and metrics as metadata."""
-        item = ScoreItem(prompt=self._prompt, completion=action, reference=self._reference)
+        item = {"prompt": self._prompt, "completion": action, "reference": self._reference}
         result = self._scorer.score_one(item).result()
         self._metrics = metrics_of(result)
         return {

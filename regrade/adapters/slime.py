@@ -4,41 +4,40 @@ The response is the reward itself; with `&reply=dict` and `--reward-key score` i
 beside it, kept on the sample. `log_rollout` brings the version into the trainer's log.
 """
 
-import json
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 from regrade.adapters.chat import parse_prompt
 from regrade.adapters.results import METRIC_NAMES, Scored, metrics_of
-from regrade.contracts import Conversation, ScoreItem
 from regrade.control_tokens import strip_end_tokens
+from regrade.items import ItemFields
 
 CLIENT_TIMEOUT_S = 120.0
 """slime's request timeout (ten tries). miles has aiohttp's 300 s and tries once."""
 
 
 class SlimeRequest(BaseModel):
-    """One sample; `prompt` is text, rendered by a chat template or not, or turns."""
+    """One sample; `prompt` is text, rendered by a chat template or not, or turns. What cannot be read is unscored."""
 
     model_config = ConfigDict(frozen=True)
 
-    prompt: str | Conversation
-    response: str
-    label: JsonValue = None
+    prompt: Any
+    response: Annotated[Any, WithJsonSchema({"type": "string"})]
+    label: Any = None
 
 
-def to_item(request: SlimeRequest, scope: str | None = None) -> ScoreItem:
+def to_item(request: SlimeRequest, scope: str | None = None) -> ItemFields:
     """The sample as an item."""
-    return ScoreItem(
-        prompt=parse_prompt(request.prompt) if isinstance(request.prompt, str) else request.prompt,
-        completion=strip_end_tokens(request.response),
-        reference=_reference(request.label),
-        scope=scope,
-    )
+    return {
+        "prompt": parse_prompt(request.prompt),
+        "completion": strip_end_tokens(request.response),
+        "reference": request.label,
+        "scope": scope,
+    }
 
 
 def to_float(result: Scored) -> float:
@@ -66,9 +65,3 @@ def log_rollout(
     if rewards and extra is not None:
         extra.update({f"rollout/{name}": fmean(reward[name] for reward in rewards) for name in METRIC_NAMES})
     return False
-
-
-def _reference(label: JsonValue) -> str | None:
-    if label is None or label == "":
-        return None
-    return label if isinstance(label, str) else json.dumps(label)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Protocol
 
-from regrade.adapters.chat import text_or_conversation
-from regrade.adapters.core import Scorer, rank
+from regrade.adapters.core import Scorer, log_unscored, rank
 from regrade.client import BlockingRewardClient
-from regrade.contracts import ItemResult, Purpose, ScoreItem, ScoreResponse
+from regrade.contracts import ItemResult, Purpose, ScoreResponse
+from regrade.items import ItemFields
 
 Turns = Sequence[Mapping[str, Any]]
 
@@ -68,7 +68,7 @@ class RegradeReward:
         *,
         trainer_state: TrainerState | None = None,
         log_metric: Callable[[str, float], None] | None = None,
-        reference: Sequence[str | None] | None = None,
+        reference: Sequence[Any] | None = None,
         scope: Sequence[str | None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
@@ -76,14 +76,14 @@ class RegradeReward:
         step = trainer_state.global_step if trainer_state is not None and self._scorer.config.run else None
         process = rank() if self._rank is None else self._rank
         items = [
-            ScoreItem(
-                id=f"{process}.{index}" if step is not None else None,
-                prompt=text_or_conversation(prompt),
-                completion=text_or_conversation(completion),
-                reference=reference[index] if reference is not None else None,
-                scope=scope[index] if scope is not None else None,
-                truncated=self._is_truncated(completion_ids[index]) if completion_ids is not None else False,
-            )
+            {
+                "id": f"{process}.{index}" if step is not None else None,
+                "prompt": prompt,
+                "completion": completion,
+                "reference": reference[index] if reference is not None else None,
+                "scope": scope[index] if scope is not None else None,
+                "truncated": self._is_truncated(completion_ids[index]) if completion_ids is not None else False,
+            }
             for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
         response = self._score(items, {"step": step, "purpose": _purpose(log_metric)} | self._options)
@@ -97,11 +97,14 @@ class RegradeReward:
         if self._client is not None:
             self._client.close()
 
-    def _score(self, items: Sequence[ScoreItem], options: dict[str, Any]) -> ScoreResponse:
+    def _score(self, items: Sequence[ItemFields], options: dict[str, Any]) -> ScoreResponse:
         if self._client is None:
             return self._scorer.score(items, **options).result()
         config = self._scorer.config
-        return self._client.score(config.task, items, **(config.request_fields | options))
+        response = self._client.score(config.task, items, **(config.request_fields | options))
+        for result in response.results:
+            log_unscored(result)
+        return response
 
     def _is_truncated(self, token_ids: Sequence[int]) -> bool:
         return self._max_tokens is not None and len(token_ids) >= self._max_tokens

@@ -7,10 +7,8 @@ class Regrade(RegradeJudge, vf.Judge): ...                                     #
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from regrade.adapters.chat import text_or_conversation
 from regrade.adapters.core import Scorer, Unscored, reward_of
 from regrade.adapters.results import metrics_of
-from regrade.contracts import ScoreItem
 
 
 class RegradeReward:
@@ -29,16 +27,12 @@ class RegradeReward:
         self,
         prompts: Sequence[str | Sequence[Mapping[str, Any]]],
         completions: Sequence[str | Sequence[Mapping[str, Any]]],
-        answers: Sequence[str | None],
+        answers: Sequence[Any],
         states: Sequence[Any],
     ) -> list[float]:
         """One reward a rollout; each state gets its metrics as `regrade`."""
         items = [
-            ScoreItem(
-                prompt=text_or_conversation(prompt),
-                completion=text_or_conversation(completion),
-                reference=answer or None,
-            )
+            {"prompt": prompt, "completion": completion, "reference": answer}
             for prompt, completion, answer in zip(prompts, completions, answers, strict=True)
         ]
         results = (await self._scorer.score(items)).results
@@ -70,7 +64,7 @@ class RegradeJudge:
 
     async def score(self, task: _Task, trace: _Trace) -> float:
         """The reward of the trace's last reply; the metrics are recorded on the trace."""
-        item = ScoreItem(id=str(trace.id), prompt=task.prompt_text, completion=trace.last_reply)
+        item = {"id": str(trace.id), "prompt": task.prompt_text, "completion": trace.last_reply}
         result = await Scorer(**self.options).score_one(item)
         trace.record_metrics(metrics_of(result))
         return reward_of(result, "error")

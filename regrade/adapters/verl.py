@@ -9,10 +9,8 @@ without filtering the optimizer skips the step. `unscored=error` raises instead.
 import math
 from typing import Any
 
-from regrade.adapters.chat import reference_of, text_or_conversation
 from regrade.adapters.core import Scorer, Unscored, purpose_of, reward_of
 from regrade.adapters.results import NO_METRICS, metrics_of
-from regrade.contracts import Conversation, ScoreItem
 from regrade.errors import ServiceUnavailableError
 
 _PATIENCE_S = 240.0
@@ -37,7 +35,7 @@ async def compute_score(
     split are scored with purpose `eval`. Raises `ValueError` without a prompt.
     """
     extra = extra_info or {}
-    item = ScoreItem(prompt=_prompt(extra, prompt_key), completion=solution_str, reference=reference_of(ground_truth))
+    item = {"prompt": _prompt(extra, prompt_key), "completion": solution_str, "reference": ground_truth}
     scorer = Scorer(default_patience_s=_PATIENCE_S, **options)
     try:
         result = await scorer.score_one(item, purpose=purpose_of(extra.get("split")))
@@ -48,8 +46,8 @@ async def compute_score(
     return {"score": reward_of(result, unscored)} | metrics_of(result)
 
 
-def _prompt(extra: dict[str, Any], key: str) -> str | Conversation:
+def _prompt(extra: dict[str, Any], key: str) -> Any:
     for name in (key, "question"):
         if extra.get(name) is not None:
-            return text_or_conversation(extra[name])
+            return extra[name]
     raise ValueError(f"verl passes no prompt to a reward function: put it into the dataset's extra_info as {key!r}")

@@ -4,13 +4,15 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal, Self, assert_never
 
-from pydantic import Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from regrade.contracts.base import Contract, Count, Digest, Name, Scope, TolerantModel, YesNo
+from regrade.contracts.content import MAX_TEXT, MAX_TURNS, read_completion, read_prompt, read_reference
 from regrade.contracts.rubric import MAIN_LINEAGE, Rubric
 
 MAX_ITEMS = 512
-MAX_TEXT = 200_000
+MAX_BODY_BYTES = 8_000_000
+"""Of an encoded request, by the service's default; the client sends larger batches in several requests."""
 
 ItemText = Annotated[str, Field(max_length=MAX_TEXT)]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
@@ -118,6 +120,8 @@ class ErrorCode(StrEnum):
     """The judge refused the request, for example because it exceeds its context length."""
     CHECK_FAILED = "check_failed"
     """A check could not be evaluated, for example because of a missing reference or a timeout."""
+    INVALID_ITEM = "invalid_item"
+    """The item's own content cannot be scored: no text, half of a surrogate pair, too many turns, too large."""
 
 
 class Message(Contract):
@@ -129,7 +133,7 @@ class Message(Contract):
     """Its text."""
 
 
-Conversation = Annotated[tuple[Message, ...], Field(min_length=1, max_length=256)]
+Conversation = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_TURNS)]
 
 
 def as_text(content: "str | tuple[Message, ...]") -> str:
@@ -138,17 +142,21 @@ def as_text(content: "str | tuple[Message, ...]") -> str:
 
 
 class ScoreItem(Contract):
-    """One completion to score."""
+    """One completion to score.
+
+    Prompt and completion may also be messages in the shapes of other libraries, and the reference a number: see
+    `regrade.contracts.content`. A completion of `MAX_TEXT` characters or more is `too_long`.
+    """
 
     id: Label | None = None
     """Names the item in the response and across retries; the client generates one if it is missing."""
-    prompt: ItemText | Conversation
+    prompt: Annotated[ItemText | Conversation, BeforeValidator(read_prompt)]
     """What the policy was asked: a text or a conversation."""
-    completion: ItemText | Conversation
+    completion: Annotated[ItemText | Conversation, BeforeValidator(read_completion)]
     """What the policy wrote: a text or the turns of a conversation."""
     group: Label | None = None
     """Names the completions whose rewards are compared; default: a hash of the prompt."""
-    reference: ItemText | None = None
+    reference: Annotated[ItemText | None, BeforeValidator(read_reference)] = None
     """The correct or an exemplary answer, for checks and for the judge."""
     scope: Scope | None = None
     """Subdivision of the task, e.g. `algebra/3`; one without a rubric uses that of its parent, then of the task."""
@@ -201,7 +209,7 @@ class RubricRef(TolerantModel):
     version: int | None
     """Its version; null for one that was never active."""
     digest: str
-    """Its digest."""
+    """Its digest; empty where the client refused the item without asking the service."""
 
 
 class CriterionScore(TolerantModel):

@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from regrade.contracts.score import MAX_BODY_BYTES
 from services.kit.http.load_balancing import split_urls
 
 _CLIENT_VARIABLES = frozenset({"REGRADE_META_URL"})
@@ -66,7 +67,7 @@ class ServiceSettings(BaseSettings):
     drain_s: int = Field(
         10, ge=0, description="Seconds that requests in flight may take after SIGTERM; at least your longest request."
     )
-    max_body_bytes: int = Field(8_000_000, ge=1_024, description="Larger request bodies are answered 413.")
+    max_body_bytes: int = Field(MAX_BODY_BYTES, ge=1_024, description="Larger request bodies are answered 413.")
 
     @property
     def caller_keys(self) -> tuple[SecretStr, ...]:

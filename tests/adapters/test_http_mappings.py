@@ -7,14 +7,9 @@ from typing import Any
 import pytest
 
 from regrade.adapters import nemo_gym, openrlhf, slime
-from regrade.adapters.chat import (
-    completion_after_prompt,
-    parse_prompt,
-    split_prompt,
-    to_conversation,
-)
+from regrade.adapters.chat import completion_after_prompt, parse_prompt, split_prompt
 from regrade.adapters.results import METRIC_NAMES, metrics_of
-from regrade.contracts import ErrorCode, ItemError
+from regrade.contracts import ErrorCode, ItemError, ScoreItem
 from regrade.control_tokens import strip_end_tokens
 from tests.support.builders import result
 
@@ -27,7 +22,7 @@ GEMMA = "<bos><start_of_turn>user\nWhy trees?<end_of_turn>\n<start_of_turn>model
 
 
 def _turns(content: Any) -> Any:
-    return content if isinstance(content, str) else [(turn.role, turn.content) for turn in content]
+    return content if isinstance(content, str) else [(turn["role"], turn["content"]) for turn in content]
 
 
 @pytest.mark.parametrize(("prompt", "turns"), [
@@ -73,19 +68,9 @@ def test_hostile_text_costs_linear_time() -> None:
     assert time.thread_time() - started < 5.0
 
 
-def test_turns_of_all_kinds() -> None:
-    call = {"function": {"name": "look", "arguments": {"at": "tree"}}}
-    turns = to_conversation([
-        {"role": "developer", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "content": "a tree"},
-    ])  # fmt: skip
-    assert _turns(turns) == [
-        ("system", "Be brief."), ("user", "Why?"), ("assistant", 'look({"at": "tree"})'), ("tool", "a tree"),
-    ]  # fmt: skip
-    prompt, rest = split_prompt([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    assert (_turns(prompt), _turns(rest)) == ([("user", "a")], [("assistant", "b")])
+def test_a_conversation_is_split_before_the_policys_first_turn() -> None:
+    prompt, rest = split_prompt([{"role": "user", "content": "a"}, {"role": "model", "content": "b"}])
+    assert (_turns(prompt), _turns(rest)) == ([("user", "a")], [("model", "b")])
 
 
 def test_metrics_have_the_same_names_for_every_outcome() -> None:
@@ -93,12 +78,6 @@ def test_metrics_have_the_same_names_for_every_outcome() -> None:
     failed = result("0" * 64).model_copy(update={"reward": None, "raw": None, "error": error})
     assert tuple(metrics_of(result("0" * 64))) == tuple(metrics_of(failed)) == METRIC_NAMES
     assert metrics_of(failed)["regrade_scored"] == 0.0
-
-
-def test_a_slime_label_becomes_the_reference() -> None:
-    labels: list[Any] = ["x", None, "", 7, {"a": 1}]
-    items = [slime.to_item(slime.SlimeRequest(prompt="p", response="r", label=label)) for label in labels]
-    assert [item.reference for item in items] == ["x", None, None, "7", '{"a": 1}']
 
 
 def test_slimes_log_gets_the_mean_metrics() -> None:
@@ -120,10 +99,10 @@ def test_a_nemo_gym_rollout_with_tools() -> None:
         ]},
         "_ng_rollout_index": 4,
     })  # fmt: skip
-    item = nemo_gym.to_item(request)
-    assert item.id == "rollout-4"
-    assert _turns(item.prompt) == [("system", "Be brief."), ("user", "Why?")]
-    assert _turns(item.completion) == [("assistant", "look({})"), ("tool", "a tree"), ("assistant", "Shade.")]
+    item = ScoreItem.model_validate(nemo_gym.to_item(request)).model_dump()
+    assert item["id"] == "rollout-4"
+    assert _turns(item["prompt"]) == [("system", "Be brief."), ("user", "Why?")]
+    assert _turns(item["completion"]) == [("assistant", "look({})"), ("tool", "a tree"), ("assistant", "Shade.")]
 
 
 def test_openrlhf_lengths_must_agree() -> None:

@@ -206,10 +206,10 @@ async def test_while_redis_is_away_a_sample_is_held(start_reward: StartReward, f
     ("openrlhf", {"task": "unheard-of"}, _openrlhf(ESSAY), 404, "unknown_task"),
     ("openrlhf", {"taks": "x"}, _openrlhf(ESSAY), 422, "invalid"),
     ("openrlhf", {}, {"query": ["a"], "prompts": []}, 422, "invalid"),
-    ("openrlhf", {}, {"query": ["other text"], "prompts": ["a prompt"], "labels": [""]}, 422, "invalid"),
+    ("openrlhf", {}, {"query": ["other text"], "prompts": ["a prompt"], "labels": [""]}, 422, "invalid_item"),
     ("slime", {"scope": "no such scope!"}, SLIME, 422, "invalid"),
-    ("slime", {}, SLIME | {"response": "x" * 200_001}, 422, "invalid"),
-    ("nemo-gym/verify", {}, _verify(ESSAY, responses_create_params={"input": []}), 422, "invalid"),
+    ("slime", {}, SLIME | {"response": None}, 422, "invalid_item"),
+    ("slime", {}, SLIME | {"label": {"target": "5"}}, 422, "invalid_item"),
     ("nemo-gym/verify", {"unscored": "nan"}, _verify(ESSAY), 422, "invalid"),
 ])  # fmt: skip
 async def test_what_a_retry_cannot_fix_is_refused_at_once(

@@ -18,13 +18,14 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.scripted import Answer, scripted_service
 
 SCORED = ScoreResponse(results=(result("0" * 64),), usage=Usage(), degraded=False).model_dump(mode="json")
+BOTH_SCORED = SCORED | {"results": SCORED["results"] * 2}
 BUSY = Answer(503, {"error": "judge_unavailable", "detail": "the judge is away"}, {"Retry-After": "0"})
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 async def test_i5_a_retry_repeats_the_same_item_ids(status: int) -> None:
     busy = BUSY._replace(status=status)
-    with scripted_service([busy, busy, Answer(200, SCORED)]) as service:
+    with scripted_service([busy, busy, Answer(200, BOTH_SCORED)]) as service:
         async with RewardClient(service.url) as client:
             response = await client.score(TASK, [item(0), item(1, id="mine")], run="r", step=1)
     assert response.results[0].reward == 0.5

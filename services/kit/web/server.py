@@ -5,15 +5,14 @@ import hmac
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from regrade.contracts import ErrorBody
@@ -63,21 +62,12 @@ async def require_operator(request: Request, credentials: Credentials) -> None:
         raise Forbidden("this call changes what is active; send an operator key")
 
 
-class JsonBody(Generic[M]):
-    """Parses a body as `model` directly from its bytes; FastAPI would build the objects of `json` first."""
-
-    def __init__(self, model: type[M]) -> None:
-        self._model = model
-
-    async def read(self, request: Request) -> M:
-        """The body. Raises `RequestValidationError`, or `Invalid` unless its content type is JSON."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json" and not kind.endswith("+json"):
-            raise Invalid("send the body as Content-Type: application/json")
-        try:
-            return self._model.model_validate_json(await request.body())
-        except ValidationError as error:
-            raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+async def read_json_bytes(request: Request) -> bytes:
+    """The body, to be parsed as JSON. Raises `Invalid` unless its content type is JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise Invalid("send the body as Content-Type: application/json")
+    return await request.body()
 
 
 class BodyLimit:

@@ -23,8 +23,9 @@ from regrade.contracts import (
 )
 from services.kit.errors import NotFound
 from services.kit.store.keys import LineageKey
-from services.kit.web.server import JsonBody, bearer, error_responses, require_key, require_operator
+from services.kit.web.server import bearer, error_responses, read_json_bytes, require_key, require_operator
 from services.reward.api.publishing import publish, validate_rubric
+from services.reward.api.score_body import ScoreBody, parse_score_body
 from services.reward.api.state import RewardState
 
 Guard = Callable[[Request, HTTPAuthorizationCredentials | None], Awaitable[None]]
@@ -56,7 +57,6 @@ class ScoreRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers a request."""
-        body = JsonBody(ScoreRequest)
         guards = [cast("Guard", dependency.dependency) for dependency in self.dependencies]
 
         async def handle(request: Request) -> Response:
@@ -65,9 +65,9 @@ class ScoreRoute(APIRoute):
                 await guard(request, credentials)
             state = await _state(request)
             tenant = state.quotas.admit_request(credentials.credentials if credentials else "")
-            score_request = await body.read(request)
-            state.quotas.charge_items(tenant, len(score_request.items))
-            return await score(score_request, state, _timeout_of(request))
+            body = parse_score_body(await read_json_bytes(request))
+            state.quotas.charge_items(tenant, len(body.request.items))
+            return await _score(body, state, _timeout_of(request))
 
         return handle
 
@@ -94,14 +94,20 @@ score_router = APIRouter(route_class=ScoreRoute)
 async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> Response:
     """Score completions by the pinned (else the active) rubric of their task.
 
-    200 when each item has an outcome: a reward in [0, 1], or null with a typed error. 503 when the
-    judge could score none of them. A repeated request with the same item ids returns the stored
-    outcomes: nothing is judged or recorded twice.
+    200 when each item has an outcome: a reward in [0, 1], or null with a typed error. An item whose
+    content cannot be scored (no text, too many turns) has the error `invalid_item`, and the others
+    are scored. 503 when the judge could score none of them. A repeated request with the same item
+    ids returns the stored outcomes: nothing is judged or recorded twice.
     """
+    return await _score(ScoreBody(body), state, timeout_s)
+
+
+async def _score(body: ScoreBody, state: RewardState, timeout_s: float | None) -> Response:
+    request = body.request
     deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-    if isinstance(body.rubric, Rubric):
-        validate_rubric(body.rubric)
-    response = await state.pipeline.score(body, deadline=deadline)
+    if isinstance(request.rubric, Rubric):
+        validate_rubric(request.rubric)
+    response = await state.pipeline.score(request, deadline=deadline, refused=body.refused)
     return Response(response.to_json(), media_type="application/json")
 
 

@@ -6,20 +6,23 @@ header has the key in its URL: `http://:KEY@host:8700/...`.
 
 import asyncio
 import base64
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import to_json
+from pydantic import BaseModel, Field
+from pydantic_core import PydanticSerializationError, to_json
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from regrade.adapters import nemo_gym, openrlhf, slime
+from regrade.contracts import ItemResult as RefusedResult
 from regrade.contracts import Scope, ScoreItem
-from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable, describe_validation
+from regrade.items import ItemFields, RefusedItem, read_item, refused_result
+from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable
 from services.kit.results import ItemResult
 from services.kit.web.server import Credentials, error_responses, require_key
 from services.reward.api.micro_batching import Target
@@ -27,6 +30,10 @@ from services.reward.api.routes import State
 from services.reward.api.state import RewardState
 
 log = logging.getLogger(__name__)
+
+Items = Sequence[ItemFields | RefusedItem]
+Outcome = ItemResult | RefusedResult
+"""The pipeline's result, or that of a sample that cannot be scored and did not reach it."""
 
 _MARGIN_S = 15.0
 """Subtracted from a trainer's time limit, for the network and for a slow last answer of the judge."""
@@ -94,7 +101,7 @@ async def openrlhf_reward(
     body: openrlhf.OpenRLHFRequest, query: Annotated[FilteredQuery, Query()], state: State, key: Key
 ) -> Response:
     """OpenRLHF's `--reward.remote_url`. A sample is retried for 165 s, since five quick failures end the run."""
-    results = await _rewards(state, key, query, openrlhf.CLIENT_TIMEOUT_S, lambda: openrlhf.to_items(body, query.scope))
+    results = await _rewards(state, key, query, openrlhf.CLIENT_TIMEOUT_S, openrlhf.to_items(body, query.scope))
     return _json(openrlhf.to_response(results))
 
 
@@ -103,7 +110,7 @@ async def slime_reward(
     body: slime.SlimeRequest, query: Annotated[SlimeQuery, Query()], state: State, key: Key
 ) -> Response:
     """slime's and miles' `--rm-url`. A sample is retried for 105 s; for miles, which waits longer, set `hold_s=285`."""
-    (result,) = await _rewards(state, key, query, slime.CLIENT_TIMEOUT_S, lambda: [slime.to_item(body, query.scope)])
+    (result,) = await _rewards(state, key, query, slime.CLIENT_TIMEOUT_S, [slime.to_item(body, query.scope)])
     return _json(slime.to_float(result) if query.reply == "float" else slime.to_object(result))
 
 
@@ -112,7 +119,7 @@ async def nemo_gym_verify(
     body: nemo_gym.VerifyRequest, query: Annotated[TrainerQuery, Query()], state: State, key: Key
 ) -> Response:
     """NeMo Gym's `/verify`. A failure of the judge is a 200 with reward 0.0 and a failure class that Gym filters."""
-    (item,) = _mapped(lambda: [nemo_gym.to_item(body, query.scope)])
+    item = nemo_gym.to_item(body, query.scope)
     try:
         (result,) = await _score(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, [item])
     except (Unavailable, Overloaded) as error:
@@ -131,16 +138,16 @@ async def nemo_gym_compare(
     body: nemo_gym.CompareRequest, query: Annotated[TrainerQuery, Query()], state: State, key: Key
 ) -> Response:
     """NeMo Gym's `/compare`: the rewards of a group; an error if one of them is missing."""
-    results = await _rewards(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, lambda: nemo_gym.to_items(body, query.scope))
+    results = await _rewards(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, nemo_gym.to_items(body, query.scope))
     return _json(nemo_gym.to_comparison(results))
 
 
 async def _rewards(
-    state: RewardState, key: str, query: TrainerQuery, time_limit_s: float, to_items: Callable[[], list[ScoreItem]]
-) -> list[ItemResult]:
+    state: RewardState, key: str, query: TrainerQuery, time_limit_s: float, items: Items
+) -> list[Outcome]:
     """Results with rewards; without, where the query asks for NaN. Raises `ServiceError` for a missing reward."""
     try:
-        results = await _score(state, key, query, time_limit_s, _mapped(to_items))
+        results = await _score(state, key, query, time_limit_s, items)
     except ServiceError as error:
         if not isinstance(error, Unavailable | Overloaded):  # these trainers do not show the error's text
             log.warning("a trainer's sample was not scored", extra={"task": query.task, "kind": error.code})
@@ -153,22 +160,13 @@ async def _rewards(
     return results
 
 
-def _mapped(to_items: Callable[[], list[ScoreItem]]) -> list[ScoreItem]:
-    try:
-        return to_items()
-    except ValidationError as error:
-        raise Invalid(describe_validation(error.errors(include_url=False, include_input=False))) from None
-    except ValueError as error:
-        raise Invalid(str(error)) from None
-
-
-async def _score(
-    state: RewardState, key: str, query: TrainerQuery, time_limit_s: float, items: list[ScoreItem]
-) -> list[ItemResult]:
+async def _score(state: RewardState, key: str, query: TrainerQuery, time_limit_s: float, items: Items) -> list[Outcome]:
     """One result an item. Raises `ServiceError` when retries until shortly before the time limit have not helped.
 
     A tenant over budget waits as well, because these trainers take a refusal for a failure.
     """
+    read = [read_item(item) for item in items]
+    valid = [item for item in read if isinstance(item, ScoreItem)]
     loop = asyncio.get_running_loop()
     deadline = loop.time() + (query.hold_s if query.hold_s is not None else time_limit_s - _MARGIN_S)
     while True:
@@ -179,10 +177,20 @@ async def _score(
             if error.retry_after is None or loop.time() + error.retry_after > deadline:
                 raise
             await asyncio.sleep(error.retry_after)
-    return await state.batcher.score(query.target, items, hold_s=max(0.0, deadline - loop.time()))
+    scored = iter(await state.batcher.score(query.target, valid, hold_s=max(0.0, deadline - loop.time())))
+    return [_refused(item, query) if isinstance(item, RefusedItem) else next(scored) for item in read]
+
+
+def _refused(item: RefusedItem, query: TrainerQuery) -> Outcome:
+    log.warning("a trainer's sample cannot be scored", extra={"task": query.task, "detail": item.message})
+    return refused_result(item, query.lineage)
 
 
 def _json(content: BaseModel | dict[str, Any] | float) -> Response:
-    """As JSON, in which NaN is written `NaN`."""
+    """As JSON, in which NaN is written `NaN`, and half of a surrogate pair, which a row may hold, as an escape."""
     value = content.model_dump() if isinstance(content, BaseModel) else content
-    return Response(to_json(value, inf_nan_mode="constants"), media_type="application/json")
+    try:
+        encoded = to_json(value, inf_nan_mode="constants")
+    except PydanticSerializationError:
+        encoded = json.dumps(value).encode()
+    return Response(encoded, media_type="application/json")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from regrade.contracts import ErrorCode, Flag, Mode, Purpose, Role, ScoreRequest
 from regrade.tasks import judge_mode, judge_role
@@ -37,6 +38,9 @@ _MAX_SYSTEM_TURNS = 512
 """Rubrics in use at a time, candidates included; a turn is some kilobytes."""
 
 
+_NONE_REFUSED: Mapping[int, str] = MappingProxyType({})
+
+
 class ScoringPipeline:
     """Scores batches. It holds no state that Redis does not have, except the spool of an outage (I8)."""
 
@@ -66,9 +70,12 @@ class ScoringPipeline:
         self._max_completion_chars = max_completion_chars
         self._system_turns: LruCache[tuple[str, str, bytes], PromptPart] = LruCache(_MAX_SYSTEM_TURNS)
 
-    async def score(self, request: ScoreRequest, *, deadline: float | None = None) -> ScoreResponse:
+    async def score(
+        self, request: ScoreRequest, *, deadline: float | None = None, refused: Mapping[int, str] = _NONE_REFUSED
+    ) -> ScoreResponse:
         """One result an item, in order. What is not judged by `deadline` (a time of the loop's clock) is null.
 
+        So is an item with an entry in `refused`, by its index: why its content cannot be scored.
         Raises `Unavailable` (the judge could score none), `Overloaded`, `Conflict`, `NotFound`, `Invalid`.
         """
         started = time.perf_counter()
@@ -77,8 +84,11 @@ class ScoringPipeline:
         mode = request.mode or self._modes.get(request.task) or judge_mode(request.task)
         states = new_states(request, mode, engine.model)
         await self._pins.assign(request, states)
+        for index, message in refused.items():
+            states[index].result = None  # an outcome of its stand-in
+            states[index].error = ItemError(code=ErrorCode.INVALID_ITEM, message=message, retryable=False)
         new = [state for state in states if state.result is None]
-        await self._screen(new)
+        await self._screen([state for state in new if state.error is None])
         context = JudgeContext(
             engine,
             request.task,

@@ -4,6 +4,7 @@ import re
 import unicodedata
 
 from regrade.contracts import Flag
+from regrade.contracts.content import MAX_TEXT
 from services.kit.text.fence import without_control_tokens
 from services.reward.items.text import PreparedText
 
@@ -47,7 +48,7 @@ def guard(completion: PreparedText, *, max_chars: int) -> Flag | None:
     text = completion.raw
     if not text.strip():
         return Flag.EMPTY
-    if len(text) > max_chars:
+    if len(text) > max_chars or len(text) >= MAX_TEXT:  # one of that length may have been cut there
         return Flag.TOO_LONG
     content = without_control_tokens(text) if completion.flags else text
     if any(map(str.isalnum, content)):
