@@ -67,7 +67,7 @@ def running_stack(folder: Path, *, dialect: str, settings: Mapping[str, str]) ->
             "LOG_LEVEL": "WARNING",
         } | {name.upper(): value for name, value in settings.items()}
         pid, reward_url = processes.start_server(
-            "reward", ["services.reward"], ready="/healthz", env=prefixed("REGRADE_REWARD_", env)
+            "reward", ["services.reward", "--port", "0"], ready="/healthz", env=prefixed("REGRADE_REWARD_", env)
         )
         for criteria in CRITERIA:
             _activate(reward_url, criteria)

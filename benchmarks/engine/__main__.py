@@ -157,7 +157,9 @@ def _services(
                 "LOG_LEVEL": "WARNING",
             } | {name.upper(): value for name, value in settings.items()}
             name, env = f"reward_{criteria_per_call}", prefixed("REGRADE_REWARD_", env)
-            _, urls[criteria_per_call] = processes.start_server(name, ["services.reward"], ready="/readyz", env=env)
+            _, urls[criteria_per_call] = processes.start_server(
+                name, ["services.reward", "--port", "0"], ready="/readyz", env=env
+            )
         body = {"rubric": rubric().model_dump(mode="json"), "by": "benchmark", "reason": "benchmark"}
         httpx.put(f"{urls[sizes[0]]}/rubrics/{TASK}", json=body, timeout=10.0).raise_for_status()
         yield urls

@@ -131,7 +131,7 @@ def _running_services(folder: Path, args: argparse.Namespace) -> Iterator[dict[s
             "SHADOW_IN_FLIGHT": str(_SLOTS), "LOG_LEVEL": "WARNING", "JUDGE_TIMEOUT_S": "600",
         }  # fmt: skip
         _, reward = processes.start_server(
-            "reward", ["services.reward"], ready="/readyz", env=prefixed("REGRADE_REWARD_", env)
+            "reward", ["services.reward", "--port", "0"], ready="/readyz", env=prefixed("REGRADE_REWARD_", env)
         )
         yield {"redis": url, "engine": engine, "reward": reward}
 

@@ -85,7 +85,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         env = {"REDIS_URL": redis_url, "JUDGE_URL": engine_url, "ACTIVE_POLL_S": "3600", "LOG_LEVEL": "WARNING"}
         env = prefixed("REGRADE_REWARD_", env)
         replicas = [
-            processes.start_server(f"reward-{n}", ["services.reward"], ready="/healthz", env=env)[1]
+            processes.start_server(f"reward-{n}", ["services.reward", "--port", "0"], ready="/healthz", env=env)[1]
             for n in range(REPLICAS)
         ]
         by_activation = asyncio.run(_activate(redis_url, replicas, args.activations))

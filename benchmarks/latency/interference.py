@@ -46,7 +46,7 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str, int]]:
         _, meta_judge_url = processes.start_server("meta-judge", meta_judge, ready="/health")
         reward = {"JUDGE_URL": engine_url, "JUDGE_IN_FLIGHT": str(slots), "BOOTSTRAP_TASKS": json.dumps([TASK])}
         env = prefixed("REGRADE_REWARD_", common | reward)
-        _, reward_url = processes.start_server("reward", ["services.reward"], ready="/readyz", env=env)
+        _, reward_url = processes.start_server("reward", ["services.reward", "--port", "0"], ready="/readyz", env=env)
         meta_reward = {
             "REWARD_URL": reward_url,
             "META_JUDGE_URL": meta_judge_url,
@@ -57,7 +57,9 @@ def _running(folder: Path, engine: str) -> Iterator[tuple[str, str, int]]:
             "META_JUDGE_IN_FLIGHT": "1",
         }
         env = prefixed("REGRADE_META_", common | meta_reward)
-        pid, meta_url = processes.start_server("meta", ["services.meta_reward"], ready="/readyz", env=env)
+        pid, meta_url = processes.start_server(
+            "meta", ["services.meta_reward", "--port", "0"], ready="/readyz", env=env
+        )
         yield reward_url, meta_url, pid
 
 

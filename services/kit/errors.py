@@ -1,14 +1,18 @@
 """The errors that services raise and their HTTP responses: every body that is not 2xx is `{error, detail}`.
 
 ServiceError
+├── BadRequest     400   not HTTP/1.1, or its host is ambiguous
 ├── Unauthorized   401   no key, or an unknown one
 ├── Forbidden      403   the key does not permit this
 ├── NotFound       404   unknown task, rubric or version
+├── RequestTimeout 408   the request did not arrive in time
 ├── Conflict       409   the state is not the one the caller assumed: another rubric is pinned or active
 ├── TooLarge       413   the body is over the limit
+├── UrlTooLong     414   the URL is over the limit
 ├── Misdirected    421   the Host header names another host
 ├── Invalid        422   a well-formed request that cannot be carried out
 ├── Overloaded     429   nothing was done; retry later
+├── HeadTooLarge   431   URL and header fields are over the limit
 └── Unavailable    503   a dependency is unavailable
 """
 
@@ -18,9 +22,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from redis import exceptions as redis_errors
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from regrade.contracts import ErrorBody
 
@@ -42,6 +47,10 @@ class ServiceError(Exception):
         self.retry_after = retry_after
 
 
+class BadRequest(ServiceError):
+    status, code = 400, "bad_request"
+
+
 class Unauthorized(ServiceError):
     status, code = 401, "unauthorized"
 
@@ -54,12 +63,20 @@ class NotFound(ServiceError):
     status, code = 404, "not_found"
 
 
+class RequestTimeout(ServiceError):
+    status, code = 408, "request_timeout"
+
+
 class Conflict(ServiceError):
     status, code = 409, "conflict"
 
 
 class TooLarge(ServiceError):
     status, code = 413, "too_large"
+
+
+class UrlTooLong(ServiceError):
+    status, code = 414, "url_too_long"
 
 
 class Misdirected(ServiceError):
@@ -72,6 +89,10 @@ class Invalid(ServiceError):
 
 class Overloaded(ServiceError):
     status, code = 429, "overloaded"
+
+
+class HeadTooLarge(ServiceError):
+    status, code = 431, "head_too_large"
 
 
 class Unavailable(ServiceError):
@@ -103,6 +124,8 @@ def error_response(error: ServiceError) -> JSONResponse:
     return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
 
 
+_CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that went away before its request was complete."""
 _REDIS_FAILED = "Redis does not answer or refuses writes; see the service's log"
 
 
@@ -131,6 +154,9 @@ def install_error_handlers(app: FastAPI) -> None:
             log.error("redis failed", exc_info=error)
         return error_response(Unavailable(_REDIS_FAILED, code="redis_unavailable", retry_after=2))
 
+    async def on_disconnect(_: Request, error: Exception) -> Response:
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)  # nobody reads it; metrics count it
+
     async def on_anything(request: Request, error: Exception) -> JSONResponse:
         log.error("unhandled error", exc_info=error, extra={"path": request.url.path})
         return error_response(ServiceError("internal error; the service's log has the traceback"))
@@ -139,4 +165,5 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(redis_errors.RedisError, on_redis)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(Exception, on_anything)

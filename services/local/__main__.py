@@ -10,6 +10,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from regrade.contracts import Stage
+from services.kit.private_files import keep_files_private
 from services.kit.settings import read_settings
 from services.local.engine import MODEL_NAME
 from services.local.observer import RunObserver
@@ -29,6 +30,7 @@ def main() -> None:
     settings = read_settings(LocalSettings)
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
+    keep_files_private()
     folder = settings.runs_dir / (settings.run or time.strftime("%Y%m%d-%H%M%S"))
     folder.mkdir(parents=True)
     try:

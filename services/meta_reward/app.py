@@ -69,6 +69,8 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
         version=version("regrade"),
         summary="Reads traces, proposes rubrics, and activates those that pass the gate.",
         lifespan=lifespan,
+        docs_url=None,  # `install_common_routes` has a page without foreign scripts
+        redoc_url=None,
     )
     app.include_router(reading)
     app.include_router(operating)

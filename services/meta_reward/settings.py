@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import MAIN_LINEAGE, Digest, Name
 from regrade.tasks import load_pack
-from services.kit.settings import BaseUrls, ServiceSettings
+from services.kit.settings import BaseUrls, BearerKey, ServiceSettings
 from services.kit.store.keys import LineageKey
 
 
@@ -23,15 +23,17 @@ class MetaRewardSettings(ServiceSettings):
         use_attribute_docstrings=True,
     )
 
+    port: int = Field(8_701, ge=0, le=65_535)
+    """Port to listen on; 0 takes a free one."""
     reward_url: str = "http://127.0.0.1:8700"
     """Base URL of the reward service."""
-    reward_key: SecretStr = SecretStr("")
+    reward_key: BearerKey = SecretStr("")
     """API key for the reward service."""
     meta_judge_url: BaseUrls = "http://127.0.0.1:8000"
     """Base URL of the meta-judge, without /v1. Several endpoints of one model are separated by commas."""
     meta_judge_model: str = "default"
     """Model name sent to the meta-judge."""
-    meta_judge_key: SecretStr = SecretStr("")
+    meta_judge_key: BearerKey = SecretStr("")
     """Bearer key for the meta-judge, if it requires one."""
     meta_judge_timeout_s: float = Field(300.0, gt=0)
     """Timeout of one meta-judge call, in seconds."""
@@ -91,7 +93,7 @@ class MetaRewardSettings(ServiceSettings):
     audit_url: str = ""
     """Base URL of a second reward service whose judge audits. It must serve the same tasks (its `bootstrap_tasks`).
     Empty: the training judge audits."""
-    audit_key: SecretStr = SecretStr("")
+    audit_key: BearerKey = SecretStr("")
     """API key for the service at `audit_url`."""
     audit_rubrics: dict[Name, Digest] = Field({})
     """Digest of the fixed audit rubric by task (JSON object); the default is the pack's starting rubric."""

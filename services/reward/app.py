@@ -88,6 +88,8 @@ def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> Fa
         version=version("regrade"),
         summary="Scores rollouts of a policy by a rubric that re-grades itself.",
         lifespan=lifespan,
+        docs_url=None,  # `install_common_routes` has a page without foreign scripts
+        redoc_url=None,
     )
     app.include_router(score_router)
     app.include_router(router)

@@ -1,12 +1,12 @@
 """Settings of the reward service: environment variables `REGRADE_REWARD_*`."""
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Mode, Name
-from services.kit.settings import BaseUrls, ServiceSettings
+from services.kit.settings import ApiKey, BaseUrls, BearerKey, ServiceSettings
 
 
 class Tenant(BaseModel):
@@ -14,7 +14,7 @@ class Tenant(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    keys: tuple[Annotated[SecretStr, Field(min_length=8)], ...] = Field(min_length=1)
+    keys: tuple[ApiKey, ...] = Field(min_length=1)
     requests_per_minute: float | None = Field(None, gt=0)
     items_per_minute: float | None = Field(None, gt=0)
 
@@ -26,6 +26,7 @@ class RewardSettings(ServiceSettings):
         env_prefix="REGRADE_REWARD_", extra="forbid", frozen=True, cli_kebab_case=True, cli_prog_name="services.reward"
     )
 
+    port: int = Field(8_700, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
     judge_url: BaseUrls = Field(
         "http://127.0.0.1:8000",
         description="Base URL of the judge engine, without /v1; several engines of one model separated by commas.",
@@ -34,7 +35,7 @@ class RewardSettings(ServiceSettings):
         "",
         description="Model name sent to the engine; empty: the first it lists. In process: a folder or hub name.",
     )
-    judge_key: SecretStr = Field(SecretStr(""), description="Bearer key for the engine, if it needs one.")
+    judge_key: BearerKey = Field(SecretStr(""), description="Bearer key for the engine, if it needs one.")
     judge_dialect: str = Field(
         "auto",
         description="The engine's API: vllm, sglang, llamacpp or openai; auto probes the engine; vllm-inprocess runs "

@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from regrade import BlockingRewardClient
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import TaskPack, load_pack
+from services.kit.private_files import keep_files_private
 from services.kit.settings import read_settings
 from services.trainer.callbacks import Console, Prometheus, StopWhenDiverged, TrainingLog
 from services.trainer.data.corpora import examples, training_prompts
@@ -176,6 +177,7 @@ def train(settings: TrainerSettings) -> str | None:
 def main() -> None:
     """Read files, environment and options, then train. Exit status 3 means that the run diverged."""
     logging.basicConfig(level=logging.INFO)
+    keep_files_private()
     kind, arguments = with_files(TrainerSettings, sys.argv[1:])
     reason = train(read_settings(kind, arguments))
     if reason is not None:

@@ -223,12 +223,15 @@ def _basic(credentials: str) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
 
 
+KEY = "key-of-a-trainer"
+
+
 @pytest.mark.parametrize(("headers", "status"), [
-    ({}, 401), ({"Authorization": "Bearer key"}, 200), (_basic(":key"), 200), (_basic("key:"), 200),
+    ({}, 401), ({"Authorization": f"Bearer {KEY}"}, 200), (_basic(f":{KEY}"), 200), (_basic(f"{KEY}:"), 200),
     (_basic(":other"), 401), ({"Authorization": "Basic ###"}, 401),
 ])  # fmt: skip
 def test_a_key_may_stand_in_the_url(start_reward: StartReward, headers: dict[str, str], status: int) -> None:
-    url = start_reward(bootstrap_tasks=[TASK], api_keys=["key"]).url
+    url = start_reward(bootstrap_tasks=[TASK], api_keys=[KEY]).url
     answer = httpx.post(f"{url}/adapters/slime", params=QUERY, json=SLIME, headers=headers, timeout=60.0)
     assert answer.status_code == status
 

@@ -21,7 +21,7 @@ from tests.support.servers import ServerThread
 from tests.support.valkey import running_valkey
 from tests.support.waiting import wait_until
 
-KEY = "the-right-key"
+KEY = "the-right-key-of-a-caller"
 DEAD = "http://127.0.0.1:9"
 
 
@@ -110,7 +110,7 @@ def test_markup_in_what_people_wrote_is_text(
 
 def test_keys(start_reward: StartReward, tmp_path: Path) -> None:
     """A wrong key is refused, a right one from the environment works, and one that may only read can't put."""
-    url = start_reward(bootstrap_tasks=[TASK], api_keys=[KEY], operator_keys=["operator"]).url
+    url = start_reward(bootstrap_tasks=[TASK], api_keys=[KEY], operator_keys=["key-of-an-operator"]).url
     show = ("rubric", "show", TASK, "--url", url)
     assert "unauthorized" in refused(*show, "--key", "wrong")
     assert run(*show, REGRADE_KEY=KEY).exit_code == 0

@@ -90,17 +90,17 @@ async def test_gives_up_when_its_patience_is_over(reward_url: str, fake_engine: 
 
 
 async def test_errors_are_typed(start_reward: StartReward) -> None:
-    url = start_reward(bootstrap_tasks=[TASK], api_keys=["k"], operator_keys=["o"]).url
+    url = start_reward(bootstrap_tasks=[TASK], api_keys=["key-of-a-caller-"], operator_keys=["key-of-an-operator"]).url
     async with RewardClient(url, key="wrong") as client:
         with pytest.raises(AccessError) as refused:
             await client.rubric(TASK)
         assert refused.value.code == "unauthorized"
-    async with RewardClient(url, key="k") as client:
+    async with RewardClient(url, key="key-of-a-caller-") as client:
         with pytest.raises(RequestError, match="unknown_task"):
             await client.score("no_such_task", [item()])
         with pytest.raises(AccessError, match="operator"):
             await client.put_rubric(TASK, checks_only(), by="me", reason="why")
-    async with RewardClient(url, key="o") as client:
+    async with RewardClient(url, key="key-of-an-operator") as client:
         assert (await client.put_rubric(TASK, checks_only(), by="me", reason="why")).version == 2
 
 

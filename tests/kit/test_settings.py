@@ -49,7 +49,7 @@ def test_settings_are_read_from_the_files_of_the_secrets_folder(
 ) -> None:
     """As Compose and Kubernetes mount secrets; what is said in the environment goes first."""
     (tmp_path / "REGRADE_REWARD_REDIS_URL").write_text("redis://:secret@redis:6379/0\n")
-    (tmp_path / "REGRADE_REWARD_API_KEYS").write_text('["one", "two"]\n')
+    (tmp_path / "REGRADE_REWARD_API_KEYS").write_text('["the-first-of-the-keys", "the-second-of-the-keys"]\n')
     (tmp_path / "REGRADE_REWARD_JUDGE_KEY").write_text("from-file")
     (tmp_path / "redis.conf").write_text("no business of ours")
     monkeypatch.setenv("REGRADE_SECRETS_DIR", str(tmp_path))
@@ -57,7 +57,7 @@ def test_settings_are_read_from_the_files_of_the_secrets_folder(
     monkeypatch.setattr(sys, "argv", ["services.reward"])
     settings = read_settings(RewardSettings)
     assert settings.redis_url.get_secret_value() == "redis://:secret@redis:6379/0"
-    assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
+    assert [key.get_secret_value() for key in settings.api_keys] == ["the-first-of-the-keys", "the-second-of-the-keys"]
     assert settings.judge_key.get_secret_value() == "from-environment"
 
 

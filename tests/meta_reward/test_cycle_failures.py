@@ -43,9 +43,9 @@ async def test_a_wrong_reward_key_costs_nothing_and_is_told(
 ) -> None:
     """No meta-judge call, no proposal on record; the status says why, and the next poll does not try again at once."""
     fake_engine.script = meta_script(lambda _: certain(3))
-    url = start_reward(bootstrap_tasks=[TASK], api_keys=["right"]).url
+    url = start_reward(bootstrap_tasks=[TASK], api_keys=["key-of-the-trainer"]).url
     async with (
-        running_meta(redis, url, fake_engine, key="right") as trainer,
+        running_meta(redis, url, fake_engine, key="key-of-the-trainer") as trainer,
         running_meta(redis, url, fake_engine, llm=True, key="wrong") as meta,
     ):
         await train(trainer.client)

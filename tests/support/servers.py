@@ -20,6 +20,8 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from services.kit.settings import ServiceSettings
+from services.kit.web.server import server_config
 from services.local.engine import MODEL_NAME
 from tests.support.waiting import until, wait_until
 
@@ -85,7 +87,8 @@ class ServerThread:
         self.app = app
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none")
+        settings = getattr(app.state, "settings", None) or ServiceSettings()
+        config = server_config(app, settings)
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
@@ -167,7 +170,7 @@ def spawn(
 def spawn_service(module: str, prefix: str, folder: Path, **settings: Any) -> Process:
     """A service as a process: `settings` become `<prefix><NAME>` in its environment, JSON where they are no text."""
     port_file = folder / f"{module}.{len(list(folder.iterdir()))}.port"
-    settings = {"port_file": str(port_file), "log_level": "WARNING"} | settings
+    settings = {"port": 0, "port_file": str(port_file), "log_level": "WARNING"} | settings
     env = {f"{prefix}{n.upper()}": v if isinstance(v, str) else json.dumps(v) for n, v in settings.items()}
     return spawn([module], port_file, env, ready="/healthz", timeout_s=60.0)
 

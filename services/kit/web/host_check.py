@@ -6,9 +6,10 @@ site then have the same origin as this service. The `Host` header carries the na
 and point here is refused. Browsers always send `Host`; HTTP/1.0 probes do not, and are served.
 """
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,18 +17,29 @@ from services.kit.errors import Misdirected, error_response
 
 _UNREGISTRABLE = (".localhost", ".local", ".internal", ".svc", ".lan", ".home.arpa", ".test")
 _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+_PORT = r"(?::[0-9]{0,5})?"
+_BRACKETED = re.compile(rf"\[([0-9a-f:.]+)\]{_PORT}", re.ASCII)
+_NAMED = re.compile(rf"([a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?{_PORT}", re.ASCII)
 
 
 @lru_cache(maxsize=64)
 def is_allowed_host(host: bytes, names: frozenset[str]) -> bool:
-    """Whether a `Host` is one of `names`, an IP address, or a name that nobody can own: without a dot, `.local` etc."""
+    """Whether a `Host` is one of `names`, an IP address, or a name that nobody can own: without a dot, `.local` etc.
+
+    Anything else than `name[:port]` or `[IPv6 address][:port]` is not; an empty `Host` is, and no browser sends it.
+    """
     text = host.decode("latin-1").strip().lower()
-    bracketed = text.startswith("[")
-    name = text[1:].partition("]")[0] if bracketed else text.partition(":")[0].removesuffix(".")
-    if "." not in name or name in names or name.endswith(_UNREGISTRABLE):
-        return True
+    if bracketed := _BRACKETED.fullmatch(text):
+        return _is_address(IPv6Address, bracketed[1])
+    if not (named := _NAMED.fullmatch(text)):
+        return not text
+    name = named[1]
+    return "." not in name or name in names or name.endswith(_UNREGISTRABLE) or _is_address(IPv4Address, name)
+
+
+def _is_address(kind: type[IPv4Address] | type[IPv6Address], text: str) -> bool:
     try:
-        ip_address(name)
+        kind(text)
     except ValueError:
         return False
     return True
@@ -48,10 +60,8 @@ class HostCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            for name, value in scope["headers"]:
-                if name == b"host":
-                    if not is_allowed_host(value, self._names) and scope["path"] not in _OPEN_PATHS:
-                        await self._refusal(scope, receive, send)
-                        return
-                    break
+            hosts = (value for name, value in scope["headers"] if name == b"host")
+            if scope["path"] not in _OPEN_PATHS and not all(is_allowed_host(host, self._names) for host in hosts):
+                await self._refusal(scope, receive, send)
+                return
         await self._app(scope, receive, send)

@@ -2,30 +2,45 @@
 
 import gc
 import hmac
+import logging
+import resource
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, cast
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel, SecretStr
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from pydantic import SecretStr
 
 from regrade.contracts import ErrorBody
-from services.kit.errors import Forbidden, Invalid, TooLarge, Unauthorized, error_response, install_error_handlers
+from services.kit.errors import Forbidden, Invalid, Unauthorized, install_error_handlers
+from services.kit.private_files import keep_files_private
 from services.kit.settings import ServiceSettings
+from services.kit.web.body_limit import BodyLimit
+from services.kit.web.docs_page import docs_router
 from services.kit.web.host_check import HostCheck
 from services.kit.web.metrics import HttpMetrics, metrics_response
+from services.kit.web.protocol import ConnectionLimits, LimitedProtocol
+
+log = logging.getLogger(__name__)
 
 _GC_THRESHOLD = 20_000
 """Allocations between collections; the default of some hundreds costs the slowest responses of a large batch."""
 
+_OTHER_FILES = 256
+"""Open files besides connections of callers: Redis, the judge, the spool, worker processes."""
+
 bearer = HTTPBearer(auto_error=False, description="An API key of the service.")
-M = TypeVar("M", bound=BaseModel)
+
+Guard = Callable[[Request, HTTPAuthorizationCredentials | None], Awaitable[object]]
+"""A dependency such as `require_key`: raises an error to refuse the request."""
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
@@ -70,39 +85,30 @@ async def read_json_bytes(request: Request) -> bytes:
     return await request.body()
 
 
-class BodyLimit:
-    """Pure ASGI middleware: a body over the limit is answered 413 before it is parsed."""
+class GuardedRoute(APIRoute):
+    """Runs the route's dependencies, each a `Guard`, before the body is read; FastAPI reads the body first.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
+    Dependencies of a router that includes this route's router do not run early.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        body = bytearray()
-        more = scope["method"] in ("POST", "PUT", "PATCH")
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._max_bytes:
-                error = TooLarge(f"the body exceeds {self._max_bytes} bytes; send fewer items a request")
-                await error_response(error)(scope, receive, send)
-                return
-        replayed = False
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See `APIRoute`."""
+        handle = super().get_route_handler()
 
-        async def replay() -> Message:
-            nonlocal replayed
-            if replayed:
-                return await receive()
-            replayed = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+        async def guarded(request: Request) -> Response:
+            await self.run_guards(request)
+            if self.body_field is not None:
+                await request.body()  # kept by the request; FastAPI would turn an error of reading into a 400
+            return await handle(request)
 
-        await self._app(scope, replay, send)
+        return guarded
+
+    async def run_guards(self, request: Request) -> HTTPAuthorizationCredentials | None:
+        """The bearer credentials, once no guard has refused them."""
+        credentials = await bearer(request)
+        for dependency in self.dependencies:
+            await cast("Guard", dependency.dependency)(request, credentials)
+        return credentials
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -113,7 +119,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def install_common_routes(
     app: FastAPI, settings: ServiceSettings, registry: CollectorRegistry, ready: ReadinessProbe
 ) -> FastAPI:
-    """Add error mapping, `/healthz`, `/readyz`, `/metrics`, body limit and host check to an app."""
+    """Add error mapping, `/healthz`, `/readyz`, `/metrics`, `/docs`, body limit and host check to an app."""
     app.state.settings = settings
     router = APIRouter(tags=["operations"])
 
@@ -133,8 +139,9 @@ def install_common_routes(
         return metrics_response(registry)
 
     app.include_router(router)
+    app.include_router(docs_router(app.title))
     install_error_handlers(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_total_bytes=settings.max_total_body_bytes)
     if not settings.caller_keys:
         names = (settings.host, *settings.allowed_hosts)
         app.add_middleware(HostCheck, names=names, prefix=settings.model_config["env_prefix"])
@@ -142,20 +149,64 @@ def install_common_routes(
     return app
 
 
-def serve(app: FastAPI, settings: ServiceSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests in flight, for `drain_s` at most."""
-    listener = socket.create_server((settings.host, settings.port), backlog=2_048)
-    if settings.port_file:
-        Path(settings.port_file).write_text(str(listener.getsockname()[1]), encoding="utf-8")
-    gc.collect()
-    gc.freeze()  # imported objects stay; traversing them in every collection delays the slowest responses
-    gc.set_threshold(_GC_THRESHOLD, 20, 20)
-    config = uvicorn.Config(
+def server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
+    """uvicorn's configuration for a service, with the limits of its connections."""
+    limits = ConnectionLimits(
+        connections=_connection_cap(settings.max_connections),
+        head_timeout_s=min(ConnectionLimits._field_defaults["head_timeout_s"], settings.request_timeout_s),
+        request_timeout_s=settings.request_timeout_s,
+    )
+    return uvicorn.Config(
         app,
+        http=cast("type[LimitedProtocol]", partial(LimitedProtocol, limits)),
+        ws="none",  # a protocol of its own, without these limits
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # client addresses are not used
         timeout_graceful_shutdown=settings.drain_s,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _connection_cap(wanted: int) -> int:
+    """At most `wanted` connections; fewer where the system's limit on open files, raised if possible, leaves fewer."""
+    files = wanted + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= files:
+        return wanted
+    soft = files if hard == resource.RLIM_INFINITY else min(files, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(wanted, max(soft - _OTHER_FILES, soft // 2))
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening socket; `::` accepts IPv4 as well. Of a name's addresses it takes the first, IPv4 before IPv6.
+
+    Raises `OSError`, where the name is unknown or the address is not this machine's or in use.
+    """
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = min(addresses, key=lambda entry: entry[0] == socket.AF_INET6)
+    is_dual = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, backlog=2_048, dualstack_ipv6=is_dual)
+
+
+def listener_url(listener: socket.socket) -> str:
+    """The URL of what listens, an IPv6 address in brackets."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve(app: FastAPI, settings: ServiceSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight, for `drain_s` at most."""
+    keep_files_private()
+    try:
+        listener = open_listener(settings.host, settings.port)
+    except OSError as error:
+        sys.exit(f"cannot listen on host {settings.host}, port {settings.port}: {error.strerror or error}")
+    if settings.port_file:
+        Path(settings.port_file).write_text(str(listener.getsockname()[1]), encoding="utf-8")
+    gc.collect()
+    gc.freeze()  # imported objects stay; traversing them in every collection delays the slowest responses
+    gc.set_threshold(_GC_THRESHOLD, 20, 20)
+    log.info("listening", extra={"url": listener_url(listener)})
+    uvicorn.Server(server_config(app, settings)).run(sockets=[listener])

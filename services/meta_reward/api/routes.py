@@ -30,7 +30,7 @@ from regrade.contracts import (
 from regrade.tasks import available_tasks
 from services.kit.errors import Invalid, NotFound
 from services.kit.store.keys import LineageKey
-from services.kit.web.server import error_responses, require_key, require_operator
+from services.kit.web.server import GuardedRoute, error_responses, require_key, require_operator
 from services.meta_reward.api.rubric_diff import diff_rubrics
 from services.meta_reward.api.trace_filter import PAGE_SCAN, TraceFilter
 from services.meta_reward.deps import ServiceDeps
@@ -81,7 +81,10 @@ LineageDep = Annotated[LineageKey, Depends(_lineage)]
 
 reading = APIRouter(dependencies=[Depends(require_key)], responses=error_responses(401, 404, 422, 503), tags=["read"])
 operating = APIRouter(
-    dependencies=[Depends(require_operator)], responses=error_responses(401, 403, 404, 409, 422, 503), tags=["operate"]
+    route_class=GuardedRoute,
+    dependencies=[Depends(require_operator)],
+    responses=error_responses(401, 403, 404, 409, 422, 503),
+    tags=["operate"],
 )
 
 

@@ -47,6 +47,8 @@ SCHEMA = pa.schema(
 """One row per trace. `id` is its stream id; `*_messages` hold a text that was sent as messages; `metadata` is JSON."""
 
 _TEMPORARY_PREFIX = ".regrade-"
+_FOLDER_MODE, _FILE_MODE = 0o750, 0o640
+"""For this user and its group: traces are what a company's users wrote."""
 _TEXTS = ("prompt", "completion")
 
 
@@ -111,7 +113,7 @@ class ArchiveStore:
         """
         folder = Path(self._folder(task)) if self._local else None
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, suffix=".parquet", dir=folder)
         os.close(handle)
         try:
@@ -127,7 +129,7 @@ class ArchiveStore:
         """Move a closed file to its final name, atomically where local; an equal file is replaced."""
         path = f"{self._folder(task)}/{written.first}_{written.last}.parquet"
         if self._local:
-            written.path.chmod(0o644)
+            written.path.chmod(_FILE_MODE)
             written.path.replace(path)
             _sync_folder(Path(path).parent)
         else:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from regrade.contracts import Digest
 from services.kit.errors import Forbidden, Invalid, Unauthorized
+from services.kit.web.body_limit import read_at_most
 from services.meta_reward.api import routes as api
 from services.meta_reward.api.routes import ActivateAction, OperatorAction, RollbackAction, find_rubric
 from services.meta_reward.console.pages import View, ViewDep
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 ActionName = Literal["cycle", "pause", "resume", "rollback", "activate"]
 _MAX_FIELDS = 16
+_MAX_FORM_BYTES = 65_536
+"""Anybody may send the sign-in form."""
 
 
 class _ActionForm(NamedTuple):
@@ -83,8 +86,9 @@ _FORMS: Mapping[str, _ActionForm] = {
 
 async def _form_fields(request: Request) -> dict[str, str]:
     """The form's fields, stripped of surrounding white space."""
+    form = await read_at_most(request, _MAX_FORM_BYTES)
     try:
-        pairs = parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        pairs = parse_qsl(form.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError:
         raise Invalid("the body is not a form of the console") from None
     return {name: value.strip() for name, value in pairs}

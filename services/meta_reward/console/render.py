@@ -17,18 +17,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from regrade.contracts import MAIN_LINEAGE, as_text
 from services.kit.errors import Invalid, ServiceError, Unauthorized, Unavailable, describe_validation
 from services.kit.store.keys import LineageKey
+from services.kit.web.docs_page import PAGE_HEADERS
 from services.meta_reward.console.plots import share_of
 from services.meta_reward.console.session import PATH
 
-_HEADERS = {
+_HEADERS = PAGE_HEADERS | {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    # Not `no-referrer`: then a browser would send `Origin: null` with our own forms.
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
 }
 
 

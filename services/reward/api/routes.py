@@ -1,13 +1,11 @@
 """The routes of the reward service: `/score`, and reading and putting rubrics."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any, cast
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import Field, TypeAdapter, ValidationError
 
 from regrade.contracts import (
@@ -23,15 +21,12 @@ from regrade.contracts import (
 )
 from services.kit.errors import NotFound
 from services.kit.store.keys import LineageKey
-from services.kit.web.server import bearer, error_responses, read_json_bytes, require_key, require_operator
+from services.kit.web.server import GuardedRoute, error_responses, read_json_bytes, require_key, require_operator
 from services.reward.api.publishing import publish, validate_rubric
 from services.reward.api.score_body import ScoreBody, parse_score_body
 from services.reward.api.state import RewardState
 
-Guard = Callable[[Request, HTTPAuthorizationCredentials | None], Awaitable[None]]
-"""A dependency of `/score`, such as `require_key`: raises an error to refuse the request."""
-
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 
 
 async def _state(request: Request) -> RewardState:
@@ -48,21 +43,14 @@ Timeout = Annotated[
 ]
 
 
-class ScoreRoute(APIRoute):
-    """`/score`, the most frequent call: FastAPI's own solving and parsing would take three times as long.
-
-    The route's `dependencies` are shown in OpenAPI and run here, before the body is read; each is a `Guard`. Those of a
-    router that includes the route do not run.
-    """
+class ScoreRoute(GuardedRoute):
+    """`/score`, the most frequent call: FastAPI's own solving and parsing would take three times as long."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers a request."""
-        guards = [cast("Guard", dependency.dependency) for dependency in self.dependencies]
 
         async def handle(request: Request) -> Response:
-            credentials = await bearer(request)
-            for guard in guards:
-                await guard(request, credentials)
+            credentials = await self.run_guards(request)
             state = await _state(request)
             tenant = state.quotas.admit_request(credentials.credentials if credentials else "")
             body = parse_score_body(await read_json_bytes(request))

@@ -24,7 +24,7 @@ from regrade.contracts import Scope, ScoreItem
 from regrade.items import ItemFields, RefusedItem, read_item, refused_result
 from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable
 from services.kit.results import ItemResult
-from services.kit.web.server import Credentials, error_responses, require_key
+from services.kit.web.server import Credentials, GuardedRoute, error_responses, require_key
 from services.reward.api.micro_batching import Target
 from services.reward.api.routes import State
 from services.reward.api.state import RewardState
@@ -86,6 +86,7 @@ def _basic_credentials(header: str) -> HTTPAuthorizationCredentials | None:
 
 
 router = APIRouter(
+    route_class=GuardedRoute,
     prefix="/adapters",
     tags=["trainers"],
     dependencies=[Depends(_trainer_key)],

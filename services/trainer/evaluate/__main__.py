@@ -9,6 +9,7 @@ from regrade import BlockingRewardClient
 from regrade.contracts import LabelledPair
 from regrade.tasks import TaskPack, load_pack
 from services.kit.http.client import JsonClient, open_session
+from services.kit.private_files import keep_files_private
 from services.kit.settings import read_settings
 from services.trainer.data.corpora import examples
 from services.trainer.evaluate.completions import completions_of, write_completions
@@ -82,6 +83,7 @@ def _validity(settings: EvaluateSettings) -> Metrics:
 def main() -> None:
     """Read files, environment and options, then evaluate."""
     logging.basicConfig(level=logging.INFO)
+    keep_files_private()
     kind, arguments = with_files(EvaluateSettings, sys.argv[1:])
     sys.stdout.write(table(evaluate(read_settings(kind, arguments))))
 

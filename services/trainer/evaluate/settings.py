@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Name
 from services.kit.http.load_balancing import split_urls
+from services.kit.settings import BearerKey
 from services.trainer.data.corpora import DataSettings
 from services.trainer.settings import FileSettings
 
@@ -31,7 +32,7 @@ class EvaluateSettings(FileSettings):
     seed: int = Field(0, ge=0, description="Seed of data order and bootstrap.")
     judge_url: str = Field("", repr=False, description="Tournament judge, without /v1; empty: no tournament.")
     judge_model: str = Field("default", description="The judge's model. Use another one than the training's judge.")
-    judge_key: SecretStr = Field(SecretStr(""), description="The judge's API key.")
+    judge_key: BearerKey = Field(SecretStr(""), description="The judge's API key.")
     judge_in_flight: int = Field(8, ge=1, description="Concurrent requests to the judge.")
     price_in: float = Field(0.0, ge=0, description="Price of a million prompt tokens of the judge.")
     price_out: float = Field(0.0, ge=0, description="Price of a million completion tokens of the judge.")

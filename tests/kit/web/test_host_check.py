@@ -23,7 +23,7 @@ REBOUND = {"Host": EVIL, "Origin": f"http://{EVIL}", "Sec-Fetch-Site": "same-ori
 """What a browser sends for a rebound page: to it, that page and the service are one site."""
 
 OWN = """
-127.0.0.1 127.0.0.1:8700 10.2.3.4:80 [::1] [::1]:8700 [::ffff:127.0.0.1]:8700
+127.0.0.1 127.0.0.1:8700 10.2.3.4:80 [::1] [::1]:8700 [::ffff:127.0.0.1]:8700 [2001:DB8::1]:80 127.0.0.1:
 localhost LOCALHOST:8700 localhost.:1 reward reward-balancer:8700 reward-0 gpu_box
 app.localhost gpu.local GPU.Local.:8700 host.docker.internal box.lan box.home.arpa x.test
 reward.regrade.svc reward.regrade.svc.cluster.local:8700
@@ -33,6 +33,10 @@ FOREIGN = """
 evil.example evil.example:8700 EVIL.EXAMPLE.:8700 evil.example.. [evil.example]:8700 127.0.0.1@evil.example
 127.0.0.1.evil.example localhost.evil.example local.evil.example evillocal.com 1.2.3.4.5 reward.regrade
 notmine.example mine.example.evil.com sub.mine.example
+[::1].evil.example [::1]evil.example:80 [::1]:80.evil.example [::1]:evil.example [::1 []
+[::1%25evil.example]:80 [localhost]
+::1 localhost:80:80 localhost:evil.example localhost:80.evil.example evil.example@localhost localhost/evil.example
+localhost,evil.example x..local .local evil.example.:80 EVIL.EXAMPLE:443 127.0.0.1..
 """
 
 
@@ -109,7 +113,7 @@ def test_a_request_without_host_is_answered(reward_url: str) -> None:
 
 
 def test_names_of_ones_own_are_answered_to(start_reward: StartReward, redis_url: str, fake_engine: FakeEngine) -> None:
-    settings = {"allowed_hosts": ["GPU-1.example.org"], "host": "bound.example.org"}
+    settings = {"allowed_hosts": ["GPU-1.example.org"], "host": "bound.example.org", "open_to_network": True}
     url = start_reward(bootstrap_tasks=[TASK], **settings).url
     with story.meta_service(redis_url, url, fake_engine, **settings) as meta:
         for host, status in (("gpu-1.example.org:8701", 200), ("bound.example.org", 200), ("other.example.org", 421)):
@@ -118,9 +122,11 @@ def test_names_of_ones_own_are_answered_to(start_reward: StartReward, redis_url:
             assert meta.get(f"/console/{TASK}", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("keys", [{"api_keys": ["a-key"]}, {"tenants": {"team": {"keys": ["a-tenants-key"]}}}])
+@pytest.mark.parametrize(
+    "keys", [{"api_keys": ["a-key-of-a-caller"]}, {"tenants": {"team": {"keys": ["a-key-of-a-tenant"]}}}]
+)
 def test_with_keys_any_name_is_answered_to(start_reward: StartReward, keys: dict[str, object]) -> None:
-    key = "a-key" if "api_keys" in keys else "a-tenants-key"
+    key = "a-key-of-a-caller" if "api_keys" in keys else "a-key-of-a-tenant"
     url = start_reward(bootstrap_tasks=[TASK], **keys).url
     answer = httpx.post(f"{url}/score", json=BODY, headers={"Host": EVIL, "Authorization": f"Bearer {key}"})
     assert answer.status_code == 200
@@ -130,7 +136,7 @@ def test_with_keys_any_name_is_answered_to(start_reward: StartReward, keys: dict
 def test_the_console_with_keys_asks_for_one_by_any_name(
     redis_url: str, reward_url: str, fake_engine: FakeEngine
 ) -> None:
-    with story.meta_service(redis_url, reward_url, fake_engine, operator_keys=["operator-key"]) as meta:
+    with story.meta_service(redis_url, reward_url, fake_engine, operator_keys=["key-of-an-operator"]) as meta:
         answer = meta.get("/console", headers=REBOUND)
         assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/console/login")
 

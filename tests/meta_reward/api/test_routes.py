@@ -180,10 +180,13 @@ def test_errors(start_meta: StartMeta) -> None:
 
 
 def test_keys(start_meta: StartMeta) -> None:
-    meta = start_meta(api_keys=["k"], operator_keys=["o"])
+    meta = start_meta(api_keys=["key-of-a-caller-"], operator_keys=["key-of-an-operator"])
     assert meta.get(f"/status/{TASK}").status_code == 401
-    assert meta.get(f"/status/{TASK}", headers={"Authorization": "Bearer k"}).status_code == 200
+    assert meta.get(f"/status/{TASK}", headers={"Authorization": "Bearer key-of-a-caller-"}).status_code == 200
     for path in (f"/cycles/{TASK}", f"/rubrics/{TASK}/rollback", f"/cycles/{TASK}/pause", f"/cycles/{TASK}/resume"):
         assert meta.post(path, json=ACTION).status_code == 401
-        assert meta.post(path, json=ACTION, headers={"Authorization": "Bearer k"}).status_code == 403
-    assert meta.post(f"/cycles/{TASK}", json=ACTION, headers={"Authorization": "Bearer o"}).status_code == 202
+        assert meta.post(path, json=ACTION, headers={"Authorization": "Bearer key-of-a-caller-"}).status_code == 403
+    assert (
+        meta.post(f"/cycles/{TASK}", json=ACTION, headers={"Authorization": "Bearer key-of-an-operator"}).status_code
+        == 202
+    )

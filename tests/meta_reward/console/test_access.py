@@ -13,7 +13,7 @@ from tests.support import story
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine
 
-KEYS = {"api_keys": ["reader-key"], "operator_keys": ["operator-key"]}
+KEYS = {"api_keys": ["key-of-a-reader"], "operator_keys": ["key-of-an-operator"]}
 OWN = {"Sec-Fetch-Site": "same-origin"}
 WHY = {"by": "dana", "reason": "a test"}
 
@@ -39,9 +39,9 @@ def test_nobody_sees_a_page_without_a_key(meta: httpx.Client) -> None:
 
 
 def test_a_key_is_in_no_cookie_and_no_address(meta: httpx.Client) -> None:
-    answer = _sign_in(meta, "operator-key")
+    answer = _sign_in(meta, "key-of-an-operator")
     cookie = answer.headers["set-cookie"]
-    assert "operator-key" not in cookie + answer.headers["location"]
+    assert "key-of-an-operator" not in cookie + answer.headers["location"]
     assert all(word in cookie.lower() for word in ("httponly", "samesite=strict", "path=/console"))
     page = meta.get(f"/console/{TASK}")
     assert page.status_code == 200
@@ -53,12 +53,12 @@ def test_a_key_is_in_no_cookie_and_no_address(meta: httpx.Client) -> None:
 
 def test_a_sign_in_leads_nowhere_else(meta: httpx.Client) -> None:
     for there in ("https://evil.example/", "//evil.example/console/", "/console.evil"):
-        answer = meta.post("/console/login", data={"key": "reader-key", "next": there}, headers=OWN)
+        answer = meta.post("/console/login", data={"key": "key-of-a-reader", "next": there}, headers=OWN)
         assert answer.headers["location"] == "/console"
 
 
 def test_a_reader_can_change_nothing(meta: httpx.Client) -> None:
-    _sign_in(meta, "reader-key")
+    _sign_in(meta, "key-of-a-reader")
     assert "Pause" not in meta.get(f"/console/{TASK}").text
     for action in ("cycle", "pause", "resume", "rollback", "activate"):
         assert meta.post(f"/console/{TASK}/do/{action}", data=WHY, headers=OWN).status_code == 403
@@ -69,9 +69,9 @@ FOREIGN = [{}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}
 
 @pytest.mark.parametrize("headers", [*FOREIGN, {"Origin": "null"}])
 def test_another_sites_form_does_nothing(meta: httpx.Client, headers: dict[str, str]) -> None:
-    _sign_in(meta, "operator-key")
+    _sign_in(meta, "key-of-an-operator")
     assert meta.post(f"/console/{TASK}/do/pause", data=WHY, headers=headers).status_code == 403
-    auth = {"Authorization": "Bearer reader-key"}
+    auth = {"Authorization": "Bearer key-of-a-reader"}
     assert meta.get(f"/status/{TASK}", headers=auth).json()["paused"] is None
     assert meta.post(f"/console/{TASK}/do/pause", data=WHY, headers=OWN).status_code == 303
     assert meta.get(f"/status/{TASK}", headers=auth).json()["paused"]["by"] == "dana"
@@ -80,11 +80,11 @@ def test_another_sites_form_does_nothing(meta: httpx.Client, headers: dict[str, 
 def test_a_session_ends_with_its_time_and_with_its_key() -> None:
     settings = MetaRewardSettings.model_validate(KEYS)
     now = time.time()
-    token = issue_token(settings, "operator-key", now)
+    token = issue_token(settings, "key-of-an-operator", now)
     assert viewer_of(settings, token, now).may_operate
-    assert not viewer_of(settings, issue_token(settings, "reader-key", now), now).may_operate
+    assert not viewer_of(settings, issue_token(settings, "key-of-a-reader", now), now).may_operate
     longer = token.replace(token.partition(".")[0], str(int(now) + 99 * LIFETIME_S))
-    other = MetaRewardSettings.model_validate({"operator_keys": ["another"]})
+    other = MetaRewardSettings.model_validate({"operator_keys": ["key-of-another-one"]})
     for service_settings, cookie, at in (
         (settings, token, now + LIFETIME_S + 1),
         (settings, longer, now),

@@ -216,10 +216,10 @@ def test_an_audit_service_of_its_own_keeps_its_own_books(
         other_judge.script = lambda _: certain(1)
         trains = start_reward(bootstrap_tasks=[TASK]).url
         own = {"redis_url": other_valkey.url, "judge_url": other_judge.url, "bootstrap_tasks": [TASK]}
-        audits = start_reward(**own, api_keys=["the auditor's"]).url
+        audits = start_reward(**own, api_keys=["key-of-the-auditor"]).url
         meta = spawn_service(
             "services.meta_reward", "REGRADE_META_", tmp_path, redis_url=redis_url, reward_url=trains, poll_s=0.05,
-            audit_url=audits, audit_key="the auditor's", audit_share=1.0, llm_proposer=False, every_traces=PATIENT,
+            audit_url=audits, audit_key="key-of-the-auditor", audit_share=1.0, llm_proposer=False, every_traces=PATIENT,
             alarm_traces=0, gate_originals=8,
         )  # fmt: skip
         running.callback(meta.stop)

@@ -33,7 +33,7 @@ from tests.support.builders import (
 from tests.support.fake_engine import FakeEngine, Reply, certain
 
 BODY = {"task": TASK, "items": [{"prompt": PROMPT, "completion": ESSAY}]}
-KEYS = {"api_keys": ["score-key"], "operator_keys": ["operator-key"]}
+KEYS = {"api_keys": ["key-of-a-caller-"], "operator_keys": ["key-of-an-operator"]}
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_10_mb_are_refused(http: httpx.Client) -> None:
         for _ in range(100):
             yield b" " * 100_000
 
-    _assert_error(http.post("/score", content=chunks()), 413, "too_large")
+    _assert_error(http.post("/score", content=chunks(), headers={"Content-Type": "application/json"}), 413, "too_large")
 
 
 def test_a_caller_that_can_wait_no_longer_is_answered(http: httpx.Client, fake_engine: FakeEngine) -> None:
@@ -116,11 +116,11 @@ def test_keys(start_reward: StartReward) -> None:
 
         _assert_error(http.post("/score", json=BODY), 401, "unauthorized")
         _assert_error(http.post("/score", json=BODY, headers=bearer("wrong")), 401, "unauthorized")
-        assert http.post("/score", json=BODY, headers=bearer("score-key")).status_code == 200
-        assert http.post("/score", json=BODY, headers=bearer("operator-key")).status_code == 200
+        assert http.post("/score", json=BODY, headers=bearer("key-of-a-caller-")).status_code == 200
+        assert http.post("/score", json=BODY, headers=bearer("key-of-an-operator")).status_code == 200
         _assert_error(http.put(f"/rubrics/{TASK}", json=put), 401, "unauthorized")
-        _assert_error(http.put(f"/rubrics/{TASK}", json=put, headers=bearer("score-key")), 403, "forbidden")
-        assert http.put(f"/rubrics/{TASK}", json=put, headers=bearer("operator-key")).status_code == 200
+        _assert_error(http.put(f"/rubrics/{TASK}", json=put, headers=bearer("key-of-a-caller-")), 403, "forbidden")
+        assert http.put(f"/rubrics/{TASK}", json=put, headers=bearer("key-of-an-operator")).status_code == 200
         assert http.get("/healthz").status_code == 200
 
 

@@ -12,7 +12,7 @@ from tests.conftest import StartReward
 from tests.support.builders import TASK, item
 from tests.support.fake_engine import FakeEngine
 
-KEYS = ["tenant-a-one", "tenant-a-two"]
+KEYS = ["tenant-a-key-one-", "tenant-a-key-two-"]
 BODY = {"task": TASK, "items": [item(0), item(1)]}
 
 
@@ -80,27 +80,29 @@ def test_a_tenant_is_held_to_its_budget_and_the_others_are_not(
     start_reward: StartReward, fake_engine: FakeEngine
 ) -> None:
     tenants = {
-        "small": {"keys": ["the-small-one"], "items_per_minute": 1},
-        "large": {"keys": ["the-large-one"]},
+        "small": {"keys": ["key-of-the-small-one"], "items_per_minute": 1},
+        "large": {"keys": ["key-of-the-large-one"]},
     }
-    url = start_reward(bootstrap_tasks=[TASK], api_keys=["score"], operator_keys=["operator"], tenants=tenants).url
+    url = start_reward(
+        bootstrap_tasks=[TASK], api_keys=["key-of-a-caller-"], operator_keys=["key-of-an-operator"], tenants=tenants
+    ).url
     with httpx.Client(base_url=url, timeout=60.0) as http:
-        assert http.post("/score", json=BODY, headers=_as("the-small-one")).status_code == 200
+        assert http.post("/score", json=BODY, headers=_as("key-of-the-small-one")).status_code == 200
         calls = len(fake_engine.calls)
         again = BODY | {"items": [item(3)]}
-        refused = http.post("/score", json=again, headers=_as("the-small-one"))
+        refused = http.post("/score", json=again, headers=_as("key-of-the-small-one"))
         assert (refused.status_code, refused.json()["error"]) == (429, "quota")
         assert 1 <= int(refused.headers["Retry-After"]) <= 61
         assert len(fake_engine.calls) == calls
-        unread = http.post("/score", content=b"no JSON at all", headers=_as("the-small-one"))
+        unread = http.post("/score", content=b"no JSON at all", headers=_as("key-of-the-small-one"))
         assert unread.status_code == 429
-        for key in ("the-large-one", "score", "operator"):
+        for key in ("key-of-the-large-one", "key-of-a-caller-", "key-of-an-operator"):
             assert http.post("/score", json=BODY, headers=_as(key)).status_code == 200
         assert http.post("/score", json=BODY, headers=_as("unknown")).status_code == 401
         assert http.post("/score", json=BODY).status_code == 401
-        assert http.get(f"/rubrics/{TASK}", headers=_as("the-small-one")).status_code == 200
-        put = {"rubric": http.get(f"/rubrics/{TASK}", headers=_as("score")).json(), "by": "x", "reason": "x"}
-        assert http.put(f"/rubrics/{TASK}", json=put, headers=_as("the-small-one")).status_code == 403
+        assert http.get(f"/rubrics/{TASK}", headers=_as("key-of-the-small-one")).status_code == 200
+        put = {"rubric": http.get(f"/rubrics/{TASK}", headers=_as("key-of-a-caller-")).json(), "by": "x", "reason": "x"}
+        assert http.put(f"/rubrics/{TASK}", json=put, headers=_as("key-of-the-small-one")).status_code == 403
         text = http.get("/metrics").text
     assert 'regrade_tenant_requests_total{outcome="admitted",tenant="small"} 1.0' in text
     assert 'regrade_tenant_requests_total{outcome="refused",tenant="small"} 2.0' in text
@@ -108,10 +110,10 @@ def test_a_tenant_is_held_to_its_budget_and_the_others_are_not(
 
 
 def test_a_trainers_sample_waits_for_its_tenants_budget(start_reward: StartReward) -> None:
-    tenants = {"small": {"keys": ["the-small-one"], "items_per_minute": 30}}
+    tenants = {"small": {"keys": ["key-of-the-small-one"], "items_per_minute": 30}}
     url = start_reward(bootstrap_tasks=[TASK], tenants=tenants).url
     sample = {"query": ["A task. Trees cool the street."], "prompts": ["A task."]}
-    with httpx.Client(base_url=url, timeout=60.0, headers=_as("the-small-one")) as http:
+    with httpx.Client(base_url=url, timeout=60.0, headers=_as("key-of-the-small-one")) as http:
         spent = http.post("/score", json=BODY | {"items": [item(n) for n in range(31)]})
         assert spent.status_code == 200
         refused = http.post(f"/adapters/openrlhf?task={TASK}&run=r&hold_s=1", json=sample)
@@ -125,15 +127,15 @@ def test_a_trainers_sample_waits_for_its_tenants_budget(start_reward: StartRewar
 @pytest.mark.parametrize(
     "settings",
     [
-        {"tenants": {"a": {"keys": ["the-same-key"]}, "b": {"keys": ["the-same-key"]}}},
-        {"tenants": {"a": {"keys": ["the-same-key"]}}, "api_keys": ["the-same-key"]},
+        {"tenants": {"a": {"keys": ["the-same-key-twice"]}, "b": {"keys": ["the-same-key-twice"]}}},
+        {"tenants": {"a": {"keys": ["the-same-key-twice"]}}, "api_keys": ["the-same-key-twice"]},
         {"tenants": {"a": {"keys": []}}},
         {"tenants": {"a": {"keys": [""]}}},
-        {"tenants": {"a": {"keys": ["long enough"], "items_per_minute": 0}}},
-        {"tenants": {"a": {"keys": ["long enough"], "itmes_per_minute": 1}}},
+        {"tenants": {"a": {"keys": ["a-key-long-enough"], "items_per_minute": 0}}},
+        {"tenants": {"a": {"keys": ["a-key-long-enough"], "itmes_per_minute": 1}}},
     ],
 )
 def test_tenants_that_make_no_sense_are_told(start_reward: StartReward, settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="tenants") as error:
         start_reward(**settings)
-    assert "the-same-key" not in str(error.value)
+    assert "the-same-key-twice" not in str(error.value)
