@@ -30,13 +30,13 @@ secret judge_key "$(random)"
 secret REGRADE_REWARD_JUDGE_KEY "$(cat secrets/judge_key)"
 secret REGRADE_META_META_JUDGE_KEY "$(cat secrets/judge_key)"
 
-# One key per caller of the reward service, so that each can be replaced separately.
+# One key per caller of the reward service, so that each can be replaced separately. The meta-reward service's is an
+# operator key: its candidate rubrics may hold patterns and schemas.
 secret REGRADE_META_REWARD_KEY "$(random)"
 secret REGRADE_TRAINER_REWARD_KEY "$(random)"
-secret REGRADE_REWARD_API_KEYS "[\"$(cat secrets/REGRADE_META_REWARD_KEY)\", \"$(cat secrets/REGRADE_TRAINER_REWARD_KEY)\"]"
-operator="[\"$(random)\"]"
-secret REGRADE_REWARD_OPERATOR_KEYS "$operator"
-secret REGRADE_META_OPERATOR_KEYS "$(cat secrets/REGRADE_REWARD_OPERATOR_KEYS)"
+secret REGRADE_REWARD_API_KEYS "[\"$(cat secrets/REGRADE_TRAINER_REWARD_KEY)\"]"
+secret REGRADE_META_OPERATOR_KEYS "[\"$(random)\"]"
+secret REGRADE_REWARD_OPERATOR_KEYS "$(sed 's/]$//' secrets/REGRADE_META_OPERATOR_KEYS), \"$(cat secrets/REGRADE_META_REWARD_KEY)\"]"
 secret REGRADE_META_API_KEYS "[\"$(random)\"]"
 secret grafana_password "$(random)"
 echo "keys are in ./secrets; settings in .env. Next: docker compose up -d"

@@ -7,10 +7,11 @@ ambiguous 400, all as `{error, detail}`. No timer runs for a request that arrive
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from services.kit.errors import (
@@ -232,4 +233,5 @@ def _as_http(error: ServiceError) -> bytes:
     """The error's response as bytes, for connections without an application."""
     response = error_response(error)
     fields = b"".join(b"%s: %s\r\n" % field for field in response.raw_headers)
-    return STATUS_LINE[error.status] + fields + b"connection: close\r\n\r\n" + bytes(response.body)
+    start = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
+    return start + fields + b"connection: close\r\n\r\n" + bytes(response.body)

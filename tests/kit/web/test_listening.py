@@ -39,7 +39,7 @@ def test_a_tenants_key_is_no_shorter(key: str) -> None:
         RewardSettings.model_validate({"tenants": {"a": {"keys": [key]}}})
 
 
-def test_line_ends_around_a_key_are_dropped() -> None:
+def test_blanks_around_a_key_are_dropped() -> None:
     """As `echo` and editors write them into a file."""
     settings = RewardSettings.model_validate({"api_keys": [f" {KEY}\r\n"], "judge_key": "judge\n"})
     assert settings.api_keys[0].get_secret_value() == KEY

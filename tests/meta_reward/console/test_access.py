@@ -13,7 +13,7 @@ from tests.support import story
 from tests.support.builders import TASK
 from tests.support.fake_engine import FakeEngine
 
-KEYS = {"api_keys": ["key-of-a-reader"], "operator_keys": ["key-of-an-operator"]}
+KEYS = {"api_keys": ["key-of-one-reader"], "operator_keys": ["key-of-an-operator"]}
 OWN = {"Sec-Fetch-Site": "same-origin"}
 WHY = {"by": "dana", "reason": "a test"}
 
@@ -53,12 +53,12 @@ def test_a_key_is_in_no_cookie_and_no_address(meta: httpx.Client) -> None:
 
 def test_a_sign_in_leads_nowhere_else(meta: httpx.Client) -> None:
     for there in ("https://evil.example/", "//evil.example/console/", "/console.evil"):
-        answer = meta.post("/console/login", data={"key": "key-of-a-reader", "next": there}, headers=OWN)
+        answer = meta.post("/console/login", data={"key": "key-of-one-reader", "next": there}, headers=OWN)
         assert answer.headers["location"] == "/console"
 
 
 def test_a_reader_can_change_nothing(meta: httpx.Client) -> None:
-    _sign_in(meta, "key-of-a-reader")
+    _sign_in(meta, "key-of-one-reader")
     assert "Pause" not in meta.get(f"/console/{TASK}").text
     for action in ("cycle", "pause", "resume", "rollback", "activate"):
         assert meta.post(f"/console/{TASK}/do/{action}", data=WHY, headers=OWN).status_code == 403
@@ -71,7 +71,7 @@ FOREIGN = [{}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}
 def test_another_sites_form_does_nothing(meta: httpx.Client, headers: dict[str, str]) -> None:
     _sign_in(meta, "key-of-an-operator")
     assert meta.post(f"/console/{TASK}/do/pause", data=WHY, headers=headers).status_code == 403
-    auth = {"Authorization": "Bearer key-of-a-reader"}
+    auth = {"Authorization": "Bearer key-of-one-reader"}
     assert meta.get(f"/status/{TASK}", headers=auth).json()["paused"] is None
     assert meta.post(f"/console/{TASK}/do/pause", data=WHY, headers=OWN).status_code == 303
     assert meta.get(f"/status/{TASK}", headers=auth).json()["paused"]["by"] == "dana"
@@ -82,7 +82,7 @@ def test_a_session_ends_with_its_time_and_with_its_key() -> None:
     now = time.time()
     token = issue_token(settings, "key-of-an-operator", now)
     assert viewer_of(settings, token, now).may_operate
-    assert not viewer_of(settings, issue_token(settings, "key-of-a-reader", now), now).may_operate
+    assert not viewer_of(settings, issue_token(settings, "key-of-one-reader", now), now).may_operate
     longer = token.replace(token.partition(".")[0], str(int(now) + 99 * LIFETIME_S))
     other = MetaRewardSettings.model_validate({"operator_keys": ["key-of-another-one"]})
     for service_settings, cookie, at in (
