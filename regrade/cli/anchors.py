@@ -13,12 +13,19 @@ from regrade.cli.connection import (
     ReasonOption,
     TaskArgument,
     connect,
-    print_text,
     read_jsonl,
 )
+from regrade.cli.output import print_text
 from regrade.contracts import AnchorsResponse, ImportAnchors, LabelledPair
 
-app = typer.Typer(help="Anchors: completions whose right order is known, which the gate tests candidates on.")
+_EXAMPLE = '{"prompt": "Why trees?", "better": "They give shade and hold water.", "worse": "Trees."}'
+
+_HELP = """Anchors: completions whose right order is known, which the gate tests candidates on.
+
+Example: regrade anchors import essay_writing pairs.jsonl --reason "our graders"
+"""
+
+app = typer.Typer(help=_HELP)
 
 
 @app.callback(no_args_is_help=True)
@@ -43,8 +50,9 @@ def import_pairs(
 
     Example: regrade anchors import essay_writing pairs.jsonl --reason "our graders"
     """
+    pairs = read_jsonl(file, LabelledPair, _EXAMPLE)
     with connect(meta_url, key) as client:
-        body = ImportAnchors(pairs=tuple(read_jsonl(file, LabelledPair)), by=by, reason=reason)
+        body = ImportAnchors(pairs=tuple(pairs), by=by, reason=reason)
         answer = client.call("POST", f"/anchors/{task}", AnchorsResponse, json=body)
     print_text(
         f"{answer.pairs} pairs; anchors {answer.version}: {answer.originals} originals, {answer.cases} items a rubric"

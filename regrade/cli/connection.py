@@ -1,31 +1,44 @@
-"""Options that commands share, connections to the services, and output to the terminal."""
+"""Options that commands share, connections to the services, and files that commands read."""
 
 import functools
 import inspect
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
+import httpx
 import typer
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
+from pydantic import BaseModel, ValidationError
 
+from regrade.cli.output import fail
 from regrade.client import BlockingRewardClient
 from regrade.contracts import MAIN_LINEAGE
-from regrade.errors import RegradeError
+from regrade.errors import AccessError, RegradeError
 
 DEFAULT_META_URL = "http://127.0.0.1:8701"
 _PATIENCE_S = 10.0
 """Long enough for a service that restarts, short enough for a person who waits."""
 
-UrlOption = Annotated[str, typer.Option("--url", envvar="REGRADE_URL", help="URL of the reward service.")]
+
+def _base_url(text: str) -> str:
+    """The URL of a service; `http://` may be left out. Raises `typer.BadParameter`."""
+    try:
+        url = httpx.URL(text if "://" in text else f"http://{text}")
+    except (httpx.InvalidURL, ValueError) as error:
+        raise typer.BadParameter(f"{text!r} is no URL: {error}; for example {DEFAULT_META_URL}") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise typer.BadParameter(f"{text!r} is no URL of a service; for example {DEFAULT_META_URL}")
+    return str(url)
+
+
+UrlOption = Annotated[
+    str, typer.Option("--url", envvar="REGRADE_URL", callback=_base_url, help="URL of the reward service.")
+]
 MetaUrlOption = Annotated[
-    str, typer.Option("--meta-url", envvar="REGRADE_META_URL", help="URL of the meta-reward service.")
+    str,
+    typer.Option("--meta-url", envvar="REGRADE_META_URL", callback=_base_url, help="URL of the meta-reward service."),
 ]
 KeyOption = Annotated[
     str,
@@ -41,9 +54,6 @@ TaskArgument = Annotated[str, typer.Argument(help="Name of the task, e.g. essay_
 P = ParamSpec("P")
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-
-console = Console()
-_errors = Console(stderr=True)
 
 
 class MetaService:
@@ -101,58 +111,63 @@ def connect(url: str, key: str) -> Iterator[BlockingRewardClient]:
 
 @contextmanager
 def errors_without_traceback() -> Iterator[None]:
-    """Errors of the client, of a file and of its content end the command with one line instead of a traceback."""
+    """Errors of the client and of a file end the command with one line that says what to do, without a traceback."""
     try:
         yield
     except RegradeError as error:
-        fail(str(error))
+        fail(f"{error}{remedy(error)}")
     except ValidationError as error:
-        first = error.errors()[0]
-        fail(": ".join(filter(None, (".".join(str(part) for part in first["loc"]), first["msg"]))))
-    except UnicodeDecodeError as error:
-        fail(f"the file is not UTF-8 text: {error.reason} at byte {error.start}")
+        fail(first_problem(error))
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}")
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
-def fail(message: str) -> NoReturn:
-    """Print `message` to stderr and end with status 1."""
-    _errors.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
-    raise typer.Exit(1)
+def remedy(error: RegradeError) -> str:
+    """What to do about an error of the client, to be appended to its text."""
+    if isinstance(error, AccessError):
+        which = "an operator key of the service" if error.code == "forbidden" else "a key of the service"
+        return f". Give {which}: --key or REGRADE_KEY"
+    if error.code == "unreachable":
+        return ". Is it running? `make serve` starts both services; --url and --meta-url name others"
+    if error.code in ("not_found", "http_404", "http_405"):
+        return ". Does the URL name the right service? --url is the reward service, --meta-url the meta-reward service"
+    return ""
 
 
-def read_jsonl(file: Path, model: type[M]) -> list[M]:
-    """One value a line; empty lines are skipped. Only line feeds end a line, since texts may hold other separators."""
-    lines = file.read_text(encoding="utf-8").split("\n")
-    return [model.model_validate_json(line) for line in lines if line.strip()]
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a value: where it is, and what is wrong."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid" and not first["loc"]:
+        return f"not JSON: {first['msg']}"
+    return ": ".join(filter(None, (".".join(str(part) for part in first["loc"]), first["msg"])))
 
 
-def local_time(seconds: float) -> str:
-    """Unix seconds as a local date and time."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+def read_text(file: Path) -> str:
+    """The text of a file; an unreadable or empty one ends the command with one line."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        fail(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}")
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
+    if not text.strip():
+        fail(f"{file} is empty")
+    return text
 
 
-def print_text(text: str, style: str = "") -> None:
-    """A text of any origin: markup is not interpreted, and control characters are escaped."""
-    console.print(_escaped(text, style), soft_wrap=True)
+def read_jsonl(file: Path, model: type[M], example: str) -> list[M]:
+    """One value a line; an invalid line is named, with an `example` of a valid one.
 
-
-def print_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]]) -> None:
-    """A table; cells are treated as in `print_text`, and None is an empty cell."""
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("" if cell is None else _escaped(str(cell)) for cell in row))
-    console.print(table)
-
-
-def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
-    """A response as JSON; several as an array."""
-    console.print_json(TypeAdapter(Any).dump_json(answer).decode())
-
-
-def _escaped(text: str, style: str = "") -> Text:
-    # A terminal would obey the control characters of a completion.
-    return Text("".join(c if c in "\n\t" or c.isprintable() else f"\\u{ord(c):04x}" for c in text), style=style)
+    Empty lines are skipped. Only line feeds end a line, since texts may hold other separators.
+    """
+    values: list[M] = []
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if line.strip():
+            try:
+                values.append(model.model_validate_json(line))
+            except ValidationError as error:
+                fail(f"{file}, line {number}: {first_problem(error)}. A valid line: {example}")
+    return values
 
 
 def _without_none(query: dict[str, Any]) -> dict[str, Any]:

@@ -9,23 +9,25 @@ from regrade.cli.connection import (
     JsonOption,
     MetaService,
     TaskArgument,
-    local_time,
     meta_command,
-    print_json,
-    print_table,
-    print_text,
 )
+from regrade.cli.groups import ListGroup
+from regrade.cli.output import local_time, print_json, print_table, print_text
 from regrade.contracts import CycleReport, Evidence, LineageEvent
 
 _HELP = """Cycles: what the traces showed, what was proposed, and what the gate measured.
 
+`regrade cycles TASK` lists them.
+
 A cycle reads a window of traces (evidence), draws a sample, lets proposers write candidates, lints them, tests them on
 anchors that no proposer has seen (gate), and activates the best one if its gain is statistically certain.
+
+Example: regrade cycles essay_writing --limit 5
 """
 _MAX_CHANGES = 6
 """Figures in a summary line; more do not fit an 80-column terminal."""
 
-app = typer.Typer(help=_HELP, no_args_is_help=True)
+app = typer.Typer(cls=ListGroup, help=_HELP, no_args_is_help=True)
 
 
 @app.command("list")
@@ -39,11 +41,15 @@ def list_cycles(
 ) -> None:
     """List finished cycles, oldest first: trigger, evidence and result.
 
-    Example: regrade cycles list essay_writing --limit 5
+    Example: regrade cycles essay_writing --limit 5
     """
     reports = meta.get(f"/cycles/{task}", list[CycleReport], limit=limit, skip=skip)
     if as_json:
         return print_json(reports)
+    if not reports:
+        return print_text(
+            "no cycle has ended; `regrade status` shows how many traces wait, `regrade evolve` requests one"
+        )
     columns = ("cycle", "ended", "trigger", "traces", "steps", "reward", "candidates", "result")
     print_table(columns, map(_row, reports))
 
@@ -53,7 +59,7 @@ def list_cycles(
 def show(
     meta: MetaService,
     task: TaskArgument,
-    cycle: Annotated[str, typer.Argument(help="Id of the cycle, from `regrade cycles list`.")],
+    cycle: Annotated[str, typer.Argument(help="Number or id of the cycle, from `regrade cycles TASK`.")],
     as_json: JsonOption = False,
 ) -> None:
     """Show one cycle: its evidence, its alarms, and the gate's figures for each candidate.
@@ -61,21 +67,22 @@ def show(
     order: share of anchor pairs in the right order, active → candidate.
     gain: in net order; certain if its lower bound, corrected for candidates and decisions, is above 0.
 
-    Example: regrade cycles show essay_writing essay_writing-main-7
+    Example: regrade cycles show essay_writing 1
     """
     report = meta.get(f"/cycles/{task}/{cycle}", CycleReport)
     if as_json:
         return print_json(report)
     events = meta.get(f"/lineage/{task}", list[LineageEvent])
-    print_text(f"{report.cycle}, ended {local_time(report.finished)}: {_result(report)}")
+    print_text(f"{report.cycle}, ended {local_time(report.finished)}: {outcome(report)}")
     print_text(f"trigger: {report.trigger}")
     _print_evidence(report.evidence)
-    _print_candidates([event for event in events if event.cycle == cycle])
+    _print_candidates([event for event in events if event.cycle == report.cycle])
     for note in report.notes:
         print_text(f"note: {note}")
 
 
-def _result(report: CycleReport) -> str:
+def outcome(report: CycleReport) -> str:
+    """What a cycle led to."""
     if report.abandoned:
         return f"abandoned: {report.abandoned}"
     return f"activated {report.activated[:8]}" if report.activated else "activated nothing"
@@ -85,8 +92,17 @@ def _row(report: CycleReport) -> tuple[object, ...]:
     evidence = report.evidence
     steps = "" if evidence.first_step is None else f"{evidence.first_step} to {evidence.last_step}"
     reward = f"{evidence.reward_mean:.2f} ± {evidence.reward_std:.2f}"
-    ended, result = local_time(report.finished), _result(report)
-    return report.cycle, ended, report.trigger, evidence.traces, steps, reward, report.candidates, result
+    ended, result = local_time(report.finished), outcome(report)
+    return (
+        report.number or report.cycle,
+        ended,
+        report.trigger,
+        evidence.traces,
+        steps,
+        reward,
+        report.candidates,
+        result,
+    )
 
 
 def _print_evidence(evidence: Evidence) -> None:

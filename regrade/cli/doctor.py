@@ -3,7 +3,7 @@
 from rich.progress import track
 from rich.text import Text
 
-from regrade.cli.connection import console
+from regrade.cli.output import console
 from regrade.client import BlockingRewardClient
 from regrade.contracts import CycleStatus, Purpose, Rubric
 from regrade.errors import AccessError, RegradeError

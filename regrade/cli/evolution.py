@@ -1,5 +1,6 @@
 """`regrade status`, `evolve`, `pause`, `resume`, `alarms`: the state and control of the meta-reward worker."""
 
+import time
 from typing import Annotated
 
 import typer
@@ -10,13 +11,13 @@ from regrade.cli.connection import (
     MetaService,
     ReasonOption,
     TaskArgument,
-    local_time,
     meta_command,
-    print_json,
-    print_table,
-    print_text,
 )
-from regrade.contracts import Alarm, CycleStatus
+from regrade.cli.cycles import outcome
+from regrade.cli.output import fail, local_time, print_json, print_notice, print_table, print_text
+from regrade.contracts import Alarm, CycleReport, CycleStatus, Stage
+
+_POLL_S = 0.5
 
 
 @meta_command
@@ -40,14 +41,41 @@ def evolve(
     task: TaskArgument,
     reason: ReasonOption = "requested from the command line",
     by: ByOption = "operator",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end of the cycle, and print its result.")] = False,
 ) -> None:
-    """Request an evolution cycle. It needs traces that no cycle has read yet.
+    """Request an evolution cycle. It needs traces that no cycle has read yet: see `regrade status`.
 
-    Example: regrade evolve essay_writing --reason "new prompts"
+    With --wait, ends with status 1 if the cycle fails. Ctrl-C ends the waiting, not the cycle.
+
+    Example: regrade evolve essay_writing --wait
     """
+    before = meta.get(f"/status/{task}", CycleStatus)
     current = meta.post(f"/cycles/{task}", CycleStatus, by=by, reason=reason)
-    print_text(f"cycle requested; {current.completed} cycles done, {current.lag} traces wait")
-    print_text(f"see its result with: regrade cycles list {task}")
+    print_text(f"cycle requested on {current.lag} traces; {current.completed} cycles done before")
+    if not wait:
+        return print_text(f"see its result with: regrade cycles {task}")
+    report = _wait_for_cycle(meta, task, before)
+    if report is None:
+        return print_text(f"another cycle has read the traces: regrade cycles {task}")
+    print_text(f"cycle {report.number or report.cycle}: {outcome(report)}", style="bold")
+    print_text(f"see why with: regrade cycles show {task} {report.number or report.cycle}")
+
+
+def _wait_for_cycle(meta: MetaService, task: str, before: CycleStatus) -> CycleReport | None:
+    """The report of the requested cycle; None if it needed none. Ends the command if the cycle fails."""
+    progress = ""
+    while (current := meta.get(f"/status/{task}", CycleStatus)).requested:
+        if current.stage is Stage.IDLE and current.error and current.updated != before.updated:
+            fail(f"the cycle failed: {current.error}. It is tried again; see the meta-reward service's log")
+        stage = (
+            f"{current.stage.value}: {current.detail}" if current.stage is not Stage.IDLE else "waiting for a worker"
+        )
+        if stage != progress:
+            progress = stage
+            print_notice(stage)
+        time.sleep(_POLL_S)
+    reports = meta.get(f"/cycles/{task}", list[CycleReport], limit=max(1, current.completed - before.completed))
+    return reports[-1] if current.completed > before.completed else None
 
 
 @meta_command
@@ -101,6 +129,8 @@ def alarms(
 def _print_status(current: CycleStatus) -> None:
     stage = f"{current.stage.value} ({current.detail})" if current.detail else current.stage.value
     print_text(f"{stage}; {current.completed} cycles done, {current.lag} traces wait")
+    if current.requested:
+        print_text("a cycle is requested")
     if current.fruitless:
         print_text(f"the last {current.fruitless} cycles activated nothing, so the next one waits for more traces")
     if current.paused is not None:

@@ -17,15 +17,11 @@ from regrade.cli.connection import (
     TaskArgument,
     UrlOption,
     connect,
-    console,
     errors_without_traceback,
-    fail,
-    print_json,
-    print_table,
-    print_text,
     read_jsonl,
 )
 from regrade.cli.doctor import examine
+from regrade.cli.output import console, fail, print_json, print_table, print_text
 from regrade.client import DEFAULT_URL
 from regrade.contracts import ItemResult, Purpose, ScoreItem
 
@@ -36,8 +32,9 @@ check the installation     regrade doctor
 score a completion         regrade score TASK --prompt ... --completion ...
 see the current state      regrade status TASK
 see what happened          regrade rubric history TASK
-see why                    regrade cycles list TASK, then regrade cycles show TASK CYCLE
-see what was scored        regrade traces list TASK --flag instruction
+see why                    regrade cycles TASK, then regrade cycles show TASK 1
+see what was scored        regrade traces TASK --flag instruction
+edit the rubric            regrade rubric edit TASK --reason "our house style"
 undo an activation         regrade rubric rollback TASK --reason "too strict"
 suspend evolution          regrade pause TASK --reason "a deadline", then regrade resume TASK
 
@@ -51,6 +48,7 @@ for group in (rubric, anchors, cycles, tasks, traces):
 for command in (evolution.status, evolution.evolve, evolution.pause, evolution.resume, evolution.alarms):
     app.command()(command)
 
+_EXAMPLE = '{"prompt": "Why trees?", "completion": "They give shade."}'
 _CONTRACTS = {name: getattr(contracts, name) for name in contracts.__all__ if name[0].isupper()}
 
 
@@ -74,8 +72,8 @@ def score(
     """
     if file is None and not completion:
         fail("nothing to score: give --completion (and --prompt), or --file")
+    items = [ScoreItem(prompt=prompt, completion=completion)] if file is None else read_jsonl(file, ScoreItem, _EXAMPLE)
     with connect(url, key) as client:
-        items = [ScoreItem(prompt=prompt, completion=completion)] if file is None else read_jsonl(file, ScoreItem)
         answer = client.score(task, items, purpose=Purpose.EVAL)
     if as_json:
         print_json(answer)

@@ -1,4 +1,4 @@
-"""`regrade rubric`: put, show, diff, history, rollback."""
+"""`regrade rubric`: show, edit, put, diff, history, rollback."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,17 +16,22 @@ from regrade.cli.connection import (
     TaskArgument,
     UrlOption,
     connect,
-    local_time,
     meta_command,
-    print_json,
-    print_table,
-    print_text,
 )
 from regrade.cli.cycles import gate_figures
+from regrade.cli.groups import ShowGroup
+from regrade.cli.output import local_time, print_json, print_notice, print_table, print_text
+from regrade.cli.rubric_file import edit_rubric, read_rubric
 from regrade.client import DEFAULT_URL
-from regrade.contracts import MAIN_LINEAGE, ActiveRubric, EventKind, LineageEvent, Rubric, RubricDiff
+from regrade.contracts import MAIN_LINEAGE, ActiveRubric, EventKind, LineageEvent, RubricDiff
+from regrade.errors import RegradeError
 
-app = typer.Typer(help="Rubrics: activate, show, compare, list and roll back.", no_args_is_help=True)
+_HELP = """Rubrics: show, edit, activate, compare, list and roll back. `regrade rubric TASK` shows the active one.
+
+Example: regrade rubric edit essay_writing --reason "our house style"
+"""
+
+app = typer.Typer(cls=ShowGroup, help=_HELP, no_args_is_help=True)
 
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "dim"}
 
@@ -47,11 +52,44 @@ def put(
 ) -> None:
     """Activate a rubric of your own. It passes no gate and is recorded as an override.
 
+    The file may be one that `regrade rubric show` printed and you edited: its digest and version are then ignored.
+
     Example: regrade rubric put essay_writing mine.json --reason "our house style"
     """
+    rubric = read_rubric(file)
     with connect(url, key) as client:
-        rubric = Rubric.model_validate_json(file.read_bytes())
         _print_active(client.put_rubric(task, rubric, by=by, reason=reason, expected=expected))
+
+
+@app.command()
+def edit(
+    task: TaskArgument,
+    reason: ReasonOption,
+    by: ByOption = "operator",
+    lineage: LineageOption = MAIN_LINEAGE,
+    scope: ScopeOption = None,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = "",
+) -> None:
+    """Open the active rubric in $VISUAL or $EDITOR, and activate what you save. It is recorded as an override.
+
+    Nothing changes if you save no change, or if another rubric became active in the meantime.
+
+    Example: regrade rubric edit essay_writing --reason "our house style"
+    """
+    with connect(url, key) as client:
+        active = client.rubric(task, lineage=lineage, scope=scope)
+        rubric, file = edit_rubric(active)
+        if rubric.digest == active.digest:
+            file.unlink()
+            return print_text("nothing changed")
+        try:
+            answer = client.put_rubric(task, rubric, by=by, reason=reason, expected=active.digest)
+        except RegradeError:
+            print_notice(f"not activated; your text is in {file}")
+            raise
+    file.unlink()
+    _print_active(answer)
 
 
 @app.command()

@@ -5,21 +5,29 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Column
 
-from regrade.cli.connection import fail, print_table, print_text
+from regrade.cli.groups import ListGroup
+from regrade.cli.output import fail, print_table, print_text
 from regrade.tasks import BrokenTaskError, UnknownTaskError, available_tasks, load_pack
 from regrade.tasks.pack import TASKS_DIR, Evaluator, Kind, read_pack
 from regrade.tasks.scaffold import new_pack
 from regrade.tasks.validate import findings
 
-app = typer.Typer(help="Task packs: a folder with prompts, rubrics and anchors for each task.", no_args_is_help=True)
+_HELP = """Task packs: a folder with prompts, rubrics and anchors for each task. `regrade tasks` lists them.
+
+Example: regrade tasks new haiku --in my-tasks
+"""
+
+app = typer.Typer(cls=ListGroup, help=_HELP)
 
 
 @app.command("list")
 def list_tasks() -> None:
-    """List the tasks of this package and of the folders in REGRADE_TASKS_DIR."""
-    columns = (Column("task", no_wrap=True), "kind", "mode", "evaluator", "prompts", "originals", "rubrics")
+    """List the tasks of this package and of the folders in REGRADE_TASKS_DIR.
+
+    Example: regrade tasks list
+    """
+    columns = ("task", "kind", "mode", "evaluator", "prompts", "originals", "rubrics")
     print_table(columns, (_row(task) for task in available_tasks()))
 
 
@@ -74,4 +82,4 @@ def _row(task: str) -> tuple[object, ...]:
     except BrokenTaskError as error:
         return task, f"broken: {error}"
     counts = (len(pack.prompts), len(pack.originals))
-    return task, pack.kind, pack.mode.value, pack.evaluator, *counts, ", ".join(pack.rubrics)
+    return task, pack.kind, pack.mode.value, pack.evaluator, *counts, len(pack.rubrics)

@@ -12,17 +12,20 @@ from regrade.cli.connection import (
     MetaUrlOption,
     TaskArgument,
     connect,
-    local_time,
     meta_command,
-    print_json,
-    print_table,
-    print_text,
 )
+from regrade.cli.groups import ListGroup
+from regrade.cli.output import local_time, print_json, print_table, print_text
 from regrade.contracts import Flag, Trace, TracePage, as_text
 
 _SNIPPET = 60
 
-app = typer.Typer(help="Traces: one record for each scored completion.", no_args_is_help=True)
+_HELP = """Traces: one record for each scored completion. `regrade traces TASK` lists them.
+
+Example: regrade traces essay_writing --lowest 0.9
+"""
+
+app = typer.Typer(cls=ListGroup, help=_HELP, no_args_is_help=True)
 
 
 @app.command("list")
@@ -44,7 +47,7 @@ def list_traces(
 
     High rewards for odd text are worth a look: --lowest 0.9, or --flag instruction.
 
-    Example: regrade traces list essay_writing --run run-1 --lowest 0.9
+    Example: regrade traces essay_writing --run run-1 --lowest 0.9
     """
     page = meta.get(
         f"/traces/{task}", TracePage, run=run, step=step, version=version, flag=flag and flag.value, lowest=lowest,
@@ -52,6 +55,9 @@ def list_traces(
     )  # fmt: skip
     if as_json:
         return print_json(page)
+    if not page.traces:
+        print_text("no trace matches; `regrade status` shows how many traces wait for a cycle")
+        return print_text(f"older traces: --before {page.older}") if page.older else None
     rows = []
     for trace in page.traces:
         rubric = f"v{trace.version}" if trace.version else trace.digest[:8]
@@ -71,7 +77,10 @@ def show(
     meta_url: MetaUrlOption = DEFAULT_META_URL,
     key: KeyOption = "",
 ) -> None:
-    """Show one trace: prompt, completion, the score of each criterion, flags, and what the judge was billed."""
+    """Show one trace: prompt, completion, the score of each criterion, flags, and what the judge was billed.
+
+    Example: regrade traces show essay_writing ID
+    """
     with connect(meta_url, key) as client:
         trace = client.call("GET", f"/traces/{task}/{trace_id}", Trace)
     if as_json:

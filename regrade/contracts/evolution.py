@@ -312,6 +312,8 @@ class CycleStatus(TolerantModel):
     """Set while cycles start only on request."""
     error: str | None = None
     """Why the last cycle failed, until one succeeds; retries wait longer after each failure."""
+    requested: bool = False
+    """Whether an operator has requested a cycle that has not ended."""
 
 
 class CycleReport(TolerantModel):
@@ -319,6 +321,8 @@ class CycleReport(TolerantModel):
 
     cycle: str
     """Id of the cycle."""
+    number: int | None = None
+    """1-based position among the lineage's ended cycles; null in an older service's response."""
     trigger: str
     """What started it."""
     started: float

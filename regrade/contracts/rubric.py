@@ -125,7 +125,10 @@ class Rubric(Contract):
             return handler(value)
         rubric = handler({k: v for k, v in value.items() if k != "digest"})
         if value["digest"] != rubric.digest:
-            raise ValueError("digest does not match the rubric's content")
+            raise ValueError(
+                f"digest does not match the rubric's content, whose digest is {rubric.digest}: "
+                "leave the digest out of a rubric that was edited"
+            )
         return rubric
 
     @model_validator(mode="after")

@@ -64,7 +64,10 @@ def test_items_that_cannot_be_read(reward_url: str, tmp_path: Path) -> None:
     items.write_bytes(b"\xff\xfe")
     assert "UTF-8" in refused(*wanted)
     items.write_text("\n")
-    assert "items" in refused(*wanted)
+    assert f"{items} is empty" in refused(*wanted)
+    items.write_text('{"prompt": "p", "completion": "c"}\n\n{"prompt": 1, "completion": "c"}\n')
+    assert f"{items}, line 3: prompt" in (message := refused(*wanted))
+    assert 'A valid line: {"prompt": ' in message
 
 
 def test_a_line_separator_inside_a_text_ends_no_line(reward_url: str, tmp_path: Path) -> None:

@@ -89,7 +89,14 @@ async def running_meta(
     **settings: Any,
 ) -> AsyncIterator[Meta]:
     """A worker that is not running by itself: tests call `run_due_cycle`."""
-    values = {"every_traces": 8, "samples": 2, "gate_originals": 12, "tasks": [TASK], "watch_traces": 8} | settings
+    values = {
+        "every_traces": 8,
+        "request_traces": 1,
+        "samples": 2,
+        "gate_originals": 12,
+        "tasks": [TASK],
+        "watch_traces": 8,
+    } | settings
     chosen = MetaRewardSettings.model_validate(values)
     proposers: list[Proposer] = [CatalogueProposer()] if catalogue else []
     async with (

@@ -92,6 +92,7 @@ def meta_service(redis_url: str, reward_url: str, engine: FakeEngine, **settings
         "tasks": [TASK],
         "poll_s": 0.05,
         "every_traces": 100_000,
+        "request_traces": 8,
         "alarm_traces": 0,
         "gate_originals": 16,
         "gate_alpha": 0.2,

@@ -28,12 +28,13 @@ from regrade.contracts import (
     TracePage,
 )
 from regrade.tasks import available_tasks
-from services.kit.errors import Invalid, NotFound
+from services.kit.errors import Conflict, Invalid, NotFound
 from services.kit.store.keys import LineageKey
 from services.kit.web.server import GuardedRoute, error_responses, require_key, require_operator
 from services.meta_reward.api.rubric_diff import diff_rubrics
 from services.meta_reward.api.trace_filter import PAGE_SCAN, TraceFilter
 from services.meta_reward.deps import ServiceDeps
+from services.meta_reward.evidence.window import is_evidence
 from services.meta_reward.lineages import evolving_lineages
 
 log = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ async def post_anchors(body: ImportAnchors, task: Name, deps: Deps) -> AnchorsRe
 
 @operating.post("/cycles/{task}", status_code=202)
 async def post_cycle(body: OperatorAction, lineage: LineageDep, deps: Deps) -> CycleStatus:
-    """Request a cycle; a worker starts it at its next poll."""
+    """Request a cycle; a worker starts it at its next poll. 409 `too_few_traces` below the setting `request_traces`."""
     served = await evolving_lineages(deps.store, deps.settings)
     if lineage not in served:
         tasks = ", ".join(dict.fromkeys(served_lineage.task for served_lineage in served))
@@ -196,8 +197,10 @@ async def post_cycle(body: OperatorAction, lineage: LineageDep, deps: Deps) -> C
         )
     if await deps.store.active(lineage) is None:
         raise NotFound(f"task {lineage.task!r} has no active rubric in {lineage.label!r}", code="unknown_task")
+    pending = await _pending_traces(deps, lineage)
     await deps.status_store.request(lineage, body.by, body.reason)
-    return await deps.status_store.status(lineage)
+    status = await deps.status_store.status(lineage)
+    return status.model_copy(update={"lag": max(status.lag, pending)})
 
 
 @operating.post("/cycles/{task}/pause")
@@ -232,6 +235,20 @@ async def post_rollback(body: RollbackAction, lineage: LineageDep, deps: Deps) -
     """Activate an earlier version, by default the previous one."""
     active = await deps.store.rollback(lineage, by=body.by, reason=body.reason, expected=body.expected, to=body.version)
     return ActiveRubric(digest=active.digest, version=active.version or 0)
+
+
+async def _pending_traces(deps: ServiceDeps, lineage: LineageKey) -> int:
+    """The number of traces behind the lineage's cursor, counted up to one window. Raises `Conflict` for too few."""
+    settings = deps.settings
+    read = await deps.log.read(lineage, await deps.log.cursor(lineage), settings.max_window, is_evidence)
+    pending, needed = len(read.traces), min(settings.traces_for_request, settings.max_window)
+    if pending < needed:
+        raise Conflict(
+            f"{pending} training traces wait in {lineage.label!r} of {lineage.task!r}, and a cycle on request needs "
+            f"{needed} (REGRADE_META_REQUEST_TRACES): score more completions with purpose 'train'",
+            code="too_few_traces",
+        )
+    return pending
 
 
 def _require_pack(task: str) -> None:

@@ -61,12 +61,13 @@ class StatusStore:
 
     async def status(self, lineage: LineageKey) -> CycleStatus:
         """The stage of the running cycle, the lag, the pause, and the last error."""
-        text, lag, fruitless, paused = await self._redis.mget(
+        text, lag, fruitless, paused, request = await self._redis.mget(
             [
                 keys.cycle_key(lineage),
                 keys.lag_key(lineage),
                 keys.cycles_without_activation_key(lineage),
                 keys.paused_key(lineage),
+                keys.cycle_request_key(lineage),
             ]
         )
         status = CycleStatus.model_validate_json(text) if text else CycleStatus()
@@ -75,6 +76,7 @@ class StatusStore:
             "lag": int(lag or 0),
             "fruitless": int(fruitless or 0),
             "paused": Pause.model_validate_json(paused) if paused else None,
+            "requested": request is not None,
         }
         return status.model_copy(update=counts)
 
@@ -165,13 +167,24 @@ class StatusStore:
             raise Conflict("the cycle lost its lease; its report was refused", code="fenced")
 
     async def reports(self, lineage: LineageKey, count: int = MAX_REPORTS, *, skip: int = 0) -> list[CycleReport]:
-        """`count` reports of ended cycles, without the `skip` newest, oldest first."""
-        entries = await read_newest(self._redis, keys.reports_key(lineage), count=skip + count)
-        return [CycleReport.model_validate_json(fields["report"]) for _, fields in reversed(entries[skip:])]
+        """`count` reports of ended cycles, without the `skip` newest, oldest first, with their numbers."""
+        key = keys.reports_key(lineage)
+        entries = await read_newest(self._redis, key, count=skip + count)
+        total = len(entries) if len(entries) < skip + count else int(await self._redis.xlen(key))
+        newest = total - skip
+        return [
+            CycleReport.model_validate_json(fields["report"]).model_copy(update={"number": newest - index})
+            for index, (_, fields) in reversed([*enumerate(entries[skip:])])
+        ]
 
     async def report(self, lineage: LineageKey, cycle: str) -> CycleReport:
-        """The report of one cycle. Raises `NotFound`."""
-        for report in reversed(await self.reports(lineage)):
-            if report.cycle == cycle:
+        """The report of one cycle, by its id or its number. Raises `NotFound`."""
+        reports = await self.reports(lineage)
+        for report in reversed(reports):
+            if cycle in (report.cycle, str(report.number)):
                 return report
-        raise NotFound(f"no report of cycle {cycle!r} in {lineage.label!r} of {lineage.task!r}", code="unknown_cycle")
+        numbers = f"{reports[0].number} to {reports[-1].number}" if reports else "none"
+        raise NotFound(
+            f"no report of cycle {cycle!r} in {lineage.label!r} of {lineage.task!r}; ended cycles: {numbers}",
+            code="unknown_cycle",
+        )

@@ -120,7 +120,7 @@ class Worker:
         if await deps.checkpoints.exists(lineage):
             trigger: str | None = "a cycle had not ended"
         elif request is not None:
-            trigger = f"requested by {request.by}: {request.reason}"
+            trigger = await self._trigger_of_request(lineage, request, tail.total)
         else:
             status = await deps.status_store.status(lineage)
             trigger = due_trigger(deps.settings, status, tail.head, alarms, cursor, time.time())
@@ -129,6 +129,14 @@ class Worker:
         if trigger is not None and self._backoff[lineage].is_over(time.monotonic(), request):
             pending = PendingTraces(cursor, tuple(tail.head), tail.head_end)
             await self._run_cycle(lineage, trigger, request, pending)
+
+    async def _trigger_of_request(self, lineage: LineageKey, request: CycleRequest, pending: int) -> str | None:
+        """The trigger of a requested cycle; a cycle that ran meanwhile may have read the traces it was meant for."""
+        if pending >= self._deps.settings.traces_for_request:
+            return f"requested by {request.by}: {request.reason}"
+        log.info("a request is withdrawn: too few traces", extra={"task": lineage.task, "traces": pending})
+        await self._deps.status_store.withdraw(lineage, request)
+        return None
 
     async def _alarms(self, lineage: LineageKey, active: str, tail: TraceTail) -> list[Alarm]:
         """The raised alarms, evaluated on the newest traces when enough of them are new."""

@@ -7,9 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
+from services.kit.store.keys import LineageKey
 from services.meta_reward.app import create_app
 from services.meta_reward.settings import MetaRewardSettings
+from services.meta_reward.stores.status import StatusStore
 from tests.support.builders import TASK, checks_only, item
 from tests.support.fake_engine import FakeEngine, certain
 from tests.support.meta import POOR, meta_script
@@ -98,16 +101,64 @@ def test_a_cycle_as_an_operator_sees_it(start_meta: StartMeta, reward_url: str) 
     assert 'regrade_activations_total{task="essay_writing"} 1.0' in text
 
 
-def test_a_cycle_on_request(start_meta: StartMeta, reward_url: str) -> None:
-    meta = start_meta(every_traces=1_000)
-    _train(reward_url)
-    assert meta.post(f"/cycles/{TASK}", json=ACTION).status_code == 202
+@pytest.mark.parametrize(("request_traces", "every_traces", "needed"), [(8, 1_000, 8), (32, 12, 12), (2, 1_000, 2)])
+def test_a_cycle_on_request(
+    start_meta: StartMeta, reward_url: str, request_traces: int, every_traces: int, needed: int
+) -> None:
+    """It needs `request_traces`, or `every_traces` where those start a cycle by themselves; below, it is refused."""
+    meta = start_meta(every_traces=every_traces, request_traces=request_traces)
+    _train(reward_url, needed - 1)
+    few = meta.post(f"/cycles/{TASK}", json=ACTION)
+    assert (few.status_code, few.json()["error"]) == (409, "too_few_traces")
+    assert f"{needed - 1} training traces wait" in few.json()["detail"]
+    assert f"needs {needed} (REGRADE_META_REQUEST_TRACES)" in few.json()["detail"]
+    assert not meta.get(f"/status/{TASK}").json()["requested"]
+    meta.post(f"/cycles/{TASK}/pause", json=ACTION)
+    _train(reward_url, needed)
+    requested = meta.post(f"/cycles/{TASK}", json=ACTION)
+    assert (requested.status_code, requested.json()["lag"], requested.json()["requested"]) == (202, needed, True)
     wait_until(lambda: len(meta.get(f"/cycles/{TASK}").json()) == 1, "a cycle")
-    assert meta.get(f"/cycles/{TASK}").json()[0]["trigger"] == "requested by me: why"
+    report = meta.get(f"/cycles/{TASK}").json()[0]
+    assert (report["trigger"], report["number"]) == ("requested by me: why", 1)
+    assert not meta.get(f"/status/{TASK}").json()["requested"]
+
+
+def test_evaluation_is_no_evidence_for_a_request(start_meta: StartMeta, reward_url: str) -> None:
+    meta = start_meta(every_traces=1_000, request_traces=2)
+    body = {"task": TASK, "purpose": "eval", "items": [item(n, id=str(n)) for n in range(4)]}
+    assert httpx.post(f"{reward_url}/score", json=body, timeout=60.0).status_code == 200
+    refused = meta.post(f"/cycles/{TASK}", json=ACTION)
+    assert (refused.status_code, refused.json()["error"]) == (409, "too_few_traces")
+    assert refused.json()["detail"].startswith("0 training traces")
+
+
+async def test_a_request_whose_traces_went_to_another_cycle_is_withdrawn(start_meta: StartMeta, redis: Redis) -> None:
+    """It was made while that cycle ran; what is left is less than a request needs."""
+    meta = start_meta(every_traces=1_000)
+    await StatusStore(redis).request(LineageKey(TASK, "main"), "me", "why")
+    wait_until(lambda: not meta.get(f"/status/{TASK}").json()["requested"], "the request to be withdrawn")
+    assert meta.get(f"/cycles/{TASK}").json() == []
+
+
+def test_cycles_are_numbered(start_meta: StartMeta, reward_url: str) -> None:
+    meta = start_meta(every_traces=1_000, request_traces=1)
+    for number in range(1, 4):
+        _train(reward_url, 2 * number)
+        meta.post(f"/cycles/{TASK}", json=ACTION).raise_for_status()
+        wait_until(lambda number=number: len(meta.get(f"/cycles/{TASK}").json()) == number, "a cycle")  # type: ignore[misc]
+    reports = meta.get(f"/cycles/{TASK}").json()
+    assert [report["number"] for report in reports] == [1, 2, 3]
+    page = meta.get(f"/cycles/{TASK}", params={"limit": 1, "skip": 1}).json()
+    assert page == [reports[1]]
+    for name in ("2", reports[1]["cycle"]):
+        assert meta.get(f"/cycles/{TASK}/{name}").json() == reports[1]
+    unknown = meta.get(f"/cycles/{TASK}/4")
+    assert (unknown.status_code, unknown.json()["error"]) == (404, "unknown_cycle")
+    assert "1 to 3" in unknown.json()["detail"]
 
 
 def test_a_paused_lineage_runs_no_cycle_but_on_request(start_meta: StartMeta, reward_url: str) -> None:
-    meta = start_meta(alarm_traces=8)
+    meta = start_meta(alarm_traces=8, request_traces=8)
     paused = meta.post(f"/cycles/{TASK}/pause", json=ACTION).json()["paused"]
     assert (paused["by"], paused["reason"]) == ("me", "why")
     _train(reward_url, 16)
@@ -179,8 +230,9 @@ def test_errors(start_meta: StartMeta) -> None:
     assert meta.get("/lineage/no_such_task").json() == []
 
 
-def test_keys(start_meta: StartMeta) -> None:
+def test_keys(start_meta: StartMeta, reward_url: str) -> None:
     meta = start_meta(api_keys=["key-of-a-caller-"], operator_keys=["key-of-an-operator"])
+    _train(reward_url)
     assert meta.get(f"/status/{TASK}").status_code == 401
     assert meta.get(f"/status/{TASK}", headers={"Authorization": "Bearer key-of-a-caller-"}).status_code == 200
     for path in (f"/cycles/{TASK}", f"/rubrics/{TASK}/rollback", f"/cycles/{TASK}/pause", f"/cycles/{TASK}/resume"):

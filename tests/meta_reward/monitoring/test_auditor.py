@@ -220,7 +220,7 @@ def test_an_audit_service_of_its_own_keeps_its_own_books(
         meta = spawn_service(
             "services.meta_reward", "REGRADE_META_", tmp_path, redis_url=redis_url, reward_url=trains, poll_s=0.05,
             audit_url=audits, audit_key="key-of-the-auditor", audit_share=1.0, llm_proposer=False, every_traces=PATIENT,
-            alarm_traces=0, gate_originals=8,
+            request_traces=8, alarm_traces=0, gate_originals=8,
         )  # fmt: skip
         running.callback(meta.stop)
         items = [{"id": f"i{n}", "prompt": "Why trees?", "completion": f"{ESSAY} {n}"} for n in range(8)]
