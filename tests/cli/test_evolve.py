@@ -90,10 +90,10 @@ def test_evolve_waits_and_the_cycle_can_be_looked_at(meta: list[str], reward_url
 
 def test_a_cycle_that_fails_ends_the_waiting(start_reward: StartReward, redis_url: str) -> None:
     """A meta-reward service without a key for its reward service."""
-    url = start_reward(bootstrap_tasks=[TASK], api_keys=["the-right-key"]).url
+    url = start_reward(bootstrap_tasks=[TASK], api_keys=["key-of-the-trainer"]).url
     items = [{"id": str(n), "prompt": PROMPTS[n].prompt, "completion": POOR} for n in range(8)]
     body = {"task": TASK, "run": "r", "step": 1, "items": items}
-    key = {"Authorization": "Bearer the-right-key"}
+    key = {"Authorization": "Bearer key-of-the-trainer"}
     httpx.post(f"{url}/score", json=body, headers=key, timeout=60.0).raise_for_status()
     values = {"redis_url": redis_url, "reward_url": url, "llm_proposer": False, "poll_s": 0.05, "request_traces": 8}
     server = ServerThread(create_app(MetaRewardSettings.model_validate(values)))
@@ -101,6 +101,6 @@ def test_a_cycle_that_fails_ends_the_waiting(start_reward: StartReward, redis_ur
         failed = run("evolve", TASK, "--wait", "--meta-url", server.url)
         assert failed.exit_code == 1
         assert "the cycle failed: AccessError: unauthorized" in failed.stderr
-        assert "the-right-key" not in failed.output
+        assert "key-of-the-trainer" not in failed.output
     finally:
         server.stop()
