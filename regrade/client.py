@@ -135,7 +135,8 @@ class RewardClient:
 
     async def readiness(self) -> dict[str, bool]:
         """Which dependencies of the service are available. Raises `ServiceUnavailableError` without a retry."""
-        return self._parsed(TypeAdapter(dict[str, bool]), await self._transport.get_once("/readyz"))
+        parts = self._parsed(TypeAdapter(dict[str, Any]), await self._transport.get_once("/readyz"))
+        return {name: answers for name, answers in parts.items() if isinstance(answers, bool)}
 
     async def aclose(self) -> None:
         """Close the connections."""

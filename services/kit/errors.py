@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from regrade.contracts import ErrorBody
+from services.kit.redis_faults import fault_of
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,15 @@ def error_response(error: ServiceError) -> JSONResponse:
 
 _CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that went away before its request was complete."""
-_REDIS_FAILED = "Redis does not answer or refuses writes; see the service's log"
+_RETRY_REDIS_S, _RETRY_LASTING_S = 2, 10
+
+
+def redis_problem(error: BaseException) -> Unavailable:
+    """The error of a request that failed in Redis, by its kind; what Redis said is for the log alone."""
+    fault = fault_of(error)
+    retry_after = _RETRY_LASTING_S if fault.is_lasting else _RETRY_REDIS_S
+    sentence = str(error) if getattr(error, "fault", None) is not None else fault.sentence
+    return Unavailable(f"{sentence} (the service's log has the details)", code=fault.code, retry_after=retry_after)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -147,12 +156,13 @@ def install_error_handlers(app: FastAPI) -> None:
         body = ErrorBody(error=str(error.detail).lower().replace(" ", "_"), detail=str(error.detail))
         return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
 
-    async def on_redis(_: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError):
-            log.warning("refused, Redis is unavailable", extra={"detail": str(error)})
-        else:
-            log.error("redis failed", exc_info=error)
-        return error_response(Unavailable(_REDIS_FAILED, code="redis_unavailable", retry_after=2))
+    async def on_redis(request: Request, error: Exception) -> JSONResponse:
+        fault = fault_of(error)
+        announced = getattr(error, "fault", None) is not None  # by the circuit, once for all requests
+        level = logging.INFO if announced else logging.ERROR if fault.is_lasting else logging.WARNING
+        extra = {"kind": fault.kind, "detail": fault.detail, "path": request.url.path}
+        log.log(level, f"refused: {fault.sentence}", exc_info=None if fault.is_of_server else error, extra=extra)
+        return error_response(redis_problem(error))
 
     async def on_disconnect(_: Request, error: Exception) -> Response:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)  # nobody reads it; metrics count it

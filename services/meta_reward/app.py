@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 from regrade import RewardClient
 from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.http.client import JsonClient, open_session
-from services.kit.store.redis import connect
+from services.kit.redis_faults import problem_text
+from services.kit.store.redis import check_writable, connect
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.kit.web.server import Readiness, install_common_routes
@@ -130,7 +131,7 @@ def _open_archive(settings: MetaRewardSettings, redis: Redis, leases: Leases, me
 async def _ready(request: Request) -> Readiness:
     redis: Redis = request.app.state.redis
     try:
-        answers = bool(await redis.ping())
-    except RedisError:
-        answers = False
-    return Readiness({"redis": answers}, answers)
+        await check_writable(redis)
+    except RedisError as error:
+        return Readiness({"redis": False}, False, {"redis": problem_text(error)})
+    return Readiness({"redis": True}, True)

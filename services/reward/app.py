@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from services.kit.asyncio_utils import cancel_and_wait
 from services.kit.checks.workers import CheckWorkers
 from services.kit.http.client import JsonClient, open_session
-from services.kit.store.redis import connect
+from services.kit.redis_faults import problem_text
+from services.kit.store.redis import check_writable, connect
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.kit.web.server import Readiness, install_common_routes
@@ -244,12 +245,13 @@ async def _prepare(
 async def _ready(request: Request) -> Readiness:
     """Without Redis, a replica is ready if its spool has room and a rubric is known: it serves degraded."""
     state: RewardState = request.app.state.reward
+    problems: dict[str, str] = {}
     try:
-        redis_answers = bool(await state.circuit.call(state.redis.ping))
-    except RedisError:
-        redis_answers = False
-    parts = {"redis": redis_answers, "judge": await state.engine.ready()}
+        await state.circuit.call(lambda: check_writable(state.redis))
+    except RedisError as error:
+        problems["redis"] = problem_text(error)
+    parts = {"redis": not problems, "judge": await state.engine.ready()}
     if state.spool is not None:
         parts["spool"] = not state.spool.full
     serves_degraded = parts.get("spool", False) and state.actives.any
-    return Readiness(parts, parts["judge"] and (redis_answers or serves_degraded))
+    return Readiness(parts, parts["judge"] and (parts["redis"] or serves_degraded), problems)

@@ -46,7 +46,13 @@ def ask(url: str, items: Sequence[dict[str, Any]], **fields: Any) -> httpx.Respo
 def readiness(url: str) -> tuple[int, dict[str, bool]]:
     """Status and parts of `/readyz`."""
     answer = httpx.get(f"{url}/readyz", timeout=60.0)
-    return answer.status_code, answer.json()
+    return answer.status_code, {name: part for name, part in answer.json().items() if name != "problems"}
+
+
+def readiness_problems(url: str) -> dict[str, str]:
+    """What `/readyz` says is wrong, by dependency."""
+    problems: dict[str, str] = httpx.get(f"{url}/readyz", timeout=60.0).json().get("problems", {})
+    return problems
 
 
 def error_of(url: str, items: Sequence[dict[str, Any]], **fields: Any) -> tuple[int, str]:

@@ -2,25 +2,30 @@
 
 import json
 import secrets
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha1
 from importlib import resources
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from pydantic import SecretStr
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from services.kit.redis_faults import fault_of
 from services.kit.store.keys import FENCE_KEY, PROBE_KEY
+
+T = TypeVar("T")
 
 
 def connect(url: SecretStr) -> Redis:
     """A client that decodes to `str`, gives up on a dead connection after 5 s and retries twice with jitter.
 
-    A retry may repeat a write whose reply was lost; every write of the services permits that.
+    A retry may repeat a write whose reply was lost; every write of the services permits that. It uses a new
+    connection, also after an error that another server behind the same name may not have (see `redis_faults`).
     """
     address = url.get_secret_value()
     pool = ConnectionPool.from_url(
@@ -32,9 +37,33 @@ def connect(url: SecretStr) -> Redis:
         socket_keepalive=True,
         health_check_interval=30,
         max_connections=64,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
+        retry=_ReconnectingRetry(
+            ExponentialWithJitterBackoff(base=0.05, cap=0.5),
+            retries=2,
+            supported_errors=(RedisConnectionError, RedisTimeoutError, ResponseError),
+        ),
     )
     return Redis.from_pool(pool)
+
+
+class _ReconnectingRetry(Retry):
+    """Retries what fails because of the server; redis-py closes the connection before each retry, and after the last.
+
+    Errors about one command are raised at once, and keep the connection.
+    """
+
+    async def call_with_retry(
+        self,
+        do: Callable[[], Awaitable[T]],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        *options: Any,
+        **named: Any,
+    ) -> T:
+        def is_of_server(error: Exception) -> bool:
+            return fault_of(error).is_of_server and (is_retryable is None or is_retryable(error))
+
+        return await super().call_with_retry(do, fail, is_of_server, *options, **named)
 
 
 class _ClosedTransportMixin:
@@ -56,14 +85,18 @@ class _SSLConnection(_ClosedTransportMixin, SSLConnection):
 
 
 async def check_writable(redis: Redis) -> None:
-    """Write one short-lived key, since a read-only or full Redis answers pings, too. Raises `RedisError`."""
-    await redis.set(PROBE_KEY, "1", ex=60)
+    """Run a script that writes one short-lived key, as the services write. Raises `RedisError`.
+
+    A read-only or full Redis answers pings, and a user may lack the permission to run scripts.
+    """
+    await LuaFunction(redis, "probe")([PROBE_KEY], [])
 
 
-async def shared_fence_key(redis: Redis) -> bytes:
-    """The key of the prompt fences, made by the first replica and shared, so that equal prompts stay equal."""
-    await redis.set(FENCE_KEY, secrets.token_hex(32), nx=True)
-    return str(await redis.get(FENCE_KEY)).encode()
+async def shared_fence_key(redis: Redis, own: str = "") -> bytes:
+    """The shared key of the prompt fences, so that equal prompts stay equal: `own` or a new one where there is none."""
+    own = own or secrets.token_hex(32)
+    await redis.set(FENCE_KEY, own, nx=True)
+    return str(await redis.get(FENCE_KEY) or own).encode()
 
 
 async def read_entries(

@@ -1,5 +1,6 @@
 """The rubric store: immutable rubrics by digest, the active pointer of each lineage, and its history."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
@@ -29,6 +30,7 @@ from services.kit.templates import fill
 _CACHED_RUBRICS = 512
 _EVENTS_PAGE = 16
 """Events read in one call when searching backwards: the one searched for is mostly among the newest."""
+_SILENCE_S = 30.0
 
 
 class RubricPointer(NamedTuple):
@@ -277,10 +279,20 @@ class RubricStore:
             before = page[0].id
 
     async def announcements(self) -> AsyncIterator[Announcement]:
-        """Activations as they happen, of every task, until the iterator is closed."""
-        async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        """Activations as they happen, of every task, until there was none for `_SILENCE_S`.
+
+        The caller then subscribes again: a dead connection, or one to a server that another one has replaced, is
+        silent, too.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(keys.ACTIVATIONS_CHANNEL)
-            async for message in pubsub.listen():
+            end = loop.time() + _SILENCE_S
+            while (remaining_s := end - loop.time()) > 0.0:
+                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=remaining_s)
+                if message is None:
+                    continue
+                end = loop.time() + _SILENCE_S
                 notice = json.loads(message["data"])
                 lineage = LineageKey(notice["task"], notice["lineage"], notice["scope"])
                 yield Announcement(lineage, notice["digest"], notice["version"])

@@ -6,9 +6,10 @@ import logging
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, cast
 
 import uvicorn
@@ -46,10 +47,11 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
 
 class Readiness(NamedTuple):
-    """Whether each dependency answers, and whether requests can be served."""
+    """Whether each dependency answers, whether requests can be served, and what is wrong, by dependency."""
 
-    parts: dict[str, bool]
+    parts: Mapping[str, bool]
     ready: bool
+    problems: Mapping[str, str] = MappingProxyType({})
 
 
 ReadinessProbe = Callable[[Request], Awaitable[Readiness]]
@@ -130,9 +132,10 @@ def install_common_routes(
 
     @router.get("/readyz", responses={503: {}})
     async def readyz(request: Request) -> JSONResponse:
-        """Readiness: each dependency, true where it answers; status 503 unless requests can be served."""
-        parts, serves = await ready(request)
-        return JSONResponse(parts, status_code=200 if serves else 503)
+        """Readiness: each dependency, true where it answers, and `problems`; 503 unless requests can be served."""
+        parts, serves, problems = await ready(request)
+        content = {**parts, "problems": dict(problems)} if problems else dict(parts)
+        return JSONResponse(content, status_code=200 if serves else 503)
 
     @router.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from regrade.contracts import MAIN_LINEAGE, as_text
-from services.kit.errors import Invalid, ServiceError, Unauthorized, Unavailable, describe_validation
+from services.kit.errors import Invalid, ServiceError, Unauthorized, describe_validation, redis_problem
 from services.kit.store.keys import LineageKey
 from services.kit.web.docs_page import PAGE_HEADERS
 from services.meta_reward.console.plots import share_of
@@ -76,10 +76,8 @@ class ConsoleRoute(APIRoute):
                 return _error_page(error)
             except (RequestValidationError, ValidationError) as error:
                 return _error_page(Invalid(describe_validation(error.errors())))
-            except RedisError:
-                return _error_page(
-                    Unavailable("Redis does not answer or refuses writes; the console reads everything from it")
-                )
+            except RedisError as error:
+                return _error_page(redis_problem(error))
 
         return handled
 

@@ -12,6 +12,7 @@ from regrade.contracts import Alarm, CycleStatus, GatePass, LineageEvent, Trace
 from regrade.errors import RegradeError
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict, ServiceError
+from services.kit.redis_faults import fault_of
 from services.kit.store.keys import LineageKey
 from services.meta_reward.cycle import run_cycle
 from services.meta_reward.cycle_run import CycleRun, PendingTraces
@@ -94,7 +95,10 @@ class Worker:
             lineages = await evolving_lineages(self._deps.store, self._deps.settings)
         except RedisError as error:
             if self._redis_available:
-                log.warning("the lineages could not be listed: waiting for Redis", extra={"error": str(error)})
+                fault = fault_of(error)
+                level = logging.ERROR if fault.is_lasting else logging.WARNING
+                extra = {"kind": fault.kind, "detail": fault.detail}
+                log.log(level, f"waiting for Redis: {fault.sentence}", extra=extra)
             self._redis_available = False
             return ()
         self._redis_available = True

@@ -15,14 +15,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, Field
 from pydantic_core import PydanticSerializationError, to_json
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from regrade.adapters import nemo_gym, openrlhf, slime
 from regrade.contracts import ItemResult as RefusedResult
 from regrade.contracts import Scope, ScoreItem
 from regrade.items import ItemFields, RefusedItem, read_item, refused_result
-from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable
+from services.kit.errors import Invalid, Overloaded, ServiceError, Unavailable, redis_problem
 from services.kit.results import ItemResult
 from services.kit.web.server import Credentials, GuardedRoute, error_responses, require_key
 from services.reward.api.micro_batching import Target
@@ -125,8 +124,9 @@ async def nemo_gym_verify(
         (result,) = await _score(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, [item])
     except (Unavailable, Overloaded) as error:
         return _json(nemo_gym.failure_row(body, f"{error.code}: {error.detail}"))
-    except (RedisConnectionError, RedisTimeoutError):
-        return _json(nemo_gym.failure_row(body, "redis_unavailable"))
+    except RedisError as error:
+        problem = redis_problem(error)
+        return _json(nemo_gym.failure_row(body, f"{problem.code}: {problem.detail}"))
     if result.reward is None:
         assert result.error is not None
         return _json(nemo_gym.failure_row(body, f"{result.error.code}: {result.error.message}"))

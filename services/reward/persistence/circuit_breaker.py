@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from redis import exceptions as redis_errors
 
 from services.kit.asyncio_utils import cancel_and_wait
+from services.kit.redis_faults import FaultKind, RedisFault, fault_of
 
 log = logging.getLogger(__name__)
 
@@ -20,19 +21,13 @@ T = TypeVar("T")
 _MAX_CALLS = 48
 """Below the pool size of `services.kit.store.redis.connect`: many calls at once wait here and count as no outage."""
 
-_OUTAGE_ERRORS = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.ReadOnlyError,
-    redis_errors.OutOfMemoryError,
-    redis_errors.ClusterDownError,
-    OSError,
-)
-_OUTAGE_REPLIES = ("MISCONF", "NOREPLICAS", "BUSY ")
-
 
 class RedisUnavailable(redis_errors.ConnectionError):
-    """Redis did not answer, cannot be written to, or the circuit is open."""
+    """Redis did not answer, cannot be written to, or the circuit is open; `fault` says why."""
+
+    def __init__(self, text: str, fault: RedisFault) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 class CircuitBreaker:
@@ -43,6 +38,8 @@ class CircuitBreaker:
         self._slots = asyncio.Semaphore(_MAX_CALLS)
         self._abandoned: set[asyncio.Future[Any]] = set()
         self._opened = asyncio.Event()
+        self.fault = RedisFault(FaultKind.UNAVAILABLE, "")
+        """What opened the circuit last."""
 
     @property
     def is_open(self) -> bool:
@@ -63,16 +60,23 @@ class CircuitBreaker:
         try:
             yield
         except (redis_errors.RedisError, OSError) as error:
-            if not isinstance(error, _OUTAGE_ERRORS) and not str(error).startswith(_OUTAGE_REPLIES):
+            if not fault_of(error).is_of_server:
                 raise
             raise self.open(error) from error
 
     def open(self, error: Exception) -> RedisUnavailable:
-        """Consider Redis unavailable; returns the error to be raised."""
-        if not self.is_open:
-            log.warning("Redis is unavailable", extra={"detail": f"{type(error).__name__}: {error}"})
+        """Consider Redis unavailable, or for another reason than before; returns the error to be raised."""
+        fault = fault_of(error)
+        if not self.is_open or fault.kind is not self.fault.kind:
+            level = logging.ERROR if fault.is_lasting else logging.WARNING
+            log.log(level, fault.sentence, extra={"kind": fault.kind, "detail": fault.detail})
+        self.fault = fault
         self._opened.set()
-        return RedisUnavailable(f"Redis is unavailable: {error}")
+        return self.unavailable()
+
+    def unavailable(self, text: str = "") -> RedisUnavailable:
+        """The error of a call that Redis cannot serve; `text` says what cannot be served."""
+        return RedisUnavailable("; ".join(filter(None, (self.fault.sentence, text))), self.fault)
 
     def close(self) -> None:
         """Redis answers again."""
@@ -93,7 +97,7 @@ class CircuitBreaker:
 
     def _raise_if_open(self) -> None:
         if self.is_open:
-            raise RedisUnavailable("Redis is unavailable: the circuit is open")
+            raise self.unavailable()
 
     async def _with_timeout(self, operation: Callable[[], Awaitable[T]]) -> T:
         """A command can swallow its cancellation, so it runs in its own task, which is abandoned at the timeout."""

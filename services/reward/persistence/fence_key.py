@@ -12,9 +12,12 @@ class FenceKey:
 
     def __init__(self, configured: str) -> None:
         self._configured = bool(configured)
-        self.value = configured.encode() or secrets.token_bytes(32)
+        self.value = (configured or secrets.token_hex(32)).encode()
 
     async def load(self, redis: Redis) -> None:
-        """Use the shared key from the next request on, unless one is configured. Raises `RedisError`."""
+        """Use the shared key from the next request on, unless one is configured. Raises `RedisError`.
+
+        A Redis that has none, or has lost it, gets the one in use.
+        """
         if not self._configured:
-            self.value = await shared_fence_key(redis)
+            self.value = await shared_fence_key(redis, self.value.decode())

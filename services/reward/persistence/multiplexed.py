@@ -15,6 +15,8 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis, SSLConnection
 from redis.asyncio.connection import Connection
 
+from services.kit.redis_faults import fault_of
+
 _CONNECT_S = 2.0
 _ERRORS: dict[str, type[redis_errors.RedisError]] = {
     "NOSCRIPT": redis_errors.NoScriptError,
@@ -30,7 +32,8 @@ _ERRORS: dict[str, type[redis_errors.RedisError]] = {
 class MultiplexedConnection:
     """Commands to the server of the client `redis`. `timeout_s` bounds the wait for a reply.
 
-    A command whose connection is lost is sent once more over a new one, so commands must be repeatable.
+    A command whose connection is lost is sent once more over a new one, so commands must be repeatable. So is one
+    that is refused because of the server: another one may have taken its place behind the same name.
     """
 
     def __init__(self, redis: Redis, *, timeout_s: float = 5.0) -> None:
@@ -43,11 +46,12 @@ class MultiplexedConnection:
         """The reply to one command, as text. Raises `RedisError`."""
         packed = _packed(*command)
         connection = self._connection
-        if connection is not None and connection.alive:
+        if connection is not None and connection.usable:
             try:
                 return await connection.send(packed)
-            except _ConnectionLost:
-                pass
+            except redis_errors.RedisError as error:
+                if not isinstance(error, _ConnectionLost) and not connection.retired:
+                    raise
         try:
             return await (await self._connected()).send(packed)
         except OSError as error:
@@ -60,7 +64,7 @@ class MultiplexedConnection:
 
     async def _connected(self) -> "_Connection":
         async with self._connecting:
-            if self._connection is None or not self._connection.alive:
+            if self._connection is None or not self._connection.usable:
                 self._connection = await self._connect()
             return self._connection
 
@@ -108,10 +112,13 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
+        self.retired = False
+        """Its server has refused a command because of itself: later commands need another connection."""
 
     @property
-    def alive(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
+    def usable(self) -> bool:
+        """Whether it takes further commands."""
+        return not self.retired and self._transport is not None and not self._transport.is_closing()
 
     def send(self, packed: bytes) -> "asyncio.Future[Any]":
         """Send a command; the future gets its reply."""
@@ -142,9 +149,12 @@ class _Connection(asyncio.Protocol):
                 if answer.done():
                     continue
                 if isinstance(reply, redis_errors.RedisError):
+                    self.retired = self.retired or fault_of(reply).is_of_server
                     answer.set_exception(reply)
                 else:
                     answer.set_result(reply)
+            if self.retired and not self._waiting:
+                self.close(_ConnectionLost("the connection was given up"))
         except (hiredis.HiredisError, UnicodeDecodeError, IndexError) as error:
             self.close(redis_errors.ConnectionError(f"unexpected reply from Redis: {error!r}"))
 

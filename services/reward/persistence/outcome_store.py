@@ -91,9 +91,7 @@ class OutcomeStore:
             return PinState(active, conflict, outcomes, degraded=True)
         active = pin.requested or self.actives.last_known(pin.lineage)
         if active is None:
-            raise RedisUnavailable(
-                f"Redis is unavailable, and this replica has never served {pin.lineage.label} of {pin.lineage.task}"
-            )
+            raise self.circuit.unavailable(f"this replica has never served {pin.lineage.label} of {pin.lineage.task}")
         provisional = self.pins.choose_provisional(pin.key, pin.lineage, active, pin.ttl_s)
         return PinState(pin.requested or provisional, False, outcomes, unpinned=True, degraded=True)
 

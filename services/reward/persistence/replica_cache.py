@@ -144,7 +144,10 @@ class ActiveRubricCache:
             except (RedisError, NotFound) as error:
                 detail = f"{type(error).__name__}: {error}"
                 log.warning("lost the activation channel; connecting again", extra={"detail": detail})
-            await asyncio.sleep(_RECONNECT_S)
+                await asyncio.sleep(_RECONNECT_S)
+            except Exception:  # anybody who may publish can send what cannot be read
+                log.exception("an announcement could not be read; connecting again")
+                await asyncio.sleep(_RECONNECT_S)
 
     async def poll(self) -> None:
         """Read the active rubric of each lineage: an announcement can be lost. Raises `RedisUnavailable`."""

@@ -32,7 +32,8 @@ def test_i8_a_replica_outlives_its_redis(start_reward: StartReward, own_valkey: 
         own_valkey.stop()
         assert http.get("/healthz").status_code == 200
         ready = http.get("/readyz")
-        assert (ready.status_code, ready.json()) == (503, {"redis": False, "judge": True})
+        assert (ready.status_code, ready.json()["redis"], ready.json()["judge"]) == (503, False, True)
+        assert ready.json()["problems"]["redis"].startswith("redis_unavailable: ")
         refused = http.post("/score", json=BODY)
         assert (refused.status_code, refused.json()["error"]) == (503, "redis_unavailable")
         assert set(refused.json()) == {"error", "detail"}

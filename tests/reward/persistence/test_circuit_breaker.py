@@ -25,8 +25,9 @@ async def test_after_one_failure_nobody_asks_until_it_is_closed() -> None:
             await circuit.call(fail)
     assert (calls, circuit.is_open) == (1, True)
     circuit.close()
-    with pytest.raises(RedisUnavailable, match="refused"):
+    with pytest.raises(RedisUnavailable, match="not reachable") as raised:
         await circuit.call(fail)
+    assert raised.value.fault.detail.endswith("refused")
     assert calls == 2
 
 
@@ -65,8 +66,9 @@ async def test_a_silent_redis_is_away_after_its_time() -> None:
             except asyncio.CancelledError:  # as a command under way may
                 continue
 
-    with pytest.raises(RedisUnavailable, match=r"0\.05 s"):
+    with pytest.raises(RedisUnavailable) as raised:
         await asyncio.wait_for(circuit.call(never), 60.0)
+    assert "0.05 s" in raised.value.fault.detail
     with pytest.raises(RedisUnavailable):
         await circuit.call(never)
     stubborn.set()
