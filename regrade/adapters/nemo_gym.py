@@ -1,7 +1,7 @@
 """NeMo Gym: the HTTP format of a resources server's `POST /verify`, and of `POST /compare` for a group. Pure.
 
 For a failed judge NeMo Gym expects status 200 with reward 0.0 and a failure class, which keeps the row out of its
-metrics. This is that trainer's null, and the only case where a missing reward is a number. It is never traced.
+metrics, and `mask_sample`, which keeps it out of NeMo-RL's loss. This is that trainer's null. It is never traced.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ from regrade.items import ItemFields
 
 CLIENT_TIMEOUT_S = 600.0
 """Our choice: NeMo Gym's client has no timeout."""
-
+REFERENCE_FIELDS = ("reference", "expected_answer", "ground_truth", "answer")
+"""Fields of a row that hold its reference, in NeMo Gym's datasets."""
+_FAILURE_CLASS = "judge_failed"
 JsonObject = dict[str, Any]
 
 
@@ -56,11 +58,13 @@ class CompareResponse(BaseModel):
 
 def to_item(request: VerifyRequest, scope: str | None = None) -> ItemFields:
     """The rollout as an item."""
-    rollout = (request.model_extra or {}).get("_ng_rollout_index")
+    row = request.model_extra or {}
+    rollout = row.get("_ng_rollout_index")
     return {
         "id": f"rollout-{rollout}" if isinstance(rollout, int) else None,
         "prompt": _prompt(request.responses_create_params),
         "completion": _completion(request.response),
+        "reference": _reference(row),
         "scope": scope,
     }
 
@@ -81,9 +85,20 @@ def to_row(request: VerifyRequest, result: Scored, components: dict[str, float])
 
 
 def failure_row(request: VerifyRequest, reason: str) -> JsonObject:
-    """The row of a failed judge: NeMo Gym lists it as a failure and runs it again on resume."""
-    failure = {"_ng_failure_class": "judge_failed", "_ng_failure_judge_error": reason}
-    return request.model_dump() | {"reward": 0.0, "reward_components": {}} | failure
+    """The row of a failed judge: NeMo Gym lists it as a failure and runs it again on resume, NeMo-RL masks it.
+
+    NeMo-RL reads the mask of `instance_config`; Gym's own fields for it are `mask_sample` and `failure_*`.
+    """
+    row = request.model_dump()
+    config = row.get("instance_config")
+    masks = {
+        "mask_sample": True,
+        "failure_kind": _FAILURE_CLASS,
+        "failure_reason": reason,
+        "instance_config": (config if isinstance(config, dict) else {}) | {"mask_sample": True},
+    }
+    failure = {"_ng_failure_class": _FAILURE_CLASS, "_ng_failure_judge_error": reason}
+    return row | {"reward": 0.0, "reward_components": {}} | masks | failure
 
 
 def to_comparison(results: Sequence[Scored]) -> CompareResponse:
@@ -91,6 +106,13 @@ def to_comparison(results: Sequence[Scored]) -> CompareResponse:
     rewards = [result.reward for result in results if result.reward is not None]
     assert len(rewards) == len(results)
     return CompareResponse(rewards=rewards, metrics=mean_metrics(results))
+
+
+def _reference(row: JsonObject) -> Any:
+    """The first of `REFERENCE_FIELDS` that the row or its `verifier_metadata` has."""
+    metadata = row.get("verifier_metadata")
+    places = (row, metadata if isinstance(metadata, dict) else {})
+    return next((place[name] for name in REFERENCE_FIELDS for place in places if place.get(name) is not None), None)
 
 
 def _prompt(params: JsonObject) -> Any:

@@ -1,44 +1,75 @@
-"""verifiers: a group reward function for environments of version 0.1, and a judge of one trace for `verifiers.v1`.
+"""verifiers: a rubric for environments of version 0.1, and a judge of one trace for `verifiers.v1`.
 
-rubric = vf.Rubric(funcs=[RegradeReward("essay_writing", run="run-1")])        # 0.1: called once a group
+class Regrade(RegradeRubric, vf.Rubric): ...
+rubric = Regrade("essay_writing", run="run-1")                                 # 0.1
 class Regrade(RegradeJudge, vf.Judge): ...                                     # v1
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from regrade.adapters.core import Scorer, Unscored, reward_of
+from regrade.adapters.core import Scorer, UnscoredError, reward_of
 from regrade.adapters.results import metrics_of
 
+State = dict[str, Any]
 
-class RegradeReward:
-    """Group reward function; verifiers recognises one by its plural arguments.
 
-    A sample without a reward is NaN, since verifiers makes 0.0 of an exception. Raises only when the service stays
-    unavailable for `patience_s`.
+class RegradeRubric:
+    """Mix in before `verifiers.Rubric` (0.1); `funcs` and `weights` are your own reward functions beside Regrade's.
+
+    A rollout without a reward gets an `error` and an advantage of 0, and takes no part in the advantages of its group:
+    prime-rl leaves it out. Its `reward` of 0.0 is what verifiers and prime-rl give a failed rollout, not a score. A
+    rubric is needed for this, since verifiers makes 0.0 of a reward function's exception for the whole group, and one
+    NaN makes every advantage NaN. Raises `RegradeError` when the service stays unavailable for `patience_s`.
     """
 
-    def __init__(self, task: str | None = None, *, unscored: Unscored = "nan", **options: Any) -> None:
-        self.__name__ = "regrade"
-        self._scorer = Scorer(task=task, **options)
-        self._unscored = unscored
-
-    async def __call__(
+    def __init__(
         self,
-        prompts: Sequence[str | Sequence[Mapping[str, Any]]],
-        completions: Sequence[str | Sequence[Mapping[str, Any]]],
-        answers: Sequence[Any],
-        states: Sequence[Any],
-    ) -> list[float]:
-        """One reward a rollout; each state gets its metrics as `regrade`."""
+        task: str | None = None,
+        *,
+        funcs: Sequence[Callable[..., Any]] = (),
+        weights: Sequence[float] | None = None,
+        weight: float = 1.0,
+        parser: Any = None,
+        **options: Any,
+    ) -> None:
+        own = [1.0] * len(funcs) if weights is None else weights
+        super().__init__([self.regrade, *funcs], [weight, *own], parser)  # type: ignore[call-arg]
+        self._scorer = Scorer(task=task, **options)
+
+    async def regrade(self, state: State) -> float:
+        """The reward of a rollout that has one."""
+        return float(state["regrade"]["reward"])
+
+    async def score_rollout(self, state: State) -> None:
+        """Score one rollout; `state["regrade"]` has its metrics, a column to save."""
+        if await self._scored([state]):
+            await super().score_rollout(state)  # type: ignore[misc]
+
+    async def score_group(self, states: Sequence[State]) -> None:
+        """Score a group in one call."""
+        if scored := await self._scored(states):
+            await super().score_group(scored)  # type: ignore[misc]
+
+    async def _scored(self, states: Sequence[State]) -> list[State]:
+        """The states with a reward; the others are marked as failed."""
         items = [
-            {"prompt": prompt, "completion": completion, "reference": answer}
-            for prompt, completion, answer in zip(prompts, completions, answers, strict=True)
+            {"prompt": state["prompt"], "completion": state["completion"], "reference": state.get("answer")}
+            for state in states
         ]
         results = (await self._scorer.score(items)).results
         for state, result in zip(states, results, strict=True):
-            state["regrade"] = metrics_of(result)
-        return [reward_of(result, self._unscored) for result in results]
+            state["regrade"] = metrics_of(result) | ({} if result.reward is None else {"reward": result.reward})
+            if result.error is not None:
+                _fail(state, UnscoredError(result.error.code, result.error.message))
+        return [state for state, result in zip(states, results, strict=True) if result.reward is not None]
+
+
+def _fail(state: State, error: UnscoredError) -> None:
+    state["error"] = error
+    state["metrics"] = {}
+    for part in (state, *(state.get("trajectory") or ())):
+        part["reward"] = part["advantage"] = 0.0
 
 
 class _Task(Protocol):

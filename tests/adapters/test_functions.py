@@ -3,6 +3,8 @@
 import asyncio
 import math
 import pickle
+import re
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -43,24 +45,31 @@ def environment(monkeypatch: pytest.MonkeyPatch, reward_url: str, fake_engine: F
 async def test_verl_gets_one_set_of_names(trace_log: TraceLog) -> None:
     extra_info = {"prompt": USER, "split": "test"}
     good = await verl.compute_score("essays", ESSAY, "a reference", extra_info)
-    bad = await verl.compute_score("essays", BAD, None, {"question": PROMPT})
     assert good == {"score": 0.8, "regrade_scored": 1.0, "regrade_rubric_version": 1.0, "regrade_flags": 0.0}
-    assert list(bad) == list(good)
-    assert math.isnan(bad["score"])
     (trace,) = (await trace_log.recent(TASK, 10)).traces
     assert (trace.purpose, trace.reference, trace.run) == ("eval", "a reference", "run-1")
-    with pytest.raises(UnscoredError, match="judge_malformed"):
-        await verl.compute_score("essays", BAD, None, {"prompt": PROMPT}, unscored="error")
+    assert await asyncio.to_thread(verl.compute_score_sync, "essays", ESSAY, "a reference", extra_info) == good
     with pytest.raises(ValueError, match="extra_info"):
         await verl.compute_score("essays", ESSAY, None, {})
 
 
-async def test_verl_without_a_judge_is_nan_after_its_patience(fake_engine: FakeEngine) -> None:
-    fake_engine.stop()
-    output = await verl.compute_score("essays", ESSAY, None, {"prompt": PROMPT})
-    assert (math.isnan(output["score"]), output["regrade_scored"]) == (True, 0.0)
-    with pytest.raises(ServiceUnavailableError):
-        await verl.compute_score("essays", ESSAY, None, {"prompt": PROMPT}, unscored="error")
+@pytest.mark.parametrize("away", [False, True], ids=["one item fails", "judge away"])
+async def test_verls_rollout_without_a_reward_ends_with_an_error(
+    fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    """Where verl's manager would make a 0 of an exception, the score is no number."""
+    if away:
+        fake_engine.stop()
+    expected = "judge_unavailable|unreachable" if away else "judge_malformed"
+    with pytest.raises(RegradeError, match=expected):
+        await verl.compute_score("essays", BAD, None, {"question": PROMPT})
+    with pytest.raises(RegradeError, match=expected):
+        await asyncio.to_thread(verl.compute_score_sync, "essays", BAD, None, {"question": PROMPT})
+    module, name = verl._RATE_LIMITED
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{name: SimpleNamespace(_class_initialized=True)}))
+    output = await verl.compute_score("essays", BAD, None, {"question": PROMPT})
+    assert list(output) == ["score", *METRIC_NAMES]
+    assert re.match(f"no reward: ({expected})", output["score"])
 
 
 def test_samples_of_many_threads_and_loops_are_batches(trace_log: TraceLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,29 +156,92 @@ class Versions(ms_swift.RubricVersionORM, Orm):
     pass
 
 
-async def test_ms_swift_leaves_none_out_and_logs_the_version(fake_engine: FakeEngine, trace_log: TraceLog) -> None:
-    """Both functions together send each completion once."""
-    columns: dict[str, Any] = {
-        "messages": [[*USER, {"role": "assistant", "content": text}] for text in (ESSAY, BAD, ESSAY)],
-        "trainer_state": SimpleNamespace(global_step=3), "prompt_id": ["a"] * 3,
-    }  # fmt: skip
-    rewards, versions = await asyncio.gather(*(make()([ESSAY, BAD, ESSAY], **columns) for make in (Rewards, Versions)))
-    assert (rewards, versions) == ([0.8, None, 0.8], [1.0, 1.0, 1.0])
-    assert {(trace.item_id, trace.step) for trace in (await trace_log.recent(TASK, 10)).traces} == {
-        ("0.0", 3),
-        ("0.2", 3),
+def _columns(*completions: str, prompts: str = "") -> dict[str, Any]:
+    """What ms-swift passes for completions of one prompt, or of the prompts `prompts`, a letter each."""
+    letters = prompts or "a" * len(completions)
+    return {
+        "messages": [[*USER, {"role": "assistant", "content": text}] for text in completions],
+        "trainer_state": SimpleNamespace(global_step=3),
+        "prompt_id": list(letters),
     }
+
+
+async def test_ms_swift_leaves_out_the_whole_group(fake_engine: FakeEngine, trace_log: TraceLog) -> None:
+    """A single None would count as 0.0. Both functions together send each completion once."""
+    arguments = SimpleNamespace(num_generations=2)
+    completions = [ESSAY, BAD, ESSAY, f"{ESSAY} Four."]
+    columns = _columns(*completions, prompts="aabb")
+    rewards, versions = await asyncio.gather(*(make(arguments)(completions, **columns) for make in (Rewards, Versions)))
+    assert (rewards, versions) == ([None, None, 0.8, 0.8], [1.0] * 4)
+    assert {(trace.item_id, trace.step) for trace in (await trace_log.recent(TASK, 10)).traces} == {
+        ("0.0", 3), ("0.2", 3), ("0.3", 3),
+    }  # fmt: skip
+
+
+async def test_ms_swift_raises_where_it_cannot_leave_out_a_group() -> None:
+    for arguments in (SimpleNamespace(num_generations=4), None):
+        with pytest.raises(UnscoredError, match="multiple of num_generations"):
+            await Rewards(arguments)([ESSAY, BAD], **_columns(ESSAY, BAD))
+    strict = Rewards(SimpleNamespace(num_generations=2))
+    strict.unscored = "error"
+    with pytest.raises(UnscoredError, match="judge_malformed"):
+        await strict([ESSAY, BAD], **_columns(ESSAY, BAD))
+    assert await strict([ESSAY], **_columns(ESSAY)) == [0.8]
+
+
+class Rubric:
+    """Computes rewards and advantages as the rubric of verifiers 0.1 does."""
+
+    def __init__(self, funcs: list[Any], weights: list[float], parser: Any) -> None:
+        self.funcs, self.weights = funcs, weights
+
+    async def score_group(self, states: list[Any]) -> None:
+        for state in states:
+            pairs = zip(self.funcs, self.weights, strict=True)
+            state["reward"] = sum([await func(state) * weight for func, weight in pairs])
+        mean = sum(state["reward"] for state in states) / len(states)
+        for state in states:
+            state["advantage"] = state["reward"] - mean
+
+    async def score_rollout(self, state: Any) -> None:
+        await self.score_group([state])
+
+
+class GroupRubric(verifiers.RegradeRubric, Rubric):
+    pass
+
+
+def _states(*completions: str) -> list[dict[str, Any]]:
+    return [
+        {"prompt": USER, "completion": [{"role": "assistant", "content": text}], "answer": "", "trajectory": [{}]}
+        for text in completions
+    ]
 
 
 async def test_verifiers_scores_a_group_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     batch_sizes: list[int] = []
     _count_batches(monkeypatch, batch_sizes)
-    states: list[dict[str, Any]] = [{}, {}]
-    rewards = await verifiers.RegradeReward()(
-        [USER] * 2, [[{"role": "assistant", "content": ESSAY}], BAD], ["x", ""], states
-    )
-    assert (rewards[0], math.isnan(rewards[1]), batch_sizes) == (0.8, True, [2])
-    assert [set(state["regrade"]) for state in states] == [set(METRIC_NAMES)] * 2
+
+    async def length(state: dict[str, Any]) -> float:
+        return float(len(state["completion"][0]["content"]) > len(ESSAY))
+
+    rubric = GroupRubric(funcs=[length], weights=[0.1])
+    good, bad, longer = _states(ESSAY, BAD, f"{ESSAY} Two.")
+    await rubric.score_group([good, bad, longer])
+    assert batch_sizes == [3]
+    assert [good["reward"], longer["reward"]] == pytest.approx([0.8, 0.9])
+    assert [good["advantage"], bad["advantage"], longer["advantage"]] == pytest.approx([-0.05, 0.0, 0.05])
+    assert isinstance(bad["error"], UnscoredError)
+    assert bad["trajectory"] == [{"reward": 0.0, "advantage": 0.0}]
+    assert "error" not in good
+    assert all(set(METRIC_NAMES) <= set(state["regrade"]) for state in (good, bad, longer))
+
+
+async def test_verifiers_scores_a_single_rollout() -> None:
+    good, bad = _states(ESSAY, BAD)
+    for state in (good, bad):
+        await GroupRubric().score_rollout(state)
+    assert (good["reward"], "error" in good, str(bad["error"])[:15]) == (0.8, False, "judge_malformed")
 
 
 async def test_verifiers_v1_leaves_a_trace_out_that_raises() -> None:

@@ -105,6 +105,19 @@ def test_a_nemo_gym_rollout_with_tools() -> None:
     assert _turns(item["completion"]) == [("assistant", "look({})"), ("tool", "a tree"), ("assistant", "Shade.")]
 
 
+@pytest.mark.parametrize(("row", "reference"), [
+    ({"expected_answer": "7", "answer": "no"}, "7"),
+    ({"ground_truth": "7"}, "7"),
+    ({"verifier_metadata": {"answer": "7"}}, "7"),
+    ({"question": "7", "verifier_metadata": None}, None),
+])  # fmt: skip
+def test_a_nemo_gym_row_has_its_reference(row: dict[str, Any], reference: str | None) -> None:
+    request = nemo_gym.VerifyRequest.model_validate(
+        {"responses_create_params": {"input": "Why?"}, "response": {"output": []}} | row
+    )
+    assert nemo_gym.to_item(request)["reference"] == reference
+
+
 def test_openrlhf_lengths_must_agree() -> None:
     with pytest.raises(ValueError, match="different lengths"):
         openrlhf.OpenRLHFRequest(query=["a"], prompts=["a"], labels=["x", "y"])

@@ -171,6 +171,14 @@ async def test_i3_nemo_gyms_null_is_never_traced(
     row = answer.json()
     assert (answer.status_code, row["reward"], row["_ng_failure_class"]) == (200, 0.0, "judge_failed")
     assert row["_ng_failure_judge_error"].startswith("judge_malformed: ")
+    assert (row["mask_sample"], row["failure_kind"], row["instance_config"]) == (
+        True,
+        "judge_failed",
+        {"mask_sample": True},
+    )
+    assert row["failure_reason"] == row["_ng_failure_judge_error"]
+    refused = await http.post("/adapters/nemo-gym/verify", json=_verify(ESSAY), params={"unscored": "error"})
+    assert (refused.status_code, refused.json()["error"]) == (503, "judge_malformed")
     fake_engine.stop()
     away = (await http.post("/adapters/nemo-gym/verify", json=_verify(SHORT), params={"hold_s": 1})).json()
     assert away["_ng_failure_judge_error"].startswith("judge_unavailable: ")

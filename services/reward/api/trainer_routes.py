@@ -65,6 +65,13 @@ class SlimeQuery(FilteredQuery):
     """`dict` returns an object, for `--reward-key score`."""
 
 
+class NeMoGymQuery(TrainerQuery):
+    """The query of NeMo Gym's `/verify`."""
+
+    unscored: Literal["mask", "error"] = "mask"
+    """`mask` returns Gym's failed row, which NeMo-RL masks in the loss; `error` an error, which ends a NeMo-RL step."""
+
+
 async def _trainer_key(request: Request, credentials: Credentials) -> str:
     """The caller's key, from the header or the URL, once it is verified; empty where no key is configured."""
     credentials = credentials or _basic_credentials(request.headers.get("authorization", ""))
@@ -116,19 +123,25 @@ async def slime_reward(
 
 @router.post("/nemo-gym/verify", response_model=nemo_gym.VerifyResponse)
 async def nemo_gym_verify(
-    body: nemo_gym.VerifyRequest, query: Annotated[TrainerQuery, Query()], state: State, key: Key
+    body: nemo_gym.VerifyRequest, query: Annotated[NeMoGymQuery, Query()], state: State, key: Key
 ) -> Response:
-    """NeMo Gym's `/verify`. A failure of the judge is a 200 with reward 0.0 and a failure class that Gym filters."""
+    """NeMo Gym's `/verify`. A failure of the judge is a 200 with reward 0.0, a failure class and `mask_sample`."""
     item = nemo_gym.to_item(body, query.scope)
     try:
         (result,) = await _score(state, key, query, nemo_gym.CLIENT_TIMEOUT_S, [item])
     except (Unavailable, Overloaded) as error:
+        if query.unscored == "error":
+            raise
         return _json(nemo_gym.failure_row(body, f"{error.code}: {error.detail}"))
     except RedisError as error:
+        if query.unscored == "error":
+            raise
         problem = redis_problem(error)
         return _json(nemo_gym.failure_row(body, f"{problem.code}: {problem.detail}"))
     if result.reward is None:
         assert result.error is not None
+        if query.unscored == "error":
+            raise _missing(result)
         return _json(nemo_gym.failure_row(body, f"{result.error.code}: {result.error.message}"))
     components = {entry.id: entry.score for entry in result.criteria if entry.score is not None}
     return _json(nemo_gym.to_row(body, result, components))
@@ -155,10 +168,15 @@ async def _rewards(
         raise
     missing = next((result for result in results if result.reward is None), None)
     if missing is not None and not (isinstance(query, FilteredQuery) and query.unscored == "nan"):
-        assert missing.error is not None
-        kind = Unavailable if missing.error.retryable else Invalid
-        raise kind(missing.error.message, code=missing.error.code)
+        raise _missing(missing)
     return results
+
+
+def _missing(result: Outcome) -> ServiceError:
+    """503 where a retry may give a reward, else 422."""
+    assert result.error is not None
+    kind = Unavailable if result.error.retryable else Invalid
+    return kind(result.error.message, code=result.error.code)
 
 
 async def _score(state: RewardState, key: str, query: TrainerQuery, time_limit_s: float, items: Items) -> list[Outcome]:
