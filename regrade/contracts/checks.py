@@ -101,7 +101,7 @@ class BoxedAnswer(CheckParameters):
 
 
 class MathEqual(CheckParameters):
-    """The completion's final answer equals the item's reference by math-verify."""
+    """The completion's final answer, outside its reasoning, equals the item's reference."""
 
     needs_reference: ClassVar[bool] = True
     check: Literal["math_equal"]

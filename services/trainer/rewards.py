@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from regrade.adapters.trl import RegradeReward
 from regrade.tasks import TaskPack
+from services.kit.checks.answer import equal_answer
 from services.kit.checks.base import CheckError
 from services.kit.checks.workers import CheckWorkers
 from services.kit.text.label_match import last_label, normalise
-from services.kit.text.math_equal import math_equal
+from services.kit.text.reasoning import part_reasoning
 from services.trainer.settings import RewardMix
 
 Rewards = list[float | None]
@@ -48,7 +49,7 @@ class AnswerCheck:
     def _label(self, completion: str, reference: str | None) -> float | None:
         if reference is None:
             return None
-        label = last_label(completion, self._labels)
+        label = last_label(part_reasoning(completion).answer, self._labels)
         return float(label is not None and label == normalise(reference))
 
     async def _math(self, workers: CheckWorkers, pairs: Sequence[tuple[str, str | None]]) -> Rewards:
@@ -58,7 +59,7 @@ class AnswerCheck:
             if reference is None:
                 return None
             try:
-                return float(await share.run(math_equal, completion, reference))
+                return await equal_answer(share, completion, reference)
             except CheckError:
                 return None
 

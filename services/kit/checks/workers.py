@@ -37,7 +37,7 @@ class CheckWorkers:
         workers: int = 4,
         memory_bytes: int = 512 << 20,
         batch_s: float = 60.0,
-        preload: tuple[str, ...] = ("math_verify",),
+        preload: tuple[str, ...] = ("latex2sympy2_extended.latex2sympy2",),
     ) -> None:
         self.timeout_s = timeout_s
         self.batch_s = batch_s

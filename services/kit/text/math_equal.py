@@ -1,30 +1,40 @@
-"""Equivalence of answers by math-verify. Symbolic algebra on policy text may never end: call it in a worker process."""
+"""Equality of a completion's final answer and a reference.
 
-_MAX_ANSWER_CHARS = 2_000
-_MATH_MARKS = ("$", r"\boxed", r"\(", r"\[")
+Algebra on policy text may never end: call it in a worker process.
+"""
 
+from services.kit.text.final_answer import final_answer
+from services.kit.text.math_answer.comparison import equal_answers
+from services.kit.text.math_answer.errors import Undecided, Unreadable
+from services.kit.text.math_answer.reader import read_answer
+from services.kit.text.reasoning import part_reasoning
 
-def boxed(text: str) -> str:
-    r"""The content of the last `\boxed{...}` with balanced braces, stripped; empty when there is none."""
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return ""
-    depth = 0
-    begin = start + len(r"\boxed{")
-    for position in range(begin - 1, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[begin:position].strip()
-    return ""
+__all__ = ["Undecided", "Unreadable", "math_equal"]
+
+_MAX_SHOWN = 80
+_SOLUTION_MARKS = (r"\boxed", r"\fbox", "####")
 
 
 def math_equal(completion: str, reference: str) -> bool:
-    """Whether the completion's final answer equals the reference."""
-    from math_verify import parse, verify
+    """Whether the completion's final answer equals the reference; both are read whole or not at all.
 
-    completion, reference = completion[-_MAX_ANSWER_CHARS:], reference[-_MAX_ANSWER_CHARS:]
-    bare = "\\" in reference and not any(mark in reference for mark in _MATH_MARKS)
-    # Of LaTeX without its delimiters, a plain parse reads only the first number: 25 of 25\\pi.
-    written = (f"${reference}$", reference) if bare else (reference, f"${reference}$")
-    gold = parse(written[0], parsing_timeout=None) or parse(written[1], parsing_timeout=None)
-    return bool(verify(gold, parse(completion, parsing_timeout=None), timeout_seconds=None))
+    A completion whose answer cannot be read is not equal. Raises `Unreadable` for a reference that cannot be read, and
+    `Undecided` where both are read and the comparison is too large.
+    """
+    is_solution = any(mark in reference for mark in _SOLUTION_MARKS)
+    try:
+        gold = read_answer(final_answer(part_reasoning(reference).answer) if is_solution else reference)
+    except (Unreadable, RecursionError) as error:
+        raise Unreadable(
+            f"the reference {reference[:_MAX_SHOWN]!r} cannot be read as one answer; docs/rubrics.md lists what can"
+        ) from error
+    try:
+        answer = read_answer(final_answer(part_reasoning(completion).answer))
+    except (Unreadable, RecursionError):
+        return False
+    try:
+        return equal_answers(gold, answer)
+    except (Undecided, MemoryError):
+        raise
+    except Exception as error:  # sympy raises many kinds
+        raise Undecided(f"the comparison failed: {type(error).__name__}") from error

@@ -9,7 +9,7 @@ from datasets import Dataset
 from pydantic import BaseModel, ConfigDict, Field
 
 from regrade.tasks import TaskPack
-from services.kit.text.math_equal import boxed
+from services.kit.text.final_answer import final_box
 from services.trainer.data.mapping import Columns, Example, ExampleReader
 from services.trainer.data.scopes import Clusters
 from services.trainer.data.sources import GENERATED, Row, SourceError, read_rows, shuffled
@@ -36,7 +36,7 @@ def _without_tag(row: Row) -> Row:
 
 def _with_answer(row: Row) -> Row:
     """A problem of MATH with the boxed answer of its solution."""
-    return row | {"answer": boxed(str(row.get("solution") or ""))}
+    return row | {"answer": final_box(str(row.get("solution") or ""))}
 
 
 CORPORA: dict[str, Corpus] = {

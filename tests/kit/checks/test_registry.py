@@ -1,6 +1,5 @@
 """The check catalogue: honest text passes, faults do not, ramps have slope, and nothing a policy writes hangs it."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -12,7 +11,6 @@ from regrade.contracts.checks import Check
 from services.kit.checks.base import CheckError, CheckInput
 from services.kit.checks.registry import CHECKS, evaluate_check, validate_check
 from services.kit.checks.workers import CheckWorkers
-from services.kit.text.math_equal import boxed
 from tests.support.builders import ESSAY, PROMPT
 
 GERMAN = "Bäume machen eine Stadt freundlicher, denn ihr Schatten kühlt im Sommer die Straßen und die Häuser."
@@ -22,13 +20,6 @@ PERSON = {"type": "object", "required": ["name"], "properties": {"name": {"type"
 @pytest.fixture(scope="module")
 def pool() -> Iterator[CheckWorkers]:
     workers = CheckWorkers(timeout_s=60.0)
-    yield workers
-    workers.close()
-
-
-@pytest.fixture
-def hurried_pool() -> Iterator[CheckWorkers]:
-    workers = CheckWorkers(timeout_s=5.0, workers=1)
     yield workers
     workers.close()
 
@@ -102,22 +93,34 @@ async def test_a_pattern_made_to_hang_does_not(pool: CheckWorkers) -> None:
     assert time.process_time() - started < 5.0
 
 
-async def test_algebra_without_end_is_no_zero_and_the_next_is_served(hurried_pool: CheckWorkers) -> None:
-    with pytest.raises(CheckError, match="math_equal: not decided in"):
-        await value(hurried_pool, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
-    assert await value(hurried_pool, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
+async def test_what_cannot_be_decided_is_no_zero(pool: CheckWorkers) -> None:
+    with pytest.raises(CheckError, match="math_equal: a number is too large") as caught:
+        await value(pool, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10^{10}}}+1")
+    assert not caught.value.retryable
 
 
-async def test_endless_algebra_of_one_item_keeps_no_other_waiting(pool: CheckWorkers) -> None:
-    """Several workers: what can be decided is, while another runs on."""
-    tower = value(pool, {"check": "math_equal"}, r"\boxed{9^{9^{9^{9^{9}}}}+\sqrt{2}}", r"10^{10^{10}}+1")
-    stuck = asyncio.create_task(tower)
-    await asyncio.sleep(0)
-    assert await value(pool, {"check": "math_equal"}, r"\boxed{4}", "4") == 1.0
-    assert not stuck.done()
-    stuck.cancel()
-    with pytest.raises(asyncio.CancelledError):  # not an item without a score: nobody waits for it any more
-        await stuck
+async def test_a_reference_that_cannot_be_read_is_an_error_that_shows_it(pool: CheckWorkers) -> None:
+    with pytest.raises(CheckError, match=r"the reference 'see page 12' cannot be read") as caught:
+        await value(pool, {"check": "math_equal"}, r"\boxed{12}", "see page 12")
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("completion", "boxed"),
+    [
+        (r"\boxed{7}", 1.0),
+        (r"<think>\boxed{7}</think>", 0.0),
+        (r"\boxed{7}</think> I cannot say.", 0.0),
+        (r"<think>\boxed{7}", 0.0),
+        (r"<think>No.</think> \boxed{7}", 1.0),
+    ],
+)
+async def test_reasoning_holds_no_answer(pool: CheckWorkers, completion: str, boxed: float) -> None:
+    """One rule for the three checks of an answer."""
+    assert await value(pool, {"check": "boxed_answer"}, completion) == boxed
+    assert await value(pool, {"check": "math_equal"}, completion, "7") == boxed
+    labelled = completion.replace(r"\boxed{7}", "right")
+    assert await value(pool, {"check": "verdict_equal", "verdicts": ["right", "wrong"]}, labelled, "right") == boxed
 
 
 async def test_json_bomb_is_a_zero(pool: CheckWorkers) -> None:
@@ -136,11 +139,6 @@ async def test_json_bomb_is_a_zero(pool: CheckWorkers) -> None:
 def test_unusable_parameters_are_told(parameters: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a"):
         validate_check(parsed(parameters))
-
-
-def test_boxed() -> None:
-    assert boxed(r"\boxed{1} then \boxed{\frac{a}{b}}") == r"\frac{a}{b}"
-    assert boxed(r"\boxed{never closed") == boxed("nothing") == ""
 
 
 def test_every_check_of_the_contract_has_an_entry() -> None:

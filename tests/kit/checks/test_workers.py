@@ -98,7 +98,8 @@ async def test_one_batch_leaves_workers_to_the_others(workers: CheckWorkers) -> 
     assert not any(task.done() for task in stuck)
     for task in stuck:
         task.cancel()
-    await asyncio.gather(*stuck, return_exceptions=True)
+    ends = await asyncio.gather(*stuck, return_exceptions=True)
+    assert {type(end) for end in ends} == {asyncio.CancelledError}, "a cancelled caller gets no error of the item"
 
 
 async def test_a_worker_that_dies_is_an_error_that_a_retry_may_mend(workers: CheckWorkers) -> None:
