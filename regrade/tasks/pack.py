@@ -182,7 +182,9 @@ def _find(task: str, search_path: str) -> TaskPack | None:
 def _load(task: str, search_path: str) -> TaskPack:
     folder = _folders(search_path).get(task)
     if folder is None:
-        raise UnknownTaskError(f"no task pack {task!r}; available: {', '.join(available_tasks())}")
+        raise UnknownTaskError(
+            f"no task pack {task!r}; available: {', '.join(available_tasks())}. {TASKS_DIR} names folders of others"
+        )
     return read_pack(folder)
 
 

@@ -13,6 +13,8 @@ from typing import Self
 
 import httpx
 
+from services.local.logs import last_problem
+
 _POLL_S = 0.1
 _READY_S = 120.0
 _SHORT_GRACE_S = 2.0
@@ -20,7 +22,7 @@ _SHORT_GRACE_S = 2.0
 
 
 class StackError(Exception):
-    """A process did not start, or died; the message names it and its log."""
+    """A process did not start, or died; the message names it, the last problem in its log, and the log."""
 
 
 @contextmanager
@@ -50,6 +52,8 @@ class Processes:
         self._folder = folder
         self._grace_s = grace_s
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._log_starts: dict[str, int] = {}
+        """Size of each log when its process was started: a run that is continued has older entries."""
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
         """Start `command` with its output in `<name>.log`; returns the process id.
@@ -59,6 +63,7 @@ class Processes:
         ineffective.
         """
         with self._log(name).open("ab") as output, deferred_signals():
+            self._log_starts[name] = output.seek(0, os.SEEK_END)
             process = subprocess.Popen(  # noqa: S603 - our own commands
                 command,
                 env=os.environ | dict(env or {}),
@@ -93,7 +98,7 @@ class Processes:
         while not condition():
             self.check(may_end=name)
             if time.monotonic() > deadline:
-                raise StackError(f"{name} was not ready after {timeout_s:.0f} s; see {self._log(name)}")
+                raise self._error(name, f"was not ready after {timeout_s:.0f} s")
             time.sleep(_POLL_S)
 
     def wait_for_end(self, name: str, timeout_s: float) -> None:
@@ -106,7 +111,7 @@ class Processes:
         for name, process in self._running:
             code = process.poll()
             if code is not None and (name != may_end or code != 0):
-                raise StackError(f"{name} ended with status {code}; see {self._log(name)}")
+                raise self._error(name, f"ended with status {code}")
         return any(name == may_end and process.poll() == 0 for name, process in self._running)
 
     def stop(self) -> None:
@@ -125,6 +130,10 @@ class Processes:
                 grace_s = min(grace_s, _SHORT_GRACE_S)
                 continue
             self._running.pop()
+
+    def _error(self, name: str, what: str) -> StackError:
+        problem = last_problem(self._log(name), self._log_starts.get(name, 0))
+        return StackError(f"{name} {what}; see {self._log(name)}{problem and f', which ends with:{chr(10)}{problem}'}")
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"

@@ -1,11 +1,14 @@
 """Settings of the local stack: command-line options, or environment variables `REGRADE_LOCAL_*`."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from regrade.contracts import Name
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class LocalSettings(BaseSettings):
@@ -17,9 +20,18 @@ class LocalSettings(BaseSettings):
 
     task: Name = Field("essay_writing", description="Task pack to train on.")
     steps: int = Field(18, ge=4, description="Optimizer steps.")
-    run: str = Field("", description="Name of the run; empty: the current date and time.")
+    run: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9_.-]{1,64})?$",
+        description="Name of the run. One that exists is continued, with its data. Empty: the date and time, "
+        "or `serve` with --serve.",
+    )
     runs_dir: Path = Field(Path("runs"), description="Folder of the runs and of the converted policy.")
-    serve: bool = Field(False, description="Only serve, on ports 8700 (reward) and 8701 (meta-reward), until Ctrl-C.")
+    serve: bool = Field(False, description="Only serve, until Ctrl-C.")
+    reward_port: Port = Field(
+        0, description="Port of the reward service; 0: 8700, or any if a demonstration finds it in use."
+    )
+    meta_reward_port: Port = Field(0, description="Port of the meta-reward service; 0: 8701, in the same way.")
     judge_url: str = Field("", description="Your own judge engine, without /v1; empty: start the small one.")
     judge_model: str = Field("", description="The engine's model; empty: the first one it lists.")
     every_traces: int = Field(24, ge=8, description="New traces that start a rubric cycle.")

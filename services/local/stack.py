@@ -13,9 +13,6 @@ from services.local.settings import LocalSettings
 from services.local.valkey import PASSWORD_VARIABLE
 from services.trainer.records import LOG_NAME
 
-REWARD_PORT = 8700
-META_REWARD_PORT = 8701
-
 _JUDGE_SLOTS = 4
 _JUDGE_WORDS = 12
 """Words of the small judge's plans and rationales: generating them is slow, and they do not improve its scores."""
@@ -99,7 +96,7 @@ class Stack:
 
     def _start_reward(self, redis: str, judge: str, model: str) -> str:
         env = {
-            "REGRADE_REWARD_PORT": str(REWARD_PORT if self._settings.serve else 0),
+            "REGRADE_REWARD_PORT": str(self._settings.reward_port),
             "REGRADE_REWARD_REDIS_URL": redis,
             "REGRADE_REWARD_JUDGE_URL": judge,
             "REGRADE_REWARD_JUDGE_MODEL": model,
@@ -114,7 +111,7 @@ class Stack:
     def _start_meta_reward(self, redis: str, judge: str, model: str, reward: str) -> str:
         settings = self._settings
         env = {
-            "REGRADE_META_PORT": str(META_REWARD_PORT if settings.serve else 0),
+            "REGRADE_META_PORT": str(settings.meta_reward_port),
             "REGRADE_META_REDIS_URL": redis,
             "REGRADE_META_REWARD_URL": reward,
             "REGRADE_META_META_JUDGE_URL": judge,

@@ -2,10 +2,11 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Mode, Name
+from regrade.tasks import UnknownTaskError, load_pack
 from services.kit.settings import ApiKey, BaseUrls, BearerKey, ServiceSettings
 
 
@@ -152,6 +153,16 @@ class RewardSettings(ServiceSettings):
         if self.tenants and len(set(keys)) < len(keys):
             raise ValueError("tenants: a key belongs to one tenant, and is none of api_keys and operator_keys")
         return self
+
+    @field_validator("bootstrap_tasks")
+    @classmethod
+    def _packs_are_readable(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        for task in tasks:
+            try:
+                load_pack(task)
+            except UnknownTaskError as error:
+                raise ValueError(str(error)) from error
+        return tasks
 
     @model_validator(mode="after")
     def _a_model_to_load(self) -> Self:
