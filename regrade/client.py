@@ -272,8 +272,8 @@ class BlockingRewardClient:
     """`RewardClient` for code without an event loop: same arguments and methods; each method returns its result."""
 
     def __init__(self, url: str | None = None, **options: Any) -> None:
+        self._client = RewardClient(url, **options)  # first, since it may refuse its arguments
         self._thread = LoopThread("regrade-client")
-        self._client = RewardClient(url, **options)
 
     score = _blocking(RewardClient.score)
     shadow = _blocking(RewardClient.shadow)

@@ -203,8 +203,8 @@ class ClientThread(LoopThread):
     """A process's client of one service, and the micro-batches of its samples, in a thread of their own."""
 
     def __init__(self, config: ScoringConfig) -> None:
-        super().__init__("regrade-client")
         self.client = RewardClient(config.url, key=config.key, patience_s=config.patience_s)
+        super().__init__("regrade-client")
         self._batcher: MicroBatcher[_BatchKey, ScoreItem, ItemResult] = MicroBatcher(
             self._score_batch, size=config.batch, wait_s=config.wait_s
         )

@@ -4,7 +4,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from regrade.cli.output import fail
 from regrade.client import BlockingRewardClient
 from regrade.contracts import MAIN_LINEAGE
-from regrade.errors import AccessError, RegradeError
+from regrade.errors import AccessError, ConfigurationError, RegradeError
 
 DEFAULT_META_URL = "http://127.0.0.1:8701"
 _PATIENCE_S = 10.0
@@ -99,14 +99,11 @@ def meta_command(function: Callable[Concatenate[MetaService, P], None]) -> Calla
 @contextmanager
 def connect(url: str, key: str) -> Iterator[BlockingRewardClient]:
     """A client of one service; its errors end the command with one line."""
-    client = BlockingRewardClient(url, key=key, patience_s=_PATIENCE_S)
     try:
-        with errors_without_traceback():
+        with errors_without_traceback(), closing(BlockingRewardClient(url, key=key, patience_s=_PATIENCE_S)) as client:
             yield client
     except KeyboardInterrupt:
         sys.exit(130)
-    finally:
-        client.close()
 
 
 @contextmanager
@@ -127,7 +124,7 @@ def remedy(error: RegradeError) -> str:
     if isinstance(error, AccessError):
         which = "an operator key of the service" if error.code == "forbidden" else "a key of the service"
         return f". Give {which}: --key or REGRADE_KEY"
-    if error.code == "unreachable":
+    if error.code == "unreachable" and not isinstance(error, ConfigurationError):  # that one says what to do
         return ". Is it running? `make serve` starts both services; --url and --meta-url name others"
     if error.code in ("not_found", "http_404", "http_405"):
         return ". Does the URL name the right service? --url is the reward service, --meta-url the meta-reward service"

@@ -164,7 +164,7 @@ def _text(content: Any) -> str:
 def _part(part: Any) -> str:
     """A part of a turn's content, by the field that its kind has."""
     kind, text = _field(part, "type"), _field(part, "text", "refusal")
-    if isinstance(part, str | list | tuple) or part is None:
+    if isinstance(part, str | list | tuple | _Binary) or part is None:
         return _text(part)
     if kind in _REASONING:
         return ""
