@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
-import httpx
 import typer
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +15,7 @@ from regrade.cli.output import fail
 from regrade.client import BlockingRewardClient
 from regrade.contracts import MAIN_LINEAGE
 from regrade.errors import AccessError, ConfigurationError, RegradeError
+from regrade.transport import checked_url
 
 DEFAULT_META_URL = "http://127.0.0.1:8701"
 _PATIENCE_S = 10.0
@@ -25,12 +25,9 @@ _PATIENCE_S = 10.0
 def _base_url(text: str) -> str:
     """The URL of a service; `http://` may be left out. Raises `typer.BadParameter`."""
     try:
-        url = httpx.URL(text if "://" in text else f"http://{text}")
-    except (httpx.InvalidURL, ValueError) as error:
-        raise typer.BadParameter(f"{text!r} is no URL: {error}; for example {DEFAULT_META_URL}") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise typer.BadParameter(f"{text!r} is no URL of a service; for example {DEFAULT_META_URL}")
-    return str(url)
+        return str(checked_url(text if "://" in text else f"http://{text}"))
+    except ConfigurationError as error:
+        raise typer.BadParameter(error.detail) from None
 
 
 UrlOption = Annotated[

@@ -118,9 +118,9 @@ BAD: list[Any] = [None, 5, b"bytes", [], [{"role": "assistant", "content": "x"}]
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda value: f"{type(value).__name__}")
 def test_a_bad_item_does_not_cost_the_others_their_rewards(reward_url: str, bad: Any) -> None:
-    items: list[Any] = [*_items([ESSAY, bad]), ScoreItem(prompt=PROMPT, completion=ESSAY), {"prompt": PROMPT, "completion": bad}]
+    unnamed: list[Any] = [ScoreItem(prompt=PROMPT, completion=ESSAY), {"prompt": PROMPT, "completion": bad}]
     with BlockingRewardClient(reward_url) as client:
-        good, refused, last, other = client.score(TASK, items, run="r", step=1).results
+        good, refused, last, other = client.score(TASK, _items([ESSAY, bad]) + unnamed, run="r", step=1).results
     assert good.reward == last.reward is not None
     for result in (refused, other):
         assert result.error is not None
