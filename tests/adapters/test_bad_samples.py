@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,12 +14,12 @@ import numpy as np
 import pytest
 
 from regrade import RegradeError
-from regrade.adapters import areal, art, ms_swift, open_instruct, skyrl, verifiers, verl
+from regrade.adapters import areal, art, ms_swift, open_instruct, skyrl, verl
 from regrade.adapters import core as adapters_core
 from regrade.adapters.core import close_client_threads
 from regrade.adapters.trl import RegradeReward
 from services.kit.store.trace_log import TraceLog
-from tests.adapters.test_functions import Group, Orm, Trajectory, Verifier
+from tests.adapters.test_functions import Group, GroupRubric, Orm, Trajectory, Verifier
 from tests.support.builders import ESSAY, PROMPT, TASK
 from tests.support.fake_engine import FakeEngine, certain
 
@@ -58,28 +59,28 @@ async def _trl(samples: list[tuple[Any, Any, Any]]) -> list[Outcome]:
 
 
 async def _ms_swift(samples: list[tuple[Any, Any, Any]]) -> list[Outcome]:
+    """Each sample is a group of one, since a group is left out as a whole."""
     messages = [[*prompt, {"role": "assistant", "content": completion}] for prompt, completion, _ in samples]
-    columns: dict[str, Any] = {"messages": messages, "reference": [sample[2] for sample in samples]}
-    try:
-        return list(await Rewards()([sample[1] for sample in samples], **columns))
-    except RegradeError as error:
-        return [str(error)] * len(samples)
+    columns: dict[str, Any] = {
+        "messages": messages,
+        "reference": [sample[2] for sample in samples],
+        "prompt_id": [str(index) for index in range(len(samples))],
+    }
+    return list(await Rewards(SimpleNamespace(num_generations=1))([sample[1] for sample in samples], **columns))
 
 
 async def _verl(samples: list[tuple[Any, Any, Any]]) -> list[Outcome]:
     async def score(prompt: Any, completion: Any, reference: Any) -> float:
-        return (await verl.compute_score("x", completion, reference, {"prompt": prompt}))["score"]
+        return float((await verl.compute_score("x", completion, reference, {"prompt": prompt}))["score"])
 
     return [await _one(lambda s=sample: score(*s)) for sample in samples]  # type: ignore[misc]
 
 
 async def _verifiers(samples: list[tuple[Any, Any, Any]]) -> list[Outcome]:
-    prompts, completions, references = ([sample[i] for sample in samples] for i in range(3))
-    states: list[dict[str, Any]] = [{} for _ in samples]
-    try:
-        return list(await verifiers.RegradeReward()(prompts, completions, references, states))
-    except RegradeError as error:
-        return [str(error)] * len(samples)
+    names = ("prompt", "completion", "answer")
+    states: list[dict[str, Any]] = [dict(zip(names, sample, strict=True)) for sample in samples]
+    await GroupRubric().score_group(states)
+    return [str(state["error"]) if state.get("error") else float(state["reward"]) for state in states]
 
 
 async def _areal(samples: list[tuple[Any, Any, Any]]) -> list[Outcome]:
