@@ -96,7 +96,7 @@ class CycleRun:
             return False
         await self._preflight(pointer.digest)
         self.state = Checkpoint(
-            cycle=f"{lineage.task}-{lineage.label}-{self.token}".replace(":", "-").replace("/", "-"),
+            cycle=f"{lineage.task}-{lineage.label}-{self.token.partition('.')[0]}".replace(":", "-").replace("/", "-"),
             trigger=self.trigger,
             request=self.request,
             started=time.time(),

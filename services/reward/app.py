@@ -22,7 +22,7 @@ from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.kit.web.server import Readiness, install_common_routes
 from services.reward.api.micro_batching import RetryingBatcher
-from services.reward.api.publishing import bootstrap, starting_lineages
+from services.reward.api.publishing import starting_rubrics
 from services.reward.api.quotas import Quotas
 from services.reward.api.routes import router, score_router
 from services.reward.api.state import RewardState
@@ -40,6 +40,7 @@ from services.reward.persistence.multiplexed import MultiplexedConnection
 from services.reward.persistence.outcome_store import OutcomeStore
 from services.reward.persistence.recovery import Recovery
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
+from services.reward.persistence.restoration import LineageRestorer
 from services.reward.persistence.spool import Spool, SpoolLimits, open_spool
 from services.reward.scoring.pins import Pins
 from services.reward.scoring.pipeline import ScoringPipeline
@@ -154,7 +155,8 @@ async def _open_state(
     circuit = CircuitBreaker(timeout_s=settings.redis_timeout_s)
     store = RubricStore(redis)
     trace_log = TraceLog(redis, pipe, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
-    pins, actives = PinCache(), ActiveRubricCache(store, circuit, metrics)
+    restorer = LineageRestorer(store, starting_rubrics(settings.bootstrap_tasks), metrics)
+    pins, actives = PinCache(), ActiveRubricCache(store, circuit, metrics, restorer)
     spool_limits = SpoolLimits(settings.spool_max_bytes, settings.spool_max_age_s, settings.spool_fsync)
     spool = open_spool(settings.spool_dir, spool_limits)
     outcomes = OutcomeStore(trace_log, circuit, pins, actives, spool)
@@ -183,7 +185,8 @@ async def _open_state(
         spool=spool,
         metrics=metrics,
         poll_s=settings.active_poll_s,
-        prepare=partial(_prepare, settings, redis, store, actives, fence_key),
+        prepare=partial(_prepare, redis, actives, fence_key),
+        fence_key=fence_key,
     )
     await recovery.start()
     metrics.watch_admission(lambda: admission.waiting, settings.judge_in_flight)
@@ -231,14 +234,9 @@ def judge_limits(settings: RewardSettings) -> JudgeLimits:
     )
 
 
-async def _prepare(
-    settings: RewardSettings, redis: Redis, store: RubricStore, actives: ActiveRubricCache, fence_key: FenceKey
-) -> None:
-    """Once, at start or when Redis first answers: activate and load starting rubrics, read the shared fence key."""
-    await bootstrap(store, settings.bootstrap_tasks)
-    for task in settings.bootstrap_tasks:
-        for lineage in starting_lineages(task):
-            await actives.load(lineage)
+async def _prepare(redis: Redis, actives: ActiveRubricCache, fence_key: FenceKey) -> None:
+    """At the start, and when Redis answers again: activate rubrics where none is active, share the fence key."""
+    await actives.prepare()
     await fence_key.load(redis)
 
 

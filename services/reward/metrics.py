@@ -47,6 +47,12 @@ class RewardMetrics:
             ("task", "lineage"),
             registry=registry,
         )
+        self._restored = CounterMetric(
+            "regrade_restored_lineages_total",
+            "Lineages restored after Redis had lost their active rubric, by the origin of the rubric.",
+            ("task", "origin"),
+            registry=registry,
+        )
         self._versions: dict[tuple[str, str], int] = {}
         self._measure_tenants(registry)
         self._measure_judge(registry)
@@ -194,6 +200,10 @@ class RewardMetrics:
     def retry(self, *, afforded: bool) -> None:
         """Count a retry, or one that the budget did not allow."""
         self._retries.labels("tried" if afforded else "over_budget").inc()
+
+    def restored(self, task: str, origin: str) -> None:
+        """Count a lineage whose active rubric Redis had lost."""
+        self._restored.labels(task, origin).inc()
 
     def activated(self, task: str, lineage: str, version: int) -> None:
         """Set the active rubric's version, and the time at which this replica first saw it."""

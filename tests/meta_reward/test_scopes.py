@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from regrade.contracts import Rubric, Stage
@@ -19,7 +20,9 @@ from services.meta_reward.propose.paper import PaperProposer
 from services.meta_reward.settings import MetaRewardSettings
 from services.meta_reward.types import Proposal
 from services.meta_reward.worker import worker
-from services.reward.api import publishing as rubrics
+from services.reward.api.publishing import starting_rubrics
+from services.reward.metrics import RewardMetrics
+from services.reward.persistence.restoration import LineageRestorer
 from tests.meta_reward.propose.test_propose import context_of
 from tests.support.builders import ESSAY, LINEAGE, TASK, activate, checks_only, item, llm, rubric, trace
 from tests.support.fake_engine import FakeEngine, certain, chat
@@ -62,8 +65,10 @@ async def test_a_depth_pack_starts_a_line_for_each_scope(store: RubricStore, mon
     pack = load_pack(TASK)
     for kind, count in (("breadth", 1), ("depth", 3)):
         scoped = pack.model_copy(update={"kind": kind, "scopes": ("algebra/3", "geometry")})
-        monkeypatch.setattr(rubrics, "load_pack", lambda _, scoped=scoped: scoped)
-        await rubrics.bootstrap(store, [TASK])
+        monkeypatch.setattr("services.reward.api.publishing.load_pack", lambda _, scoped=scoped: scoped)
+        restorer = LineageRestorer(store, starting_rubrics([TASK]), RewardMetrics(CollectorRegistry()))
+        for lineage in restorer.starting:
+            await restorer.restore(lineage, None)
         assert len(await store.lineages(TASK)) == count
     pointer = await store.active(SCOPED)
     assert pointer is not None

@@ -1,4 +1,4 @@
-"""Every key in Redis. A task's keys share the hash tag `{task}`, so that a cluster keeps them on one node."""
+"""Every key in Redis. A task's keys share the hash tag `{task}`."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -89,6 +89,12 @@ class RubricStore:
         self.add_to_cache(task, rubric)
         return rubric
 
+    async def put_back(self, task: str) -> None:
+        """Store the task's rubrics that this process holds, unless they are stored: Redis may have lost them."""
+        for name, digest in list(self._cache):
+            if name == task:
+                await self.put(task, self._cache[name, digest])
+
     def cached(self, task: str, digest: str) -> Rubric | None:
         """The rubric of that digest if this process holds it."""
         return self._cache.find((task, digest))
@@ -166,12 +172,14 @@ class RubricStore:
         authority: Authority,
         token: str = "",
         cooldown_s: float = 0.0,
+        version: int | None = None,
     ) -> int:
         """Make a stored rubric active if the digest `expected` still is, and return its version.
 
         `token` is the fencing token of a cycle; `cooldown_s` makes it an automatic rollback and refuses another one
-        for that long. Raises `NotFound`, or `Conflict`: another rubric is active, the lease was lost, no passed gate
-        report is recorded for a `GatePass`, the rubric was rolled back before, or the cooldown still lasts.
+        for that long; `version` is the number it had in a history that Redis has lost. Raises `NotFound`, or
+        `Conflict`: another rubric is active, the lease was lost, no passed gate report is recorded for a `GatePass`,
+        the rubric was rolled back before, or the cooldown still lasts.
         """
         event = _activation(digest, authority)
         kind: Literal["gate", "override", "rollback", "bootstrap"] = authority.kind
@@ -200,6 +208,7 @@ class RubricStore:
             "announcement": notice.removesuffix("}"),
             "cooldown_ms": int(1_000 * cooldown_s),
             "label": lineage.label,
+            "version": version or 0,
         }
         status, detail = await self._activate(redis_keys, args)
         if status == "ok":

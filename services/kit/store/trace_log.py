@@ -37,6 +37,8 @@ class PinRequest(NamedTuple):
     requested: RubricPointer | None
     ttl_s: int
     item_bases: tuple[str, ...]
+    known: RubricPointer | None = None
+    """What this process knows that the pin held; Redis may have lost it."""
 
 
 class PinState(NamedTuple):
@@ -47,6 +49,8 @@ class PinState(NamedTuple):
     conflict: bool
     """The pin holds another rubric than the one requested."""
     outcomes: tuple[ItemResult | None, ...]
+    ttl_s: int = 0
+    """What remains of its lifetime; 0 where it holds what the request said is known."""
     unpinned: bool = False
     """Chosen by this replica during a Redis outage: another replica may have chosen another rubric."""
     degraded: bool = False
@@ -113,6 +117,7 @@ class TraceLog:
                 "pin": index(pin.key),
                 "active": [index(keys.active_key(lineage)) for lineage in pin.lineage.fallbacks()],
                 "requested": str(pin.requested or ""),
+                "known": str(pin.known or ""),
                 "ttl": pin.ttl_s,
                 "items": pin.item_bases,
             }
@@ -143,14 +148,20 @@ class TraceLog:
             )
         return replies
 
-    async def cursor(self, lineage: LineageKey) -> str:
-        """The id of the last trace that a finished cycle of this lineage has consumed; `0-0` before the first."""
-        stream = keys.traces_key(lineage.task)
+    async def open_cursor(self, lineage: LineageKey) -> bool:
+        """Create the lineage's cursor where there is none: whether there was none, or Redis has lost it."""
         try:
-            await self._redis.xgroup_create(stream, lineage.label, id="0-0", mkstream=True)
+            await self._redis.xgroup_create(keys.traces_key(lineage.task), lineage.label, id="0-0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+            return False
+        return True
+
+    async def cursor(self, lineage: LineageKey) -> str:
+        """The id of the last trace that a finished cycle of this lineage has consumed; `0-0` before the first."""
+        stream = keys.traces_key(lineage.task)
+        await self.open_cursor(lineage)
         groups = await self._redis.xinfo_groups(stream)
         return next((str(group["last-delivered-id"]) for group in groups if group["name"] == lineage.label), "0-0")
 
@@ -233,11 +244,12 @@ class TraceLog:
 
 
 def _pin_state(reply: Sequence[str]) -> PinState:
-    status, value, *outcomes = reply
+    status, value, ttl, *outcomes = reply
     return PinState(
         active=RubricPointer.parse(value) if value else None,
         conflict=status == "pinned",
         outcomes=tuple(stored_outcome(text) if text else None for text in outcomes),
+        ttl_s=int(ttl),
     )
 
 

@@ -5,6 +5,7 @@ A lease carries a fencing token, and every write is checked against it: a worker
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
@@ -40,7 +41,7 @@ class Leases:
 
     @asynccontextmanager
     async def _held(self, key: str, counter: str) -> AsyncIterator[str | None]:
-        token: str = await self._take([key, counter], [self._ttl_ms])
+        token: str = await self._take([key, counter], [self._ttl_ms, secrets.token_hex(4)])
         if not token:
             yield None
             return

@@ -107,6 +107,7 @@ class Worker:
     async def run_due_cycle(self, lineage: LineageKey) -> None:
         """Run a cycle of the lineage if one is due and no other worker runs it."""
         deps = self._deps
+        await self._notice_loss(lineage)
         active = await deps.store.active(lineage)
         if active is None:
             return
@@ -141,6 +142,18 @@ class Worker:
         log.info("a request is withdrawn: too few traces", extra={"task": lineage.task, "traces": pending})
         await self._deps.status_store.withdraw(lineage, request)
         return None
+
+    async def _notice_loss(self, lineage: LineageKey) -> None:
+        """Forget what this worker has read of a lineage whose cursor Redis has lost, and say so."""
+        is_new = await self._deps.log.open_cursor(lineage)
+        if is_new and self._pending.pop(lineage, None) is not None:
+            self._since_activation.pop(lineage, None)
+            self._metrics.failures.labels(lineage.task, "RedisDataLost").inc()
+            log.error(
+                "Redis has lost a lineage's cursor, and perhaps its traces, history, anchors and pause; its cycles "
+                "start anew with the traces that are there",
+                extra={"task": lineage.task, "lineage": lineage.label},
+            )
 
     async def _alarms(self, lineage: LineageKey, active: str, tail: TraceTail) -> list[Alarm]:
         """The raised alarms, evaluated on the newest traces when enough of them are new."""

@@ -41,23 +41,11 @@ async def publish(store: RubricStore, task: str, put: PutRubric) -> ActiveRubric
     return ActiveRubric(digest=rubric.digest, version=version)
 
 
-def starting_lineages(task: str) -> tuple[LineageKey, ...]:
-    """The lineages that a task pack starts: the task's and, for a depth task, one for each scope."""
-    pack = load_pack(task)
-    scopes = pack.scopes if pack.kind == "depth" else ()
-    return tuple(LineageKey(task, MAIN_LINEAGE, scope) for scope in (None, *scopes))
-
-
-async def bootstrap(store: RubricStore, tasks: Sequence[str]) -> None:
-    """Activate the starting rubric in each of the packs' lineages without an active one; replicas may do so at once."""
-    for lineage in (lineage for task in tasks for lineage in starting_lineages(task)):
-        if await store.active(lineage) is not None:
-            continue
-        task = lineage.task
-        rubric = load_pack(task).starting_rubric
-        await store.put(task, rubric)
-        authority = Override(by="bootstrap", reason="starting rubric of the task pack", bootstrap=True)
-        try:
-            await store.activate(lineage, rubric.digest, expected=None, authority=authority)
-        except Conflict:
-            log.info("another replica has put the starting rubric", extra={"task": task})
+def starting_rubrics(tasks: Sequence[str]) -> dict[LineageKey, Rubric]:
+    """The first rubric of each lineage that the packs start: a task's and, for a depth task, one for each scope."""
+    starting: dict[LineageKey, Rubric] = {}
+    for task in tasks:
+        pack = load_pack(task)
+        scopes = pack.scopes if pack.kind == "depth" else ()
+        starting |= {LineageKey(task, MAIN_LINEAGE, scope): pack.starting_rubric for scope in (None, *scopes)}
+    return starting

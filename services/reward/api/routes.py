@@ -116,7 +116,7 @@ async def get_rubric(
     """The active rubric of a task, or the one of a version or digest."""
     key = LineageKey(task, lineage, scope)
     if version is None and digest is None:
-        pointer = await state.store.active_with_fallback(key)
+        pointer = await state.actives.current(key)
     else:
         pointer = await state.store.find(key, version if version is not None else digest or "")
         if None not in (version, digest) and pointer.digest != digest:

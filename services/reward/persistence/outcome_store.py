@@ -45,7 +45,7 @@ class OutcomeStore:
             spooled = await self.spool.outcomes(task, [base for pin in pins for base in pin.item_bases])
         try:
             with self.circuit.guard():
-                states = await self.log.resolve(task, pins)
+                states = await self.log.resolve(task, [pin._replace(known=self.pins.get(pin.key)) for pin in pins])
         except RedisUnavailable:
             if self.spool is None or on_outage is not OnOutage.SERVE:
                 raise
@@ -55,7 +55,7 @@ class OutcomeStore:
         else:
             for pin, state in zip(pins, states, strict=True):
                 if state.active is not None:
-                    self.pins.set(pin.key, state.active, pin.ttl_s)
+                    self.pins.set(pin.key, state.active, state.ttl_s)
                     self.actives.observe(pin.lineage, state.active)
         if not spooled:
             return states

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -22,6 +22,7 @@ from services.kit.store.trace_log import PinRequest, TraceLog
 from services.reward.items.identity import item_identity
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
+from services.reward.persistence.fence_key import FenceKey
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
 from services.reward.persistence.spool import Spool, SpoolEntry, SpoolFile
 
@@ -35,7 +36,7 @@ _PINS_A_CALL = 64
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Recovery:
-    """Runs in the background of one replica. `prepare` is called once, when Redis first answers."""
+    """Runs in the background of one replica. `prepare` is called whenever Redis answers again."""
 
     redis: Redis
     circuit: CircuitBreaker
@@ -43,17 +44,17 @@ class Recovery:
     trace_log: TraceLog
     pins: PinCache
     actives: ActiveRubricCache
+    fence_key: FenceKey
     spool: Spool | None
     metrics: RewardMetrics
     poll_s: float
     prepare: Callable[[], Awaitable[None]]
-    _prepared: bool = field(default=False, init=False)
 
     async def start(self) -> None:
         """Adopt the spools of dead processes, and prepare; without Redis, `run` prepares when it answers."""
         await self.adopt()
         try:
-            await self._prepare_once()
+            await self.prepare()
         except RedisError as error:
             self.circuit.open(error)
 
@@ -75,6 +76,7 @@ class Recovery:
                 if loop.time() >= next_poll:
                     next_poll = loop.time() + self.poll_s
                     await self.actives.poll()
+                    await self.circuit.call(lambda: self.fence_key.load(self.redis))
             except RedisUnavailable:
                 await asyncio.sleep(_PROBE_S)
             except Exception:
@@ -101,7 +103,7 @@ class Recovery:
         try:
             async with asyncio.timeout(_PROBE_S):
                 await check_writable(self.redis)
-            await self._prepare_once()
+            await self.prepare()
             while pins := self.pins.provisional(_PINS_A_CALL):
                 await self._send_pins(pins)
         except Exception as error:  # whatever it is, the circuit stays open, and the next probe logs it again
@@ -109,11 +111,6 @@ class Recovery:
             return False
         self.circuit.close()
         return True
-
-    async def _prepare_once(self) -> None:
-        if not self._prepared:
-            await self.prepare()
-            self._prepared = True
 
     async def _send_pins(self, pins: Sequence[PinRequest]) -> dict[str, RubricPointer]:
         """Set pins where they are not set; what each of them holds then, by key."""
@@ -127,7 +124,7 @@ class Recovery:
             for pin, state in zip(pins_of_task, await self.trace_log.resolve(task, pins_of_task), strict=True):
                 assert state.active is not None
                 held[pin.key] = state.active
-                self.pins.set(pin.key, state.active, pin.ttl_s)
+                self.pins.set(pin.key, state.active, state.ttl_s)
         return held
 
     async def _restore_rubric(self, task: str, digest: str) -> None:

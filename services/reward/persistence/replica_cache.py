@@ -14,13 +14,14 @@ from typing import NamedTuple
 from redis.exceptions import RedisError
 
 from regrade.contracts import Rubric
-from services.kit.errors import NotFound
+from services.kit.errors import NotFound, Unavailable
 from services.kit.lru_cache import LruCache
 from services.kit.store.keys import LineageKey
 from services.kit.store.rubric_store import RubricPointer, RubricStore
 from services.kit.store.trace_log import PinRequest
 from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
+from services.reward.persistence.restoration import LineageRestorer
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ _MAX_PINS = 65_536
 _MAX_LINEAGES = 1_024
 _MAX_NAMES = 4_096
 _RECONNECT_S = 1.0
+_RETRY_LOST_S = 5
+"""Another replica that holds the rubric stores it again at its next poll."""
 
 
 class _CachedPin(NamedTuple):
@@ -54,8 +57,9 @@ class PinCache:
         return pin.active if pin is not None and pin.expires > time.monotonic() else None
 
     def set(self, key: str, active: RubricPointer, ttl_s: int) -> None:
-        """Record what Redis holds for a pin; a provisional pin of that key is dropped."""
-        self._pins[key] = _CachedPin(active, time.monotonic() + ttl_s)
+        """Record what Redis holds for a pin, for `ttl_s` if it is new; a provisional pin of that key is dropped."""
+        if ttl_s > 0:
+            self._pins[key] = _CachedPin(active, time.monotonic() + ttl_s)
         self._provisional.pop(key, None)
 
     def choose_provisional(self, key: str, lineage: LineageKey, active: RubricPointer, ttl_s: int) -> RubricPointer:
@@ -72,8 +76,12 @@ class PinCache:
 class ActiveRubricCache:
     """The active rubric of each lineage that this replica has served, and the rubrics it has seen, by name."""
 
-    def __init__(self, store: RubricStore, circuit: CircuitBreaker, metrics: RewardMetrics) -> None:
+    def __init__(
+        self, store: RubricStore, circuit: CircuitBreaker, metrics: RewardMetrics, restorer: LineageRestorer
+    ) -> None:
         self._store = store
+        self._restorer = restorer
+        self._restoring = asyncio.Lock()
         self._circuit = circuit
         self._metrics = metrics
         self._active: LruCache[LineageKey, RubricPointer] = LruCache(_MAX_LINEAGES)
@@ -96,11 +104,19 @@ class ActiveRubricCache:
             self._active[lineage] = active
 
     async def rubric(self, task: str, digest: str) -> Rubric:
-        """A rubric's content. Raises `NotFound`, `RedisUnavailable`."""
+        """The content of a rubric that is pinned or active. Raises `RedisUnavailable`, or `Unavailable` (lost)."""
         cached = self._store.cached(task, digest)
         if cached is not None:
             return cached
-        return await self._circuit.call(lambda: self._store.get(task, digest))
+        try:
+            return await self._circuit.call(lambda: self._store.get(task, digest))
+        except NotFound as error:
+            raise Unavailable(
+                f"Redis has lost rubric {digest}, which {task} uses; "
+                f"put it again by `regrade rubric put`, or wait for a replica that holds it",
+                code="rubric_lost",
+                retry_after=_RETRY_LOST_S,
+            ) from error
 
     async def find(self, lineage: LineageKey, name: int | str) -> RubricPointer:
         """A rubric by version or digest. Raises `NotFound`, or `RedisUnavailable` when it is not in memory.
@@ -121,18 +137,55 @@ class ActiveRubricCache:
 
     async def current(self, lineage: LineageKey) -> RubricPointer:
         """The active rubric of the narrowest lineage that has one. Raises `NotFound`, `RedisUnavailable`."""
+        read = partial(self._store.active_with_fallback, lineage)
         try:
-            return await self._circuit.call(lambda: self._store.active_with_fallback(lineage))
+            try:
+                return await self._circuit.call(read)
+            except NotFound:
+                if not await self.restore(lineage):
+                    raise
+                return await self._circuit.call(read)
         except RedisUnavailable:
             last = self.last_known(lineage)
             if last is None:
                 raise
             return last
 
-    async def load(self, lineage: LineageKey) -> None:
-        """Read the active rubric of a lineage and its content. Raises `RedisError`."""
+    async def prepare(self) -> None:
+        """Read the active rubrics, and restore those of known lineages that Redis has lost. Raises `RedisError`."""
+        for lineage in self._known():
+            await self._load(lineage)
+
+    async def restore(self, lineage: LineageKey) -> bool:
+        """Whether a lineage without an active rubric, or a wider one, has one again.
+
+        False for lineages that neither the settings nor this replica know. Raises `RedisUnavailable`, or
+        `Unavailable` when a known lineage cannot be restored.
+        """
+        known = self._known()
+        lost = [wider for wider in lineage.fallbacks() if wider in known]
+        async with self._restoring:
+            for wider in lost:
+                await self._circuit.call(partial(self._load, wider))
+        if lost and not any(wider in self._active for wider in lost):
+            raise Unavailable(
+                f"Redis has lost the rubrics of {lineage.task}; put one by `regrade rubric put {lineage.task} FILE`",
+                code="rubric_lost",
+                retry_after=_RETRY_LOST_S,
+            )
+        return bool(lost)
+
+    def _known(self) -> dict[LineageKey, None]:
+        """The lineages of the settings, and those that this replica has served."""
+        return dict.fromkeys((*self._restorer.starting, *self._active))
+
+    async def _load(self, lineage: LineageKey) -> None:
         active = await self._store.active(lineage)
-        if active is not None:
+        if active is None:
+            active = await self._restorer.restore(lineage, self._active.get(lineage))
+        if active is None:
+            self._active.pop(lineage, None)
+        else:
             await self._activated(lineage, active)
 
     async def follow(self) -> None:
@@ -152,18 +205,25 @@ class ActiveRubricCache:
     async def poll(self) -> None:
         """Read the active rubric of each lineage: an announcement can be lost. Raises `RedisUnavailable`."""
         by_task: defaultdict[str, list[LineageKey]] = defaultdict(list)
-        for lineage in self._active:
+        for lineage in self._known():
             by_task[lineage.task].append(lineage)
         for task, lineages in by_task.items():
             pointers = await self._circuit.call(partial(self._store.active_many, task, lineages))
             for lineage, active in zip(lineages, pointers, strict=True):
                 if active is None:
-                    self._active.pop(lineage, None)
+                    await self._circuit.call(partial(self._load, lineage))
                 elif active != self._active.get(lineage):
                     await self._circuit.call(partial(self._activated, lineage, active))
 
     async def _activated(self, lineage: LineageKey, active: RubricPointer) -> None:
         await self._store.get(lineage.task, active.digest)
+        previous = self._active.get(lineage)
+        if previous is not None and (previous.version or 0) > (active.version or 0):
+            # A rollback, or another replica has started a lineage anew that Redis had lost: numbers may be others.
+            self._by_name.clear()
+            await self._store.put_back(lineage.task)
+            extra = {"task": lineage.task, "from": previous.version, "to": active.version}
+            log.warning("the active version went back", extra=extra)
         self._active[lineage] = active
         self._add_names(lineage, active)
         if active.version is not None:

@@ -76,6 +76,9 @@ class Pins:
             for (scope, group), members in by_pin.items()
         ]
         pin_states = await self._outcomes.resolve(request.task, pins, request.on_outage)
+        lost = {pin.lineage for pin, state in zip(pins, pin_states, strict=True) if state.active is None}
+        if lost and any([await self._actives.restore(lineage) for lineage in lost]):
+            pin_states = await self._outcomes.resolve(request.task, pins, request.on_outage)
         for members, pin, pin_state in zip(by_pin.values(), pins, pin_states, strict=True):
             pointer = pin_state.active
             if pointer is None:

@@ -24,8 +24,24 @@ async def test_one_holder_at_a_time_and_a_growing_token(redis: Redis) -> None:
         assert await redis.get(keys.lease_key(LINEAGE)) == first
     async with leases.hold(LINEAGE) as third:
         assert third is not None
-        assert int(third) > int(first)
+        assert float(third.partition(".")[0]) > float(first.partition(".")[0])
     assert await redis.exists(keys.lease_key(LINEAGE)) == 0
+
+
+async def test_a_token_is_never_given_twice_though_redis_loses_its_data(redis: Redis) -> None:
+    """The counter begins again; the holder of before must not take the next holder's lease for its own."""
+    leases, store = Leases(redis), RubricStore(redis)
+    async with leases.hold(LINEAGE) as before:
+        await redis.flushall()
+        one, two = checks_only(1), checks_only(2)
+        await activate(store, one)
+        await store.put(TASK, two)
+        async with leases.hold(LINEAGE) as after:
+            assert after not in (None, before)
+            authority = GatePass(cycle="c")
+            with pytest.raises(Conflict) as raised:
+                await store.activate(LINEAGE, two.digest, expected=one.digest, authority=authority, token=before or "")
+            assert raised.value.code == "fenced"
 
 
 async def test_a_lease_is_renewed_while_it_is_held(redis: Redis) -> None:

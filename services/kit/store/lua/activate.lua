@@ -3,7 +3,8 @@
 -- A rollback with a cooldown is an automatic one; while the cooldown lasts, a second one is refused.
 -- KEYS: named in the first statement. ARGV[1]: JSON {digest, scope or "", expected (digest, "" for none active),
 -- authority ("gate" | "override" | "bootstrap" | "rollback"), token (fencing token or ""), event (JSON),
--- channel, announcement (JSON without its closing brace), cooldown_ms (or 0), label}.
+-- channel, announcement (JSON without its closing brace), cooldown_ms (or 0), label, version}.
+-- A rubric that was never active gets the next version, at least `version`: numbers of a lost history are not reused.
 -- Returns {"ok", version} or {reason, detail}.
 local active, versions, gate_passes, events, lease, rubric, rolled_back, cooldown, lineages = unpack(KEYS)
 local args = cjson.decode(ARGV[1])
@@ -24,7 +25,9 @@ redis.call('HDEL', rolled_back, digest)
 if args.cooldown_ms > 0 then redis.call('SET', cooldown, current, 'PX', args.cooldown_ms) end
 redis.call('SADD', lineages, args.label)
 if not version then
-  version = redis.call('HLEN', versions) + 1
+  version = 0
+  for _, known in ipairs(redis.call('HVALS', versions)) do version = math.max(version, tonumber(known)) end
+  version = math.max(version + 1, args.version)
   redis.call('HSET', versions, digest, version)
 end
 redis.call('SET', active, digest .. ' ' .. version .. ' ' .. args.scope)

@@ -1,6 +1,6 @@
 -- Move a lineage's cursor forwards; not while a cycle is under way.
 -- KEYS: traces, checkpoint. ARGV: group, entry id (milliseconds-number). Returns 1 where the cursor moved, else 0.
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+if redis.call('EXISTS', KEYS[2]) == 1 or redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local function parts(id)
   local ms, number = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(number)
