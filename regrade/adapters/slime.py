@@ -20,12 +20,15 @@ CLIENT_TIMEOUT_S = 120.0
 """slime's request timeout (ten tries). miles has aiohttp's 300 s and tries once."""
 
 
+_PROMPT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+
+
 class SlimeRequest(BaseModel):
     """One sample; `prompt` is text, rendered by a chat template or not, or turns. What cannot be read is unscored."""
 
     model_config = ConfigDict(frozen=True)
 
-    prompt: Any
+    prompt: Annotated[Any, WithJsonSchema(_PROMPT_SCHEMA)]
     response: Annotated[Any, WithJsonSchema({"type": "string"})]
     label: Any = None
 

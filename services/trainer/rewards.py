@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from regrade.adapters.trl import RegradeReward
+from regrade.contracts.content import read_completion, read_reference
 from regrade.tasks import TaskPack
 from services.kit.checks.answer import equal_answer
 from services.kit.checks.base import CheckError
@@ -115,7 +116,8 @@ class MixedReward:
     def _check(self, completions: Sequence[Any], columns: dict[str, Any]) -> Rewards:
         assert self._answer is not None
         references = columns.get("reference") or [None] * len(completions)
-        matches = self._answer([_text(completion) for completion in completions], references)
+        pairs = [_pair(completion, label) for completion, label in zip(completions, references, strict=True)]
+        matches = self._answer([completion for completion, _ in pairs], [reference for _, reference in pairs])
         decided = [value for value in matches if value is not None]
         if decided and columns.get("log_metric") is not None:
             columns["log_metric"]("regrade/answer", sum(decided) / len(decided))
@@ -127,5 +129,10 @@ def _weighted(weights: Sequence[float], values: Sequence[float | None]) -> float
     return sum(w * v for w, v in zip(weights, present, strict=True)) if len(present) == len(values) else None
 
 
-def _text(completion: Any) -> str:
-    return completion if isinstance(completion, str) else "\n\n".join(turn.get("content") or "" for turn in completion)
+def _pair(completion: Any, label: Any) -> tuple[str, str | None]:
+    """Completion and label as the client reads them; no reference, so undecided, where one of them cannot be read."""
+    try:
+        content, reference = read_completion(completion), read_reference(label)
+    except ValueError:
+        return "", None
+    return content if isinstance(content, str) else "\n\n".join(turn["content"] for turn in content), reference

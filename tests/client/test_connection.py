@@ -286,15 +286,15 @@ def test_addresses_of_this_machine(host: str, own: bool) -> None:
 async def test_a_proxy_is_used_and_named_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted_service([READY, Answer(502, b"bad gateway"), Answer(407, b"who are you?")]) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", f"//user:{SECRET}@"))
-        shown = rf"via proxy http://\*\*\*@{proxy.url.removeprefix('http://')} from HTTP_PROXY"
+        route = rf"via proxy http://\*\*\*@{proxy.url.removeprefix('http://')} from HTTP_PROXY"
         async with RewardClient("http://reward.example:8700", patience_s=0.0) as client:
             assert await client.readiness() == {"redis": True}
-            with pytest.raises(ServiceUnavailableError, match=shown):
+            with pytest.raises(ServiceUnavailableError, match=route):
                 await client.rubric(TASK)
-            with pytest.raises(RegradeError, match=shown):
+            with pytest.raises(RegradeError, match=route):
                 await client.rubric(TASK)
     async with RewardClient("http://reward.example:8700", patience_s=0.0) as client:
-        with pytest.raises(ServiceUnavailableError, match=shown) as refused:
+        with pytest.raises(ServiceUnavailableError, match=route) as refused:
             await client.rubric(TASK)
     assert SECRET not in str(refused.value)
 

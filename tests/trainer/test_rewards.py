@@ -43,6 +43,15 @@ def test_a_reward_with_a_missing_part_is_missing() -> None:
     assert alone == [1.0]
 
 
+def test_an_answer_is_read_in_any_shape_and_undecided_where_it_cannot_be() -> None:
+    """As in the service: a bad completion or label must neither end the step nor become a 0."""
+    parts = [{"role": "assistant", "content": [{"type": "text", "text": "Verdict: right"}, {"type": "image"}]}]
+    completions: list[Any] = [parts, "Verdict: right", None, [], "half \ud83d", "Verdict: right"]
+    labels: list[Any] = ["right", ["right"], "right", "right", "right", float("nan")]
+    rewards = _mixed(RewardMix(judge=0.0, answer=1.0), [None] * 6, completions, labels)
+    assert rewards == [1.0, None, None, None, None, None]
+
+
 def test_the_coin_is_the_same_on_every_rank() -> None:
     mix = RewardMix(judge=1.0, answer=3.0, by="coin")
     sources = [reward_source(mix, 7, step) for step in range(400)]
