@@ -61,3 +61,60 @@ def test_values_are_what_the_notation_means(reference: str, value: str) -> None:
     assert value_of(boxed(reference), value) == 1
     assert value_of(boxed(f"{value}+1"), reference) in (0, "error")
     assert value_of(boxed(reference), f"{value}+1") == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "answers"),
+    [
+        ("7", ["7!", "7a", "7'", "7 7", "7?", "7 \\pm 1", "7, 8", "7:8", "8=7", "x=7, x=8", "7\\ldots", "77_8"]),
+        ("100", ["100 \\text{ or } 200", "\\text{between } 99 \\text{ and } 101", "1,0,0", "\\text{about } 100"]),
+        ("x^2-5x+6", ["6", "x^2", "(x-2)(x+3)", "x^2-5x"]),
+        ("ABC", ["CBA", "A", "AB"]),
+        ("(A) 5", ["5", "B", "\\text{A and B}"]),
+        ("no", ["\\text{No, it is not}", "\\text{yes}", "0"]),
+        ("|x| < 5", ["(-5, 5]", "5", "x < 5"]),
+        ("101", ["101_2"]),
+        ("x_1=2, x_2=3", ["x_1=3, x_2=2", "2"]),
+        ("50 mph", ["50 \\text{ km/h}", "50 \\text{ miles}"]),
+        ("2 + 2 = 4", ["2", "5"]),
+        ("\\infty", ["-\\infty", "\\infty - \\infty", "0"]),
+    ],
+)  # fmt: skip
+def test_a_part_of_an_answer_is_not_the_answer(reference: str, answers: list[str]) -> None:
+    assert [answer for answer in answers if value_of(boxed(answer), reference) != 0] == []
+    assert value_of(boxed(reference), reference) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "answers"),
+    [
+        ("x^2-5x+6", ["(x-2)(x-3)", "x(x-5)+6"]),
+        ("|x| < 5", ["(-5, 5)", "-5 < x < 5"]),
+        ("3,14", ["3.14", "3,14"]),
+        ("100,200,300", ["100, 200, 300", "100200300"]),
+        ("2 m^2", ["20000 \\text{ cm}^2", "2"]),
+        ("5", ["101_2", "2x+1 = 5", "x = 2 + 3 = 5", "5 = x"]),
+        ("\\sqrt{2}", ["\\sqrt{2} \\approx 1.41", "x = \\sqrt2 \\approx 1.41"]),
+        ("\\frac{\\pi}{4} + k\\pi, k \\in \\mathbb{Z}", ["\\frac{\\pi}{4} + \\pi k"]),
+        ("5 ft 3 in", ["63 \\text{ inches}"]),
+        ("$5.50 per hour", ["5.50", "\\$5.5 \\text{ per hour}"]),
+        ("June 20", ["\\text{June 20th}"]),
+        ("3rd", ["3", "3\\text{rd}"]),
+    ],
+)  # fmt: skip
+def test_other_ways_to_write_an_answer(reference: str, answers: list[str]) -> None:
+    assert [answer for answer in answers if value_of(boxed(answer), reference) != 1] == []
+
+
+@pytest.mark.parametrize(
+    "tower",
+    [
+        "9^{9^{9^9}}", "10^{10^8}", "99999999!", "(9!)!", "x^{9^{9^9}}", "\\cos(9^{9^9})", "e^{e^{e^{e^e}}}",
+        "\\frac{1}{9^{9^9}}",
+    ],
+)  # fmt: skip
+def test_towers_are_refused_before_they_are_computed(tower: str) -> None:
+    """In this process, without a limit of time or memory."""
+    assert value_of(boxed(tower), "5") in (0, "error")
+    assert value_of(boxed("5"), tower) in (0, "error")
+    assert value_of(boxed(tower), tower) == 1

@@ -1,9 +1,10 @@
 """Equality of two answers that were read as a whole."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from services.kit.text.math_answer.equality import equal_expressions, proportional
-from services.kit.text.math_answer.errors import Unreadable
+from services.kit.text.math_answer.errors import Undecided, Unreadable
 from services.kit.text.math_answer.expressions import Expression, read_expression
 from services.kit.text.math_answer.reader import as_region
 from services.kit.text.math_answer.structure import (
@@ -35,6 +36,9 @@ def equal_answers(gold: Answer, answer: Answer) -> bool:
         return _equal_relations(gold, answer)
     if isinstance(answer, Relation) and answer.sign == "=" and not answer.rhs.value.free_symbols:
         return equal_answers(gold, answer.rhs)  # "m+n = 7" where 7 is wanted
+    if isinstance(answer, Based):
+        return _equal_based(gold, answer)
+    gold, answer = _solved(gold, answer), _solved(answer, gold)
     if isinstance(gold, Region) or isinstance(answer, Region):
         return _equal_regions(gold, answer)
     if isinstance(gold, Group) or isinstance(answer, Group):
@@ -83,6 +87,32 @@ def _equal_relations(gold: Relation, answer: Relation) -> bool:
         return False
     is_symmetric = gold.sign in {"=", "!="}
     return proportional((gold.lhs, gold.rhs), (answer.lhs, answer.rhs), positive=not is_symmetric)
+
+
+def _solved(answer: Answer, other: Answer) -> Answer:
+    """An inequality in one variable as the region that solves it, where the other answer is a region or an interval."""
+    if not isinstance(answer, Relation) or answer.sign not in {"<", "<="} or not isinstance(other, Region | Group):
+        return answer
+    from sympy import Le, Lt, Union, solve_univariate_inequality
+
+    symbols = answer.lhs.value.free_symbols | answer.rhs.value.free_symbols
+    if len(symbols) != 1:
+        return answer
+    kind = Lt if answer.sign == "<" else Le
+    solution = solve_univariate_inequality(kind(answer.lhs.value, answer.rhs.value), symbols.pop(), relational=False)
+    parts = solution.args if isinstance(solution, Union) else (solution,)
+    return Region(tuple(interval for part in parts for interval in _intervals(part)))
+
+
+def _intervals(part: Any) -> list[Interval]:
+    """A part of a solution set of sympy."""
+    if part.is_Interval:
+        lower, upper = (Expression(str(end), end, False) for end in (part.start, part.end))
+        return [Interval(lower, upper, bool(part.left_open), bool(part.right_open))]
+    if part.is_FiniteSet:
+        points = [Expression(str(point), point, False) for point in part.args]
+        return [Interval(point, point, False, False) for point in points]
+    raise Undecided("the inequality has no solution in intervals")
 
 
 def _equal_groups(gold: Answer, answer: Answer) -> bool:
@@ -227,9 +257,16 @@ def _compare_congruence(gold: Answer, answer: Answer) -> bool:
 
 def _compare_based(gold: Answer, answer: Answer) -> bool:
     assert isinstance(gold, Based)
-    if isinstance(answer, Based):
-        return gold == answer
     return isinstance(answer, Expression) and answer.text.lstrip("0") == gold.digits
+
+
+def _equal_based(gold: Answer, answer: Based) -> bool:
+    """The same base, or the value of a number that is written without one."""
+    if isinstance(gold, Based):
+        return gold == answer
+    return isinstance(gold, Expression) and equal_expressions(
+        gold, read_expression(str(int(answer.digits, answer.base)))
+    )
 
 
 def _compare_words(gold: Answer, answer: Answer) -> bool:

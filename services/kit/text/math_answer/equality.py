@@ -15,9 +15,13 @@ from services.kit.text.math_answer.expressions import Expression, log10_size
 _MAX_DIGITS = 20_000
 _TOLERANCE = 0.5e-6
 _SMALL = 1e-3
+_ROUNDING = 0.02
+"""Of a chain such as "x = 1/3 = 0.33"."""
 _SLACK = 1 + 1e-6
 _DIGITS = 40
 _EXACT = 10.0**-25
+_ZERO = 10.0**-20
+"""What terms cancel out to at a common zero, where there is nothing to compare."""
 _POINTS = (
     (0.7321, 1.4189, 2.2367, 0.5773),
     (-1.3173, -0.4142, -2.7183, -1.0986),
@@ -45,6 +49,15 @@ def equal_expressions(gold: Expression, answer: Expression) -> bool:
     return _equal_numbers(lhs, rhs, rounded=tolerance)
 
 
+def contradict(first: Expression, second: Expression) -> bool:
+    """Whether two numbers are so far apart that one is no rounding of the other."""
+    values = [expression.value for expression in (first, second)]
+    if any(not getattr(value, "is_number", False) or abs(_size(value)) > _MAX_DIGITS for value in values):
+        return False
+    numbers = [_number(value, _DIGITS) for value in values]
+    return bool(abs(numbers[0] - numbers[1]) > _ROUNDING * max(abs(number) for number in numbers))
+
+
 def proportional(gold: tuple[Expression, Expression], answer: tuple[Expression, Expression], *, positive: bool) -> bool:
     """Whether the differences of two pairs of sides are multiples of each other, by a positive factor if `positive`."""
     lhs, rhs = (pair[0].value - pair[1].value for pair in (gold, answer))
@@ -55,8 +68,11 @@ def proportional(gold: tuple[Expression, Expression], answer: tuple[Expression, 
     ratios = []
     for values in _points(lhs.free_symbols):
         pair = _value_at(lhs, values), _value_at(rhs, values)
-        if None not in pair and pair[0] and pair[1]:
-            ratios.append(pair[0] / pair[1])
+        if None in pair or all(abs(value) < _ZERO for value in pair):
+            continue
+        if any(abs(value) < _ZERO for value in pair):
+            return False
+        ratios.append(pair[0] / pair[1])
     if len(ratios) < 2:
         raise Undecided("the sides have no values to compare")
     if positive and not all(ratio.is_real and ratio > 0 for ratio in ratios):
@@ -100,9 +116,11 @@ def _equal_matrices(gold: Expression, answer: Expression) -> bool:
 
 
 def _equal_numbers(lhs: Any, rhs: Any, *, rounded: bool) -> bool:
-    from sympy import Integral
+    from sympy import Integral, nan, zoo
 
     lhs, rhs = (value if value.has(Integral) else value.doit() for value in (lhs, rhs))
+    if lhs.has(nan, zoo):
+        raise Undecided("the reference has no value")
     if lhs == rhs:
         return True
     if lhs.is_infinite or rhs.is_infinite:
@@ -116,7 +134,7 @@ def _equal_terms(lhs: Any, rhs: Any, *, rounded: bool) -> bool:
     compared = 0
     for values in _points(lhs.free_symbols | rhs.free_symbols):
         pair = _value_at(lhs, values), _value_at(rhs, values)
-        if None in pair:
+        if None in pair or all(abs(value) < _ZERO for value in pair):
             continue
         compared += 1
         if not _close(*pair, rounded=rounded):

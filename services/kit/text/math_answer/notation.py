@@ -94,7 +94,7 @@ _SIMPLE_RENAMES = (
 _FRACTION = re.compile(r"\\frac(?![a-zA-Z])")
 _BARE_FRACTION_ARGUMENT = re.compile(r"\s*([0-9a-zA-Z]|\\[a-zA-Z]+(?![a-zA-Z{]))")
 _BARE_ARGUMENT = re.compile(r"(\\sqrt(?:\[[^\[\]{}]*\])?)\s*(\d+|[a-zA-Z](?![a-zA-Z])|\\[a-zA-Z]+(?![{a-zA-Z]))")
-_BARE_EXPONENT = re.compile(r"\^\s*([-+]?\d+(?:\.\d+)?)")
+_BARE_EXPONENT = re.compile(r"\^\s*([-+]?\d+(?:\.\d+)?|[a-zA-Z])")
 _BARE_SUBSCRIPT = re.compile(r"_\s*(\d+)")
 _COMPUTER_POWER = re.compile(r"(?<=[\d.])[eE]([-+]?\d{1,4})(?![\w.])")
 _DELIMITERS = re.compile(r"\\[()\[\]]")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 
+from services.kit.text.math_answer.equality import contradict
 from services.kit.text.math_answer.errors import Unreadable
 from services.kit.text.math_answer.expressions import Expression, read_expression
 from services.kit.text.math_answer.notation import END, TEXT, unify
@@ -48,6 +49,17 @@ def read_answer(text: str) -> Answer:
     if len(text) > MAX_CHARS:
         raise Unreadable(f"{text[:60]}...")
     return _read(_without_french_brackets(unify(text)), 0)
+
+
+def read_otherwise(text: str, other: Answer) -> list[Answer]:
+    """What an unspaced comma between digits means beside `other`: "3,14" may be 3.14, and "100,200" two numbers."""
+    numbers = unify(text).split(",")
+    if len(numbers) < 2 or not all(re.fullmatch(r"-?\d{1,20}", number) for number in numbers):
+        return []
+    if isinstance(other, Group):
+        return [Group("", tuple(read_expression(number) for number in numbers))]
+    is_fraction = isinstance(other, Expression) and (other.is_decimal or other.value.is_integer is False)
+    return [read_expression(".".join(numbers))] if is_fraction and len(numbers) == 2 else []
 
 
 def _read(text: str, depth: int) -> Answer:
@@ -121,7 +133,7 @@ def _relation(text: str, depth: int) -> Answer | None:
     if kinds == {r"\equiv"} and len(sides) == 2:
         return _congruence(sides)
     if kinds <= {"=", r"\approx"}:
-        return _equation(sides, depth)
+        return _equation(sides, signs, depth)
     if signs[0] in {r"\in", r"\to", r"\rightarrow", r"\mapsto"} and len(sides) == 2 and _NAME.fullmatch(sides[0]):
         return Named(_name(sides[0]), _read(sides[1], depth))
     if kinds <= {"<", ">", r"\le", r"\ge"}:
@@ -138,19 +150,33 @@ def _congruence(sides: list[str]) -> Answer:
     return Congruence(read_expression(sides[0]), read_expression(sides[1][: modulus.start()]), int(modulus[1]))
 
 
-def _equation(sides: list[str], depth: int) -> Answer:
-    if _NAME.fullmatch(sides[0]):
-        values = [_read(side, depth) for side in sides[1:]]
-        return Named(_name(sides[0]), values[-1])
+def _equation(sides: list[str], signs: list[str], depth: int) -> Answer:
+    is_named = _NAME.fullmatch(sides[0]) is not None
+    if r"\approx" in signs:  # what follows is rounded, where an exact value stands before it
+        sides = sides[: max(signs.index(r"\approx") + 1, 1 + is_named)]
+    if len(sides) == 1:
+        return _read(sides[0], depth)
+    if is_named:
+        return Named(_name(sides[0]), _last_of_chain([_read(side, depth) for side in sides[1:]]))
     if len(sides) == 2 and _NAME.fullmatch(sides[1]) and not _NAME.fullmatch(sides[0]):
         value = _read(sides[0], depth)
         if not isinstance(value, Expression) or not value.value.free_symbols:
             return Named(_name(sides[1]), value)
-    expressions = [read_expression(side) for side in sides[:-1]]
-    last = _read(sides[-1], depth)
-    if len(sides) > 2 or not isinstance(last, Expression):
+    first, *others = [read_expression(side) for side in sides[:-1]]
+    last = _last_of_chain([first, *others, _read(sides[-1], depth)])
+    if others or not isinstance(last, Expression) or not (first.value.free_symbols or last.value.free_symbols):
         return last
-    return Relation("=", expressions[0], last)
+    return Relation("=", first, last)
+
+
+def _last_of_chain(values: list[Answer]) -> Answer:
+    """The last value of a chain of equations. Raises `Unreadable` where a number before it is another one."""
+    last = values[-1]
+    if any(
+        contradict(value, last) for value in values if isinstance(value, Expression) and isinstance(last, Expression)
+    ):
+        raise Unreadable("the sides differ")
+    return last
 
 
 def _name(text: str) -> str:

@@ -133,7 +133,8 @@ def _words(text: str) -> Answer | None:
     is_term = (
         TEXT not in text
         and plain.isascii()
-        and (len(plain) <= 3 or plain in {"sqrt"})
+        and len(plain) <= 3
+        and not (len(plain) > 1 and plain.isupper())
         and plain.lower() not in _SHORT_WORDS
     )
     if is_term:
@@ -179,7 +180,7 @@ def _quantity(text: str) -> Quantity | Expression | None:
 
 def _measure(value: str, unit: Unit) -> Quantity:
     """An amount of money, perhaps followed by a scale ("million") or the currency's own name."""
-    amount, per, rate = value.partition(" per ")
+    amount, per, rate = " ".join(_unmarked(value).split()).partition(" per ")
     if per:
         rates = read_unit(rate)
         dimensions = (*unit.dimensions, *((name, -power) for name, power in rates.dimensions))
