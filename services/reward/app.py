@@ -21,6 +21,7 @@ from services.kit.store.redis import check_writable, connect
 from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
 from services.kit.web.server import Readiness, install_common_routes
+from services.reward.api.candidates import Candidates
 from services.reward.api.micro_batching import RetryingBatcher
 from services.reward.api.publishing import starting_rubrics
 from services.reward.api.quotas import Quotas
@@ -193,7 +194,8 @@ async def _open_state(
     _watch_outages(metrics, settings, circuit, spool)
     batcher = RetryingBatcher(pipeline, wait_s=settings.trainer_batch_wait_s)
     quotas = Quotas(settings.tenants, metrics)
-    return RewardState(redis, store, engine, pipeline, batcher, circuit, actives, spool, recovery, quotas)
+    candidates = Candidates(store, workers)
+    return RewardState(redis, store, engine, pipeline, batcher, circuit, actives, spool, recovery, quotas, candidates)
 
 
 def _watch_outages(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from regrade.contracts import checks as parameters
-from services.kit.checks import answer, length, style
+from services.kit.checks import answer, length, patterns, style
 from services.kit.checks.base import CheckEntry, CheckError, CheckInput
 from services.kit.checks.workers import WorkerShare
 
@@ -17,11 +17,11 @@ CHECKS: Mapping[type[parameters.CheckParameters], CheckEntry[Any]] = {
     parameters.NotRepetitive: style.NOT_REPETITIVE,
     parameters.OnTopic: style.ON_TOPIC,
     parameters.NoPromptCopy: style.NO_PROMPT_COPY,
-    parameters.Matches: answer.MATCHES,
+    parameters.Matches: patterns.MATCHES,
     parameters.BoxedAnswer: answer.BOXED_ANSWER,
     parameters.MathEqual: answer.MATH_EQUAL,
     parameters.VerdictEqual: answer.VERDICT_EQUAL,
-    parameters.JsonSchema: answer.JSON_SCHEMA,
+    parameters.JsonSchema: patterns.JSON_SCHEMA,
 }
 """In the order in which the catalogue proposer names equally needed checks."""
 
@@ -41,8 +41,13 @@ async def evaluate_check(check: parameters.Check, texts: CheckInput, workers: Wo
 
 
 def runs_in_worker(check: parameters.Check) -> bool:
-    """Whether the check is decided in a worker process, and so may take seconds."""
+    """Whether the check may be decided in a worker process, and so take seconds."""
     return CHECKS[type(check)].evaluate_in_worker is not None
+
+
+def has_own_language(check: parameters.Check) -> bool:
+    """Whether the check's parameters are a pattern or a schema, which only a library can accept or refuse."""
+    return CHECKS[type(check)].validate is not None
 
 
 def validate_check(check: parameters.Check) -> None:

@@ -71,11 +71,17 @@ async def require_key(request: Request, credentials: Credentials) -> None:
         raise Unauthorized("send a valid key as 'Authorization: Bearer <key>'")
 
 
+def may_operate(request: Request, credentials: HTTPAuthorizationCredentials | None) -> bool:
+    """Whether the caller has an operator key, or none is needed because no key of any kind is configured."""
+    settings: ServiceSettings = request.app.state.settings
+    given = credentials.credentials if credentials else ""
+    return not settings.caller_keys or matches_any(settings.operator_keys, given)
+
+
 async def require_operator(request: Request, credentials: Credentials) -> None:
     """Require an operator key, unless no key of any kind is configured. Raises `Unauthorized`, `Forbidden`."""
     await require_key(request, credentials)
-    settings: ServiceSettings = request.app.state.settings
-    if settings.caller_keys and not matches_any(settings.operator_keys, credentials.credentials if credentials else ""):
+    if not may_operate(request, credentials):
         raise Forbidden("this call changes what is active; send an operator key")
 
 

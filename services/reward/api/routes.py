@@ -21,8 +21,15 @@ from regrade.contracts import (
 )
 from services.kit.errors import NotFound
 from services.kit.store.keys import LineageKey
-from services.kit.web.server import GuardedRoute, error_responses, read_json_bytes, require_key, require_operator
-from services.reward.api.publishing import publish, validate_rubric
+from services.kit.web.server import (
+    GuardedRoute,
+    error_responses,
+    may_operate,
+    read_json_bytes,
+    require_key,
+    require_operator,
+)
+from services.reward.api.publishing import publish
 from services.reward.api.score_body import ScoreBody, parse_score_body
 from services.reward.api.state import RewardState
 
@@ -55,6 +62,9 @@ class ScoreRoute(GuardedRoute):
             tenant = state.quotas.admit_request(credentials.credentials if credentials else "")
             body = parse_score_body(await read_json_bytes(request))
             state.quotas.charge_items(tenant, len(body.request.items))
+            if isinstance(body.request.rubric, Rubric):
+                operates = may_operate(request, credentials)
+                await state.candidates.admit(body.request.task, body.request.rubric, may_operate=operates)
             return await _score(body, state, _timeout_of(request))
 
         return handle
@@ -76,7 +86,7 @@ score_router = APIRouter(route_class=ScoreRoute)
     "/score",
     response_model=ScoreResponse,
     dependencies=[Depends(require_key)],
-    responses=error_responses(401, 404, 409, 413, 422, 429, 503),
+    responses=error_responses(401, 403, 404, 409, 413, 422, 429, 503),
     tags=["scoring"],
 )
 async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> Response:
@@ -93,8 +103,6 @@ async def score(body: ScoreRequest, state: State, timeout_s: Timeout = None) -> 
 async def _score(body: ScoreBody, state: RewardState, timeout_s: float | None) -> Response:
     request = body.request
     deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-    if isinstance(request.rubric, Rubric):
-        validate_rubric(request.rubric)
     response = await state.pipeline.score(request, deadline=deadline, refused=body.refused)
     return Response(response.to_json(), media_type="application/json")
 
@@ -132,4 +140,5 @@ async def get_rubric(
 )
 async def put_rubric(task: Name, body: PutRubric, state: State) -> ActiveRubric:
     """Make a rubric of your own active; recorded as the lineage's bootstrap, or as an override of the active one."""
+    await state.candidates.validate(body.rubric)
     return await publish(state.store, task, body)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from services.kit.store.rubric_store import RubricStore
+from services.reward.api.candidates import Candidates
 from services.reward.api.micro_batching import RetryingBatcher
 from services.reward.api.quotas import Quotas
 from services.reward.judge.engine.discovery import EngineHandle
@@ -29,3 +30,4 @@ class RewardState:
     spool: Spool | None
     recovery: Recovery
     quotas: Quotas
+    candidates: Candidates
