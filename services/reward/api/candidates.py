@@ -35,7 +35,7 @@ class Candidates:
         self._admitted[rubric.digest] = None
 
     async def validate(self, rubric: Rubric) -> None:
-        """Raises `Invalid` for a check whose parameters its library does not accept, or not within a worker's limits."""
+        """Raises `Invalid` for a check that its library refuses, or cannot compile within the limits of a worker."""
         share = self._workers.share()
         for criterion in rubric.check_criteria:
             if not has_own_language(criterion.check):
