@@ -58,6 +58,8 @@ class CheckEntry(Generic[C]):
     evaluate_in_worker: Callable[[C, CheckInput, "WorkerShare"], Awaitable[float]] | None = None
     validate: Callable[[C], None] | None = None
     """Raises `ValueError` for parameters that the library behind the check refuses."""
+    is_surely_valid: Callable[[C], bool] | None = None
+    """Decides within a millisecond; where it is false or absent, `validate` is called, in a worker."""
     title: str = ""
     """The criterion's name where the catalogue proposer adds the check."""
     propose: Rule | None = None

@@ -50,6 +50,10 @@ def _validate_matches(check: Matches) -> None:
     _pattern(check.pattern, _WORKER_BYTES)
 
 
+def _is_small(check: Matches) -> bool:
+    return _small_pattern(check.pattern) is not None
+
+
 def _utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
@@ -143,5 +147,5 @@ def _schema_patterns(schema: Any) -> Iterator[str]:
         waiting.extend((part, depth + 1) for part in parts)
 
 
-MATCHES = CheckEntry(evaluate_in_worker=_matches, validate=_validate_matches)
+MATCHES = CheckEntry(evaluate_in_worker=_matches, validate=_validate_matches, is_surely_valid=_is_small)
 JSON_SCHEMA = CheckEntry(evaluate_in_worker=_json_schema, validate=_validate_json_schema)

@@ -50,6 +50,12 @@ def has_own_language(check: parameters.Check) -> bool:
     return CHECKS[type(check)].validate is not None
 
 
+def is_surely_valid(check: parameters.Check) -> bool:
+    """Whether `validate_check` would accept the check; false where that takes a worker to decide."""
+    entry = CHECKS[type(check)]
+    return entry.validate is None or (entry.is_surely_valid is not None and entry.is_surely_valid(check))
+
+
 def validate_check(check: parameters.Check) -> None:
     """Refuse parameters that the library behind a check does not take. Raises `ValueError`."""
     entry = CHECKS[type(check)]

@@ -2,7 +2,7 @@
 
 from regrade.contracts import Rubric
 from services.kit.checks.base import CheckError
-from services.kit.checks.registry import has_own_language, validate_check
+from services.kit.checks.registry import has_own_language, is_surely_valid, validate_check
 from services.kit.checks.workers import CheckWorkers
 from services.kit.errors import Forbidden, Invalid, NotFound
 from services.kit.lru_cache import LruCache
@@ -38,7 +38,7 @@ class Candidates:
         """Raises `Invalid` for a check that its library refuses, or cannot compile within the limits of a worker."""
         share = self._workers.share()
         for criterion in rubric.check_criteria:
-            if not has_own_language(criterion.check):
+            if is_surely_valid(criterion.check):
                 continue
             try:
                 await share.run(validate_check, criterion.check)

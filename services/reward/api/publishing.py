@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from regrade.contracts import MAIN_LINEAGE, ActiveRubric, Override, PutRubric
+from regrade.contracts import MAIN_LINEAGE, ActiveRubric, Override, PutRubric, Rubric
 from regrade.tasks import load_pack
 from services.kit.errors import Conflict
 from services.kit.store.keys import LineageKey

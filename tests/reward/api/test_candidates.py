@@ -37,8 +37,14 @@ def test_only_an_operator_brings_patterns_and_schemas(
     refused = _score(http, READER, parameters, purpose)
     assert (refused.status_code, refused.json()["error"]) == (403, "candidate_needs_operator")
     assert parameters["check"] in refused.json()["detail"]
-    assert _score(http, OPERATOR, parameters, purpose).status_code == 200
     assert _score(http, READER, {"check": "min_words", "words": 5}, purpose).status_code == 200
+
+
+@pytest.mark.parametrize("parameters", [PATTERN, SCHEMA])
+def test_an_operator_brings_them(http: httpx.Client, parameters: dict[str, Any]) -> None:
+    result = _score(http, OPERATOR, parameters).json()["results"][0]
+    value = {entry["id"]: entry["score"] for entry in result["criteria"]}["own"]
+    assert value == (1.0 if parameters is PATTERN else 0.0)
 
 
 async def test_what_an_operator_has_stored_anybody_may_name(http: httpx.Client, store: RubricStore) -> None:
