@@ -155,11 +155,10 @@ async def _open_state(
 ) -> RewardState:
     circuit = CircuitBreaker(timeout_s=settings.redis_timeout_s)
     store = RubricStore(redis)
-    trace_log = TraceLog(redis, pipe, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap)
+    trace_log = _trace_log(settings, redis, pipe)
     restorer = LineageRestorer(store, starting_rubrics(settings.bootstrap_tasks), metrics)
     pins, actives = PinCache(), ActiveRubricCache(store, circuit, metrics, restorer)
-    spool_limits = SpoolLimits(settings.spool_max_bytes, settings.spool_max_age_s, settings.spool_fsync)
-    spool = open_spool(settings.spool_dir, spool_limits)
+    spool = _spool(settings)
     outcomes = OutcomeStore(trace_log, circuit, pins, actives, spool)
     admission = _admission(settings)
     fence_key = FenceKey(settings.fence_key.get_secret_value())
@@ -198,9 +197,21 @@ async def _open_state(
     return RewardState(redis, store, engine, pipeline, batcher, circuit, actives, spool, recovery, quotas, candidates)
 
 
+def _trace_log(settings: RewardSettings, redis: Redis, pipe: MultiplexedConnection) -> TraceLog:
+    return TraceLog(
+        redis, pipe, outcome_ttl_s=settings.outcome_ttl_s, cap=settings.trace_cap, cap_bytes=settings.trace_cap_bytes
+    )
+
+
+def _spool(settings: RewardSettings) -> Spool | None:
+    limits = SpoolLimits(settings.spool_max_bytes, settings.spool_max_age_s, settings.spool_fsync)
+    return open_spool(settings.spool_dir, limits)
+
+
 def _watch_outages(
     metrics: RewardMetrics, settings: RewardSettings, circuit: CircuitBreaker, spool: Spool | None
 ) -> None:
+    metrics.limit_trace_logs(settings.trace_cap_bytes)
     metrics.watch_outages(
         lambda: circuit.is_open,
         lambda: spool.size if spool else 0,

@@ -53,6 +53,15 @@ class RewardMetrics:
             ("task", "origin"),
             registry=registry,
         )
+        self._trace_entries = Gauge(
+            "regrade_trace_log_records", "Traces in Redis, as last measured.", ("task",), registry=registry
+        )
+        self._trace_bytes = Gauge(
+            "regrade_trace_log_bytes", "Bytes of the traces in Redis, as last measured.", ("task",), registry=registry
+        )
+        self._trace_limit = Gauge(
+            "regrade_trace_log_limit_bytes", "Most bytes of a task's traces in Redis.", registry=registry
+        )
         self._versions: dict[tuple[str, str], int] = {}
         self._measure_tenants(registry)
         self._measure_judge(registry)
@@ -67,6 +76,9 @@ class RewardMetrics:
         )
         self._tenant_items = CounterMetric(
             "regrade_tenant_items_total", "Items admitted, by tenant.", ("tenant",), registry=registry
+        )
+        self._tenant_bytes = CounterMetric(
+            "regrade_tenant_bytes_total", "Bytes of bodies admitted, by tenant.", ("tenant",), registry=registry
         )
 
     def _measure_judge(self, registry: CollectorRegistry) -> None:
@@ -165,11 +177,14 @@ class RewardMetrics:
                 spread = "some" if max(members) - min(members) > _NO_SPREAD else "none"
                 self._groups.labels(task, spread).inc()
 
-    def count_tenant_request(self, name: str, outcome: Literal["admitted", "refused"], items: int = 0) -> None:
-        """Count a request of a configured tenant, and its items if it was admitted."""
+    def count_tenant_request(
+        self, name: str, outcome: Literal["admitted", "refused"], items: int = 0, size: int = 0
+    ) -> None:
+        """Count a request of a configured tenant, and its items and bytes if it was admitted."""
         self._tenant_requests.labels(name, outcome).inc()
         if items:
             self._tenant_items.labels(name).inc(items)
+            self._tenant_bytes.labels(name).inc(size)
 
     def watch_admission(self, waiting: Callable[[], int], capacity: int) -> None:
         """Read `waiting` at each scrape."""
@@ -200,6 +215,15 @@ class RewardMetrics:
     def retry(self, *, afforded: bool) -> None:
         """Count a retry, or one that the budget did not allow."""
         self._retries.labels("tried" if afforded else "over_budget").inc()
+
+    def trace_log(self, task: str, entries: int, size: int) -> None:
+        """Set the size of a task's trace log."""
+        self._trace_entries.labels(task).set(entries)
+        self._trace_bytes.labels(task).set(size)
+
+    def limit_trace_logs(self, size: int) -> None:
+        """Set the cap of a trace log in bytes."""
+        self._trace_limit.set(size)
 
     def restored(self, task: str, origin: str) -> None:
         """Count a lineage whose active rubric Redis had lost."""

@@ -9,15 +9,29 @@ from regrade.contracts import Mode, Name
 from regrade.tasks import UnknownTaskError, load_pack
 from services.kit.settings import ApiKey, BaseUrls, BearerKey, ServiceSettings
 
+_BYTES_AN_ITEM = 65_536
+
 
 class Tenant(BaseModel):
-    """One caller's keys and its budgets in each replica; null is unlimited."""
+    """One caller's keys and its budgets in each replica; null is unlimited.
+
+    A budget of items without one of bytes gets 64 kB an item.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     keys: tuple[ApiKey, ...] = Field(min_length=1)
     requests_per_minute: float | None = Field(None, gt=0)
     items_per_minute: float | None = Field(None, gt=0)
+    bytes_per_minute: float | None = Field(None, gt=0)
+    """Of request bodies."""
+
+    @property
+    def byte_budget(self) -> float | None:
+        """Bytes a minute: as set, else what the budget of items amounts to."""
+        if self.bytes_per_minute is not None or self.items_per_minute is None:
+            return self.bytes_per_minute
+        return self.items_per_minute * _BYTES_AN_ITEM
 
 
 class RewardSettings(ServiceSettings):
@@ -100,6 +114,12 @@ class RewardSettings(ServiceSettings):
         ge=1,
         description="Most traces of a task in Redis. More are spooled, or answered 429 without a spool.",
     )
+    trace_cap_bytes: int = Field(
+        4_000_000_000,
+        ge=1,
+        description="Most bytes of a task's traces in Redis, as JSON; what trace_cap is for their number. Leave room "
+        "for outcomes in Redis's memory.",
+    )
     redis_timeout_s: float = Field(
         3.0, gt=0, description="Seconds without an answer after which Redis counts as unavailable."
     )
@@ -139,7 +159,8 @@ class RewardSettings(ServiceSettings):
     tenants: dict[Name, Tenant] = Field(
         {},
         description='Callers with their own keys, and their budgets in each replica (JSON object): {"team-a": {"keys": '
-        '["..."], "requests_per_minute": 600, "items_per_minute": 20000}}. Over budget: 429.',
+        '["..."], "requests_per_minute": 600, "items_per_minute": 20000, "bytes_per_minute": 400000000}}; 64 kB an '
+        "item where only items are set. Over budget: 429.",
     )
 
     @property

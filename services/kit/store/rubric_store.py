@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
@@ -19,7 +19,7 @@ from regrade.contracts import (
     Rollback,
     Rubric,
 )
-from services.kit.errors import Conflict, NotFound
+from services.kit.errors import Conflict, NotFound, ServiceError
 from services.kit.lru_cache import LruCache
 from services.kit.results import RubricRef
 from services.kit.store import keys
@@ -182,9 +182,7 @@ class RubricStore:
         the rubric was rolled back before, or the cooldown still lasts.
         """
         event = _activation(digest, authority)
-        kind: Literal["gate", "override", "rollback", "bootstrap"] = authority.kind
-        if isinstance(authority, Override) and authority.bootstrap:
-            kind = "bootstrap"
+        is_bootstrap = isinstance(authority, Override) and authority.bootstrap
         notice = json.dumps({"task": lineage.task, "lineage": lineage.name, "scope": lineage.scope, "digest": digest})
         redis_keys = [
             keys.active_key(lineage),
@@ -201,7 +199,7 @@ class RubricStore:
             "digest": digest,
             "scope": lineage.scope or "",
             "expected": expected or "",
-            "authority": kind,
+            "authority": "bootstrap" if is_bootstrap else authority.kind,
             "token": token,
             "event": event_json(event),
             "channel": keys.ACTIVATIONS_CHANNEL,
@@ -211,11 +209,9 @@ class RubricStore:
             "version": version or 0,
         }
         status, detail = await self._activate(redis_keys, args)
-        if status == "ok":
-            return int(detail)
-        if status == "unknown":
-            raise NotFound(f"rubric {digest} is not stored", code="unknown_rubric")
-        raise Conflict(fill(_CONFLICTS[status], detail=detail or "none"), code=status)
+        if status != "ok":
+            raise _refusal(status, detail)
+        return int(detail)
 
     async def rollback(
         self,
@@ -324,6 +320,12 @@ _CONFLICTS = {
     "another automatic rollback is refused for REGRADE_META_WATCH_COOLDOWN_S seconds after that",
     "never_active": "rubric {detail} has never been active, so it cannot be rolled back to",
 }
+
+
+def _refusal(status: str, detail: str) -> ServiceError:
+    if status == "unknown":
+        return NotFound(f"rubric {detail} is not stored", code="unknown_rubric")
+    return Conflict(fill(_CONFLICTS[status], detail=detail or "none"), code=status)
 
 
 def candidate_event(kind: EventKind, digest: str, *, by: str, reason: str, cycle: str) -> LineageEvent:

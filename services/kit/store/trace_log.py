@@ -78,6 +78,22 @@ class TraceRange(NamedTuple):
     """Empty when `recent` has read the log's first entry."""
 
 
+class TraceLogSize(NamedTuple):
+    """The size of a task's stream."""
+
+    entries: int
+    bytes: int
+
+
+def _full(entries: int, size: int) -> Overloaded:
+    return Overloaded(
+        f"the trace log is at its cap with {entries} traces of {size} bytes; set REGRADE_META_ARCHIVE_URL, "
+        "or raise REGRADE_REWARD_TRACE_CAP or REGRADE_REWARD_TRACE_CAP_BYTES",
+        code=TRACE_LOG_FULL,
+        retry_after=30,
+    )
+
+
 def _any(_: Trace) -> bool:
     return True
 
@@ -86,7 +102,7 @@ class TraceLog:
     """Pins, item outcomes and traces of all tasks.
 
     `commands` sends the two calls that each batch makes; without it they go through `redis`. Outcomes are kept
-    for `outcome_ttl_s`; a task's stream holds at most `cap` entries.
+    for `outcome_ttl_s`; a task's stream takes no more entries when it holds `cap` of them, or `cap_bytes` of traces.
     """
 
     def __init__(
@@ -96,6 +112,7 @@ class TraceLog:
         *,
         outcome_ttl_s: int = 7 * 86_400,
         cap: int = 1_000_000,
+        cap_bytes: int = 4_000_000_000,
     ) -> None:
         self._redis = redis
         self._resolve = LuaFunction(commands or redis, "resolve")
@@ -103,6 +120,7 @@ class TraceLog:
         self._advance_cursor = LuaFunction(redis, "advance_cursor")
         self._outcome_ttl_s = outcome_ttl_s
         self._cap = cap
+        self._cap_bytes = cap_bytes
 
     async def resolve(self, task: str, pins: Sequence[PinRequest]) -> list[PinState]:
         """Read or set every pin of a batch and fetch its stored outcomes, atomically, in one round trip."""
@@ -136,17 +154,31 @@ class TraceLog:
 
     async def append_json(self, task: str, records: Sequence[tuple[str, str | bytes, str | bytes]]) -> list[str]:
         """`append` for JSON (identity, outcome, trace or ""): per record "" when written, else the earlier outcome."""
-        args: list[str | bytes | int] = [keys.outcome_prefix(task), self._outcome_ttl_s, self._cap]
+        args: list[str | bytes | int] = [keys.outcome_prefix(task), self._outcome_ttl_s, self._cap, self._cap_bytes]
         for record in records:
             args.extend(record)
         replies: list[str] = await self._append([keys.traces_key(task)], args)
-        if replies == ["full"]:
-            raise Overloaded(
-                "the trace log is at its cap; set REGRADE_META_ARCHIVE_URL or raise REGRADE_REWARD_TRACE_CAP",
-                code=TRACE_LOG_FULL,
-                retry_after=30,
-            )
+        if replies[:1] == ["full"]:
+            raise _full(int(replies[1]), int(replies[2]))
         return replies
+
+    async def size(self, task: str) -> TraceLogSize:
+        """Entries in the task's stream, and the bytes of their traces."""
+        stream = keys.traces_key(task)
+        entries = int(await self._redis.xlen(stream))
+        first = await read_entries(self._redis, stream, count=1)
+        last = await read_newest(self._redis, stream, count=1)
+        if not first or not last:
+            return TraceLogSize(entries, 0)
+        (_, oldest), (_, newest) = first[0], last[0]
+        size = int(newest.get("end", 0)) - int(oldest.get("end", 0)) + len(oldest["trace"].encode())
+        return TraceLogSize(entries, size)
+
+    async def check_room(self, task: str) -> None:
+        """Raises `Overloaded` while the task's stream is at a cap, or the `RedisError` that a write would meet."""
+        size = await self.size(task)
+        if size.entries >= self._cap or size.bytes >= self._cap_bytes:
+            raise _full(*size)
 
     async def open_cursor(self, lineage: LineageKey) -> bool:
         """Create the lineage's cursor where there is none: whether there was none, or Redis has lost it."""

@@ -1,4 +1,4 @@
-"""Quotas of tenants: budgets of requests and items by API key, applied before any other work on a request.
+"""Quotas of tenants: budgets of requests, items and bytes by API key, applied before any other work on a request.
 
 A budget belongs to one replica and lives in its memory, because a shared one would cost each request a round trip to
 Redis. A request over budget is answered 429 with the seconds to wait.
@@ -47,6 +47,7 @@ class TenantBudgets:
     name: str
     requests: TokenBucket | None
     items: TokenBucket | None
+    bytes: TokenBucket | None
 
 
 class Quotas:
@@ -60,7 +61,14 @@ class Quotas:
         self._tenants = [
             (key.get_secret_value().encode(), budgets)
             for name, tenant in tenants.items()
-            for budgets in [TenantBudgets(name, bucket(tenant.requests_per_minute), bucket(tenant.items_per_minute))]
+            for budgets in [
+                TenantBudgets(
+                    name,
+                    bucket(tenant.requests_per_minute),
+                    bucket(tenant.items_per_minute),
+                    bucket(tenant.byte_budget),
+                )
+            ]
             for key in tenant.keys
         ]
 
@@ -73,18 +81,25 @@ class Quotas:
         if tenant is not None:
             self._refuse_if_empty(tenant, tenant.requests, "requests")
             self._refuse_if_empty(tenant, tenant.items, "items")
+            self._refuse_if_empty(tenant, tenant.bytes, "bytes")
             if tenant.requests is not None:
                 tenant.requests.take(1)
         return tenant
 
-    def charge_items(self, tenant: TenantBudgets | None, items: int) -> None:
-        """Count a request's items. Raises `Overloaded` where concurrent requests have used up the budget."""
+    def charge_items(self, tenant: TenantBudgets | None, items: int, size: int) -> None:
+        """Count a request's items, and the `size` of its body in bytes.
+
+        Raises `Overloaded` where concurrent requests have used up a budget.
+        """
         if tenant is None:
             return
         self._refuse_if_empty(tenant, tenant.items, "items")
+        self._refuse_if_empty(tenant, tenant.bytes, "bytes")
         if tenant.items is not None:
             tenant.items.take(items)
-        self._metrics.count_tenant_request(tenant.name, "admitted", items)
+        if tenant.bytes is not None:
+            tenant.bytes.take(size)
+        self._metrics.count_tenant_request(tenant.name, "admitted", items, size)
 
     def _tenant_of(self, key: str) -> TenantBudgets | None:
         """Compares with every key in constant time, so that neither value nor position leaks."""

@@ -60,8 +60,9 @@ class ScoreRoute(GuardedRoute):
             credentials = await self.run_guards(request)
             state = await _state(request)
             tenant = state.quotas.admit_request(credentials.credentials if credentials else "")
-            body = parse_score_body(await read_json_bytes(request))
-            state.quotas.charge_items(tenant, len(body.request.items))
+            content = await read_json_bytes(request)
+            body = parse_score_body(content)
+            state.quotas.charge_items(tenant, len(body.request.items), len(content))
             if isinstance(body.request.rubric, Rubric):
                 operates = may_operate(request, credentials)
                 await state.candidates.admit(body.request.task, body.request.rubric, may_operate=operates)

@@ -186,11 +186,12 @@ async def _score(state: RewardState, key: str, query: TrainerQuery, time_limit_s
     """
     read = [read_item(item) for item in items]
     valid = [item for item in read if isinstance(item, ScoreItem)]
+    size = sum(len(item.model_dump_json().encode()) for item in valid)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + (query.hold_s if query.hold_s is not None else time_limit_s - _MARGIN_S)
     while True:
         try:
-            state.quotas.charge_items(state.quotas.admit_request(key), len(items))
+            state.quotas.charge_items(state.quotas.admit_request(key), len(items), size)
             break
         except Overloaded as error:
             if error.retry_after is None or loop.time() + error.retry_after > deadline:

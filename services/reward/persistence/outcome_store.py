@@ -8,17 +8,20 @@ a retry looks for it.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from redis.exceptions import RedisError
 
 from regrade.contracts import Flag, OnOutage
 from services.kit.errors import Overloaded
 from services.kit.results import ItemResult
 from services.kit.store.rubric_store import RubricPointer
-from services.kit.store.trace_log import TRACE_LOG_FULL, OutcomeRecord, PinRequest, PinState, TraceLog, first_stored
+from services.kit.store.trace_log import OutcomeRecord, PinRequest, PinState, TraceLog, first_stored
 from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
-from services.reward.persistence.spool import Spool, SpoolEntry
+from services.reward.persistence.spool import Spool
+from services.reward.persistence.spool_file import SpoolEntry
 
 
 class AppendResult(NamedTuple):
@@ -37,6 +40,8 @@ class OutcomeStore:
     pins: PinCache
     actives: ActiveRubricCache
     spool: Spool | None
+    unwritable: set[str] = field(default_factory=set)
+    """Tasks whose last write Redis refused."""
 
     async def resolve(self, task: str, pins: Sequence[PinRequest], on_outage: OnOutage) -> list[PinState]:
         """Read or set every pin and fetch stored outcomes. Raises `RedisUnavailable`, `Overloaded`."""
@@ -50,8 +55,6 @@ class OutcomeStore:
             if self.spool is None or on_outage is not OnOutage.SERVE:
                 raise
             states = [self._state_without_redis(pin) for pin in pins]
-            if any(base not in spooled for pin in pins for base in pin.item_bases):
-                self.spool.refuse_if_full()  # before the judge is called for outcomes that could not be stored
         else:
             for pin, state in zip(pins, states, strict=True):
                 if state.active is not None:
@@ -61,6 +64,24 @@ class OutcomeStore:
             return states
         return [_with_spooled(pin, state, spooled) for pin, state in zip(pins, states, strict=True)]
 
+    async def refuse_if_unwritable(self, task: str, on_outage: OnOutage) -> None:
+        """Refuse new items before the judge is called for outcomes that could not be stored.
+
+        After a failed write, a cheap read tells whether the next one can succeed. Raises `RedisError`, `Overloaded`,
+        `Unavailable`.
+        """
+        try:
+            if self.circuit.is_open:
+                raise self.circuit.unavailable()
+            if task in self.unwritable:
+                with self.circuit.guard():
+                    await self.log.check_room(task)
+                self.unwritable.discard(task)
+        except (RedisUnavailable, Overloaded):
+            if self.spool is None or on_outage is not OnOutage.SERVE:
+                raise
+            self.spool.refuse_if_full()
+
     async def append(self, task: str, records: Sequence[OutcomeRecord], on_outage: OnOutage) -> AppendResult:
         """Store outcomes and traces; the first writer wins. Raises `RedisUnavailable`, `Overloaded`, `Unavailable`."""
         if self.spool is not None and any(Flag.UNPINNED in record.result.flags for record in records):
@@ -68,8 +89,9 @@ class OutcomeStore:
         try:
             with self.circuit.guard():
                 return AppendResult(await self.log.append(task, records), degraded=False)
-        except (RedisUnavailable, Overloaded) as error:
-            if isinstance(error, Overloaded) and error.code != TRACE_LOG_FULL:
+        except (RedisError, Overloaded) as error:
+            self.unwritable.add(task)
+            if not isinstance(error, RedisUnavailable | Overloaded):
                 raise
             if self.spool is None or on_outage is not OnOutage.SERVE:
                 raise

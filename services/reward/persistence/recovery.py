@@ -9,6 +9,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -24,7 +25,8 @@ from services.reward.metrics import RewardMetrics
 from services.reward.persistence.circuit_breaker import CircuitBreaker, RedisUnavailable
 from services.reward.persistence.fence_key import FenceKey
 from services.reward.persistence.replica_cache import ActiveRubricCache, PinCache
-from services.reward.persistence.spool import Spool, SpoolEntry, SpoolFile
+from services.reward.persistence.spool import Spool
+from services.reward.persistence.spool_file import SpoolEntry, SpoolFile
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ class Recovery:
         next_poll, next_replay, pause = 0.0, 0.0, _TICK_S
         while True:
             await self.circuit.wait_until_open(_TICK_S)
+            if self.spool is not None:
+                await self.spool.probe()
             if self.circuit.is_open and not await self._reconnect():
                 await asyncio.sleep(_PROBE_S)
                 continue
@@ -77,11 +81,17 @@ class Recovery:
                     next_poll = loop.time() + self.poll_s
                     await self.actives.poll()
                     await self.circuit.call(lambda: self.fence_key.load(self.redis))
+                    await self._measure_trace_logs()
             except RedisUnavailable:
                 await asyncio.sleep(_PROBE_S)
             except Exception:
                 log.exception("the recovery from a Redis outage failed; retrying")
                 next_replay = loop.time() + _MAX_PAUSE_S
+
+    async def _measure_trace_logs(self) -> None:
+        for task in self.actives.tasks:
+            size = await self.circuit.call(partial(self.trace_log.size, task))
+            self.metrics.trace_log(task, size.entries, size.bytes)
 
     async def adopt(self) -> None:
         """Take over the spools of dead processes, with their pins and rubrics."""

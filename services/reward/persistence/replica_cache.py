@@ -92,6 +92,11 @@ class ActiveRubricCache:
         """Whether some lineage can be served without Redis."""
         return bool(self._active)
 
+    @property
+    def tasks(self) -> set[str]:
+        """The tasks of the lineages that are active here."""
+        return {lineage.task for lineage in self._active}
+
     def last_known(self, lineage: LineageKey) -> RubricPointer | None:
         """The rubric last known to be active in the narrowest lineage that has one."""
         return next((self._active[wider] for wider in lineage.fallbacks() if wider in self._active), None)

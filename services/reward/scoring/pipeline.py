@@ -88,7 +88,10 @@ class ScoringPipeline:
             states[index].result = None  # an outcome of its stand-in
             states[index].error = ItemError(code=ErrorCode.INVALID_ITEM, message=message, retryable=False)
         new = [state for state in states if state.result is None]
-        await self._screen([state for state in new if state.error is None])
+        valid = [state for state in new if state.error is None]
+        if valid and request.purpose is not Purpose.SHADOW:
+            await self._outcomes.refuse_if_unwritable(request.task, request.on_outage)
+        await self._screen(valid)
         context = JudgeContext(
             engine,
             request.task,

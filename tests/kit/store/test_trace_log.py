@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from services.kit.errors import Overloaded
 from services.kit.store import keys
 from services.kit.store.keys import LineageKey
-from services.kit.store.redis import connect
+from services.kit.store.redis import connect, read_entries
 from services.kit.store.trace_log import OutcomeRecord, TraceLog
 from tests.support.builders import LINEAGE, TASK, record
 
@@ -68,6 +68,39 @@ async def test_at_the_cap_nothing_is_written(redis: Redis) -> None:
     assert await redis.dbsize() == count
     assert await redis.xlen(keys.traces_key(TASK)) == 2
     assert not (await capped.append(TASK, [OutcomeRecord("c", record("c").result, None)]))[0].cached
+
+
+async def _stored_size(redis: Redis) -> tuple[int, int]:
+    stored = [fields["trace"] for _, fields in await read_entries(redis, keys.traces_key(TASK))]
+    return len(stored), sum(len(text.encode()) for text in stored)
+
+
+async def test_a_few_large_traces_reach_the_cap_in_bytes(redis: Redis) -> None:
+    capped = TraceLog(redis, cap_bytes=100_000)
+    for n in range(3):
+        await capped.append(TASK, [record(f"{n}", completion="x" * 40_000)])
+    with pytest.raises(Overloaded, match="TRACE_CAP_BYTES") as refused:
+        await capped.append(TASK, [record("more")])
+    assert refused.value.code == "trace_log_full"
+    with pytest.raises(Overloaded):
+        await capped.check_room(TASK)
+    size = await capped.size(TASK)
+    assert size == await _stored_size(redis)
+    assert (await TraceLog(redis).append(TASK, [record("0")]))[0].cached
+
+
+@pytest.mark.parametrize("trim", [("MAXLEN", 2), ("MAXLEN", 0), ("MINID", "=", "2-0")], ids=str)
+async def test_the_size_in_bytes_follows_whoever_trims(redis: Redis, trim: tuple[object, ...]) -> None:
+    """Also beside entries of a release that did not count."""
+    log, stream = TraceLog(redis), keys.traces_key(TASK)
+    await redis.xadd(stream, {"trace": record("old").to_json()[2]}, id="1-0")
+    for n in range(4):
+        await log.append(TASK, [record(f"{n}", completion="é" * 10_000), record(f"{n} small")])
+    await redis.execute_command("XTRIM", stream, *trim)  # type: ignore[no-untyped-call]
+    assert await log.size(TASK) == await _stored_size(redis)
+    await log.check_room(TASK)
+    await log.append(TASK, [record("next", completion="x" * 30_000)])
+    assert await log.size(TASK) == await _stored_size(redis)
 
 
 async def test_outcomes_expire(redis: Redis) -> None:

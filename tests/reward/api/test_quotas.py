@@ -51,29 +51,60 @@ def test_a_budget_refills_evenly() -> None:
         held.admit_request(KEYS[0])
 
 
+@pytest.mark.parametrize(
+    ("budgets", "size"), [({"bytes_per_minute": 1_000}, 4_000), ({"items_per_minute": 100}, 4 * 100 * 65_536)]
+)
+def test_a_few_large_items_use_up_a_budget_as_many_small_ones_do(budgets: dict[str, float], size: int) -> None:
+    clock = Clock()
+    held = quotas(clock, **budgets)
+    held.charge_items(held.admit_request(KEYS[0]), 1, size)
+    with pytest.raises(Overloaded, match="bytes_per_minute") as refused:
+        held.admit_request(KEYS[0])
+    assert refused.value.retry_after == 181
+    clock.now += 181.0
+    held.charge_items(held.admit_request(KEYS[0]), 1, 1)
+
+
+def test_a_body_is_counted_in_bytes(start_reward: StartReward) -> None:
+    tenants = {"a": {"keys": KEYS, "bytes_per_minute": 2_000}}
+    url = start_reward(bootstrap_tasks=[TASK], tenants=tenants, operator_keys=["the-operators-key"]).url
+    assert httpx.post(f"{url}/score", json=BODY, headers=_as(KEYS[0])).status_code == 200
+    for _ in range(20):
+        answer = httpx.post(f"{url}/score", json=BODY, headers=_as(KEYS[1]))
+        if answer.status_code != 200:
+            break
+    assert (answer.status_code, answer.json()["error"]) == (429, "quota")
+    assert "bytes_per_minute" in answer.json()["detail"]
+    query = {"task": TASK, "hold_s": "1"}
+    sample = {"prompt": "p", "response": "A text. " * 20}
+    held = httpx.post(f"{url}/adapters/slime", json=sample, params=query, headers=_as(KEYS[0]), timeout=60.0)
+    assert (held.status_code, held.json()["error"]) == (429, "quota")
+    assert 'regrade_tenant_bytes_total{tenant="a"}' in httpx.get(f"{url}/metrics").text
+
+
 def test_a_batch_above_the_budget_is_paid_for_by_waiting() -> None:
     clock = Clock()
     held = quotas(clock, items_per_minute=100)
-    held.charge_items(held.admit_request(KEYS[0]), 400)
+    held.charge_items(held.admit_request(KEYS[0]), 400, 1)
     with pytest.raises(Overloaded) as refused:
         held.admit_request(KEYS[0])
     assert refused.value.retry_after == 181
     clock.now += 181
-    held.charge_items(held.admit_request(KEYS[0]), 1)
+    held.charge_items(held.admit_request(KEYS[0]), 1, 1)
 
 
 def test_requests_that_came_together_do_not_share_what_is_left() -> None:
     held = quotas(Clock(), items_per_minute=10)
     first, second = held.admit_request(KEYS[0]), held.admit_request(KEYS[0])
-    held.charge_items(first, 10)
+    held.charge_items(first, 10, 1)
     with pytest.raises(Overloaded):
-        held.charge_items(second, 10)
+        held.charge_items(second, 10, 1)
 
 
 def test_keys_of_no_tenant_have_no_budget() -> None:
     held = quotas(Clock(), requests_per_minute=1)
     for _ in range(3):
-        held.charge_items(held.admit_request("an api key"), 1_000)
+        held.charge_items(held.admit_request("an api key"), 1_000, 1)
 
 
 def test_a_tenant_is_held_to_its_budget_and_the_others_are_not(

@@ -156,18 +156,18 @@ async def test_i2_a_pin_outlives_the_loss(redis: Redis, start_reward: StartRewar
 
 async def test_a_pin_keeps_the_lifetime_that_it_has_in_redis(redis: Redis, start_reward: StartReward) -> None:
     """A replica that meets a pin late does not make it live longer: what expired is no loss."""
-    early, late = (start_reward(**NEVER_POLLS).url for _ in range(2))
-    score(early, numbered(0), run="r", step=1)
+    setter, reader = (start_reward(**NEVER_POLLS).url for _ in range(2))
+    score(setter, numbered(0), run="r", step=1)
     key = keys.pin_key(LINEAGE, "r", 1, "")
     await redis.pexpire(key, 1_500)
-    score(late, numbered(1), run="r", step=1)
-    await _evolve(redis, late, 3)
+    score(reader, numbered(1), run="r", step=1)
+    await _evolve(redis, reader, 3)
 
     async def expired() -> bool:
         return not await redis.exists(key)
 
     await until(expired, "the pin to expire")
-    assert digests(score(late, numbered(2), run="r", step=1)) == {checks_only(3).digest}
+    assert digests(score(reader, numbered(2), run="r", step=1)) == {checks_only(3).digest}
 
 
 async def test_several_replicas_restore_a_lineage_once(redis: Redis, start_reward: StartReward) -> None:

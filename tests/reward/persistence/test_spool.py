@@ -7,12 +7,15 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from services.kit.errors import Overloaded, Unavailable
-from services.reward.persistence.spool import Spool, SpoolEntry, SpoolFile, SpoolLimits
+from services.kit.errors import Overloaded, ServiceError, Unavailable
+from services.reward.persistence.spool import Spool, SpoolLimits
+from services.reward.persistence.spool_file import SpoolEntry, SpoolFile
 from tests.support.builders import TASK, checks_only, result
 
 LIMITS = SpoolLimits(max_bytes=100_000, max_age_s=3_600.0, fsync=True)
@@ -20,6 +23,7 @@ RUBRIC = checks_only()
 WRITER = """
 import asyncio, itertools, sys
 from pathlib import Path
+from typing import Any
 from tests.reward.persistence.test_spool import LIMITS, Spool, write
 
 async def main() -> None:
@@ -316,6 +320,45 @@ async def test_a_disk_that_fails_is_503_and_counts_nothing(tmp_path: Path) -> No
     assert await spool.outcomes(TASK, ["a"]) == {}
     shutil.move(moved, root)
     assert await write(spool, "a") == [b""]
+    await spool.aclose()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY])
+async def test_after_a_failed_write_it_is_full_until_a_probe_of_that_size_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    room = 5_000_000
+
+    def on_a_small_disk(write: Callable[..., None]) -> Callable[..., None]:
+        def limited(file: SpoolFile, first: Any, *rest: Any) -> None:
+            wanted = first if isinstance(first, int) else sum(one.size for one in first)
+            if wanted > room:
+                error = sqlite3.OperationalError("the disk fails")
+                error.sqlite_errorcode = code
+                raise error
+            write(file, first, *rest)
+
+        return limited
+
+    for name in ("insert", "fill"):
+        monkeypatch.setattr(SpoolFile, name, on_a_small_disk(getattr(SpoolFile, name)))
+    spool = Spool(tmp_path, LIMITS._replace(max_bytes=1_000_000_000))
+    await spool.probe()
+    await write(spool, "a")
+    with pytest.raises(ServiceError):
+        await spool.write([entry("b")._replace(trace=b"x" * 6_000_000)], [])
+    for _ in range(2):
+        assert spool.full
+        with pytest.raises(ServiceError) as refused:
+            spool.refuse_if_full()
+        assert refused.value.status in (429, 503)
+        await spool.probe()
+    room = 50_000_000
+    await spool.probe()
+    assert not spool.full
+    spool.refuse_if_full()
+    assert len(databases(tmp_path)) == 1, "a probe leaves nothing behind"
+    assert await replayed(spool) == ["a"]
     await spool.aclose()
 
 
