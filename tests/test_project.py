@@ -79,7 +79,7 @@ def test_documents_name_only_variables_that_exist() -> None:
         ("services.trainer.train", ["fastapi", "hiredis", "jsonschema_rs", "py3langid", "re2", "redis", "uvicorn"]),
         (
             "services.meta_reward.app",
-            ["jsonschema_rs", "latex2sympy2_extended", "matplotlib", "pebble", "re2", "sympy", "torch", "trl"],
+            ["jsonschema_rs", "latex2sympy2_extended", "matplotlib", "pebble", "sympy", "torch", "trl"],
         ),
     ],
 )

@@ -39,7 +39,10 @@ READERS = (
     "services/meta_reward/propose",
 )
 """Folders whose modules handle the output of a judge or a meta-judge."""
-NO_READER = {"services/meta_reward/gate/lint.py": "reads the words of a validated rubric"}
+NO_READER = {
+    "services/meta_reward/gate/lint.py": "reads the words of a validated rubric",
+    "services/meta_reward/gate/quotations.py": "compares the letters of texts",
+}
 
 
 def sources(folder: str) -> dict[str, ast.Module]:

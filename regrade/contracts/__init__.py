@@ -34,6 +34,8 @@ from regrade.contracts.rubric import (
     PutRubric,
     Role,
     Rubric,
+    unbroken,
+    unbroken_rubric,
 )
 from regrade.contracts.score import (
     Conversation,
@@ -119,4 +121,6 @@ __all__ = [
     "as_text",
     "canonical_json",
     "sha256_of",
+    "unbroken",
+    "unbroken_rubric",
 ]  # fmt: skip

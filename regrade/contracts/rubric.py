@@ -1,10 +1,11 @@
 """The rubric that a judge scores by. Immutable; its digest is its identity, its version a label (I1)."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, computed_field, model_validator
+from pydantic import AfterValidator, Field, computed_field, model_validator
 
 from regrade.contracts.base import Contract, Count, Digest, Name, Number, Scope, TolerantModel, sha256_of
 from regrade.contracts.checks import Check
@@ -14,6 +15,10 @@ LEVELS = tuple(range(TOP_LEVEL + 1))
 MAX_OFFSET = 0.1
 MAX_CRITERIA = 32
 MAIN_LINEAGE = "main"
+
+_BREAKS = "\u0000-\u001f\u007f-\u009f\u2028\u2029"
+_BREAK = re.compile(f"[{_BREAKS}]")
+_BREAK_BUT_LF = re.compile(f"(?!\n)[{_BREAKS}]")
 
 CriterionText = Annotated[str, Field(min_length=1, max_length=2_000)]
 
@@ -148,10 +153,64 @@ class Rubric(Contract):
         return sum(c.weight for c in self.criteria if c.role is role)
 
 
+def unbroken(text: str) -> str:
+    """The text on one line: what could end it, and the white space around that, becomes one blank."""
+    return " ".join(_BREAK.sub(" ", text).split()) if _BREAK.search(text) else text
+
+
+def unbroken_rubric(rubric: Rubric) -> Rubric:
+    """The rubric with every text of its criteria on one line, as the judge sees it; itself where they are."""
+    texts = [text for _, text in _criterion_texts(rubric)]
+    if texts == [unbroken(text) for text in texts]:
+        return rubric
+    return rubric.model_copy(update={"criteria": tuple(map(_unbroken_criterion, rubric.criteria))})
+
+
+def _unbroken_criterion(criterion: Criterion) -> Criterion:
+    update: dict[str, Any] = {"name": unbroken(criterion.name)}
+    if isinstance(criterion, LlmCriterion):
+        update["description"] = unbroken(criterion.description)
+        update["levels"] = tuple(map(unbroken, criterion.levels))
+    return criterion.model_copy(update=update)
+
+
+def check_unbroken(rubric: Rubric) -> Rubric:
+    """The rubric, which is refused if a text could forge structure in the judge's prompt. Raises `ValueError`.
+
+    Only new rubrics are checked: a stored one stays readable, and the judge sees its texts on one line.
+    """
+    for name, text in _criterion_texts(rubric):
+        if match := _BREAK.search(text):
+            raise ValueError(
+                f"{name} holds {match.group()!r} at character {match.start()}: line ends and control characters could "
+                "pass for the rubric's own structure in the judge's prompt; write it on one line"
+            )
+    if match := _BREAK_BUT_LF.search(rubric.preamble):
+        raise ValueError(
+            f"preamble holds {match.group()!r} at character {match.start()}: of control characters it may hold "
+            "line feeds alone; remove it"
+        )
+    return rubric
+
+
+def _criterion_texts(rubric: Rubric) -> Iterator[tuple[str, str]]:
+    """The texts of criteria that reach the judge, each with a description of where it stands."""
+    for criterion in rubric.criteria:
+        yield f"criterion {criterion.id!r}: name", criterion.name
+        if isinstance(criterion, LlmCriterion):
+            yield f"criterion {criterion.id!r}: description", criterion.description
+            for level, text in enumerate(criterion.levels):
+                yield f"criterion {criterion.id!r}: level {level}", text
+
+
+NewRubric = Annotated[Rubric, AfterValidator(check_unbroken)]
+"""A rubric that is about to be stored or tried."""
+
+
 class PutRubric(Contract):
     """An operator's request to activate a rubric without the gate."""
 
-    rubric: Rubric
+    rubric: NewRubric
     """The rubric to activate."""
     by: str = Field(min_length=1, max_length=128)
     """Who activates it."""

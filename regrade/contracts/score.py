@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from regrade.contracts.base import Contract, Count, Digest, Name, Scope, TolerantModel, YesNo
 from regrade.contracts.content import MAX_TEXT, MAX_TURNS, read_completion, read_prompt, read_reference
-from regrade.contracts.rubric import MAIN_LINEAGE, Rubric
+from regrade.contracts.rubric import MAIN_LINEAGE, Rubric, check_unbroken
 
 MAX_ITEMS = 512
 MAX_BODY_BYTES = 8_000_000
@@ -196,6 +196,12 @@ class ScoreRequest(Contract):
     def _check_step(self) -> Self:
         if self.step is not None and self.run is None:
             raise ValueError("a step needs its run: two trainers' steps of one number would share a rubric")
+        return self
+
+    @model_validator(mode="after")
+    def _check_rubric(self) -> Self:
+        if isinstance(self.rubric, Rubric):
+            check_unbroken(self.rubric)
         return self
 
 

@@ -30,7 +30,7 @@ class Trace(TolerantModel):
     prompt: str | Conversation
     """The prompt as the caller sent it."""
     completion: str | Conversation
-    """The completion as the caller sent it."""
+    """The completion as the caller sent it; of one flagged `too_long`, the first 20,000 characters."""
     reference: str | None
     """The reference, if the item had one."""
     digest: str

@@ -20,7 +20,6 @@ from regrade.contracts import (
     ReasonCode,
     SampleStrategy,
     Stage,
-    as_text,
 )
 from services.kit.errors import ServiceError
 from services.kit.store import keys
@@ -29,7 +28,7 @@ from services.meta_reward.cycle_run import CycleRun, StageOutput
 from services.meta_reward.evidence.alarms import update_alarms
 from services.meta_reward.evidence.audit import audit_figures, change_since_activation, with_score
 from services.meta_reward.evidence.sampling import SamplingPool, draw_sample, sample_seed, sampled_pairs, sampled_traces
-from services.meta_reward.evidence.text_features import extract_features
+from services.meta_reward.evidence.text_features import extract_features, read_text
 from services.meta_reward.evidence.window import Baselines, build_evidence, extend_baselines, summarise_window
 from services.meta_reward.gate.alpha_spending import count_decisions
 from services.meta_reward.gate.calibration import without_offset
@@ -168,7 +167,7 @@ async def _lint(run: CycleRun) -> StageOutput:
     """Refuse candidates that break a lint rule. Every candidate is recorded. Strategy `paper` refuses none."""
     await run.report_stage(Stage.LINT, f"{len(run.state.proposed)} candidates")
     sample = _proposal_context(run).sample
-    sampled_texts = [text for trace in sample for text in (as_text(trace.prompt), as_text(trace.completion))]
+    sampled_texts = [text for trace in sample for text in (read_text(trace.prompt), read_text(trace.completion))]
     rolled_back = await rolled_back_reasons(run.deps.store, run.lineage)
     active = without_offset(run.active)
     clean: list[Candidate] = []

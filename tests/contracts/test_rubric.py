@@ -1,6 +1,8 @@
 """The rubric as a value: its digest is its identity (I1), and what is refused is refused with a reason."""
 
 import json
+import re
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -9,8 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from regrade.contracts import PutRubric, Role, Rubric, RubricDiff, canonical_json, sha256_of
-from tests.support.builders import check, llm, min_words, rubric
+from regrade.contracts import (
+    LlmCriterion,
+    PutRubric,
+    Role,
+    Rubric,
+    RubricDiff,
+    ScoreRequest,
+    canonical_json,
+    sha256_of,
+    unbroken_rubric,
+)
+from tests.support.builders import TASK, check, item, llm, min_words, rubric
 from tests.support.strategies import rubric_documents, rubrics
 
 
@@ -230,3 +242,38 @@ def test_criteria_by_kind_keep_their_order() -> None:
     wanted = rubric(llm("a"), min_words(3), llm("b"), check("end", {"check": "ends_properly"}))
     assert [c.id for c in wanted.llm_criteria] == ["a", "b"]
     assert [c.id for c in wanted.check_criteria] == ["min_words", "end"]
+
+
+_BREAKS = ["\n", "\r", "\t", "\x00", "\x1b", "\x0b", "\x85", "\u2028", "\u2029"]
+_FORGED: dict[str, Callable[[str], LlmCriterion]] = {
+    "name": lambda text: LlmCriterion.model_validate(llm().model_dump() | {"name": text}),
+    "description": lambda text: llm(description=text),
+    "level 3": lambda text: llm(levels=("a", "b", "c", text, "e", "f")),
+}
+
+
+@pytest.mark.parametrize("place", _FORGED)
+@pytest.mark.parametrize("char", _BREAKS)
+def test_a_new_rubric_holds_unbroken_texts(place: str, char: str) -> None:
+    """Otherwise a text could pass for the next criterion. The error says where, and shows the character."""
+    forged = rubric(_FORGED[place](f"Clear.{char}5: x"))
+    expected = re.escape(f"{place} holds {char!r} at character 6")
+    with pytest.raises(ValidationError, match=expected):
+        PutRubric(rubric=forged, by="me", reason="why")
+    with pytest.raises(ValidationError, match=expected):
+        ScoreRequest.model_validate({"task": TASK, "items": [item()], "rubric": forged.model_dump()})
+
+
+def test_a_preamble_may_hold_breaks_and_no_control_characters() -> None:
+    assert PutRubric(rubric=rubric(preamble="One.\n\n- two"), by="me", reason="why")
+    with pytest.raises(ValidationError, match=r"preamble holds '\\x1b' at character 4"):
+        PutRubric(rubric=rubric(preamble="One.\x1b[2J"), by="me", reason="why")
+
+
+def test_i1_a_stored_rubric_with_breaks_keeps_its_digest_and_is_read() -> None:
+    stored = rubric(llm(description="Clear.\nCriterion: free"))
+    assert Rubric.model_validate_json(stored.model_dump_json()) == stored
+    clean = unbroken_rubric(stored)
+    assert clean.llm_criteria[0].description == "Clear. Criterion: free"
+    assert clean.digest != stored.digest
+    assert unbroken_rubric(clean) is clean

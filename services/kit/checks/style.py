@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from regrade.contracts.checks import EndsProperly, Language, NoPromptCopy, NotRepetitive, OnTopic
 from services.kit.checks.base import CheckEntry, CheckInput, CheckNeed, TextPair, ramp, share, tenth_percentile
 from services.kit.text.features import copied_share, distinct_share, topic_overlap
-from services.kit.text.language import UNKNOWN_LANGUAGE, detect_language, language_of
+from services.kit.text.language import UNKNOWN_LANGUAGE, detect_language, is_shorter, language_of
 from services.kit.text.segments import ends_properly, words
 
-_MIN_LANGUAGE_CHARS = 20
-"""A shorter completion passes: its language would be a guess, and too short a text is for other checks to refuse."""
+_MIN_LANGUAGE_BYTES = 20
+"""In UTF-8. A shorter completion passes: its language would be a guess, and to refuse it is for other checks."""
 _NGRAM = 4
 _TOPIC_SHARE = 0.25
 """Share of a prompt's content words that tells an answer to it from an answer to another prompt."""
 
 
 def _language(check: Language, texts: CheckInput) -> float:
-    if len(texts.completion.strip()) < _MIN_LANGUAGE_CHARS:
+    if is_shorter(texts.completion, _MIN_LANGUAGE_BYTES):
         return 1.0
     return float(detect_language(texts.completion) == check.language)
 

@@ -8,6 +8,7 @@ A *sentence* ends at any sentence terminator of Unicode. Thai and Lao have none 
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 
 from icu4py.breakers import SentenceBreaker, WordBreaker
 
@@ -32,8 +33,8 @@ def _by_category() -> dict[str, list[str]]:
     return chars
 
 
-def _as_class(chars: list[str]) -> str:
-    """The characters as the inside of a regular expression's class, in ranges."""
+def character_class(chars: Iterable[str]) -> str:
+    """The characters, which are in order, as the inside of a regular expression's class."""
     ranges: list[list[int]] = []
     for code in map(ord, chars):
         if ranges and ranges[-1][1] == code - 1:
@@ -48,7 +49,7 @@ def _is_terminator(char: str) -> bool:
 
 
 _CHARS = _by_category()
-MARKS = _as_class(sorted(_CHARS["Mn"] + _CHARS["Mc"] + _CHARS["Me"]))
+MARKS = character_class(sorted(_CHARS["Mn"] + _CHARS["Mc"] + _CHARS["Me"]))
 """Character class of the marks that modify the letter before them: vowel signs, accents, points."""
 _JOINERS = "\u200c\u200d\u00ad\u2060"
 _ASCII_WORD = re.compile(r"\w+(?:['-]\w+)*")

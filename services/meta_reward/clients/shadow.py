@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from regrade import RewardClient, Rubric, ScoreItem, ServiceUnavailableError
-from regrade.contracts import ErrorCode, ItemResult
+from regrade.contracts import ErrorCode, ItemResult, unbroken_rubric
 
 ShadowScorer = Callable[[str, Rubric, Sequence[ScoreItem]], Awaitable[list[float | None]]]
 """Scores items of a task by a rubric; gives a reward for each, or None where an item cannot be scored."""
@@ -17,6 +17,7 @@ async def shadow_results(
     Raises `ServiceUnavailableError` when the judge is down; then nothing is measured, and the cycle is retried.
     """
     results: list[ItemResult] = []
+    rubric = unbroken_rubric(rubric)  # one of before line ends were refused is judged the same
     for start in range(0, len(items), batch):
         response = await client.shadow(task, rubric, items[start : start + batch])
         for result in response.results:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from regrade.contracts import SamplePick, SampleReport, SampleStrategy, Trace, as_text
 from services.kit.text.segments import words
 from services.meta_reward.evidence.rank_statistics import ranks, z_scores
-from services.meta_reward.evidence.text_features import TextFeatures
+from services.meta_reward.evidence.text_features import TextFeatures, read_text
 
 Pick = tuple[Trace, ...]
 """One trace, or the two of a pair."""
@@ -114,7 +114,7 @@ def great_pairs(pool: SamplingPool, rng: random.Random) -> Iterator[Pick]:
         group = great[as_text(trace.prompt)]
         if trace.reward >= threshold and len(group) < _MAX_GREAT_PER_PROMPT:
             group.append(trace)
-    vocabulary = {t.trace_id: frozenset(words(as_text(t.completion))) for group in great.values() for t in group}
+    vocabulary = {t.trace_id: frozenset(words(read_text(t.completion))) for group in great.values() for t in group}
     pairs = [pair for group in great.values() for pair in combinations(group, 2)]
     yield from sorted(pairs, key=lambda pair: _jaccard(*(vocabulary[trace.trace_id] for trace in pair)))
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from regrade.contracts import Flag, Trace, as_text
+from regrade.contracts import Conversation, Flag, Trace, as_text
 from services.kit.text import features, segments
 from services.kit.text.language import UNKNOWN_LANGUAGE, language_of
 
 _EDGE_WORDS = 4
 """Stock openings and endings are recognised by so many words; fewer occur in independent texts."""
+MAX_CHARS = 20_000
+"""Of a longer text only the beginning and the end are read, half of it each, so that a window takes bounded time."""
 
 
 class TextFeatures(NamedTuple):
@@ -30,9 +32,9 @@ def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
     `stock_opening` and `stock_ending` are the share of the *other* prompts with a completion that has the same first
     (last) four words; 0 where all traces have the same prompt.
     """
-    texts = [as_text(trace.completion) for trace in traces]
+    texts = [read_text(trace.completion) for trace in traces]
     tokens = [segments.words(text) for text in texts]
-    prompts = [as_text(trace.prompt) for trace in traces]
+    prompts = [read_text(trace.prompt) for trace in traces]
     openings = _share_of_other_prompts([words[:_EDGE_WORDS] for words in tokens], prompts)
     endings = _share_of_other_prompts([words[-_EDGE_WORDS:] for words in tokens], prompts)
     result = []
@@ -54,6 +56,12 @@ def extract_features(traces: Sequence[Trace]) -> list[TextFeatures]:
         }
         result.append(TextFeatures(values, language, segments.ending_kind(texts[n])))
     return result
+
+
+def read_text(content: str | Conversation) -> str:
+    """What evidence reads of a prompt or a completion: at most `MAX_CHARS` characters."""
+    text, half = as_text(content), MAX_CHARS // 2
+    return text if len(text) <= MAX_CHARS else f"{text[:half]}\n{text[-half:]}"
 
 
 @lru_cache(maxsize=1_024)

@@ -7,12 +7,12 @@ add power but no error level: decisions are counted as if they were not there.
 
 import hashlib
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 from random import Random
 
 from regrade.contracts import Trace, as_text
 from regrade.tasks.anchors import TRANSFORMS, AnchorSet, is_held_out, is_substantially_changed
 from regrade.tasks.pack import Original
+from services.kit.text.features import copied_share
 from services.kit.text.segments import ends_properly, words
 from services.meta_reward.gate.alpha_spending import level_per_test, min_originals
 
@@ -21,8 +21,9 @@ _MARGIN_FACTOR = 1.5
 _MAX_CHARS = 20_000
 """Longer texts would make each gate expensive."""
 _MUST_CHANGE = ("first_line", "cut_off", "repeated")
-_COPY_RATIO = 0.9
-"""Above it, two completions for different prompts are the same text: the policy ignores its prompt."""
+_COPY_WORDS = 3
+_COPIED_SHARE = 0.8
+"""Share of word triples. Above it, completions for two prompts are one text: the policy ignores its prompt."""
 
 
 def missing_originals(anchors: AnchorSet, alpha: float, decision: int, candidates: int) -> int:
@@ -62,4 +63,4 @@ def _as_original(trace: Trace) -> Original | None:
 
 
 def _is_copy(one: Original, other: Original) -> bool:
-    return SequenceMatcher(None, words(one.completion), words(other.completion), autojunk=False).ratio() > _COPY_RATIO
+    return copied_share(words(one.completion), words(other.completion), _COPY_WORDS) > _COPIED_SHARE

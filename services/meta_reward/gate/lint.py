@@ -5,14 +5,18 @@ helps is measured by the gate.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from regrade.contracts import LlmCriterion, Reason, ReasonCode, Role, Rubric, canonical_json
-from services.kit.text.fence import neutralise
+from regrade.contracts import LlmCriterion, Reason, ReasonCode, Role, Rubric, canonical_json, unbroken
+from services.kit.text.fence import neutralise, utf8
+from services.kit.text.folding import compatible, folded
+from services.kit.text.injection import injection_flags
 from services.kit.text.language import UNKNOWN_LANGUAGE, language_of
 from services.kit.text.segments import words
+from services.meta_reward.gate.quotations import find_quotation
 
 MAX_CRITERIA = 12
 """Each criterion is a judge call per completion, and a longer rubric than this is hard to review."""
@@ -20,8 +24,6 @@ MAX_BYTES = 12_000
 """About 3,000 tokens; the rubric is part of prompts of the judge and of the meta-judge."""
 MAX_SHARE = 0.6
 """Largest share of the award weight for one new criterion, since a policy that exploits it would exploit all."""
-_LEAK_NGRAM = 7
-"""Seven words in a row are a quotation; shorter runs occur in independent texts."""
 _OVERLAP = 0.8
 """Jaccard similarity of two descriptions above which the judge would score one thing twice."""
 _MIN_LEVEL_WORDS = 2
@@ -48,6 +50,10 @@ _NEGATED = re.compile(
     re.IGNORECASE,
 )
 _NUMERAL = re.compile(r"\b(?:\d+|zero|one|two|three|four|five|level|levels|point|points|score|out of)\b", re.IGNORECASE)
+
+
+_JOINTS = re.compile(r"(?<=\w)[-\u2010-\u2015_'\u2019*.]+(?=\w)")
+"""Marks within a word, and between words that are written together."""
 
 
 class LintInput(NamedTuple):
@@ -171,17 +177,27 @@ def _stems(tokens: Sequence[str]) -> set[str]:
 
 def _instructions(given: LintInput) -> Iterator[str]:
     for text in given.new_texts:
-        if _TO_THE_JUDGE.search(text):
+        readings = _readings(text)
+        if any(_TO_THE_JUDGE.search(reading) for reading in readings):
             yield "instruction: speaks to the judge instead of describing the response"
+        if flags := {flag for reading in readings for flag in injection_flags(utf8(reading))}:
+            yield f"instruction: has the form of an attempt to steer the judge ({', '.join(sorted(flags))})"
         if neutralise(text).flags:
             yield "instruction: holds control tokens or hidden characters"
+    for criterion in given.new_criteria:
+        if any(unbroken(part) != part for part in _parts(criterion)):
+            yield f"instruction: {criterion.id!r} holds a line end or a control character"
+
+
+def _readings(text: str) -> set[str]:
+    """The text as written, and as read past look-alikes and past marks between or within its words."""
+    plain = folded(text)
+    return {text, plain, _JOINTS.sub(" ", plain), _JOINTS.sub("", plain)}
 
 
 def _leaks(given: LintInput) -> Iterator[str]:
-    sampled = {gram for text in given.sampled for gram in _grams(text)}
-    quoted = next((gram for text in given.new_texts for gram in _grams(text) if gram in sampled), None)
-    if quoted:
-        yield f"leak: quotes sampled text ({' '.join(quoted)!r})"
+    if quoted := find_quotation(given.new_texts, given.sampled):
+        yield f"leak: quotes sampled text ({quoted!r})"
 
 
 def _languages(given: LintInput) -> Iterator[str]:
@@ -194,13 +210,31 @@ def _languages(given: LintInput) -> Iterator[str]:
             yield f"language: {criterion.id!r} is written in {language!r}, the task is in {given.language!r}"
 
 
+def _scripts(given: LintInput) -> Iterator[str]:
+    """A text too short to tell its language by is in another one where it is in another script."""
+    active = "\n".join(map(_text_of, given.active.llm_criteria))
+    if language_of(active) not in (given.language, UNKNOWN_LANGUAGE) and given.language != UNKNOWN_LANGUAGE:
+        return
+    known = set(_letter_scripts(active))
+    for criterion in given.new_criteria if known else ():
+        for part in _parts(criterion):
+            scripts = _letter_scripts(part)
+            if sum(script not in known for script in scripts) > len(scripts) / 2:
+                yield f"language: a text of {criterion.id!r} is in another script than the rubric ({part[:40]!r})"
+
+
+def _letter_scripts(text: str) -> list[str]:
+    """The script of each letter, as the first word of its Unicode name: LATIN, CYRILLIC, CJK. Greek is left out."""
+    names = (unicodedata.name(char, "").partition(" ")[0] for char in compatible(text) if char.isalpha())
+    return [name for name in names if name != "GREEK"]
+
+
 def _text_of(criterion: LlmCriterion) -> str:
-    return "\n".join((criterion.name, criterion.description, *criterion.levels))
+    return "\n".join(_parts(criterion))
 
 
-def _grams(text: str) -> Iterable[tuple[str, ...]]:
-    tokens = words(text)
-    return (tuple(tokens[i : i + _LEAK_NGRAM]) for i in range(len(tokens) - _LEAK_NGRAM + 1))
+def _parts(criterion: LlmCriterion) -> tuple[str, ...]:
+    return (criterion.name, criterion.description, *criterion.levels)
 
 
 LINT_RULES: tuple[tuple[ReasonCode, LintRule], ...] = (
@@ -213,5 +247,6 @@ LINT_RULES: tuple[tuple[ReasonCode, LintRule], ...] = (
     (ReasonCode.INSTRUCTION, _instructions),
     (ReasonCode.LEAK, _leaks),
     (ReasonCode.LANGUAGE, _languages),
+    (ReasonCode.LANGUAGE, _scripts),
 )
 """All of them apply; a refusal names every fault."""

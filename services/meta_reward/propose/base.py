@@ -7,7 +7,17 @@ from typing import NamedTuple, Protocol
 
 from redis.exceptions import RedisError
 
-from regrade.contracts import Criterion, Evidence, LabelledPair, LlmCriterion, Role, Rubric, Stage, Trace
+from regrade.contracts import (
+    Criterion,
+    Evidence,
+    LabelledPair,
+    LlmCriterion,
+    Role,
+    Rubric,
+    Stage,
+    Trace,
+    unbroken_rubric,
+)
 from services.meta_reward.types import Proposal
 
 log = logging.getLogger(__name__)
@@ -90,7 +100,7 @@ def build_candidate(
         (c for c in retained if is_replaceable(context, c)), key=lambda c: _spread(context.evidence, c.id)
     )
     dropped = {criterion.id for criterion in by_spread[: max(0, excess)]}
-    return Rubric(
+    rubric = Rubric(
         lineage=active.lineage,
         scope=active.scope,
         parent=active.digest,
@@ -99,6 +109,7 @@ def build_candidate(
         created_by=by,
         rationale=rationale,
     )
+    return unbroken_rubric(rubric)
 
 
 def is_replaceable(context: ProposalContext, criterion: Criterion) -> bool:

@@ -7,9 +7,10 @@ its parameter is what those originals show, less a margin, so that honest text p
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
-from regrade.contracts import CheckCriterion, Role, Trace, as_text
+from regrade.contracts import CheckCriterion, Role, Trace
 from services.kit.checks.base import TextPair
 from services.kit.checks.registry import CHECKS
+from services.meta_reward.evidence.text_features import read_text
 from services.meta_reward.propose.base import Progress, ProposalContext, build_candidate
 from services.meta_reward.types import Candidate, Proposal
 
@@ -63,7 +64,7 @@ class CatalogueProposer:
 
 def find_missing_checks(window: Sequence[Trace], visible: Sequence[TextPair]) -> list[CheckProposal]:
     """Checks that enough completions of the window miss; their parameters come from `visible` trusted pairs."""
-    produced = [(as_text(trace.prompt), as_text(trace.completion)) for trace in window]
+    produced = [(read_text(trace.prompt), read_text(trace.completion)) for trace in window]
     fewest = max(_MIN_MISSING_SHARE, _MIN_MISSING / max(1, len(window)))
     proposals = []
     for entry in CHECKS.values():

@@ -5,9 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from regrade.contracts import LlmCriterion, Role, Rubric
+from regrade.contracts import LlmCriterion, Role, Rubric, unbroken
 from services.kit.http.client import UpstreamError
 from services.kit.text.fence import fence
 from services.meta_reward.clients.meta_judge import MetaJudge
@@ -17,8 +17,10 @@ from services.meta_reward.types import Candidate, Proposal
 S = TypeVar("S")
 T = TypeVar("T")
 
-Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=200)]
-LevelText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=100)]
+_UNBROKEN = BeforeValidator(lambda text: unbroken(text) if isinstance(text, str) else text)
+"""A line end in a meta-judge's text is no reason to lose the answer."""
+Sentence = Annotated[str, _UNBROKEN, StringConstraints(strip_whitespace=True, min_length=3, max_length=200)]
+LevelText = Annotated[str, _UNBROKEN, StringConstraints(strip_whitespace=True, min_length=2, max_length=100)]
 Levels = Annotated[list[LevelText], Field(min_length=6, max_length=6)]
 _MAX_FENCED_CHARS = 4_000
 """About 1,000 tokens, so that a prompt with a few texts fits a small context."""
@@ -34,7 +36,7 @@ class Reply(BaseModel):
 class NewCriterion(Reply):
     """One criterion, with a text for each level, worst first."""
 
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=60)]
+    name: Annotated[str, _UNBROKEN, StringConstraints(strip_whitespace=True, min_length=2, max_length=60)]
     fault: bool
     description: Sentence
     levels: Levels

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from regrade.contracts import LlmCriterion, Rubric
+from regrade.contracts import LlmCriterion, Rubric, unbroken
 from services.kit.templates import fill, load_template
 from services.kit.text.fence import blake2b_key, enclose, neutralise, utf8
 from services.reward.items.text import PreparedText, prepare_text
@@ -77,7 +77,7 @@ def level_conversation(item: JudgeItem, criteria: Sequence[LlmCriterion]) -> Jud
 
 def rationale_conversation(item: JudgeItem, criterion: LlmCriterion, words: int) -> JudgeConversation:
     """Asks what supports and what weakens the response under one criterion."""
-    question = _template("rationale", criterion=criterion.name, words=str(words))
+    question = _template("rationale", criterion=unbroken(criterion.name), words=str(words))
     return _opening(item.system, (item.task, item.response), question)
 
 
@@ -102,16 +102,16 @@ def append_level_question(
 
 
 def _rubric_text(rubric: Rubric) -> str:
-    """Preamble and LLM criteria; checks are not judged."""
+    """Preamble and LLM criteria; checks are not judged. No text of a criterion can begin a line of the rubric's own."""
     blocks = [rubric.preamble] if rubric.preamble else []
     for criterion in rubric.llm_criteria:
-        levels = "\n".join(f"{level}: {text}" for level, text in enumerate(criterion.levels))
-        blocks.append(f"Criterion: {criterion.name}\n{criterion.description}\n{levels}")
+        levels = "\n".join(f"{level}: {unbroken(text)}" for level, text in enumerate(criterion.levels))
+        blocks.append(f"Criterion: {unbroken(criterion.name)}\n{unbroken(criterion.description)}\n{levels}")
     return "\n\n".join(blocks)
 
 
 def _level_question(criteria: Sequence[LlmCriterion]) -> str:
-    return _question_by_names(tuple([criterion.name for criterion in criteria]))
+    return _question_by_names(tuple([unbroken(criterion.name) for criterion in criteria]))
 
 
 @lru_cache(maxsize=1_024)

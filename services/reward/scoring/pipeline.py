@@ -15,6 +15,7 @@ from services.kit.http.client import UpstreamError
 from services.kit.lru_cache import LruCache
 from services.kit.results import CriterionScore, ItemError, ItemResult, ScoreResponse, total_usage
 from services.kit.store.trace_log import OutcomeRecord
+from services.kit.text.injection import injection_flags
 from services.reward.items.identity import item_identity
 from services.reward.items.text import prepare_text
 from services.reward.judge.admission import Admission
@@ -31,7 +32,6 @@ from services.reward.scoring.pins import Pins
 from services.reward.scoring.results import item_result, item_trace
 from services.reward.scoring.state import ScoringState, new_states
 from services.reward.screening.guards import guard
-from services.reward.screening.injection import injection_flags
 
 _RETRY_AFTER_S = 5
 _MAX_SYSTEM_TURNS = 512
@@ -130,7 +130,8 @@ class ScoringPipeline:
         item, completion = state.item, state.completion
         if item.truncated:
             state.flags.append(Flag.TRUNCATED)
-        stop = guard(completion, max_chars=self._max_completion_chars)
+        task = f"{state.prompt.raw}\n{item.reference or ''}"
+        stop = guard(completion, max_chars=self._max_completion_chars, task=task)
         if stop is not None:
             state.flags.append(stop)
             state.stopped = True

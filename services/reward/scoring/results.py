@@ -2,11 +2,14 @@
 
 import time
 
-from regrade.contracts import Flag, ScoreRequest
+from regrade.contracts import Conversation, Flag, ScoreRequest
 from services.kit.results import CriterionScore, ItemResult, Trace
 from services.reward.items.identity import item_identity, trace_id
 from services.reward.scoring.aggregate import Aggregate, aggregate
 from services.reward.scoring.state import ScoringState
+
+_MAX_TRACED_CHARS = 20_000
+"""Of a completion that is too long to be judged: enough to see what the policy does."""
 
 
 def item_result(state: ScoringState, lineage: str) -> ItemResult:
@@ -54,7 +57,7 @@ def item_trace(
         item_id=state.item_id,
         purpose=request.purpose,
         prompt=item.prompt,
-        completion=item.completion,
+        completion=_beginning(item.completion) if Flag.TOO_LONG in state.flags else item.completion,
         reference=item.reference,
         digest=result.rubric.digest,
         version=result.rubric.version,
@@ -68,3 +71,16 @@ def item_trace(
         time=time.time(),
         metadata=item.metadata,
     )
+
+
+def _beginning(completion: str | Conversation) -> str | Conversation:
+    """The first characters of a completion; of a conversation, its first turns."""
+    if isinstance(completion, str):
+        return completion[:_MAX_TRACED_CHARS]
+    turns, chars = [], _MAX_TRACED_CHARS
+    for turn in completion:
+        turns.append(turn.model_copy(update={"content": turn.content[:chars]}))
+        chars -= len(turn.content)
+        if chars <= 0:
+            break
+    return tuple(turns)

@@ -1,16 +1,21 @@
 """Guards: completions that get reward 0 without a judge call. Pure."""
 
 import re
-import unicodedata
 
 from regrade.contracts import Flag
 from regrade.contracts.content import MAX_TEXT
 from services.kit.text.fence import without_control_tokens
+from services.kit.text.folding import folded
+from services.kit.text.segments import MARKS
 from services.reward.items.text import PreparedText
 
-_MAX_OPENER_CHARS = 240
-"""Above a few openers in a row; a longer text has content of its own and need not be compared."""
-_SEGMENT = re.compile(r"[\n.:!?。：！？|]+")
+_SEGMENT = re.compile(r"[^\n.:!?。：！？|<>{}\\]+")
+_MARKUP = re.compile(r"\\(?:(?:begin|end)\{[a-z*]{1,20}\}|(?:[a-z]{0,8}box(?:ed)?|(?:text|math)[a-z]{0,8})(?![a-z]))")
+"""Commands of LaTeX that enclose and say nothing themselves."""
+_NO_WORD = re.compile(rf"(?:[^\w{MARKS}]|_)+")
+_ANNOUNCEMENT = re.compile(rf"[\s#>*_~|-]*+(\w[\w{MARKS} ]*+)[\s*_~]*+[:：][\s*_~|]*+")
+_MIN_ANNOUNCEMENT_BYTES = 6
+"""A line of so many letters that ends in a colon promises what does not come; "Yes:" and "else:" may be answers."""
 
 # Texts that announce an answer and give none; many judges award full marks to one of them alone (arXiv 2507.08794).
 # None may be an answer: "Yes.", "B" and "42" are for the judge.
@@ -43,8 +48,11 @@ adım adım düşünelim; lời giải; đáp án; الحل; الجواب; ال�
 """
 
 
-def guard(completion: PreparedText, *, max_chars: int) -> Flag | None:
-    """Why this completion gets reward 0; None if it is to be judged."""
+def guard(completion: PreparedText, *, max_chars: int, task: str = "") -> Flag | None:
+    """Why this completion gets reward 0; None if it is to be judged.
+
+    `task` is the prompt and the reference: a placeholder ("N/A") that they name is an answer.
+    """
     text = completion.raw
     if not text.strip():
         return Flag.EMPTY
@@ -52,23 +60,31 @@ def guard(completion: PreparedText, *, max_chars: int) -> Flag | None:
         return Flag.TOO_LONG
     content = without_control_tokens(text) if completion.flags else text
     if any(map(str.isalnum, content)):
-        return Flag.NO_CONTENT if _only_openers(content) else None
+        return Flag.NO_CONTENT if _says_nothing(content, task) else None
     return Flag.CONTROL_TOKENS_ONLY if any(map(str.isalnum, text)) else Flag.PUNCTUATION_ONLY
 
 
-def _only_openers(text: str) -> bool:
-    """Whether every sentence of a short text is a known opener."""
-    if len(text) > _MAX_OPENER_CHARS:
-        return False
-    segments = {_bare(segment) for segment in _SEGMENT.split(text)} - {""}
-    return segments <= _BARE_OPENERS
+def _says_nothing(text: str, task: str) -> bool:
+    """Whether every line is empty, announces something, or consists of openers, placeholders and markup."""
+    placeholders = set()
+    for line in _MARKUP.sub(" ", text).split("\n"):
+        announced = _ANNOUNCEMENT.fullmatch(line)
+        if announced and len(folded(announced[1]).encode()) >= _MIN_ANNOUNCEMENT_BYTES:
+            continue
+        for segment in _SEGMENT.finditer(line):
+            bare = _bare(segment.group())
+            if bare in _PLACEHOLDERS:
+                placeholders.add(bare)
+            elif bare and bare not in _BARE_OPENERS:
+                return False
+    return not placeholders or not any(f" {placeholder} " in f" {_bare(task)} " for placeholder in placeholders)
 
 
 def _bare(text: str) -> str:
-    """The words without case, accents, punctuation and markup, separated by one space."""
-    decomposed = unicodedata.normalize("NFKD", text.replace("'", "").replace("’", ""))
-    letters = (char if char.isalnum() else " " for char in decomposed if unicodedata.category(char) != "Mn")
-    return " ".join("".join(letters).casefold().split())
+    """The words without case, accents, punctuation, markup and look-alikes, separated by one space."""
+    return _NO_WORD.sub(" ", folded(text.replace("'", "").replace("’", ""))).strip()
 
 
+_PLACEHOLDERS = {"n a"}
+"""Stand where an answer belongs, and are one where the task provides for them."""
 _BARE_OPENERS = frozenset(_bare(opener) for opener in _OPENERS.split(";"))

@@ -4,12 +4,12 @@ The flags are evidence for the meta-reward service: no number is read from a tex
 RE2 matches in linear time. Most texts match nothing, which one pass over all patterns at once establishes.
 """
 
-import unicodedata
 from typing import Any
 
 import re2
 
 from regrade.contracts import Flag
+from services.kit.text.folding import LOOKALIKES, compatible
 
 _MAX_PATTERN_BYTES = 16 << 20
 """RE2 falls back to a slower matcher where its automaton would exceed this."""
@@ -90,12 +90,6 @@ _PATTERNS = {
     Flag.SCORE_SMUGGLE: _SCORE_SMUGGLE,
     Flag.INSTRUCTION: _INSTRUCTION,
 }
-# Letters of other scripts that look like Latin ones.
-_LOOKALIKES = str.maketrans(
-    "аеорсухіјѕһԁԛԝвкмнтАВЕКМНОРСТУХІЈЅοαερτυνικηΑΒΕΖΗΙΚΜΝΟΡΤΥΧıɡ",
-    "aeopcyxijshdqwbkmhtABEKMHOPCTYXIJSoaeptuvikhABEZHIKMNOPTYXig",
-)
-
 _ASCII = bytes(range(0x80))
 
 
@@ -114,14 +108,14 @@ def injection_flags(completion: bytes) -> tuple[Flag, ...]:
     """A flag for each kind of injection pattern in a completion (UTF-8, without hidden characters)."""
     texts = [completion]
     unusual = completion.translate(None, _ASCII).decode("utf-8", "replace")
-    if unusual and _folded(unusual) != unusual:
-        texts.append(_folded(completion.decode("utf-8", "replace")).encode())
+    if unusual and _latin(unusual) != unusual:
+        texts.append(_latin(completion.decode("utf-8", "replace")).encode())
     suspects = [text for text in texts if _ANY.search(text)]
     if not suspects:
         return ()
     return tuple(flag for flag, pattern in _EACH.items() if any(pattern.search(text) for text in suspects))
 
 
-def _folded(text: str) -> str:
+def _latin(text: str) -> str:
     """The text with compatibility forms and look-alike letters replaced by Latin ones."""
-    return unicodedata.normalize("NFKC", text).translate(_LOOKALIKES)
+    return compatible(text).translate(LOOKALIKES)

@@ -11,9 +11,9 @@ from regrade import RewardClient
 from regrade.contracts import Flag
 from regrade.tasks import load_pack
 from services.kit.text.fence import neutralise, utf8
+from services.kit.text.injection import injection_flags
 from services.reward.items.text import prepare_text
 from services.reward.screening.guards import guard
-from services.reward.screening.injection import injection_flags
 from tests.support.attack_corpus import Pattern, load_patterns
 from tests.support.builders import ESSAY, PROMPT, TASK
 from tests.support.fake_engine import FakeEngine, certain, chat
