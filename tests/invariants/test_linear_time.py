@@ -17,7 +17,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from regrade.adapters import chat
-from regrade.contracts import ScoreItem, Trace
+from regrade.contracts import ScoreItem, Trace, content
 from regrade.contracts.checks import Check, CheckParameters
 from regrade.control_tokens import strip_end_tokens
 from regrade.tasks import anchors, load_pack
@@ -26,7 +26,7 @@ from regrade.tasks.pack import Original
 from services.kit.checks.base import CheckInput
 from services.kit.checks.registry import CHECKS, evaluate_check
 from services.kit.checks.workers import CheckWorkers
-from services.kit.text import features, fence, folding, label_match, language, math_equal, segments
+from services.kit.text import features, fence, final_answer, folding, label_match, language, reasoning, segments
 from services.kit.text.injection import injection_flags
 from services.meta_reward.evidence import sampling, text_features, window
 from services.meta_reward.gate import quotations
@@ -47,8 +47,10 @@ MODULES = [
     "services.reward.judge.prompt",
     "services.meta_reward.evidence",
     "services.meta_reward.gate.lint",
+    "services.meta_reward.gate.quotations",
     "services.meta_reward.gate.early_originals",
     "regrade.adapters.chat",
+    "regrade.contracts.content",
     "regrade.control_tokens",
     "regrade.tasks.anchors",
 ]
@@ -152,7 +154,10 @@ READERS: dict[str, Callable[[str], object]] = {
     "services.kit.text.language.detect_language": language.detect_language,
     "services.kit.text.language.language_of": language.language_of,
     "services.kit.text.language.is_shorter": lambda text: language.is_shorter(text, 40),
-    "services.kit.text.math_equal.boxed": math_equal.boxed,
+    "services.kit.text.final_answer.boxes": final_answer.boxes,
+    "services.kit.text.final_answer.final_box": final_answer.final_box,
+    "services.kit.text.final_answer.final_answer": final_answer.final_answer,
+    "services.kit.text.reasoning.part_reasoning": reasoning.part_reasoning,
     "services.kit.text.segments.words": segments.words,
     "services.kit.text.segments.runs": segments.runs,
     "services.kit.text.segments.split_unspaced": lambda text: list(map(segments.split_unspaced, segments.runs(text))),
@@ -176,6 +181,8 @@ READERS: dict[str, Callable[[str], object]] = {
     "regrade.adapters.chat.parse_prompt": chat.parse_prompt,
     "regrade.adapters.chat.split_prompt": _as_chat,
     "regrade.adapters.chat.completion_after_prompt": lambda text: chat.completion_after_prompt(text + text, text),
+    "regrade.contracts.content.read_prompt": lambda text: content.read_prompt(text.replace("\ud800", "x")),
+    "regrade.contracts.content.read_completion": lambda text: content.read_completion(text.replace("\ud800", "x")),
     "regrade.control_tokens.strip_end_tokens": strip_end_tokens,
     "regrade.tasks.anchors.TRANSFORMS": _transforms,
     "regrade.tasks.anchors.has_more_than_first_line": lambda text: anchors.has_more_than_first_line(text),
@@ -186,6 +193,7 @@ READERS: dict[str, Callable[[str], object]] = {
 EXEMPT = {
     "services.kit.text.fence": {"blake2b_key": "a key"},
     "services.kit.text.segments": {"character_class": "characters of Unicode"},
+    "services.kit.checks.answer": {"equal_answer": "runs in a worker"},
     "services.kit.text.math_equal": {"math_equal": "runs in a worker, with limits of time and memory"},
     "services.kit.checks.base": {"ramp": "numbers", "share": "booleans", "tenth_percentile": "numbers"},
     "services.kit.checks.registry": {
@@ -218,9 +226,7 @@ EXEMPT = {
         "numbers",
     ) | {"build_evidence": "by summarise_window"},
     "services.meta_reward.gate.early_originals": {"missing_originals": "numbers"},
-    "regrade.adapters.chat": {
-        "to_conversation": "by split_prompt", "text_or_conversation": "by split_prompt", "reference_of": "the dataset's"
-    },
+    "regrade.contracts.content": {"read_reference": "the dataset's", "turn_role": "the dataset's"},
     "regrade.tasks.anchors": dict.fromkeys(anchors.TRANSFORMS, "by TRANSFORMS")
     | {"build_anchors": "by select_early", "is_held_out": "an id"},
 }  # fmt: skip
@@ -238,12 +244,17 @@ COMPOSITES = tuple(name for name in READERS if name.startswith(("services.meta_r
 IN_WORKERS = {"math_equal"}
 
 
+WORKERS_ALONE = "services.kit.text.math_answer"
+"""Modules that are called in worker processes, with limits of time and memory."""
+
+
 def _modules() -> Iterator[ModuleType]:
     for name in MODULES:
         module = importlib.import_module(name)
         yield module
         for inner in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
-            yield importlib.import_module(inner.name)
+            if not inner.name.startswith(WORKERS_ALONE):
+                yield importlib.import_module(inner.name)
 
 
 def test_every_function_is_covered_or_reads_no_untrusted_text() -> None:
