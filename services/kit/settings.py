@@ -12,6 +12,8 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from regrade.contracts.score import MAX_BODY_BYTES
+from regrade.errors import ConfigurationError
+from regrade.transport import checked_url
 from services.kit.http.load_balancing import split_urls
 
 _CLIENT_VARIABLES = frozenset({"REGRADE_META_URL"})
@@ -30,6 +32,19 @@ def _check_urls(text: str) -> str:
 
 BaseUrls = Annotated[str, AfterValidator(_check_urls), Field(repr=False)]
 """Base URLs separated by commas; a user and password in them are sent, and never logged or printed."""
+
+
+def _check_service_url(text: str) -> str:
+    if text:
+        try:
+            checked_url(text)
+        except ConfigurationError as error:
+            raise ValueError(error.detail) from None
+    return text
+
+
+ServiceUrl = Annotated[str, AfterValidator(_check_service_url), Field(repr=False)]
+"""The base URL of one of our services, as its client takes it; empty where a setting may be left out."""
 
 
 def _check_host(name: str) -> str:

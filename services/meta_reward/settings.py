@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import MAIN_LINEAGE, Digest, Name
 from regrade.tasks import load_pack
-from services.kit.settings import BaseUrls, BearerKey, ServiceSettings
+from services.kit.settings import BaseUrls, BearerKey, ServiceSettings, ServiceUrl
 from services.kit.store.keys import LineageKey
 
 
@@ -25,7 +25,7 @@ class MetaRewardSettings(ServiceSettings):
 
     port: int = Field(8_701, ge=0, le=65_535)
     """Port to listen on; 0 takes a free one."""
-    reward_url: str = "http://127.0.0.1:8700"
+    reward_url: ServiceUrl = "http://127.0.0.1:8700"
     """Base URL of the reward service."""
     reward_key: BearerKey = SecretStr("")
     """API key for the reward service."""
@@ -93,7 +93,7 @@ class MetaRewardSettings(ServiceSettings):
 
     audit_share: float = Field(0.0, ge=0, le=1)
     """Share of the training traces that the audit judge scores as well; 0 disables the audit."""
-    audit_url: str = ""
+    audit_url: ServiceUrl = ""
     """Base URL of a second reward service whose judge audits. It must serve the same tasks (its `bootstrap_tasks`).
     Empty: the training judge audits."""
     audit_key: BearerKey = SecretStr("")

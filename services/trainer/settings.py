@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from regrade.contracts import Mode, Name, OnOutage
-from services.kit.settings import BearerKey
+from services.kit.settings import BearerKey, ServiceUrl
 from services.trainer.data.corpora import DataSettings
 
 S = TypeVar("S", bound="FileSettings")
@@ -115,7 +115,7 @@ class TrainerSettings(FileSettings):
     output_dir: Path = Field(description="Folder of the checkpoints and the training log.")
     data: DataSettings = Field(DataSettings(), description="Prompts to train on.")
     scopes: bool = Field(True, description="Send each prompt's scope, so that the rubric of its scope scores it.")
-    reward_url: str = Field("http://127.0.0.1:8700", description="Base URL of the reward service.")
+    reward_url: ServiceUrl = Field("http://127.0.0.1:8700", description="Base URL of the reward service.")
     reward_key: BearerKey = Field(SecretStr(""), description="API key for the reward service.")
     lineage: Name = Field("main", description="Lineage of rubrics that scores the run.")
     mode: Mode | None = Field(None, description="Judge mode; when omitted, the task's mode.")

@@ -26,6 +26,13 @@ def _started(module: str, *arguments: str, **env: str) -> subprocess.CompletedPr
         ("services.reward", "REGRADE_REWARD_TYPO", "1", "REGRADE_REWARD_TYPO is not a setting"),
         ("services.reward", "REGRADE_REWARD_PORT", "many", "REGRADE_REWARD_PORT: Input should be a valid integer"),
         ("services.reward", "REGRADE_REWARD_BOOTSTRAP_TASKS", "essay_writing", "given as JSON"),
+        (
+            "services.meta_reward",
+            "REGRADE_META_REWARD_URL",
+            "reward:8700",
+            "give scheme and host, such as http://reward",
+        ),
+        ("services.meta_reward", "REGRADE_META_AUDIT_URL", "http://u:s@h:port", "'http://***@h:port' is no URL"),
         ("services.meta_reward", "REGRADE_META_POLL_S", "0", "REGRADE_META_POLL_S: Input should be greater than 0"),
         ("services.local", "REGRADE_LOCAL_STEPS", "1", "REGRADE_LOCAL_STEPS: "),
     ],
