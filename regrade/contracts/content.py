@@ -15,6 +15,7 @@ their attributes, so none is imported.
 import dataclasses
 import functools
 import json
+import math
 import numbers
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sized
@@ -131,9 +132,18 @@ def _turns(value: Any, default_role: str) -> Turns:
         raise ValueError(f"{count} turns; {MAX_TURNS} are accepted")
     return [
         {"role": turn_role(turn, default_role), "content": _encodable(_turn_text(index, turn))}
-        for index, turn in enumerate(turns)
+        for index, turn in enumerate(map(_from_pair, turns))
         if _field(turn, "type") not in _REASONING
     ] or [{"role": default_role, "content": ""}]
+
+
+def _from_pair(turn: Any) -> Any:
+    """A turn given as role and text, such as `("user", "Why?")`, as a mapping; any other turn unchanged."""
+    match turn:
+        case [str() as role, str() as text] if role.lower() in _ROLES:
+            return {"role": role, "content": text}
+        case _:
+            return turn
 
 
 def _turn_text(index: int, turn: Any) -> str:
@@ -150,7 +160,7 @@ def _turn_text(index: int, turn: Any) -> str:
 
 
 def _text(content: Any) -> str:
-    if content is None:
+    if content is None or (isinstance(content, float) and math.isnan(content)):  # a data frame's null
         return ""
     if isinstance(content, str):
         return _plain_str(content)
@@ -181,8 +191,8 @@ def _part(part: Any) -> str:
 
 
 def _call(call: Any) -> str:
-    if isinstance(call, str):
-        return _plain_str(call)
+    if isinstance(call, str) or not call:
+        return _plain_str(call or "")
     function = call if _field(call, "function") is None else _field(call, "function")
     arguments = _field(function, "arguments", "args", "input", "parameters")
     written = "" if arguments is None else arguments if isinstance(arguments, str) else _json(arguments)
@@ -268,4 +278,4 @@ def _plain_str(text: str) -> str:
 def _kind(value: Any) -> str:
     if value is None:
         return "None"
-    return f"{type(value).__name__} {reprlib.repr(value)}"
+    return f"{type(value).__name__} {' '.join(reprlib.repr(value).split())}"

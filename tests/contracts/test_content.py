@@ -61,6 +61,8 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}
         ("plain", "plain"),
         (np.str_("plain"), "plain"),
         (None, ""),
+        (float("nan"), ""),
+        ([None, "a"], "a"),
         (["Look:", {"type": "image"}], "Look:\n[image]"),
         ([{"type": "text", "text": "Why?"}, IMAGE], "Why?\n[image]"),
         (({"type": "input_text", "text": "a"}, {"type": "output_text", "text": "b"}), "a\nb"),
@@ -98,6 +100,7 @@ def test_the_content_of_a_turn(content: Any, text: str) -> None:
         ({"role": "tool", "content": {"ok": True}, "tool_call_id": "1"}, "tool", '{"ok": true}'),
         ({"role": "function", "name": "f", "content": "x"}, "tool", "x"),
         ({"from": "human", "value": "x"}, "user", "x"),
+        ({"content": "x", "tool_calls": [None, {}, ""]}, "assistant", "x"),
         ({"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
          "assistant", "f({})"),
         ({"role": "assistant", "tool_calls": np.array([{"name": "f", "args": {"n": np.int64(1)}}], dtype=object)},
@@ -121,6 +124,11 @@ def test_a_turn_of_a_completion(turn: Any, role: str, text: str) -> None:
     assert turn_role(turn, "assistant") == role
 
 
+def test_turns_may_be_pairs() -> None:
+    pairs = [("system", "Be brief."), ["human", "Why?"]]
+    assert read_prompt(pairs) == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+
+
 def test_a_role_that_is_missing_is_that_of_its_place() -> None:
     assert read_prompt([{"content": "x"}]) == [{"role": "user", "content": "x"}]
     assert read_prompt({"role": "user", "content": "one turn"}) == [{"role": "user", "content": "one turn"}]
@@ -141,6 +149,7 @@ def test_a_role_that_is_missing_is_that_of_its_place() -> None:
         ([{"role": "user", "content": "x"}, 5], "turn 1 is int 5"),
         ([[{"role": "user", "content": "x"}]], "turn 0 is list"),
         ([{"a": 1}], "turn 0 is dict {'a': 1}"),
+        ([("a", "x")], r"turn 0 is tuple \('a', 'x'\)"),
         (np.array([1.0]), "turn 0 is"),
         (np.array(5), "ndarray"),
         ([{"role": "user", "content": b"x"}], "content of bytes b'x': decode it"),
