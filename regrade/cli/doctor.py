@@ -5,7 +5,7 @@ from rich.text import Text
 
 from regrade.cli.output import console
 from regrade.client import BlockingRewardClient
-from regrade.contracts import CycleStatus, Purpose, Rubric
+from regrade.contracts import CycleStatus, Purpose, Rubric, ScoreItem
 from regrade.errors import AccessError, RegradeError
 from regrade.tasks import UnknownTaskError, load_pack
 from regrade.tasks.anchors import AnchorSet, build_anchors
@@ -14,10 +14,12 @@ GOOD_AUC = 0.7
 """Below it a judge orders fewer than 7 of 10 pairs correctly, and the gate can hardly tell candidates apart."""
 _BATCH = 8
 _PATIENCE_S = 3.0
+_ANY_TASK = "essay_writing"
+"""Its starting rubric is scored to see whether the judge answers; any would do."""
 
 _REMEDIES = {
     "redis": "start Redis or Valkey, and check REGRADE_REWARD_REDIS_URL",
-    "judge": "start the judge engine, and check REGRADE_REWARD_JUDGE_URL (curl its /v1/models)",
+    "judge": "check the judge engine, and REGRADE_REWARD_JUDGE_URL, JUDGE_KEY and JUDGE_MODEL (docs/judges.md)",
 }
 _WRONG_KEY = "give a key this service knows: --key or REGRADE_KEY"
 _WEAK_JUDGE = (
@@ -43,9 +45,21 @@ def _check_services(
         return False
     dependencies = reward.readiness()
     for name, available in dependencies.items():
-        _report(available, f"{name} behind the reward service", _REMEDIES[name])
+        problem = f"{_judge_problem(reward, task)}; " if name == "judge" and not available else ""
+        _report(available, f"{name} behind the reward service", problem + _REMEDIES[name])
     meta_reachable = _reachable(meta, "meta-reward service", meta_url, "start it: python -m services.meta_reward")
     return all(dependencies.values()) and _check_rubric(reward, task) and meta_reachable and _check_cycles(meta, task)
+
+
+def _judge_problem(reward: BlockingRewardClient, task: str) -> str:
+    """Why the judge gives no score, in the reward service's words."""
+    item = ScoreItem(id="doctor", prompt="What is two and two?", completion="Two and two make four.")
+    try:
+        response = reward.score(task, [item], rubric=load_pack(_ANY_TASK).starting_rubric, purpose=Purpose.SHADOW)
+    except RegradeError as refused:
+        return refused.detail
+    error = response.results[0].error
+    return "it gave a score when tried" if error is None else error.message
 
 
 def _check_rubric(reward: BlockingRewardClient, task: str) -> bool:
@@ -81,7 +95,7 @@ def _check_judge(reward: BlockingRewardClient, task: str, originals: int) -> boo
     except RegradeError as error:
         return _report(False, "judge measured", f"{error}; look at the reward service's log")
     if alone is None or active is None:
-        return _report(False, "judge measured", "it gave no usable score; look at the reward service's log")
+        return _report(False, "judge measured", f"it gave no usable score: {_judge_problem(reward, task)}")
     _report(
         alone >= GOOD_AUC, f"anchor AUC of the judge alone, one-line rubric: {alone:.2f}", _WEAK_JUDGE, warning=True
     )

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from regrade.contracts.score import MAX_BODY_BYTES
 from regrade.errors import ConfigurationError
 from regrade.transport import checked_url
-from services.kit.http.load_balancing import split_urls
+from services.kit.http.addresses import clean_key, split_urls
 
 _CLIENT_VARIABLES = frozenset({"REGRADE_META_URL"})
 """Read by the `regrade` command, and often exported in the shell that starts a service."""
@@ -62,10 +62,7 @@ MIN_KEY_CHARS = 16
 
 
 def _check_bearer_key(key: SecretStr) -> SecretStr:
-    text = key.get_secret_value().strip()
-    if not re.fullmatch(r"[!-~]*", text):
-        raise ValueError("a key is printable ASCII without spaces and line ends, because a header carries it")
-    return SecretStr(text)
+    return SecretStr(clean_key(key.get_secret_value()))
 
 
 def _check_api_key(key: SecretStr) -> SecretStr:

@@ -89,8 +89,9 @@ async def _open_deps(settings: MetaRewardSettings, redis: Redis, stack: AsyncExi
     meta_judge: MetaJudge | None = None
     if settings.llm_proposer:
         meta_judge = MetaJudge(
-            JsonClient(session, settings.meta_judge_url, key=settings.meta_judge_key),
+            JsonClient(session, settings.meta_judge_url, key=settings.meta_judge_key, name="the meta-judge"),
             model=settings.meta_judge_model,
+            params=settings.meta_judge_params,
             max_tokens=settings.meta_judge_max_tokens,
             in_flight=settings.meta_judge_in_flight,
             redis=redis,

@@ -7,6 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import MAIN_LINEAGE, Digest, Name
 from regrade.tasks import load_pack
+from services.kit.http.params import RequestParams
 from services.kit.settings import BaseUrls, BearerKey, ServiceSettings, ServiceUrl
 from services.kit.store.keys import LineageKey
 
@@ -30,11 +31,14 @@ class MetaRewardSettings(ServiceSettings):
     reward_key: BearerKey = SecretStr("")
     """API key for the reward service."""
     meta_judge_url: BaseUrls = "http://127.0.0.1:8000"
-    """Base URL of the meta-judge, without /v1. Several endpoints of one model are separated by commas."""
+    """Base URL of the meta-judge, with or without /v1. Several endpoints of one model are separated by commas."""
     meta_judge_model: str = "default"
     """Model name sent to the meta-judge."""
     meta_judge_key: BearerKey = SecretStr("")
     """Bearer key for the meta-judge, if it requires one."""
+    meta_judge_params: RequestParams = Field({})
+    """Fields added to each request to the meta-judge (JSON object), such as reasoning_effort; null leaves a field out,
+    such as max_tokens, temperature or response_format."""
     meta_judge_timeout_s: float = Field(300.0, gt=0)
     """Timeout of one meta-judge call, in seconds."""
     meta_judge_in_flight: int = Field(4, ge=1)

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 _TEMPERATURE = 0.7
 """Of several rationales for one criterion: they must differ for their mean to be worth more than one of them."""
+_READINESS_AGE_S = 1.0
+"""Anybody may ask for `/readyz`, however often, and each answer costs a request to the engine."""
 
 
 def create_app(settings: RewardSettings, tracing: "Tracing | None" = None) -> FastAPI:
@@ -133,7 +135,12 @@ def _engine(
         closing.push_async_callback(model.aclose)
         return EngineHandle(model.open)
     client = JsonClient(
-        session, settings.judge_url, key=settings.judge_key, retries=settings.judge_retries, metrics=metrics
+        session,
+        settings.judge_url,
+        key=settings.judge_key,
+        retries=settings.judge_retries,
+        metrics=metrics,
+        name="the judge",
     )
     open_remote = partial(
         open_engine,
@@ -141,6 +148,7 @@ def _engine(
         dialect=settings.judge_dialect,
         model=settings.judge_model,
         batch_size=settings.judge_batch,
+        params=settings.judge_params,
     )
     return EngineHandle(open_remote)
 
@@ -261,7 +269,7 @@ async def _ready(request: Request) -> Readiness:
         await state.circuit.call(lambda: check_writable(state.redis))
     except RedisError as error:
         problems["redis"] = problem_text(error)
-    parts = {"redis": not problems, "judge": await state.engine.ready()}
+    parts = {"redis": not problems, "judge": await state.engine.ready(max_age_s=_READINESS_AGE_S)}
     if state.spool is not None:
         parts["spool"] = not state.spool.full
     serves_degraded = parts.get("spool", False) and state.actives.any

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as CounterMetric
 
 from regrade.contracts import Flag, Purpose, ScoreRequest
-from services.kit.http.client import UpstreamError
+from services.kit.http.errors import UpstreamError
 from services.kit.results import ItemResult, Usage
 
 _CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

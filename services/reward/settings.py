@@ -7,6 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Mode, Name
 from regrade.tasks import UnknownTaskError, load_pack
+from services.kit.http.params import RequestParams
 from services.kit.settings import ApiKey, BaseUrls, BearerKey, ServiceSettings
 
 _BYTES_AN_ITEM = 65_536
@@ -44,7 +45,8 @@ class RewardSettings(ServiceSettings):
     port: int = Field(8_700, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
     judge_url: BaseUrls = Field(
         "http://127.0.0.1:8000",
-        description="Base URL of the judge engine, without /v1; several engines of one model separated by commas.",
+        description="Base URL of the judge engine, with or without /v1; several engines of one model separated by "
+        "commas.",
     )
     judge_model: str = Field(
         "",
@@ -55,6 +57,11 @@ class RewardSettings(ServiceSettings):
         "auto",
         description="The engine's API: vllm, sglang, llamacpp or openai; auto probes the engine; vllm-inprocess runs "
         "judge_model inside this service (extra vllm) and ignores judge_url.",
+    )
+    judge_params: RequestParams = Field(
+        {},
+        description="Fields added to each request to the engine (JSON object), such as chat_template_kwargs; null "
+        "leaves a field out. Part of the judge's identity: other values, other judgements.",
     )
     judge_gpu_memory: float = Field(0.9, gt=0, le=1, description="In process: share of the GPU's memory.")
     judge_context: int = Field(0, ge=0, description="In process: longest conversation in tokens; 0: the model's limit.")
@@ -189,6 +196,8 @@ class RewardSettings(ServiceSettings):
     def _a_model_to_load(self) -> Self:
         if self.judge_dialect == "vllm-inprocess" and not self.judge_model:
             raise ValueError("judge_dialect vllm-inprocess needs judge_model: the folder or hub name of the model")
+        if self.judge_dialect == "vllm-inprocess" and self.judge_params:
+            raise ValueError("judge_params are for an engine behind judge_url; vllm-inprocess has judge_engine_args")
         return self
 
     @model_validator(mode="after")

@@ -189,7 +189,7 @@ def test_doctor_finds_what_is_unavailable(urls: list[str], fake_engine: FakeEngi
     result = run("doctor", TASK, *urls)
     assert result.exit_code == 1
     assert "broken" in result.output
-    assert "start the judge engine" in result.output
+    assert "check the judge engine" in result.output
     result = run("doctor", TASK, "--url", "http://127.0.0.1:9", "--meta-url", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert "start it: python -m services.reward" in result.output

@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class Reply:
     body: Any = None
     status: int = 200
     hang: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Script = Callable[[Messages], Reply]
@@ -93,6 +94,10 @@ class FakeEngine:
     ) -> None:
         self._dialect = dialect
         self.served = served
+        self.owner: str | None = dialect if dialect in _IDENTITY else None
+        """Who owns the model, as the list of models says; None for a server that does not say it."""
+        self.models_status = 200
+        """Status of the list of models."""
         self._batched = batched
         self._model = model
         self._loop = asyncio.new_event_loop()
@@ -178,7 +183,10 @@ class FakeEngine:
         self.probes += 1
         if not self.served:
             raise web.HTTPNotFound
-        return web.json_response({"object": "list", "data": [{"id": self.served, "object": "model"}]})
+        if self.models_status != 200:
+            return web.json_response({"error": {"message": "no"}}, status=self.models_status)
+        model = {"id": self.served, "object": "model"} | ({"owned_by": self.owner} if self.owner else {})
+        return web.json_response({"object": "list", "data": [model]})
 
     async def _chat(self, request: web.Request) -> web.Response:
         payload = await self._note(request)
@@ -226,4 +234,4 @@ def together(replies: Sequence[Reply]) -> Reply:
 
 def _response(reply: Reply) -> web.Response:
     body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-    return web.Response(body=body, status=reply.status, content_type="application/json")
+    return web.Response(body=body, status=reply.status, content_type="application/json", headers=reply.headers)

@@ -5,15 +5,15 @@ service; its next failure ejects it again until a request has succeeded. With ev
 once, so that callers do not wait for an engine that is down.
 """
 
-import base64
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from regrade.backoff import backoff_s
+from services.kit.http.addresses import Address
+from services.kit.http.errors import UpstreamError
+from services.kit.http.proxies import proxy_of
 
 Clock = Callable[[], float]
 
@@ -30,51 +30,19 @@ _RETRIES_A_SECOND = 1.0
 _MAX_RETRIES_SAVED = 100.0
 
 
-class Address(NamedTuple):
-    """A base URL without credentials, a name that may be logged, and the header that carries the credentials."""
-
-    url: str
-    name: str
-    headers: dict[str, str]
-
-
-def split_urls(text: str, key: str = "") -> tuple[Address, ...]:
-    """The addresses in a comma-separated list of base URLs.
-
-    Raises `ValueError`, whose message does not repeat the text: it may hold a password.
-    """
-    addresses = (_address(part.strip(), position, key) for position, part in enumerate(text.split(","), start=1))
-    return tuple({address.url: address for address in addresses}.values())
-
-
-def _address(text: str, position: int, key: str) -> Address:
-    wrong = ValueError(f"base URL {position} is not http(s)://[user:password@]host[:port][/path]")
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise wrong from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise wrong
-    host = parts.netloc.rpartition("@")[2]
-    headers = {}
-    if parts.username is not None:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    elif key:
-        headers["Authorization"] = f"Bearer {key}"
-    name = parts.hostname if port is None else f"{parts.hostname}:{port}"
-    return Address(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", name, headers)
-
-
 class Endpoint:
     """One address, its requests in flight, and its state of service."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self.proxy = proxy_of(address.api)
         self.in_flight = 0
         self.probed = False
+        self.paused_until = 0.0
+        """The upstream asked for no request before this time."""
+        self.last_error: UpstreamError | None = None
         self._failures = 0
+        self._last_disconnect = 0.0
         self._ejections = 0
         self._ejected_until: float | None = None
 
@@ -98,8 +66,23 @@ class Endpoint:
 
     def record_success(self) -> None:
         """A request succeeded: the count of failures starts again, unless the endpoint was ejected since."""
+        self.last_error = None
         if self.in_service:
             self._failures = self._ejections = 0
+
+    def pause(self, until: float) -> None:
+        """Send nothing before `until`."""
+        self.paused_until = max(self.paused_until, until)
+
+    def is_known_disconnect(self, now: float, started: float) -> bool:
+        """Whether a lost connection is part of one already counted: its request began before that one was lost.
+
+        A server that restarts, or closes idle connections, resets all of them at once.
+        """
+        if started < self._last_disconnect:
+            return True
+        self._last_disconnect = now
+        return False
 
     def reinstate(self) -> None:
         """A probe succeeded: back in service, to be ejected again at the first failure."""
@@ -137,10 +120,14 @@ class Endpoints:
         """An endpoint whose probe is due, or None."""
         return next((endpoint for endpoint in self.all if endpoint.ready_for_probe(now)), None)
 
-    def least_loaded(self, tried: Collection[Endpoint] = ()) -> Endpoint | None:
-        """The endpoint in service with the least load, if possible one not yet tried; ties are broken at random."""
+    def least_loaded(self, tried: Collection[Endpoint] = (), now: float = 0.0) -> Endpoint | None:
+        """The endpoint in service with the least load; ties are broken at random.
+
+        If possible one that has not asked for a pause, and of those one not yet tried.
+        """
         serving = [endpoint for endpoint in self.all if endpoint.in_service]
-        fresh = [endpoint for endpoint in serving if endpoint not in tried] or serving
+        willing = [endpoint for endpoint in serving if endpoint.paused_until <= now] or serving
+        fresh = [endpoint for endpoint in willing if endpoint not in tried] or willing
         return min(fresh, key=lambda endpoint: (endpoint.in_flight, random.random()), default=None)  # noqa: S311 - no secret
 
 

@@ -4,13 +4,19 @@ Answers are cached by cycle for as long as the cycle can be resumed, so a resume
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 from redis.asyncio import Redis
 
 from regrade.contracts import sha256_of
-from services.kit.http.client import JsonClient, UpstreamMalformed
+from services.kit.http.chat import answer_text, json_in, read_message
+from services.kit.http.client import JsonClient
+from services.kit.http.errors import UpstreamMalformed
+from services.kit.http.params import with_params
+from services.kit.http.refusals import ErrorInside
 from services.kit.store import keys
 from services.kit.store.redis import shared_fence_key
 from services.kit.templates import fill, load_template
@@ -18,7 +24,19 @@ from services.kit.templates import fill, load_template
 _SAMPLING = {"temperature": 0.7, "top_p": 0.95}
 """Analyses of several traces are merged, so they should differ; at temperature 0 they repeat each other."""
 
+_PARAMS_SETTING = "REGRADE_META_META_JUDGE_PARAMS"
+
 Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class _Choice(msgspec.Struct):
+    message: msgspec.Raw
+    finish_reason: str | None = None
+    error: Any = None
+
+
+class _Reply(msgspec.Struct):
+    choices: list[_Choice]
 
 
 class MetaJudgeCache:
@@ -52,12 +70,15 @@ class MetaJudge:
         max_tokens: int,
         in_flight: int,
         redis: Redis,
+        params: Mapping[str, Any] | None = None,
         cache: MetaJudgeCache | None = None,
     ) -> None:
+        """`params` are merged into every request; null removes a field."""
         self._cache = cache
         self._client = client
         self._model = model
         self._max_tokens = max_tokens
+        self._params = params or {}
         self._slots = asyncio.Semaphore(in_flight)
         self._redis = redis
         self._fence_key: bytes | None = None
@@ -74,7 +95,7 @@ class MetaJudge:
         Raises `UpstreamMalformed` for an answer that does not fit the schema, `UpstreamError` when there is none.
         """
         prompt = fill(load_template("services.meta_reward.propose", template), **values)
-        payload: dict[str, Any] = {
+        request = {
             "model": self._model,
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": self._max_tokens,
@@ -84,16 +105,41 @@ class MetaJudge:
             },
             **_SAMPLING,
         }
+        payload = with_params(request, self._params)
         request_hash = sha256_of(payload)
         cached = await self._cache.get(cycle, request_hash) if self._cache else None
         if cached is not None:
             return schema.model_validate_json(cached)
         async with self._slots:
-            reply = await self._client.post("/v1/chat/completions", payload)
-        try:
-            answer = schema.model_validate_json(reply["choices"][0]["message"]["content"])
-        except (KeyError, IndexError, TypeError, ValidationError) as error:
-            raise UpstreamMalformed(f"{template}: the answer does not fit its schema") from error
+            reply: _Reply = await self._client.post("/v1/chat/completions", payload, read=_read_reply)
+        answer = _parsed(reply, schema, template)
         if self._cache:
             await self._cache.put(cycle, request_hash, answer.model_dump_json())
         return answer
+
+
+def _read_reply(body: bytes) -> _Reply:
+    """Decode a reply. Raises `ValueError`, `ErrorInside` where the choice is an error."""
+    reply = _REPLY.decode(body)
+    for choice in reply.choices:
+        if choice.error:
+            raise ErrorInside(choice.error)
+    return reply
+
+
+def _parsed(reply: _Reply, schema: type[Schema], template: str) -> Schema:
+    """The only choice's text as `schema`. Raises `UpstreamMalformed`."""
+    problem = f"{template}: the answer does not fit its schema"
+    if len(reply.choices) != 1:
+        raise UpstreamMalformed(f"{problem}: {len(reply.choices)} choices instead of one")
+    choice = reply.choices[0]
+    try:
+        return schema.model_validate_json(json_in(answer_text(read_message(choice.message), _PARAMS_SETTING)))
+    except UpstreamMalformed as error:
+        raise UpstreamMalformed(f"{problem}: {error}") from error
+    except ValidationError as error:
+        cut = ": it was cut off, raise REGRADE_META_META_JUDGE_MAX_TOKENS" if choice.finish_reason == "length" else ""
+        raise UpstreamMalformed(f"{problem}{cut}") from error
+
+
+_REPLY = msgspec.json.Decoder(_Reply)

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from regrade.contracts import LlmCriterion, Role, Rubric, unbroken
-from services.kit.http.client import UpstreamError
+from services.kit.http.errors import UpstreamError
 from services.kit.text.fence import fence
 from services.meta_reward.clients.meta_judge import MetaJudge
 from services.meta_reward.propose.base import Progress, ProposalContext, build_candidate

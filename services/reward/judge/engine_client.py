@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from regrade.contracts import ErrorCode, Purpose
 from services.kit.asyncio_utils import cancel_and_wait
-from services.kit.http.client import UpstreamError, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable
+from services.kit.http.client import call_deadline
+from services.kit.http.errors import UpstreamError, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable
 from services.kit.results import ItemError, Usage
 from services.reward.items.identity import judgement_identities
 from services.reward.judge.admission import Admission
@@ -61,6 +62,7 @@ class EngineClient:
         self._metrics = metrics
         self._in_flight: dict[str, PendingSlot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._paused_until = 0.0
 
     async def choose(
         self,
@@ -81,6 +83,11 @@ class EngineClient:
         request = partial(context.engine.write, sampling=sampling)
         return await self._answers(context, conversations, f"write {sampling}", request)
 
+    @property
+    def pause_s(self) -> float:
+        """Seconds for which the engine has asked for no more requests; 0 for none."""
+        return max(0.0, self._paused_until - asyncio.get_running_loop().time())
+
     async def aclose(self) -> None:
         """Cancel the calls in flight."""
         for task in list(self._tasks):
@@ -91,7 +98,7 @@ class EngineClient:
     ) -> list[Any]:
         """`parameters` are part of an answer's identity: another wording of them misses every stored answer."""
         keys = [conversation.prefix_key for conversation in conversations]
-        identities = judgement_identities(keys, context.engine.model, parameters)
+        identities = judgement_identities(keys, context.engine.identity, parameters)
         distinct = dict(zip(identities, conversations, strict=True))
         stored = {} if context.fresh else await self._store.get(context.task, list(distinct))
         missing = [identity for identity in distinct if identity not in stored]
@@ -130,7 +137,8 @@ class EngineClient:
             results: asyncio.Future[Sequence[_Result]] = loop.create_future()
             pending |= {identity: PendingSlot(results, position) for position, identity in enumerate(batch)}
             messages = {identity: calls[identity].messages for identity in batch}
-            task = loop.create_task(self._run_batch(results, context, messages, request))
+            with call_deadline(context.deadline):  # of the caller who starts the request; others may share it
+                task = loop.create_task(self._run_batch(results, context, messages, request))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._in_flight |= pending
@@ -151,6 +159,7 @@ class EngineClient:
                     answers = await request(list(calls.values()))
                     ended(answers)
             _log_failures(answers)
+            self._note_pauses(answers)
             results = [_item_error(answer) if isinstance(answer, UpstreamError) else answer for answer in answers]
             cacheable = _cacheable(calls, results)
             if any(isinstance(value, str) for value in cacheable.values()):
@@ -164,6 +173,11 @@ class EngineClient:
                 del self._in_flight[identity]
             if not pending.done():
                 pending.set_result(results)
+
+    def _note_pauses(self, answers: Sequence[object]) -> None:
+        pauses = [a.retry_after_s for a in answers if isinstance(a, UpstreamUnavailable) and a.retry_after_s]
+        if pauses:
+            self._paused_until = asyncio.get_running_loop().time() + max(pauses)
 
     async def _wait(self, pending: Mapping[str, PendingSlot], deadline: float | None) -> dict[str, _Result]:
         """The results. At the deadline, an error; the request continues, so that a retry can use its answer."""

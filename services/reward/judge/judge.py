@@ -22,6 +22,11 @@ class Judge:
         await judge_mode(mode).score(batch)
         return batch.scores()
 
+    @property
+    def pause_s(self) -> float:
+        """Seconds for which the engine has asked for no more requests; 0 for none."""
+        return self._client.pause_s
+
     async def aclose(self) -> None:
         """Cancel the engine calls in flight."""
         await self._client.aclose()

@@ -1,6 +1,7 @@
 """The path of a batch: pins, guards, checks, judge, aggregation, traces, rewards."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from services.kit.checks.base import CheckError, CheckInput
 from services.kit.checks.registry import evaluate_check, runs_in_worker
 from services.kit.checks.workers import CheckWorkers, WorkerShare
 from services.kit.errors import Unavailable
-from services.kit.http.client import UpstreamError
+from services.kit.http.errors import UpstreamError
 from services.kit.lru_cache import LruCache
 from services.kit.results import CriterionScore, ItemError, ItemResult, ScoreResponse, total_usage
 from services.kit.store.trace_log import OutcomeRecord
@@ -82,7 +83,7 @@ class ScoringPipeline:
         self._admission.refuse_if_full()
         engine = await self._open_engine()
         mode = request.mode or self._modes.get(request.task) or judge_mode(request.task)
-        states = new_states(request, mode, engine.model)
+        states = new_states(request, mode, engine.identity)
         await self._pins.assign(request, states)
         for index, message in refused.items():
             states[index].result = None  # an outcome of its stand-in
@@ -115,7 +116,7 @@ class ScoringPipeline:
         try:
             return await self._engine.get()
         except UpstreamError as error:
-            raise judge_unavailable(str(error)) from error
+            raise judge_unavailable(str(error), getattr(error, "retry_after_s", None)) from error
 
     async def _screen(self, states: Sequence[ScoringState]) -> None:
         """Guards and checks; concurrent where a check runs in a worker, so that a slow one delays only its item."""
@@ -208,7 +209,7 @@ class ScoringPipeline:
         self, request: ScoreRequest, states: Sequence[ScoringState], new: Sequence[ScoringState], *, degraded: bool
     ) -> ScoreResponse:
         results = tuple(state.result for state in states if state.result is not None)
-        _raise_if_judge_unavailable(results)
+        _raise_if_judge_unavailable(results, self._judge.pause_s)
         usage = total_usage(state.usage for state in new)
         self._metrics.count_batch(request, results, [state.group for state in states], usage)
         return ScoreResponse(results=results, usage=usage, degraded=degraded)
@@ -220,12 +221,13 @@ def detect_flags(state: ScoringState) -> list[Flag]:
     return list(dict.fromkeys((*state.prompt.flags, *completion.flags, *injection_flags(completion.safe_utf8))))
 
 
-def _raise_if_judge_unavailable(results: Sequence[ItemResult]) -> None:
+def _raise_if_judge_unavailable(results: Sequence[ItemResult], pause_s: float) -> None:
     errors = [result.error for result in results]
     if all(error is not None and error.code is ErrorCode.JUDGE_UNAVAILABLE for error in errors):
-        raise judge_unavailable(errors[0].message if errors[0] else "")
+        raise judge_unavailable(errors[0].message if errors[0] else "", pause_s)
 
 
-def judge_unavailable(detail: str) -> Unavailable:
-    """The error of a batch, or of a trainer's sample, that the judge has not scored."""
-    return Unavailable(detail, code=ErrorCode.JUDGE_UNAVAILABLE, retry_after=_RETRY_AFTER_S)
+def judge_unavailable(detail: str, pause_s: float | None = None) -> Unavailable:
+    """The error of a batch, or of a trainer's sample, that the judge has not scored, and takes again in `pause_s`."""
+    retry_after = math.ceil(pause_s) if pause_s else _RETRY_AFTER_S
+    return Unavailable(detail, code=ErrorCode.JUDGE_UNAVAILABLE, retry_after=retry_after)

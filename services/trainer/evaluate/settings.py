@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Name
-from services.kit.http.load_balancing import split_urls
+from services.kit.http.addresses import split_urls
 from services.kit.settings import BearerKey
 from services.trainer.data.corpora import DataSettings
 from services.trainer.settings import FileSettings
@@ -40,7 +40,7 @@ class EvaluateSettings(FileSettings):
         None, description="JSONL of {prompt, better, worse}: measure how well the judge behind /score orders them."
     )
     reward_url: str = Field("http://127.0.0.1:8700", description="Base URL of the reward service, for the pairs.")
-    reward_key: SecretStr = Field(SecretStr(""), description="API key for the reward service.")
+    reward_key: BearerKey = Field(SecretStr(""), description="API key for the reward service.")
 
     @model_validator(mode="after")
     def _has_work(self) -> Self:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, NamedTuple
 
-from services.kit.http.client import JsonClient, UpstreamError
+from services.kit.http.client import JsonClient
+from services.kit.http.errors import UpstreamError
 from services.kit.templates import fill, load_template
 from services.kit.text.fence import fence
 from services.trainer.evaluate.ratings import Game

@@ -9,15 +9,10 @@ import pytest
 from pydantic import SecretStr
 
 from services.kit.http import client, load_balancing
-from services.kit.http.client import (
-    JsonClient,
-    UpstreamBusy,
-    UpstreamError,
-    UpstreamRefused,
-    UpstreamUnavailable,
-    open_session,
-)
-from services.kit.http.load_balancing import Address, Endpoint, RetryBudget, split_urls
+from services.kit.http.addresses import Address
+from services.kit.http.client import JsonClient, open_session
+from services.kit.http.errors import UpstreamBusy, UpstreamError, UpstreamRefused, UpstreamUnavailable
+from services.kit.http.load_balancing import Endpoint, RetryBudget
 from tests.support.fake_engine import FakeEngine, Messages, Reply, certain
 from tests.support.waiting import wait_until
 
@@ -218,7 +213,7 @@ def test_the_budget_comes_back_with_requests_and_time() -> None:
 
 
 def test_each_rest_is_longer_and_stragglers_do_not_prolong_it() -> None:
-    endpoint = Endpoint(Address("http://a", "a", {}))
+    endpoint = Endpoint(Address("http://a/v1", "http://a", "a", {}))
     assert [endpoint.record_failure(0.0) for _ in range(5)] == [False] * 4 + [True]
     assert not any(endpoint.record_failure(0.0) for _ in range(50))
     lengths = []
@@ -233,25 +228,6 @@ def test_each_rest_is_longer_and_stragglers_do_not_prolong_it() -> None:
     endpoint.record_success()
     assert [endpoint.record_failure(0.0) for _ in range(5)] == [False] * 4 + [True]
     assert endpoint.ready_for_probe(1.1)
-
-
-def test_base_urls() -> None:
-    addresses = split_urls(" http://gpu-1:8000/ ,https://me:s%20cret@gpu-2/engine,http://gpu-1:8000", key="k")
-    assert [(address.url, address.name) for address in addresses] == [
-        ("http://gpu-1:8000", "gpu-1:8000"),
-        ("https://gpu-2/engine", "gpu-2"),
-    ]
-    assert [address.headers["Authorization"] for address in addresses] == ["Bearer k", "Basic bWU6cyBjcmV0"]
-    assert split_urls("http://[::1]:8000")[0].url == "http://[::1]:8000"
-
-
-@pytest.mark.parametrize(
-    "text", ["", "gpu-1:8000", "ftp://x", "http://", "http://a,", "http://me:hush@a:port", "http://a?key=hush"]
-)
-def test_what_is_no_base_url_is_refused_without_being_repeated(text: str) -> None:
-    with pytest.raises(ValueError, match=r"base URL \d is not") as refused:
-        split_urls(text)
-    assert "hush" not in str(refused.value)
 
 
 async def test_credentials_are_sent_and_never_told(fake_engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """The reward service as its callers meet it: typed errors, keys, limits, rubric routes, readiness, metrics."""
 
+import asyncio
 from collections.abc import Iterator
 
 import httpx
@@ -31,6 +32,7 @@ from tests.support.builders import (
     veto,
 )
 from tests.support.fake_engine import FakeEngine, Reply, certain
+from tests.support.waiting import wait_until
 
 BODY = {"task": TASK, "items": [{"prompt": PROMPT, "completion": ESSAY}]}
 KEYS = {"api_keys": ["key-of-a-caller-"], "operator_keys": ["key-of-an-operator"]}
@@ -237,7 +239,7 @@ async def test_starts_while_its_engine_is_away(start_reward: StartReward, fake_e
         assert (ready.status_code, ready.json()) == (503, {"redis": True, "judge": False})
         _assert_error(await http.post("/score", json=BODY), 503, "judge_unavailable")
         fake_engine.start()
-        assert (await http.get("/readyz")).json() == {"redis": True, "judge": True}
+        await asyncio.to_thread(wait_until, lambda: httpx.get(f"{url}/readyz").status_code == 200, "the engine")
         assert (await http.post("/score", json=BODY)).status_code == 200
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from services.kit.http.client import UpstreamError
+from services.kit.http.errors import UpstreamDenied, UpstreamError
 from services.kit.results import Usage
 
 T_co = TypeVar("T_co", covariant=True)
@@ -43,6 +43,10 @@ class Engine(Protocol):
     """
 
     model: str
+    identity: str
+    """Distinguishes answers of this engine from those of another model, or with other parameters."""
+    denial: UpstreamDenied | None
+    """Why it refuses every conversation, once it does; such an engine is opened again."""
     batch_size: int
     """Most conversations in one request; 1 without a batched route."""
     cache_slots: int

@@ -17,8 +17,9 @@ from vllm.renderers import ChatParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from services.kit.http.client import (
+from services.kit.http.errors import (
     UpstreamBusy,
+    UpstreamDenied,
     UpstreamMalformed,
     UpstreamRefused,
     UpstreamUnavailable,
@@ -44,10 +45,11 @@ class InprocessEngine:
     """An `AsyncLLM` as an engine; each call may take `timeout_s`."""
 
     cache_slots = 0
+    denial: UpstreamDenied | None = None
 
     def __init__(self, llm: AsyncLLM, model: str, *, batch_size: int, timeout_s: float) -> None:
         self._llm = llm
-        self.model = model
+        self.model = self.identity = model
         self.batch_size = batch_size
         self._timeout_s = timeout_s
 
@@ -133,10 +135,10 @@ class InprocessModel:
             self._engine_args["max_model_len"] = max_model_len
         self._loading: asyncio.Task[AsyncLLM] | None = None
 
-    async def open(self) -> InprocessEngine:
+    async def open(self, *, verify: bool = False) -> InprocessEngine:
         """The engine. Raises `UpstreamUnavailable` if the model cannot be loaded, then at every call.
 
-        Loading continues if a caller, such as a readiness probe, gives up.
+        Loading continues if a caller, such as a readiness probe, gives up. `verify` makes no difference here.
         """
         if self._loading is None:
             self._loading = asyncio.create_task(asyncio.to_thread(self._load))

@@ -5,13 +5,14 @@ otherwise returns the unconstrained distribution. An equal bias on every option 
 tokens without mass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.kit.http.client import JsonClient, UpstreamMalformed
+from services.kit.http.client import JsonClient
+from services.kit.http.errors import UpstreamMalformed
 from services.reward.judge.engine.base import Sampling
-from services.reward.judge.engine.openai import OpenAIEngine, Signature, get_or_none, sum_masses
-from services.reward.judge.engine.responses import Position
+from services.reward.judge.engine.openai import NO_PARAMS, OpenAIEngine, Signature, sum_masses
+from services.reward.judge.engine.responses import ROUNDING, Position
 
 _PROPERTIES = "/props"
 _BIAS = 100.0
@@ -28,16 +29,20 @@ class LlamaCppEngine(OpenAIEngine):
 
     signature = Signature(_PROPERTIES, "default_generation_settings")
 
-    def __init__(self, client: JsonClient, model: str, *, cache_slots: int = 0) -> None:
-        super().__init__(client, model)
+    def __init__(
+        self, client: JsonClient, model: str, *, params: Mapping[str, Any] = NO_PARAMS, cache_slots: int = 0
+    ) -> None:
+        super().__init__(client, model, params=params)
         self.cache_slots = cache_slots
 
     @classmethod
-    async def open(cls, client: JsonClient, model: str, batch_size: int) -> "LlamaCppEngine":
+    async def open(
+        cls, client: JsonClient, model: str, batch_size: int, params: Mapping[str, Any] = NO_PARAMS
+    ) -> "LlamaCppEngine":
         """The engine, with as many slots as the server reports; it has no batched route."""
-        properties = await get_or_none(client, _PROPERTIES)
+        properties = await client.find(_PROPERTIES)
         slots = properties.get("total_slots") if isinstance(properties, dict) else None
-        return cls(client, model, cache_slots=slots if isinstance(slots, int) and slots > 0 else 0)
+        return cls(client, model, params=params, cache_slots=slots if isinstance(slots, int) and slots > 0 else 0)
 
     def _constraint(self, options: Sequence[str], positions: int) -> dict[str, Any]:
         alternatives = " | ".join(f'"{option}"' for option in options)
@@ -60,6 +65,6 @@ class LlamaCppEngine(OpenAIEngine):
         return super()._text_payload(sampling) | {"cache_prompt": True}
 
     def _masses(self, position: Position) -> dict[str, float]:
-        if any(entry.prob is None for entry in position.top_probs):
-            raise UpstreamMalformed("a token without a probability in the engine's answer")
+        if any(entry.prob is None or not 0.0 <= entry.prob <= 1.0 + ROUNDING for entry in position.top_probs):
+            raise UpstreamMalformed("a token without a probability, or with an impossible one, in the engine's answer")
         return sum_masses([(entry.token, entry.prob or 0.0) for entry in position.top_probs])

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from services.kit.http.client import JsonClient, UpstreamError, UpstreamMalformed, UpstreamRefused
+from services.kit.http.client import JsonClient
+from services.kit.http.errors import UpstreamDenied, UpstreamError, UpstreamMalformed, UpstreamRefused
+from services.kit.http.params import params_digest, with_params
 from services.reward.judge.engine.base import (
     ChatMessages,
     ChoiceResult,
@@ -20,13 +22,17 @@ from services.reward.judge.engine.base import (
     Sampling,
     TextResult,
 )
+from services.reward.judge.engine.control import ControlQuestions
 from services.reward.judge.engine.responses import (
+    PARAMS_SETTING,
+    ROUNDING,
     Choice,
     Completion,
     Position,
+    check_answered,
     positions_of,
     probability,
-    read_completion,
+    read_single,
     text_of,
 )
 
@@ -38,6 +44,9 @@ _TOP_TOKENS = 20
 """Most candidates a position that the OpenAI API returns."""
 _MIN_MASS = 0.05
 """With less probability on all options together the model meant another answer, and their ratio is noise (I3)."""
+
+NO_SUCH_ROUTE = frozenset({404, 405})
+NO_PARAMS: Mapping[str, Any] = {}
 
 T = TypeVar("T")
 
@@ -57,17 +66,24 @@ class OpenAIEngine:
     batch_size = 1
     cache_slots = 0
 
-    def __init__(self, client: JsonClient, model: str) -> None:
+    def __init__(self, client: JsonClient, model: str, *, params: Mapping[str, Any] = NO_PARAMS) -> None:
+        """`params` are merged into every request; null removes a field."""
         self._client = client
+        self._params = params
         self.model = model
+        self.identity = f"{model} {params_digest(params)}".rstrip()
+        self.denial: UpstreamDenied | None = None
+        self._controls = ControlQuestions(self._post)
 
     @classmethod
-    async def open(cls, client: JsonClient, model: str, batch_size: int) -> "OpenAIEngine":
+    async def open(
+        cls, client: JsonClient, model: str, batch_size: int, params: Mapping[str, Any] = NO_PARAMS
+    ) -> "OpenAIEngine":
         """The engine, after probing what this kind of server can do. `batch_size` is the most that is wanted.
 
         Raises `UpstreamError`.
         """
-        return cls(client, model)
+        return cls(client, model, params=params)
 
     async def choose(
         self, conversations: Sequence[ChatMessages], options: Sequence[str], *, positions: int = 1
@@ -81,19 +97,25 @@ class OpenAIEngine:
             "top_logprobs": _TOP_TOKENS,
             **self._constraint(options, positions),
         }
-        return await self._complete(conversations, payload, partial(self._read, options=options, positions=positions))
+        read = partial(self._read, options=options, positions=positions)
+        return await self._complete(conversations, with_params(payload, self._params), read)
 
     async def write(self, conversations: Sequence[ChatMessages], sampling: Sampling) -> list[TextResult]:
         """See `Engine`. `UpstreamMalformed` where nothing was written."""
-        return await self._complete(conversations, self._text_payload(sampling), text_of)
+        payload = with_params(self._text_payload(sampling), self._params)
+        return await self._complete(conversations, payload, text_of)
 
     async def ready(self) -> bool:
-        """Whether the server lists its models."""
+        """Whether the server responds, and refuses neither the key nor everything."""
         try:
             await self._client.get("/v1/models")
+        except UpstreamDenied as error:
+            return error.status in NO_SUCH_ROUTE and self.denial is None
+        except UpstreamRefused:
+            return self.denial is None
         except UpstreamError:
             return False
-        return True
+        return self.denial is None
 
     async def _complete(
         self, conversations: Sequence[ChatMessages], payload: dict[str, Any], read: Callable[[Choice], T]
@@ -101,15 +123,37 @@ class OpenAIEngine:
         """One request for each conversation."""
 
         async def complete(messages: ChatMessages) -> EngineAnswer[T]:
-            completion: Completion = await self._client.post(
-                CHAT, payload | {"messages": list(messages)}, read=read_completion
-            )
+            completion = await self._ask(payload, messages)
             [choice] = completion.in_order(1)
             return EngineAnswer(read(choice), completion.total_usage)
 
         return await for_each(conversations, complete)
 
+    async def _ask(self, payload: Mapping[str, Any], messages: ChatMessages) -> Completion:
+        """The answer to one conversation. A server that refuses all of them is not asked further (`denial`)."""
+        if self.denial is not None:
+            raise UpstreamDenied(str(self.denial), self.denial.status)
+        try:
+            completion = await self._post(payload, messages)
+        except UpstreamDenied as error:
+            self.denial = error
+            raise
+        except UpstreamRefused as error:
+            self.denial = self.denial or await self._controls.denial(payload, messages)
+            if self.denial is not None:
+                raise UpstreamDenied(str(self.denial), self.denial.status) from error
+            raise
+        self._controls.note_answer(payload, messages)
+        return completion
+
+    async def _post(self, payload: Mapping[str, Any], messages: ChatMessages) -> Completion:
+        completion: Completion = await self._client.post(
+            CHAT, {**payload, "messages": list(messages)}, read=read_single
+        )
+        return completion
+
     def _read(self, choice: Choice, options: Sequence[str], positions: int) -> Distributions:
+        check_answered(choice)
         return distributions_of(positions_of(choice), options, positions, self._masses)
 
     def _text_payload(self, sampling: Sampling) -> dict[str, Any]:
@@ -127,14 +171,6 @@ class OpenAIEngine:
     def _masses(self, position: Position) -> dict[str, float]:
         """The probability of each candidate at a position. Raises `UpstreamMalformed`."""
         return masses_by_logprob(position)
-
-
-async def get_or_none(client: JsonClient, path: str) -> Any:
-    """The JSON at a path, None without any. Raises `UpstreamError` for a server that does not respond."""
-    try:
-        return await client.get(path)
-    except (UpstreamRefused, UpstreamMalformed):
-        return None
 
 
 async def for_each(
@@ -189,10 +225,11 @@ def distributions_of(
 def _normalised(masses: Mapping[str, float], options: Sequence[str]) -> Distribution:
     option_masses = [masses.get(option, 0.0) for option in options]
     total = math.fsum(option_masses)
-    if not math.isfinite(total) or min(option_masses) < 0.0:
+    if not 0.0 <= total <= 1.0 + ROUNDING or min(option_masses) < 0.0:
         raise UpstreamMalformed(f"no probabilities of the levels in the engine's answer: {option_masses}")
     if total < _MIN_MASS:
         raise UpstreamMalformed(
-            f"the model did not answer with a level: the levels have {total:.1e} of its probability"
+            f"the model did not answer with a level: the levels have {total:.1e} of its probability "
+            f"(if it thinks before it answers, see {PARAMS_SETTING} in docs/judges.md)"
         )
     return tuple([mass / total for mass in option_masses])

@@ -5,16 +5,23 @@ A choice of a batched response is decoded on its own, so that a malformed one fa
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from services.kit.http.client import UpstreamMalformed
+from services.kit.http.chat import answer_text, read_message, still_thinking
+from services.kit.http.errors import UpstreamMalformed
+from services.kit.http.refusals import ErrorInside
 from services.kit.results import Usage
 
 T = TypeVar("T")
 
 _NULL = msgspec.Raw(b"null")
+
+PARAMS_SETTING = "REGRADE_REWARD_JUDGE_PARAMS"
+"""The setting that changes how the judge's model thinks."""
+ROUNDING = 1e-3
+"""How far above 1 a probability may be, and above 0 its logarithm, by rounding in the engine."""
 
 
 class TopToken(msgspec.Struct, gc=False):
@@ -37,16 +44,13 @@ class _Logprobs(msgspec.Struct, gc=False):
     content: list[Position]
 
 
-class _Message(msgspec.Struct, gc=False):
-    content: str | None = None
-
-
 class Choice(msgspec.Struct, gc=False):
     """The answer to one conversation, its content not decoded."""
 
     index: int = 0
     message: msgspec.Raw = _NULL
     logprobs: msgspec.Raw = _NULL
+    error: Any = None
 
 
 class _PromptTokensDetails(msgspec.Struct, gc=False):
@@ -78,17 +82,26 @@ class Completion(msgspec.Struct, gc=False):
         )
 
     def in_order(self, expected: int) -> list[Choice]:
-        """The choices by index. Raises `UpstreamMalformed` unless each of `expected` indices has one."""
+        """The choices by index. Raises `UpstreamMalformed` unless each of `expected` indices has exactly one."""
         by_index = {choice.index: choice for choice in self.choices}
-        try:
-            return [by_index[n] for n in range(expected)]
-        except KeyError as error:
-            raise UpstreamMalformed(f"not one choice for each of {expected} conversations: no index {error}") from error
+        if len(self.choices) != expected or by_index.keys() != set(range(expected)):
+            indices = sorted(choice.index for choice in self.choices)[: expected + 1]
+            raise UpstreamMalformed(f"not one choice for each of {expected} conversations, but those of {indices}")
+        return [by_index[n] for n in range(expected)]
 
 
 def read_completion(body: bytes) -> Completion:
-    """Decode a response body. Raises `ValueError`."""
+    """Decode the answer to several conversations. Raises `ValueError`."""
     return _COMPLETION.decode(body)
+
+
+def read_single(body: bytes) -> Completion:
+    """Decode the answer to one conversation. Raises `ValueError`, `ErrorInside` where its choice is an error."""
+    completion = _COMPLETION.decode(body)
+    for choice in completion.choices:
+        if choice.error:
+            raise ErrorInside(choice.error)
+    return completion
 
 
 def positions_of(choice: Choice) -> Sequence[Position]:
@@ -98,15 +111,26 @@ def positions_of(choice: Choice) -> Sequence[Position]:
 
 def text_of(choice: Choice) -> str:
     """The text of a choice, stripped. Raises `UpstreamMalformed`, also for an empty one."""
-    text = (_decode(_MESSAGE.decode, choice.message, "no text in the engine's answer").content or "").strip()
-    if not text:
-        raise UpstreamMalformed("the engine wrote nothing")
-    return text
+    return answer_text(read_message(choice.message), PARAMS_SETTING)
+
+
+def check_answered(choice: Choice) -> None:
+    """Raises `UpstreamMalformed` for a choice that holds a model's thinking in place of an answer."""
+    raw = bytes(choice.message)
+    if (b"reasoning" in raw or b"think" in raw.lower()) and read_message(raw).thinks:
+        raise UpstreamMalformed(still_thinking(PARAMS_SETTING))
 
 
 def probability(logprob: float | None) -> float:
-    """A token's probability, at most 1 despite rounding. JSON has no minus infinity: null stands for it."""
-    return 0.0 if logprob is None else math.exp(min(logprob, 0.0))
+    """A token's probability. JSON has no minus infinity: null stands for it. Raises `UpstreamMalformed`.
+
+    Rounding may take a logarithm above 0 by a hair; anything more is no probability.
+    """
+    if logprob is None:
+        return 0.0
+    if not logprob <= ROUNDING:
+        raise UpstreamMalformed(f"a log-probability of {logprob} in the engine's answer")
+    return math.exp(min(logprob, 0.0))
 
 
 def _decode(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, problem: str) -> T:
@@ -118,4 +142,3 @@ def _decode(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw, problem: str) 
 
 _COMPLETION = msgspec.json.Decoder(Completion)
 _LOGPROBS = msgspec.json.Decoder(_Logprobs)
-_MESSAGE = msgspec.json.Decoder(_Message)

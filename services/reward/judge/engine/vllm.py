@@ -5,14 +5,23 @@ The batched route returns usage sums without cached tokens; a single call report
 started with `--enable-prompt-tokens-details`. Behind a router that does not forward `/version`, set `judge_dialect`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
-from services.kit.http.client import JsonClient, UpstreamError, UpstreamMalformed, UpstreamRefused
+from services.kit.http.client import JsonClient
+from services.kit.http.errors import UpstreamDenied, UpstreamError, UpstreamMalformed, UpstreamRefused
 from services.kit.results import Usage
 from services.reward.judge.engine.base import ChatMessages, EngineAnswer
-from services.reward.judge.engine.openai import CHAT, NEUTRAL_SAMPLING, OpenAIEngine, Signature, one_option_a_line
+from services.reward.judge.engine.openai import (
+    CHAT,
+    NEUTRAL_SAMPLING,
+    NO_PARAMS,
+    NO_SUCH_ROUTE,
+    OpenAIEngine,
+    Signature,
+    one_option_a_line,
+)
 from services.reward.judge.engine.responses import Choice, Completion, read_completion
 
 BATCH = f"{CHAT}/batch"
@@ -25,20 +34,24 @@ class VllmEngine(OpenAIEngine):
 
     signature = Signature("/version", "version")
 
-    def __init__(self, client: JsonClient, model: str, *, batch_size: int = 1) -> None:
-        super().__init__(client, model)
+    def __init__(
+        self, client: JsonClient, model: str, *, params: Mapping[str, Any] = NO_PARAMS, batch_size: int = 1
+    ) -> None:
+        super().__init__(client, model, params=params)
         self.batch_size = batch_size
 
     @classmethod
-    async def open(cls, client: JsonClient, model: str, batch_size: int) -> "VllmEngine":
+    async def open(
+        cls, client: JsonClient, model: str, batch_size: int, params: Mapping[str, Any] = NO_PARAMS
+    ) -> "VllmEngine":
         """The engine, with a batch size of 1 where the server has no batched route."""
-        return cls(client, model, batch_size=batch_size if await _has_batched_route(client) else 1)
+        return cls(client, model, params=params, batch_size=batch_size if await _has_batched_route(client) else 1)
 
     async def _complete(
         self, conversations: Sequence[ChatMessages], payload: dict[str, Any], read: Callable[[Choice], T]
     ) -> list[EngineAnswer[T] | UpstreamError]:
-        """One request for all. If it is refused, one each: a single conversation may be the cause."""
-        if self.batch_size == 1 or len(conversations) == 1:
+        """One request for all. Those that are refused or failed within it are asked one by one."""
+        if self.batch_size == 1 or len(conversations) == 1 or self.denial is not None:
             return await super()._complete(conversations, payload, read)
         batch = payload | {"messages": conversations}
         try:
@@ -48,10 +61,21 @@ class VllmEngine(OpenAIEngine):
             choices = completion.in_order(len(conversations))
         except UpstreamRefused:
             return await super()._complete(conversations, payload, read)
+        except UpstreamDenied as error:
+            if error.status in NO_SUCH_ROUTE:  # the server may have lost this route
+                return await super()._complete(conversations, payload, read)
+            self.denial = error
+            return [error] * len(conversations)
         except UpstreamError as error:
             return [error] * len(conversations)
         usages = _usages(completion.total_usage, conversations)
-        return [_answer(read, choice, usage) for choice, usage in zip(choices, usages, strict=True)]
+        failed = [index for index, choice in enumerate(choices) if choice.error]
+        singly = await super()._complete([conversations[index] for index in failed], payload, read)
+        again = dict(zip(failed, singly, strict=True))
+        return [
+            again[index] if index in again else _answer(read, choice, usage)
+            for index, (choice, usage) in enumerate(zip(choices, usages, strict=True))
+        ]
 
     def _constraint(self, options: Sequence[str], positions: int) -> dict[str, Any]:
         outputs = {"choice": list(options)} if positions == 1 else {"regex": one_option_a_line(options, positions)}
@@ -60,13 +84,7 @@ class VllmEngine(OpenAIEngine):
 
 async def _has_batched_route(client: JsonClient) -> bool:
     """GET on a POST route is 405, on a missing one 404."""
-    try:
-        await client.get(BATCH)
-    except UpstreamRefused as error:
-        return error.status == 405
-    except UpstreamMalformed:
-        return False
-    return False
+    return await client.has_post_route(BATCH)
 
 
 def divide(total: int, weights: Sequence[int]) -> list[int]:

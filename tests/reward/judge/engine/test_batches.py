@@ -7,7 +7,8 @@ from contextlib import closing
 import httpx
 import pytest
 
-from services.kit.http.client import JsonClient, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
+from services.kit.http.client import JsonClient, open_session
+from services.kit.http.errors import UpstreamMalformed, UpstreamRefused, UpstreamUnavailable
 from services.reward.judge.engine.base import ChatMessages, EngineAnswer, Sampling
 from services.reward.judge.engine.vllm import VllmEngine, divide
 from tests.conftest import StartReward

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from services.kit.http.client import JsonClient, UpstreamError, UpstreamRefused, open_session
+from services.kit.http.client import JsonClient, open_session
+from services.kit.http.errors import UpstreamError, UpstreamRefused
 from services.reward.judge.engine.base import (
     ChatMessages,
     ChoiceResult,

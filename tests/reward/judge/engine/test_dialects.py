@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from services.kit.http import client as http
-from services.kit.http.client import JsonClient, UpstreamError, UpstreamMalformed, UpstreamUnavailable, open_session
+from services.kit.http.client import JsonClient, open_session
+from services.kit.http.errors import UpstreamError, UpstreamMalformed, UpstreamUnavailable
 from services.kit.results import CriterionScore
 from services.reward.app import create_app
 from services.reward.judge.batch import score_of

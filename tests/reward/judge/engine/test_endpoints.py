@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from regrade import RewardClient
 from regrade.contracts import ErrorCode
 from services.kit.http import load_balancing as replicas
-from services.kit.http.client import JsonClient, UpstreamMalformed, UpstreamRefused, UpstreamUnavailable, open_session
+from services.kit.http.client import JsonClient, open_session
+from services.kit.http.errors import UpstreamMalformed, UpstreamRefused, UpstreamUnavailable
 from services.meta_reward.settings import MetaRewardSettings
 from services.reward.judge.engine.base import EngineAnswer
 from services.reward.judge.engine.discovery import open_engine
