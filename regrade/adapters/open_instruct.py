@@ -6,7 +6,7 @@ class Regrade(RegradeVerifier, VerifierFunction): ...      # scores datasets nam
 from typing import Any, NamedTuple
 
 from regrade.adapters.chat import parse_prompt
-from regrade.adapters.core import Scorer, Unscored, reward_of
+from regrade.adapters.core import Scorer, reward_of
 from regrade.contracts import ItemResult
 from regrade.control_tokens import strip_end_tokens
 from regrade.items import ItemFields
@@ -21,9 +21,10 @@ class Verification(NamedTuple):
 
 
 class RegradeVerifier:
-    """Mix in before `VerifierFunction`; configured by the environment. Raises where a sample has no reward."""
+    """Mix in before `VerifierFunction`; configured by the environment.
 
-    unscored: Unscored = "error"
+    Raises where a sample has no reward, which ends the step: open-instruct has no null, and would train on a NaN.
+    """
 
     def __init__(self, verifier_config: Any = None) -> None:
         super().__init__("regrade", verifier_config=verifier_config)  # type: ignore[call-arg]
@@ -42,7 +43,7 @@ class RegradeVerifier:
         return self._verification(self._scorer.score_one(_item(prediction, label, query)).result())
 
     def _verification(self, result: ItemResult) -> Verification:
-        return Verification(reward_of(result, self.unscored), reasoning=f"rubric version {result.rubric.version}")
+        return Verification(reward_of(result, "error"), reasoning=f"rubric version {result.rubric.version}")
 
 
 def _item(prediction: Any, label: Any, query: Any) -> ItemFields:

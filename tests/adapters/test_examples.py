@@ -18,6 +18,7 @@ from services.reward.settings import RewardSettings
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir() and path.name != "__pycache__")
+PINS = sorted((ROOT / "tests" / "adapters" / "peers" / "pins").glob("*.txt"))
 TABLE = (ROOT / "docs" / "trainers.md").read_text()
 
 
@@ -64,3 +65,13 @@ def test_the_table_has_a_row_for_every_trainer(trainer: str) -> None:
     rows = [line for line in TABLE.splitlines() if line.startswith(f"| {trainer}")]
     assert rows
     assert all(row.count("|") == 5 for row in rows)
+
+
+@pytest.mark.parametrize("pins", PINS, ids=lambda path: path.stem)
+def test_the_table_names_the_version_that_was_followed(pins: Path) -> None:
+    """And the test."""
+    versions = dict(line.split("==") for line in pins.read_text().splitlines() if "==" in line)
+    name = {"art": "openpipe-art", "verifiers-0.1": "verifiers"}.get(pins.stem, pins.stem)
+    version = versions.get(name) or versions[name.replace("-", "_")]
+    rows = [line for line in TABLE.splitlines() if f"`[{pins.stem}]`" in line]
+    assert [row for row in rows if version in row.split("|")[1]] == rows != []

@@ -23,8 +23,10 @@ from tests.support.servers import ServerThread
 pytestmark = [pytest.mark.trainers, pytest.mark.engine, pytest.mark.timeout(900)]
 
 AWAY_S = 20.0
-NO_NULL = {"verifiers": None}
-"""What a peer's own code makes of a sample without a reward, if not NaN."""
+WHOLE_GROUP = ("ms-swift",)
+"""Peers for which one sample without a reward takes the rewards of its group with it."""
+LOUD = [("openrlhf", "default"), ("skyrl-gym", "default")]
+"""Peers that cannot leave a sample out unless they filter groups: by default the step ends with an error."""
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +88,66 @@ async def test_scores_and_retries(peer: Peer, name: str, judge: FaultyJudge, red
 
 async def test_faults(peer: Peer, name: str, judge: FaultyJudge, redis: Redis) -> None:
     """One item that fails, a slow judge, 429s: no crash, no invented reward, no hang."""
-    samples = group(3)
+    samples = group(4)
     judge.garbled = "This is version 1 of it."
     rewards = peer.score(samples, step=2)
-    assert rewards[1] == NO_NULL.get(name, "nan")
-    assert _are_rewards([rewards[0], rewards[2]])
-    assert len(await _traces(redis, samples)) == 2
+    assert rewards[1] in (None, "nan")
+    others = [rewards[0], *rewards[2:]]
+    assert _are_rewards(others) or (name in WHOLE_GROUP and others == ["nan"] * 3)
+    assert len(await _traces(redis, samples)) == 3
     judge.behave()
 
     judge.delay_s = 2.0
     started = time.monotonic()
-    assert _are_rewards(peer.score(group(3), step=3))
+    assert _are_rewards(peer.score(group(4), step=3))
     assert time.monotonic() - started < 60.0
     judge.behave()
 
     judge.busy_for = 5
-    assert _are_rewards(peer.score(group(3), step=4))
+    assert _are_rewards(peer.score(group(4), step=4))
+
+
+def _follow(peer: Peer, judge: FaultyJudge, step: int) -> None:
+    """One sample of a group has no reward: no advantage is made of it, and none of the others' is wrong for it."""
+    samples = group(4)
+    judge.garbled = "This is version 1 of it."
+    advantages = peer.advantages(samples, step=step)
+    print(f"\n{peer.version}: advantages {advantages}")
+    assert advantages[1] in (None, 0.0)
+    others = [advantages[0], *advantages[2:]]
+    if others != [None] * 3:
+        assert all(isinstance(value, float) for value in others)
+        assert sum(others) == pytest.approx(0.0, abs=1e-3)
+        assert any(abs(value) > 1e-3 for value in others)
+    judge.behave()
+    complete = peer.advantages(group(4), step=step)
+    print(f"{peer.version}: advantages of a complete group {complete}")
+    assert sum(complete) == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("step", [8, 9])
+def test_an_unscored_sample_in_the_peers_advantage(peer: Peer, judge: FaultyJudge, step: int) -> None:
+    _follow(peer, judge, step)
+
+
+@pytest.mark.parametrize("options", ["rate_limited", "sync"])
+def test_other_ways_to_call_verls_function(service: ServerThread, judge: FaultyJudge, options: str) -> None:
+    peer = Peer("verl", url=service.url, task=TASK, run="run-0", options=options)
+    try:
+        _follow(peer, judge, 8)
+    finally:
+        peer.close()
+
+
+@pytest.mark.parametrize(("name", "options"), LOUD)
+def test_a_missing_reward_is_loud(name: str, options: str, service: ServerThread, judge: FaultyJudge) -> None:
+    peer = Peer(name, url=service.url, task=TASK, run="run-0", options=options)
+    try:
+        judge.garbled = "This is version 1 of it."
+        with pytest.raises(RuntimeError, match=r"UnscoredError|NoneType"):
+            peer.advantages(group(4))
+    finally:
+        peer.close()
 
 
 def test_judge_away_for_a_while(peer: Peer, judge: FaultyJudge) -> None:
