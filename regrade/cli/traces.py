@@ -39,6 +39,7 @@ def list_traces(
     flag: Annotated[Flag | None, typer.Option(help="Flag that they have.")] = None,
     lowest: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Lowest reward.")] = None,
     highest: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Highest reward.")] = None,
+    text: Annotated[str | None, typer.Option(help="Text that prompt or completion contains, in any case.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=256, help="Number of traces.")] = 20,
     before: Annotated[str | None, typer.Option(help="Continue here; the previous page prints the value.")] = None,
     as_json: JsonOption = False,
@@ -51,7 +52,7 @@ def list_traces(
     """
     page = meta.get(
         f"/traces/{task}", TracePage, run=run, step=step, version=version, flag=flag and flag.value, lowest=lowest,
-        highest=highest, limit=limit, before=before,
+        highest=highest, text=text, limit=limit, before=before,
     )  # fmt: skip
     if as_json:
         return print_json(page)

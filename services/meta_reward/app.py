@@ -23,6 +23,7 @@ from services.meta_reward.api.routes import operating, reading
 from services.meta_reward.clients.meta_judge import MetaJudge, MetaJudgeCache
 from services.meta_reward.console.actions import action_routes
 from services.meta_reward.console.pages import pages
+from services.meta_reward.console.sign_in_throttle import SignInThrottle
 from services.meta_reward.cycle_run import RESUME_WITHIN_S
 from services.meta_reward.deps import ServiceDeps
 from services.meta_reward.metrics import MetaRewardMetrics
@@ -73,6 +74,7 @@ def create_app(settings: MetaRewardSettings) -> FastAPI:
         docs_url=None,  # `install_common_routes` has a page without foreign scripts
         redoc_url=None,
     )
+    app.state.sign_in_throttle = SignInThrottle()
     app.include_router(reading)
     app.include_router(operating)
     app.include_router(action_routes)

@@ -84,12 +84,12 @@ class Deployment:
     def settings(self, pod: Pod) -> dict[str, str]:
         """The environment of a pod's containers, from values and ConfigMaps."""
         maps = {item["metadata"]["name"]: item.get("data", {}) for item in self._of("ConfigMap")}
-        found: dict[str, str] = {}
+        environment: dict[str, str] = {}
         for container in [*pod.spec.get("containers", []), *pod.spec.get("initContainers", [])]:
             for source in container.get("envFrom", []):
-                found |= maps[source["configMapRef"]["name"]]
-            found |= {entry["name"]: entry.get("value", "") for entry in container.get("env", [])}
-        return found
+                environment |= maps[source["configMapRef"]["name"]]
+            environment |= {entry["name"]: entry.get("value", "") for entry in container.get("env", [])}
+        return environment
 
     def needs(self) -> set[Connection]:
         """The connections without which something that was deployed does not work."""

@@ -8,6 +8,11 @@ FENCE_KEY = "rg:fence_key"
 PROBE_KEY = "rg:probe"
 
 
+def ended_session_key(session_id: str) -> str:
+    """Exists while a session of the console, ended by signing out, would still be valid."""
+    return f"rg:console_ended:{session_id}"
+
+
 class LineageKey(NamedTuple):
     """Identifies one history of rubric versions: a named lineage of a task, or of one scope of a task."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from regrade.contracts import Contract, Flag, Name, Purpose, Trace
+from regrade.contracts import Contract, Flag, Name, Purpose, Trace, as_text
 from services.kit.store.keys import LineageKey
 
 PAGE_SCAN = 4_096
@@ -25,6 +25,9 @@ class TraceFilter(Contract):
     highest: Share | None = Field(default=None, description="highest reward")
     group: str | None = Field(default=None, min_length=1, max_length=128)
     purpose: Purpose | None = None
+    text: str | None = Field(
+        default=None, min_length=1, max_length=200, description="text that prompt or completion contains, in any case"
+    )
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> Self:
@@ -41,6 +44,7 @@ class TraceFilter(Contract):
         }
         low = 0.0 if self.lowest is None else self.lowest
         high = 1.0 if self.highest is None else self.highest
+        text = self.text.casefold() if self.text else ""
 
         def matches(trace: Trace) -> bool:
             return (
@@ -48,6 +52,7 @@ class TraceFilter(Contract):
                 and low <= trace.reward <= high
                 and (self.flag is None or self.flag in trace.flags)
                 and all(getattr(trace, name) == value for name, value in equal.items())
+                and (not text or any(text in as_text(part).casefold() for part in (trace.prompt, trace.completion)))
             )
 
         return matches

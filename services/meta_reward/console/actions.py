@@ -1,6 +1,7 @@
 """Operator actions of the console: a form that shows what an action would change and asks for a reason."""
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Literal, NamedTuple
@@ -20,10 +21,13 @@ from services.meta_reward.console.rubric_compare import side_by_side
 from services.meta_reward.console.session import (
     COOKIE,
     PATH,
+    end_session,
     issue_token,
     require_same_origin,
     set_session_cookie,
+    viewer_of,
 )
+from services.meta_reward.console.sign_in_throttle import SignInThrottle
 
 log = logging.getLogger(__name__)
 
@@ -110,26 +114,45 @@ action_routes = APIRouter(prefix=PATH, route_class=ConsoleRoute, include_in_sche
 @action_routes.get("/login")
 async def get_login(next: str = "") -> Response:
     """The sign-in form."""
-    return render("login.html", {"title": "Sign in", "next": next, "refused": False})
+    return _sign_in_page(next, "", 200)
+
+
+def _sign_in_page(target: str, problem: str, status: int, retry_after: int | None = None) -> Response:
+    response = render("login.html", {"title": "Sign in", "next": target, "problem": problem}, status=status)
+    if retry_after:
+        response.headers["Retry-After"] = str(retry_after)
+    return response
 
 
 @action_routes.post("/login", dependencies=same_origin)
 async def post_login(request: Request, fields: FieldsDep) -> Response:
     """Exchange a key for a session cookie, and go to the page that asked for it."""
     target = fields.get("next", "")
+    throttle: SignInThrottle = request.app.state.sign_in_throttle
+    address = request.client.host if request.client else ""
+    delay_s = math.ceil(throttle.delay_s(address, time.monotonic()))
+    if delay_s:
+        return _sign_in_page(
+            target, f"Too many wrong keys from your address. Wait {delay_s} s.", 429, retry_after=delay_s
+        )
     try:
         token = issue_token(request.app.state.settings, fields.get("key", ""), time.time())
     except Unauthorized:
-        log.warning("a sign-in to the console was refused")
-        return render("login.html", {"title": "Sign in", "next": target, "refused": True}, status=401)
+        throttle.failed(address, time.monotonic())
+        log.warning("a sign-in to the console was refused", extra={"address": address})
+        return _sign_in_page(target, "This service does not know that key.", 401)
+    throttle.succeeded(address)
     response = redirect(target if target == PATH or target.startswith(f"{PATH}/") else PATH)
     set_session_cookie(response, token, encrypted=request.headers.get("origin", "").startswith("https:"))
     return response
 
 
 @action_routes.post("/logout", dependencies=same_origin)
-async def post_logout() -> Response:
-    """Delete the session cookie."""
+async def post_logout(request: Request) -> Response:
+    """End the session, so that no copy of its cookie is accepted, and delete the cookie."""
+    token = request.cookies.get(COOKIE, "")
+    if viewer_of(request.app.state.settings, token, time.time()).signed_in:
+        await end_session(request.app.state.redis, token)
     response = redirect(f"{PATH}/login")
     response.delete_cookie(COOKIE, path=PATH)
     return response

@@ -7,6 +7,7 @@ from statistics import fmean, pstdev
 from typing import NamedTuple
 
 from regrade.contracts import CycleReport, Trace, as_text
+from services.meta_reward.console.descriptions import FEATURES
 from services.meta_reward.console.plots import SMALL, Plot, Point, Size, plot
 from services.meta_reward.evidence.window import SATURATED, by_group, zero_variance_share
 
@@ -87,13 +88,13 @@ def _words(traces: Sequence[Trace]) -> float:
 
 _FIGURES: tuple[tuple[str, str, Measure, bool], ...] = (
     (
-        "Spread within groups",
-        "mean standard deviation of rewards in a group, the source of advantages",
+        "Reward spread in a group",
+        "mean standard deviation of rewards in a group: what advantages are computed from",
         _group_std,
         False,
     ),
-    ("Groups without spread", "share of groups with equal rewards: they give no gradient", zero_variance_share, True),
-    ("Saturated", f"share of rewards of {SATURATED} or more", _share(lambda t: t.reward >= SATURATED), True),
+    ("Groups with equal rewards", "share of groups without spread: they give no gradient", zero_variance_share, True),
+    ("Rewards near 1", f"share of rewards of {SATURATED} or more", _share(lambda t: t.reward >= SATURATED), True),
     ("Flagged", "share of completions with a flag", _share(lambda t: bool(t.flags)), True),
     ("Words", "mean words of a completion", _words, False),
 )
@@ -169,28 +170,16 @@ def _main_version(traces: Sequence[Trace]) -> str:
     return Counter(f"v{t.version}" if t.version else t.digest[:8] for t in traces).most_common(1)[0][0]
 
 
-EVIDENCE = {
-    "words": "mean words of a completion",
-    "distinct_4": "share of distinct 4-grams; falls when text repeats itself",
-    "compression": "compressed size by plain size; falls when text repeats itself",
-    "topic_overlap": "share of the prompt's topic words that occur in the completion",
-    "prompt_copied": "share of the completion that is copied from the prompt",
-    "ends_properly": "share of completions that end with a complete sentence",
-    "stock_opening": "share of other prompts whose completions have the same opening",
-    "truncated": "share of completions cut at the token limit",
-}
-
-
 def cycle_figures(reports: Sequence[CycleReport]) -> tuple[Figure, ...]:
     """Text features of the policy's completions by cycle, from reports in order oldest first."""
     finished = [report for report in reports if report.abandoned is None]
     figures = []
-    for name, text in EVIDENCE.items():
+    for name, (title, text) in FEATURES.items():
         points = [
             _flat_point(float(n), value, "", f"{report.cycle}: {value:.3g}")
             for n, report in enumerate(finished)
             if (value := report.evidence.means.get(name)) is not None
         ]
         if points:
-            figures.append(_figure(name.replace("_", " "), text, points, is_share=False, in_unit=False))
+            figures.append(_figure(title, text, points, is_share=False, in_unit=False))
     return tuple(figures)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import resources
 from typing import Annotated, NamedTuple
 
@@ -10,15 +11,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from regrade.contracts import Digest, EventKind, Flag, LineageEvent, Purpose, Trace
-from services.kit.errors import NotFound
+from services.kit.errors import NotFound, Unauthorized
 from services.kit.store.keys import LineageKey
 from services.meta_reward.api.routes import EVENT_ID, Deps, LineageDep, TraceId, find_rubric, find_trace
 from services.meta_reward.api.trace_filter import PAGE_SCAN, TraceFilter
 from services.meta_reward.console import timeline
 from services.meta_reward.console.chart_data import cycle_figures, run_series, runs_in
 from services.meta_reward.console.render import ConsoleRoute, PageLinks, asset, redirect, render
-from services.meta_reward.console.rubric_compare import side_by_side
-from services.meta_reward.console.session import COOKIE, PATH, Viewer, viewer_of
+from services.meta_reward.console.rubric_compare import change_summary, side_by_side
+from services.meta_reward.console.session import COOKIE, PATH, Viewer, has_ended, viewer_of
 from services.meta_reward.deps import ServiceDeps
 from services.meta_reward.lineages import evolving_lineages
 from services.meta_reward.settings import served_lineages
@@ -31,6 +32,8 @@ _PLOTTED_CYCLES = 200
 _CYCLES_PER_PAGE = 25
 _TRACES_PER_PAGE = 40
 _MAX_GROUP = 64
+_MAX_SUMMARIES = 40
+"""Rubrics whose changes an overview sums up; each takes two reads, usually from the process's cache."""
 _ASSETS = {"console.css": "text/css", "console.js": "text/javascript", "mark.svg": "image/svg+xml"}
 
 
@@ -67,7 +70,11 @@ class View(NamedTuple):
 
 
 async def _viewer(request: Request) -> Viewer:
-    return viewer_of(request.app.state.settings, request.cookies.get(COOKIE, ""), time.time())
+    token = request.cookies.get(COOKIE, "")
+    viewer = viewer_of(request.app.state.settings, token, time.time())
+    if viewer.signed_in and await has_ended(request.app.state.redis, token):
+        raise Unauthorized("this session has ended: sign in again")
+    return viewer
 
 
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
@@ -120,6 +127,7 @@ async def get_overview(view: ViewDep, run: str | None = None, before: Before = N
         evidence=cycle_figures(reports),
         last_report=reports[-1] if reports else None,
         cycle_groups=timeline.cycle_groups(events),
+        changes=await _changes(view, events),
         timeline=timeline.timeline(newest),
         older=events[0].id if len(events) == _EVENTS_PER_PAGE else None,
         is_newest=before is None,
@@ -139,7 +147,7 @@ async def get_rubrics(view: ViewDep, before: RubricName | None = None, after: Ru
     new = await find_rubric(deps, lineage, after)
     before = before or _predecessor(events, new.digest) or new.parent or new.digest
     old = await find_rubric(deps, lineage, before)
-    statuses = timeline.rubric_statuses(events, active)
+    statuses = timeline.rubric_statuses(events, active, await deps.store.rolled_back(lineage))
     return await view.page(
         "rubrics.html",
         "rubrics",
@@ -159,17 +167,19 @@ async def get_rubric(view: ViewDep, digest: Digest) -> Response:
     label = f"v{rubric.version}" if rubric.version else digest[:8]
     events = await deps.store.latest(lineage, _MAX_EVENTS)
     own = [event for event in events if event.digest == digest and event.kind is not EventKind.FAILED]
-    is_active = await view.active_digest() == digest
+    rolled_back = await deps.store.rolled_back(lineage)
     return await view.page(
         "rubric.html",
         "rubrics",
         f"Rubric {label}",
         rubric=rubric,
         label=label,
-        status_word=timeline.status_of(own[-1], rubric.version, is_active) if own else "stored",
+        status_word=timeline.status_of(own[-1], rubric.version, await view.active_digest(), rolled_back)
+        if own
+        else "stored",
         events=own[::-1],
         gates=timeline.gates_of(own, digest),
-        rollback_reason=(await deps.store.rolled_back(lineage)).get(digest),
+        rollback_reason=rolled_back.get(digest),
     )
 
 
@@ -185,6 +195,7 @@ async def get_cycles(view: ViewDep, skip: Annotated[int, Query(ge=0, le=100_000)
         skip=skip,
         size=_CYCLES_PER_PAGE,
         has_older=len(reports) > _CYCLES_PER_PAGE,
+        rolled_back=await view.deps.store.rolled_back(view.lineage),
     )
 
 
@@ -194,7 +205,15 @@ async def get_cycle(view: ViewDep, cycle: str) -> Response:
     report = await view.deps.status_store.report(view.lineage, cycle)
     events = await view.deps.store.latest(view.lineage, _MAX_EVENTS)
     own = [event for event in events if event.cycle == cycle]
-    return await view.page("cycle.html", "cycles", f"Cycle {cycle}", report=report, events=own)
+    return await view.page(
+        "cycle.html",
+        "cycles",
+        f"Cycle {cycle}",
+        report=report,
+        events=own,
+        changes=await _changes(view, own),
+        rolled_back=await view.deps.store.rolled_back(view.lineage),
+    )
 
 
 @pages.get("/{task}/alarms")
@@ -255,6 +274,28 @@ async def get_trace(view: ViewDep, trace_id: TraceId) -> Response:
 
 def _training(lineage: LineageKey) -> Callable[[Trace], bool]:
     return TraceFilter(purpose=Purpose.TRAIN).in_lineage(lineage)
+
+
+async def _changes(view: View, events: Sequence[LineageEvent]) -> dict[str, str]:
+    """By digest of the newest candidates and versions among the events, what they change in one line."""
+    changes: dict[str, str] = {}
+    for event in reversed(events):
+        before = _base(events, event.digest)
+        if before is not None and event.digest not in changes and len(changes) < _MAX_SUMMARIES:
+            with suppress(NotFound):
+                rubrics = [await view.deps.store.get(view.lineage.task, name) for name in (before, event.digest)]
+                changes[event.digest] = change_summary(*rubrics)
+    return changes
+
+
+def _base(events: Sequence[LineageEvent], digest: str) -> str | None:
+    """The rubric that a candidate was compared with, or that a version replaced when it first became active."""
+    for event in events:
+        if event.digest == digest and event.gate is not None:
+            return event.gate.active.digest
+        if event.digest == digest and event.kind is EventKind.ACTIVATED:
+            return event.previous
+    return None
 
 
 def _predecessor(events: Sequence[LineageEvent], digest: str) -> str | None:

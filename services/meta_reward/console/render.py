@@ -18,6 +18,7 @@ from regrade.contracts import MAIN_LINEAGE, as_text
 from services.kit.errors import Invalid, ServiceError, Unauthorized, describe_validation, redis_problem
 from services.kit.store.keys import LineageKey
 from services.kit.web.docs_page import PAGE_HEADERS
+from services.meta_reward.console.descriptions import alarm_advice, alarm_state, alarm_title, feature_title, raised_at
 from services.meta_reward.console.plots import share_of
 from services.meta_reward.console.session import PATH
 
@@ -97,6 +98,11 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "ago": _ago,
+        "alarm_advice": alarm_advice,
+        "alarm_state": alarm_state,
+        "alarm_title": alarm_title,
+        "feature_title": feature_title,
+        "raised_at": raised_at,
         "clock": lambda seconds: time.strftime("%b %d, %H:%M:%S", time.localtime(seconds)),
         "iso": lambda seconds: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)),
         "plain": lambda name: name.replace("_", " "),

@@ -42,6 +42,27 @@ def side_by_side(before: Rubric, after: Rubric) -> tuple[CriterionDiff, ...]:
     return (head, *(_criterion_diff(*both) for both in fields))
 
 
+def change_summary(before: Rubric, after: Rubric) -> str:
+    """What distinguishes `after` from `before` in one line, by criteria's names."""
+    old = {criterion.id: criterion for criterion in before.criteria}
+    new = {criterion.id: criterion for criterion in after.criteria}
+    changes = {
+        "adds": [_titled(new[name]) for name in new if name not in old],
+        "changes": [_titled(new[name]) for name in new if name in old and new[name] != old[name]],
+        "drops": [_titled(old[name]) for name in old if name not in new],
+    }
+    parts = [f"{verb} {', '.join(titles)}" for verb, titles in changes.items() if titles]
+    if after.preamble != before.preamble:
+        parts.append("another preamble")
+    if after.offset != before.offset:
+        parts.append(f"offset {after.offset:+.3f}")
+    return "; ".join(parts) or "the same criteria"
+
+
+def _titled(criterion: Criterion) -> str:
+    return criterion.name if isinstance(criterion, LlmCriterion) else f"{criterion.name} (check)"
+
+
 def _order(old: dict[str, Criterion], new: dict[str, Criterion]) -> list[str]:
     order = list(new)
     for previous, name in pairwise([None, *old]):

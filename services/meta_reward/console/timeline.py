@@ -1,6 +1,6 @@
 """The lineage for display: events grouped by cycle, the status of every rubric, the marks of the timeline. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -44,23 +44,27 @@ class RubricStatus(NamedTuple):
     status: str
 
 
-def rubric_statuses(events: Sequence[LineageEvent], active: str | None) -> list[RubricStatus]:
-    """Every rubric in these events (oldest first), newest first, with the status its last event gave it."""
+def rubric_statuses(
+    events: Sequence[LineageEvent], active: str | None, rolled_back: Collection[str]
+) -> list[RubricStatus]:
+    """Every rubric in these events (oldest first), newest first, with its status."""
     versions = {event.digest: event.version for event in reversed(events) if event.version}
     statuses: dict[str, RubricStatus] = {}
     for event in reversed(events):
         if event.kind is not EventKind.FAILED and event.digest not in statuses:
             version = versions.get(event.digest)
-            label = f"v{version}" if version else event.digest[:8]
-            status = status_of(event, version, event.digest == active)
+            label = f"v{version}" if version else "candidate"
+            status = status_of(event, version, active, rolled_back)
             statuses[event.digest] = RubricStatus(event.digest, label, status)
     return list(statuses.values())
 
 
-def status_of(last: LineageEvent, version: int | None, is_active: bool) -> str:
-    """A rubric's status, from its last event."""
-    if is_active:
+def status_of(last: LineageEvent, version: int | None, active: str | None, rolled_back: Collection[str]) -> str:
+    """A rubric's status, from its last event; `rolled_back` holds digests that the gate may not activate again."""
+    if last.digest == active:
         return "active"
+    if last.digest in rolled_back:
+        return "rolled_back"
     if last.kind is EventKind.REJECTED:
         return "rejected"
     return "earlier" if version else last.kind.value

@@ -8,6 +8,7 @@ import pytest
 
 from services.kit.errors import Unauthorized
 from services.meta_reward.console.session import COOKIE, LIFETIME_S, issue_token, viewer_of
+from services.meta_reward.console.sign_in_throttle import SignInThrottle
 from services.meta_reward.settings import MetaRewardSettings
 from tests.support import story
 from tests.support.builders import TASK
@@ -64,6 +65,48 @@ def test_a_reader_can_change_nothing(meta: httpx.Client) -> None:
         assert meta.post(f"/console/{TASK}/do/{action}", data=WHY, headers=OWN).status_code == 403
 
 
+def test_signing_out_ends_the_session_for_every_copy_of_its_cookie(
+    meta: httpx.Client, redis_url: str, reward_url: str, fake_engine: FakeEngine
+) -> None:
+    _sign_in(meta, "key-of-an-operator")
+    stolen = {"Cookie": f"{COOKIE}={meta.cookies[COOKIE]}"}
+    with story.meta_service(redis_url, reward_url, fake_engine, **KEYS) as replica:
+        assert replica.get(f"/console/{TASK}", headers=stolen).status_code == 200
+        assert meta.post("/console/logout", headers=OWN).headers["location"] == "/console/login"
+        meta.cookies.clear()
+        for service in (meta, replica):
+            assert service.get(f"/console/{TASK}", headers=stolen).status_code == 303
+            assert service.post(f"/console/{TASK}/do/pause", data=WHY, headers=OWN | stolen).status_code == 303
+        _sign_in(meta, "key-of-an-operator")  # a session of its own
+        assert meta.get(f"/console/{TASK}").status_code == 200
+
+
+def test_guessing_keys_is_slowed_down(meta: httpx.Client) -> None:
+    statuses = [_sign_in(meta, f"guess-number-{n:08d}").status_code for n in range(6)]
+    assert statuses[:3] == [401] * 3
+    assert 429 in statuses[3:]
+    refused = _sign_in(meta, "key-of-an-operator")
+    assert (refused.status_code, "set-cookie" in refused.headers) == (429, False)
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_delays_grow_and_end_with_a_right_key() -> None:
+    throttle = SignInThrottle()
+    delays = []
+    for _ in range(14):
+        throttle.failed("10.0.0.1", 0.0)
+        delays.append(throttle.delay_s("10.0.0.1", 0.0))
+    assert delays[:6] == [0.0, 0.0, 0.0, 2.0, 4.0, 8.0]
+    assert delays[-1] == max(delays) == 300.0
+    assert throttle.delay_s("10.0.0.2", 0.0) == 0.0
+    assert throttle.delay_s("10.0.0.1", 301.0) == 0.0
+    throttle.succeeded("10.0.0.1")
+    assert throttle.delay_s("10.0.0.1", 0.0) == 0.0
+    for host in range(5):
+        throttle.failed(f"2001:db8::{host}", 0.0)
+    assert throttle.delay_s("2001:db8::99", 0.0) > 0.0, "neighbours of one /64"
+
+
 FOREIGN = [{}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://evil"}]
 
 
@@ -109,6 +152,10 @@ def test_lists_come_in_pages(redis_url: str, reward_url: str, fake_engine: FakeE
         assert len(trace_ids) == len(set(trace_ids)) == 9
         flagged = meta.get(f"/traces/{TASK}", params={"flag": "instruction"}).json()["traces"]
         assert [trace["trace_id"] for trace in flagged] == [hostile]
+        matching = meta.get(f"/traces/{TASK}", params={"text": "HIGHEST score"}).json()["traces"]
+        assert [trace["trace_id"] for trace in matching] == [hostile]
+        assert hostile[:8] in meta.get(f"/console/{TASK}/traces", params={"text": "ignore the rubric"}).text
+        assert meta.get(f"/traces/{TASK}", params={"text": "no completion says this"}).json()["traces"] == []
         assert meta.get(f"/traces/{TASK}/{hostile}").json()["run"] == "hostile"
         assert meta.get(f"/traces/{TASK}/{'0' * 32}").json()["error"] == "unknown_trace"
         assert meta.get(f"/traces/{TASK}", params={"lowest": 0.9, "highest": 0.1}).status_code == 422

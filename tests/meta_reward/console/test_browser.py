@@ -18,6 +18,13 @@ pytestmark = [pytest.mark.console, pytest.mark.slow]
 CHROMIUM = os.environ.get("REGRADE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
+_PAST_THEIR_CARDS = """[...document.querySelectorAll('.card, .tile, .small')].flatMap((card) =>
+  [...card.querySelectorAll('*')]
+    .filter((part) => !part.closest('.scroll, svg, select, details:not([open])'))
+    .filter((part) => part.getBoundingClientRect().right > card.getBoundingClientRect().right + 1)
+    .map((part) => part.textContent.slice(0, 60)))"""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM:
@@ -76,6 +83,27 @@ def test_an_operator_reads_the_pages_and_rolls_back(
         assert str(redis.get(keys.active_key(LINEAGE))).split()[0] == first
     last = meta.get(f"/lineage/{TASK}").json()[-1]
     assert (last["kind"], last["by"]) == ("rolled_back", "dana")
+
+
+def test_pages_fit_a_phone_and_a_wide_screen(browser: Browser, meta: httpx.Client, reward_url: str) -> None:
+    """Nothing scrolls sideways but what is made to, and no text leaves its card."""
+    for step in range(16, 19):
+        story.score_step(reward_url, step)
+    report = story.run_cycle(meta)
+    trace_id = meta.get(f"/traces/{TASK}").json()["traces"][0]["trace_id"]
+    paths = ("", "/rubrics", "/cycles", f"/cycles/{report['cycle']}", "/alarms", "/traces", f"/traces/{trace_id}")
+    for width in (390, 1_280):
+        with browser.new_context(viewport={"width": width, "height": 850}) as context:
+            page = context.new_page()
+            for path in paths:
+                page.goto(f"{meta.base_url}/console/{TASK}{path}")
+                assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (width, path)
+                assert page.evaluate(_PAST_THEIR_CARDS) == [], (width, path)
+
+
+def test_the_first_empty_field_has_the_focus(page: Page, meta: httpx.Client) -> None:
+    page.goto(f"{meta.base_url}/console/{TASK}/do/pause")
+    expect(page.get_by_label("Your name")).to_be_focused()
 
 
 def test_hostile_text_stays_text(browser: Browser, meta: httpx.Client, reward_url: str) -> None:
