@@ -11,6 +11,8 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.kit.checks.base import CheckError
@@ -58,16 +60,14 @@ class CheckWorkers:
         from pebble import ProcessExpired
 
         try:
-            future = self._open().schedule(_measured, args=(function, *args), timeout=self.timeout_s)
-            return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(self._schedule(function, *args))
         except TimeoutError as error:
             raise CheckError(f"not decided in {self.timeout_s:g} s") from error
         except ProcessExpired as error:
             if error.exitcode == _OUT_OF_MEMORY:
                 raise CheckError(f"not decided in {self._memory_bytes >> 20} MiB of memory") from error
             raise CheckError("its worker process died", retryable=True) from error
-        except RuntimeError as error:  # a worker that dies while idle breaks its pool
-            self.close()
+        except BrokenProcessPool as error:
             raise CheckError("its worker process died", retryable=True) from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -81,6 +81,15 @@ class CheckWorkers:
             self._pool.stop()
             self._pool.join()
             self._pool = None
+
+    def _schedule(self, function: Callable[..., R], *args: Any) -> "Future[tuple[R, float]]":
+        call = {"args": (function, *args), "timeout": self.timeout_s}
+        try:
+            future: Future[tuple[R, float]] = self._open().schedule(_measured, **call)
+        except RuntimeError:  # a worker that dies while idle breaks its pool; this call has not begun
+            self.close()
+            future = self._open().schedule(_measured, **call)
+        return future
 
     def _open(self) -> "ProcessPool":
         from pebble import ProcessPool  # the meta-reward service imports the catalogue of checks, and has no workers

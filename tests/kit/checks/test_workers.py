@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from services.kit.checks.base import CheckError
@@ -104,6 +105,29 @@ async def test_one_batch_leaves_workers_to_the_others(workers: CheckWorkers) -> 
 
 async def test_a_worker_that_dies_is_an_error_that_a_retry_may_mend(workers: CheckWorkers) -> None:
     assert (await error_of(workers.share(), die)).retryable
+    assert await workers.share().run(double, 21) == 42
+
+
+def recurse() -> None:
+    recurse()
+
+
+async def test_a_function_that_recurses_ends_no_other_call(workers: CheckWorkers) -> None:
+    """`RecursionError` is a `RuntimeError`, as is what a broken pool raises."""
+    stuck = asyncio.create_task(workers.share().run(never_ends))
+    with pytest.raises(RecursionError):
+        await workers.share().run(recurse)
+    assert not stuck.done()
+    stuck.cancel()
+    await asyncio.gather(stuck, return_exceptions=True)
+
+
+async def test_workers_that_die_while_idle_cost_no_call(workers: CheckWorkers) -> None:
+    assert await workers.share().run(double, 21) == 42
+    for worker in psutil.Process().children():
+        if "spawn_main" in " ".join(worker.cmdline()):
+            worker.kill()
+    await asyncio.sleep(1.0)  # the pool polls its workers
     assert await workers.share().run(double, 21) == 42
 
 
