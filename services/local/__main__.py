@@ -16,6 +16,7 @@ from rich.text import Text
 
 from regrade.contracts import Stage
 from regrade.tasks import BrokenTaskError, UnknownTaskError, load_pack
+from services.kit.private_files import keep_files_private
 from services.kit.settings import read_settings
 from services.local.engine import MODEL_NAME
 from services.local.observer import RunObserver
@@ -42,6 +43,7 @@ def main() -> None:
     settings = read_settings(LocalSettings)
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
+    keep_files_private()
     folder = settings.runs_dir / (settings.run or (_SERVE_RUN if settings.serve else time.strftime("%Y%m%d-%H%M%S")))
     try:
         load_pack(settings.task)

@@ -50,6 +50,12 @@ class Peer:
                 self.socket.sendall(part)
         return self
 
+    def send_until_cut_off(self, part: bytes, *, pause_s: float = 0.0) -> None:
+        """Send again and again. Raises `ConnectionError` once the server has ended the connection."""
+        for _ in range(1_200):
+            self.socket.sendall(part)
+            time.sleep(pause_s)
+
     def answer(self) -> Answer:
         """Read one response, and to the end of the connection if the server closes it."""
         reader = self.socket.makefile("rb")
@@ -303,3 +309,31 @@ def test_no_other_protocol_is_spoken(any_url: str) -> None:
     with closing((peer := Peer(any_url)).socket):
         peer.send(upgrade + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
         assert peer.answer().status == 200
+
+
+def test_a_refused_request_is_read_to_its_end_and_the_connection_goes_on(peer: Callable[..., Peer]) -> None:
+    client = peer(**KEYS).send(HEAD + b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+    assert client.answer() == Answer(401, "unauthorized", False)
+    client.send(b"x" * 1_000, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert client.answer().status == 200
+
+
+def test_a_refused_body_is_not_read_without_end(peer: Callable[..., Peer]) -> None:
+    client = peer(**KEYS).send(HEAD + b"Content-Length: 4000000000\r\n\r\n")
+    assert client.answer()[:2] == (413, "too_large")
+    with pytest.raises(ConnectionError):
+        client.send_until_cut_off(b"x" * MIB)
+
+
+def test_a_client_that_does_not_read_is_cut_off(peer: Callable[..., Peer]) -> None:
+    client = peer(request_timeout_s=1.0)
+    client.send(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 16)
+    with pytest.raises(ConnectionError):
+        client.send_until_cut_off(b"\r\n", pause_s=0.05)
+
+
+def test_few_requests_wait_on_one_connection(peer: Callable[..., Peer]) -> None:
+    pipelined = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert peer().send(pipelined * 10).answer().status == 200
+    answers = peer().send(pipelined * 1_000).socket.makefile("rb").read().count(b"HTTP/1.1 ")
+    assert answers < 20

@@ -81,6 +81,12 @@ def test_a_rebound_page_cannot_score(reward: httpx.Client) -> None:
     assert 'route="unmatched",status="421"' in reward.get("/metrics").text
 
 
+def test_other_headers_do_not_name_the_host(reward: httpx.Client) -> None:
+    for name in ("X-Forwarded-Host", "X-Host", "Forwarded", "X-Original-Host"):
+        assert reward.post("/score", json=BODY, headers={"Host": EVIL, name: "localhost"}).status_code == 421
+        assert reward.post("/score", json=BODY, headers={"Host": "localhost", name: EVIL}).status_code == 200
+
+
 def test_a_rebound_page_has_no_console_and_changes_nothing(meta: httpx.Client) -> None:
     for answer in (
         meta.get("/console", headers=REBOUND),
