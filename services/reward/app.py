@@ -200,8 +200,7 @@ async def _open_state(
     metrics.watch_admission(lambda: admission.waiting, settings.judge_in_flight)
     _watch_outages(metrics, settings, circuit, spool)
     batcher = RetryingBatcher(pipeline, wait_s=settings.trainer_batch_wait_s)
-    quotas = Quotas(settings.tenants, metrics)
-    candidates = Candidates(store, workers)
+    quotas, candidates = Quotas(settings.tenants, metrics), Candidates(store, workers)
     return RewardState(redis, store, engine, pipeline, batcher, circuit, actives, spool, recovery, quotas, candidates)
 
 

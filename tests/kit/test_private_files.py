@@ -10,7 +10,7 @@ import pytest
 
 from regrade.contracts import Trace
 from services.meta_reward.archive.parquet import ArchiveStore
-from services.reward.persistence.spool import SpoolFile
+from services.reward.persistence.spool_file import SpoolFile
 from tests.support.builders import TASK, record
 
 _MODES = """
