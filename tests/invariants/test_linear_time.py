@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from regrade.adapters import chat
 from regrade.contracts import ScoreItem, Trace, content
 from regrade.contracts.checks import Check, CheckParameters
-from regrade.control_tokens import strip_end_tokens
+from regrade.control_tokens import CONTROL_TOKEN, strip_end_tokens
 from regrade.tasks import anchors, load_pack
 from regrade.tasks.anchors import build_anchors
 from regrade.tasks.pack import Original
@@ -141,6 +141,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "services.kit.text.features.topic_overlap": _tokens(features.topic_overlap),
     "services.kit.text.features.compression_ratio": features.compression_ratio,
     "services.kit.text.fence.neutralise": fence.neutralise,
+    "services.kit.text.fence.respell": lambda text: fence.respell(CONTROL_TOKEN, text),
     "services.kit.text.fence.utf8": fence.utf8,
     "services.kit.text.fence.is_plain": lambda text: fence.is_plain(fence.utf8(text)),
     "services.kit.text.fence.without_control_tokens": fence.without_control_tokens,

@@ -6,10 +6,14 @@ passes over its bytes, without any pattern.
 
 import hashlib
 import re
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 from regrade.contracts import Flag
-from regrade.control_tokens import CONTROL_TOKEN, LB, RB, RESPELT, SLASH
+from regrade.control_tokens import BAR, CONTROL_TOKEN, LB, RB, RESPELT, SLASH
 
 _CODE_CHARS = 10  # 47 bits; letters cost fewer tokens than hex digits
 _LETTERS = bytes(ord("a") + byte % 26 for byte in range(256))
@@ -46,8 +50,19 @@ _FLOOD = b" " * (_MAX_BLANKS + 1)
 _SUSPECT = re.compile(
     f"[<＜﹤\\[［﹇{_HIDDEN}{_JOINERS}{_SELECTORS}{_COMBINING}\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000]"
 )
-_HALF_A_PAIR = re.compile("[\\]］|｜]")
-_SUSPECT_PAIRS = tuple(pair.encode() for pair in ("]~", "］~", "|||", "｜｜｜"))
+_HALF_A_PAIR = re.compile(f"{RB}|{BAR}")
+_SUSPECT_PAIR = re.compile(rf"{RB}[~～]|{BAR}{{3}}")
+_SUSPECT_ASCII_PAIRS = (b"]~", b"|||")
+
+
+def _compatibility_forms() -> dict[int, str]:
+    """What a tokenizer that normalises (NFKC) reads in place of a character, where that is ASCII but not a blank."""
+    forms = ((code, unicodedata.normalize("NFKC", chr(code))) for code in range(0x80, 0x20000))
+    return {code: form for code, form in forms if form.isascii() and form.strip()}
+
+
+_COMPATIBILITY = _compatibility_forms()
+_COMPATIBILITY_CHARS = frozenset(map(chr, _COMPATIBILITY))
 
 
 class Neutralised(NamedTuple):
@@ -71,13 +86,18 @@ def neutralise(text: str) -> Neutralised:
     short, floods = _BLANKS.subn(r"\1", _MARKS.sub(r"\1", visible))
     if floods or len(short) != len(visible):
         flags.append(Flag.FLOOD)
-    safe, tokens = CONTROL_TOKEN.subn(_respelt, short)
-    if tokens:
+    safe = respell(CONTROL_TOKEN, short)
+    if safe != short:
         flags.append(Flag.CONTROL_TOKENS)
-    safe, markers = _MARKER.subn(_respelt, safe)
-    if markers:
+    unmarked = respell(_MARKER, safe)
+    if unmarked != safe:
         flags.append(Flag.FENCE_SPOOF)
-    return Neutralised(safe, tuple(flags))
+    return Neutralised(unmarked, tuple(flags))
+
+
+def respell(pattern: re.Pattern[str], text: str) -> str:
+    """The text with other brackets and bars in what the pattern matches, also after normalisation (NFKC)."""
+    return _replaced(pattern, text, lambda match: match.translate(_VISIBLE))
 
 
 def utf8(text: str) -> bytes:
@@ -94,12 +114,16 @@ def is_plain(raw: bytes) -> bool:
         return True
     if _SUSPECT.search(unusual):
         return False
-    return not _HALF_A_PAIR.search(unusual) or not any(pair in raw for pair in _SUSPECT_PAIRS)
+    if not _HALF_A_PAIR.search(unusual):
+        return True
+    if raw.isascii():
+        return not any(pair in raw for pair in _SUSPECT_ASCII_PAIRS)
+    return not _SUSPECT_PAIR.search(raw.decode("utf-8", "surrogatepass"))
 
 
 def without_control_tokens(text: str) -> str:
     """A text with control tokens and hidden characters removed."""
-    return CONTROL_TOKEN.sub("", _without_hidden(text))
+    return _replaced(CONTROL_TOKEN, _without_hidden(text), lambda match: "")
 
 
 def fence(label: str, text: str, key: bytes) -> str:
@@ -120,8 +144,19 @@ def blake2b_key(key: bytes) -> bytes:
     return key if len(key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.sha256(key).digest()
 
 
-def _respelt(match: re.Match[str]) -> str:
-    return match.group().translate(_VISIBLE)
+def _replaced(pattern: re.Pattern[str], text: str, replace: Callable[[str], str]) -> str:
+    """The text with each match replaced, where the pattern reads compatibility forms as the ASCII they stand for."""
+    if text.isascii() or _COMPATIBILITY_CHARS.isdisjoint(text):
+        return pattern.sub(lambda match: replace(match.group()), text)
+    normal = text.translate(_COMPATIBILITY)
+    # Where each character of the text begins in its normal form, which is longer where a ligature stands for letters.
+    starts = [0, *accumulate(len(_COMPATIBILITY.get(ord(char), char)) for char in text)]
+    parts, last = [], 0
+    for match in pattern.finditer(normal):
+        start, end = bisect_right(starts, match.start()) - 1, bisect_left(starts, match.end())
+        parts += [text[last:start], replace(text[start:end])]
+        last = end
+    return "".join([*parts, text[last:]])
 
 
 def _without_hidden(text: str) -> str:

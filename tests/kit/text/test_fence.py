@@ -1,6 +1,8 @@
 """Fences and what is taken out of untrusted text before it stands in one (I4)."""
 
 import re
+import unicodedata
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,7 +17,8 @@ _PIECES = st.sampled_from(
     [
         "<|", "|>", "<|im_end|>", "im_end", "<", ">", "</s>", "[INST]", "[END RESPONSE a]", "\n", "\u202e", "\uff1c",
         "\uff5c", "\uff1e", "[", "]", "|||", "A", "]~b", "e~", "]~!", "<<", ">>", "SYS", "/", "BEGIN TASK x", "\u200d",
-        "\ufe0f", "\u20e3", "1", "\U0001f468", "e\u0301", "\u0301" * 5, " " * 40, "\u3000" * 40, "\ud800", "\r",
+        "\ufe0f", "\u20e3", "1",
+        "ｂｏｓ", "ﬁ", "ｓ", "～", "│", "\U0001f468", "e\u0301", "\u0301" * 5, " " * 40, "\u3000" * 40, "\ud800", "\r",
     ]
 )  # fmt: skip
 _TEXTS = st.text(max_size=80) | st.lists(_PIECES, max_size=14).map("".join)
@@ -36,6 +39,42 @@ def test_i4_a_control_token_is_respelt_and_flagged(token: str) -> None:
     assert (text.startswith("before "), text.endswith(" after")) == (True, True)
     assert flags == (Flag.CONTROL_TOKENS,)
     assert without_control_tokens(token) == ""
+
+
+def _wide(token: str) -> str:
+    return "".join(chr(ord(char) + 0xFEE0) if char.isalnum() or char in "_:@" else char for char in token)
+
+
+def _bold(token: str) -> str:
+    return "".join(chr(0x1D400 + ord(c) - 97 + 26) if "a" <= c <= "z" else c for c in token)
+
+
+@pytest.mark.parametrize("spelling", [_wide, _bold], ids=["wide", "bold"])
+@pytest.mark.parametrize("token", [*TOKENS.split(), "[|endofturn|]", "[e~[", "<seed:eos>", "[IMG]", ">>ABSTRACT<<"])
+def test_i4_a_control_token_in_compatibility_letters_is_respelt(token: str, spelling: Callable[[str], str]) -> None:
+    """A tokenizer that normalises would read the token."""
+    for spelt in {spelling(token), spelling(token).replace("fi", "ﬁ"), token.replace("s", "ſ")}:
+        safe, flags = neutralise(f"x ﬃ {spelt} after")
+        assert flags == (Flag.CONTROL_TOKENS,), spelt
+        assert neutralise(unicodedata.normalize("NFKC", safe)).flags == ()
+        assert (safe.startswith("x ﬃ "), safe.endswith(" after")) == (True, True)
+        assert without_control_tokens(f"ﬀ{spelt}㏂") == "ﬀ㏂"
+
+
+@pytest.mark.parametrize("text", ["]～b]", "］~b［", "|｜|EMAIL_ADDRESS|||", "│││EMAIL_ADDRESS│││", "﹈~b﹇"])
+def test_i4_mixed_forms_of_brackets_and_bars_are_respelt(text: str) -> None:
+    assert neutralise(f"a {text} b").flags == (Flag.CONTROL_TOKENS,)
+
+
+@pytest.mark.parametrize("text", ["Ｈｅｌｌｏ ＜ ﬁne ＞", "① <ﬁn> ② [１]", "x² < y³ [ª]", "⑴ | ⑵ | ⑶", "５＜６｜７"])
+def test_compatibility_letters_outside_tokens_are_left_alone(text: str) -> None:
+    assert neutralise(text) == (text, ())
+
+
+@given(_TEXTS)
+def test_i4_a_neutralised_text_holds_no_token_after_normalisation(text: str) -> None:
+    once = neutralise(text).text
+    assert not {Flag.CONTROL_TOKENS, Flag.FENCE_SPOOF} & set(neutralise(unicodedata.normalize("NFKC", once)).flags)
 
 
 @pytest.mark.parametrize(
