@@ -109,7 +109,7 @@ format: $(STAMP) ## format the code with ruff
 bench-score: $(STAMP) ## CPU cost of scoring, compared with its limit and other judges; ARGS=--quick is short
 	@$(BIN)/python -m benchmarks.score $(ARGS)
 
-soak: $(STAMP) ## ten minutes of mixed load while processes are killed; fails on a violated rule; ARGS=--quick is short
+soak: $(STAMP) ## ten minutes of mixed load while processes are killed and Redis fails over; fails on a violated rule; ARGS=--quick is short
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 bench-engine: $(STAMP) $(VLLM)/.installed $(MODEL)/config.json ## cost of judging on a real vLLM on this CPU, compared with the paper's procedure

@@ -3,10 +3,12 @@
 Connections that are open stay with the server they were made to: only new ones reach the new target.
 """
 
+import argparse
 import selectors
 import socket
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 _CHUNK = 262_144
 
@@ -24,6 +26,10 @@ class TcpSwitch:
         """Connections so far."""
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def current_target(self) -> int:
+        """The port that a new connection leads to."""
+        return self.target
+
     def close(self) -> None:
         """Stop listening, and close every connection."""
         for connection in (self._listener, *self._sockets):
@@ -36,7 +42,7 @@ class TcpSwitch:
             while True:
                 client, _ = self._listener.accept()
                 self.accepted += 1
-                threading.Thread(target=self._serve, args=(client, self.target), daemon=True).start()
+                threading.Thread(target=self._serve, args=(client, self.current_target()), daemon=True).start()
 
     def _serve(self, client: socket.socket, target: int) -> None:
         """Forward in both directions until one side closes."""
@@ -61,3 +67,28 @@ class TcpSwitch:
                 if not chunk:
                     return
                 sink.sendall(chunk)
+
+
+class _FileSwitch(TcpSwitch):
+    """Reads its target from a file at each connection."""
+
+    def __init__(self, file: Path, port: int) -> None:
+        self._file = file
+        super().__init__(0, port=port)
+
+    def current_target(self) -> int:
+        return int(self._file.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True, help="port to listen on")
+    parser.add_argument("--target-file", type=Path, required=True, help="file that holds the port to forward to")
+    args = parser.parse_args()
+    _FileSwitch(args.target_file, args.port)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

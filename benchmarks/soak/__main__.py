@@ -73,8 +73,9 @@ async def _soak(
         await process.until_ready()
     answers = AnswerLog()
     clients = Clients(stack, answers, Traffic(args.seed), lanes=args.lanes)
-    faults = Faults(stack, clients)
-    monitor, reader = Monitor(stack, answers, faults), TraceReader(stack.redis.url)
+    reader = TraceReader(stack.redis.url)
+    faults = Faults(stack, clients, reader)
+    monitor = Monitor(stack, answers, lambda: faults.outage)
     seconds, began = 60.0 * args.minutes, time.monotonic()
     background = [
         asyncio.create_task(work) for work in (monitor.run(began), _print_progress(monitor, answers, seconds, console))

@@ -55,6 +55,8 @@ class AnswerLog:
         self.pins: defaultdict[str, set[str]] = defaultdict(set)
         """Rubric digests of each pin's items, except items flagged `unpinned`."""
         self.violations = Violations()
+        self.epoch = 0
+        """How often Redis has been emptied: a pin then may get another rubric."""
         self.statuses: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         """Error codes of items without a reward."""
@@ -124,7 +126,7 @@ class AnswerLog:
         if answer not in item.answers:
             item.answers = (*item.answers, answer)
         if pin and Flag.UNPINNED not in result["flags"]:
-            self.pins[pin].add(digest)
+            self.pins[f"{pin} after {self.epoch} losses" if self.epoch else pin].add(digest)
 
 
 def item_key(context: Mapping[str, Any], item: Mapping[str, Any]) -> Key:

@@ -5,7 +5,8 @@ Allowed, because the design cannot prevent it:
 - a trace without an answer, if a request with its item got no answer (a killed replica, a client that gave up): the
   item was scored, and a retry would have been answered from the store;
 - an answer marked `degraded` that differs from the stored reward, if its item was requested more than once: while
-  Redis is unreachable, a replica sees neither the other's spool nor the outcomes in Redis. One outcome is stored.
+  Redis is unreachable, a replica sees neither the other's spool nor the outcomes in Redis. One outcome is stored;
+- after Redis was emptied, a second trace of an item that is sent again, and another rubric of a pin.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,18 +43,26 @@ class Assessment:
 
 
 def assess(
-    answers: AnswerLog, traces: Mapping[Key, Sequence[StoredReward]], outcomes: Mapping[str, Sequence[StoredReward]]
+    answers: AnswerLog,
+    traces: Mapping[Key, Sequence[StoredReward]],
+    outcomes: Sequence[Mapping[str, Sequence[StoredReward]]],
 ) -> Assessment:
-    """Check that every answered item has one trace and outcome with the answered reward, and every pin one rubric."""
+    """Check that every answered item has one trace and outcome with the answered reward, and every pin one rubric.
+
+    `outcomes` are those of each epoch, before and after Redis was emptied.
+    """
     assessment = Assessment(
-        traces=sum(map(len, traces.values())), outcomes=sum(map(len, outcomes.values())), pins=len(answers.pins)
+        traces=sum(map(len, traces.values())),
+        outcomes=sum(len(rewards) for stored in outcomes for rewards in stored.values()),
+        pins=len(answers.pins),
     )
     for key, item in answers.items.items():
         assessment.items += len({answer.digest for answer in item.answers}) if not item.pinned else bool(item.answers)
         _check_item(key, item, traces.get(key, ()), assessment)
     for key in traces.keys() - answers.items.keys():
         assessment.violations.add("every trace has a request", traces[key])
-    _check_outcomes(traces, outcomes, assessment)
+    for epoch, stored in enumerate(outcomes):
+        _check_outcomes(epoch, traces, stored, assessment)
     for pin, digests in answers.pins.items():
         if len(digests) > 1:
             assessment.violations.add("one rubric per pin", f"{pin}: {sorted(digests)}")
@@ -61,8 +70,10 @@ def assess(
 
 
 def _check_item(key: Key, item: ItemHistory, traces: Sequence[StoredReward], assessment: Assessment) -> None:
-    digests = [trace.digest for trace in traces]
-    if len(digests) != len(set(digests)) or (item.pinned and len(digests) > 1):
+    for epoch in {trace.epoch for trace in traces}:
+        digests = [trace.digest for trace in traces if trace.epoch == epoch]
+        if len(digests) == len(set(digests)) and (len(digests) == 1 or not item.pinned):
+            continue
         assessment.violations.add("one trace per item", f"{key.hex()} {item} {traces}")
     if not traces:
         if item.answers:
@@ -85,9 +96,12 @@ def _is_stored(answer: ItemAnswer, traces: Sequence[StoredReward]) -> bool:
 
 
 def _check_outcomes(
-    traces: Mapping[Key, Sequence[StoredReward]], outcomes: Mapping[str, Sequence[StoredReward]], assessment: Assessment
+    epoch: int,
+    traces: Mapping[Key, Sequence[StoredReward]],
+    outcomes: Mapping[str, Sequence[StoredReward]],
+    assessment: Assessment,
 ) -> None:
-    traced = {trace.trace_id: trace for rewards in traces.values() for trace in rewards}
+    traced = {trace.trace_id: trace for rewards in traces.values() for trace in rewards if trace.epoch == epoch}
     for name, rewards in outcomes.items():
         if len(rewards) > 1:
             assessment.violations.add("one outcome per item", rewards)

@@ -37,6 +37,16 @@ class Clients:
         self.kills = 0
         """Kills and restarts of a replica: `RewardClient` does not report answers that it lost in between."""
         self.activations = 0
+        self.served_at = {replica.name: 0.0 for replica in stack.replicas}
+        """When the last request was sent that each replica answered from Redis (`time.monotonic`)."""
+
+    def begin_epoch(self) -> None:
+        """Redis is about to be emptied."""
+        self._answers.epoch += 1
+
+    def give_up_waiting(self) -> None:
+        """A replica has not answered from Redis within the limit."""
+        self._answers.violations.add("service is back within 10 s of another primary", self.served_at)
 
     async def run(self) -> None:
         """Runs until stopped."""
@@ -86,7 +96,7 @@ class Clients:
     ) -> bool:
         """One request; whether no retry is needed."""
         self._answers.record_request(planned.keys, planned.pins)
-        began = time.perf_counter()
+        began, sent, epoch = time.perf_counter(), time.monotonic(), self._answers.epoch
         headers = _JSON | (planned.headers if first_try else {})
         try:
             async with http.post(replica.url + planned.path, data=planned.body, headers=headers) as response:
@@ -104,8 +114,14 @@ class Clients:
         if not (first_try and planned.headers):
             self._answers.record_latency(time.perf_counter() - began, planned.kind)
         answer = json.loads(body)
-        self._answers.record_answer(planned.keys, planned.pins, answer)
+        self._answers.record_answer(planned.keys, self._comparable(planned.pins, epoch), answer)
+        if planned.keys and not answer["degraded"]:
+            self.served_at[replica.name] = max(sent, self.served_at[replica.name])
         return all(result["reward"] is not None for result in answer["results"])
+
+    def _comparable(self, pins: Sequence[str], epoch: int) -> Sequence[str]:
+        """The pins of a request that was sent in `epoch`; none if Redis was emptied before the answer."""
+        return pins if epoch == self._answers.epoch else [""] * len(pins)
 
     def _check_refusal(self, planned: PlannedRequest, status: int, body: bytes) -> None:
         decoded = json.loads(body)
@@ -132,7 +148,7 @@ class Clients:
         options = {name: value for name, value in request.items() if name not in ("task", "items")}
         while time.monotonic() < deadline:
             self._answers.record_request(planned.keys, planned.pins)
-            began, kills = time.perf_counter(), self.kills
+            began, kills, epoch = time.perf_counter(), self.kills, self._answers.epoch
             try:
                 answer = await library[(first + tries) % 2].score(request["task"], request["items"], **options)
             except RegradeError as error:
@@ -144,7 +160,7 @@ class Clients:
                 self._answers.statuses["RewardClient answered"] += 1
                 self._answers.record_latency(time.perf_counter() - began, planned.kind)
                 decoded: dict[str, Any] = answer.model_dump(mode="json")
-                self._answers.record_answer(planned.keys, planned.pins, decoded)
+                self._answers.record_answer(planned.keys, self._comparable(planned.pins, epoch), decoded)
                 if all(result.reward is not None for result in answer.results):
                     return
             tries += 1

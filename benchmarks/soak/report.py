@@ -93,8 +93,9 @@ def _rows(result: SoakResult) -> list[tuple[str, str]]:
 
 
 def _during(result: SoakResult, outage: Outage) -> str:
+    back = "" if outage.back_s is None else f"; answers from the new primary after {outage.back_s:.2f} s"
     rates = [sample.items_s for sample in result.samples if outage.began <= sample.at <= outage.ended]
-    return f"{median(rates):.0f} items per second" if rates else "no sample"
+    return (f"{median(rates):.0f} items per second" if rates else "no sample") + back
 
 
 def _percentiles(latencies_s: Sequence[float]) -> str:

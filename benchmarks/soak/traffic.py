@@ -181,7 +181,7 @@ class Traffic:
             (422, {"task": task, "items": [item], "step": 1}),
             (422, {"task": task, "items": [item], "purpose": "shadow"}),
             (422, {"task": task, "items": [item], "rubric": candidate}),
-            (422, {"task": task, "items": [item | {"completion": 7}]}),
+            (422, {"task": task, "items": "no list"}),
             (422, {"task": task, "items": [item], "unheard_of": True}),
             (404, {"task": "unheard_of", "items": [item]}),
             (404, {"task": task, "items": [item], "rubric": "0" * 64}),

@@ -32,7 +32,7 @@ def _violated(answers: AnswerLog, *traces: StoredReward, outcomes: Sequence[Stor
     stored: dict[str, list[StoredReward]] = {}
     for outcome in traces if outcomes is None else outcomes:
         stored.setdefault(outcome.trace_id, []).append(outcome)
-    return sorted(assess(answers, {KEY: traces} if traces else {}, stored).violations.counts)
+    return sorted(assess(answers, {KEY: traces} if traces else {}, [stored]).violations.counts)
 
 
 def test_an_answered_item_with_its_trace_and_outcome_passes() -> None:
@@ -49,7 +49,10 @@ def test_a_second_trace_is_a_violation_unless_the_item_is_unpinned() -> None:
     assert _violated(_answered(_result()), HALF, other) == ["one trace per item"]
     unpinned = _answered(_result(), _result(0.25, "e"), pin="", requests=2)
     assert _violated(unpinned, HALF, other) == []
-    assert [assess(answers, {}, {}).items for answers in (unpinned, _answered(_result(), _result(0.25, "e")))] == [2, 1]
+    assert [assess(answers, {}, [{}]).items for answers in (unpinned, _answered(_result(), _result(0.25, "e")))] == [
+        2,
+        1,
+    ]
     assert "one trace per item" in _violated(unpinned, HALF, other, HALF)
 
 
@@ -75,6 +78,18 @@ def test_traces_and_outcomes_belong_together() -> None:
     assert _violated(answers, HALF, outcomes=[HALF, HALF]) == ["one outcome per item"]
     assert _violated(answers, HALF, outcomes=[HALF, StoredReward("u", 0.5, "d")]) == ["every outcome has its trace"]
     assert _violated(answers, HALF, outcomes=[HALF._replace(reward=0.25)]) == ["every outcome has its trace"]
+
+
+def test_an_emptied_redis_permits_a_second_trace_and_another_rubric_of_a_pin() -> None:
+    answers = _answered(_result(), requests=2)
+    answers.epoch = 1
+    answers.record_answer([KEY], [PIN], {"results": [_result(0.25, "e")], "degraded": False})
+    later = StoredReward("t", 0.25, "e", 1)
+    outcomes = [{"t": [HALF]}, {"t": [later]}]
+    assert not assess(answers, {KEY: [HALF, later]}, outcomes).violations.counts
+    assert sorted(assess(answers, {KEY: [HALF, later, later]}, outcomes).violations.counts) == ["one trace per item"]
+    lost = assess(answers, {KEY: [later]}, outcomes).violations.counts
+    assert sorted(lost) == ["every outcome has its trace", "the answered reward is the stored one"]
 
 
 def test_a_pin_has_one_rubric_except_for_flagged_items() -> None:

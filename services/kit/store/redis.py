@@ -1,6 +1,7 @@
 """The Redis client with its timeouts, reads of streams, and named Lua functions."""
 
 import json
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha1
@@ -17,6 +18,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.kit.redis_faults import fault_of
 from services.kit.store.keys import FENCE_KEY, PROBE_KEY
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -61,7 +64,11 @@ class _ReconnectingRetry(Retry):
         **named: Any,
     ) -> T:
         def is_of_server(error: Exception) -> bool:
-            return fault_of(error).is_of_server and (is_retryable is None or is_retryable(error))
+            fault = fault_of(error)
+            if fault.is_of_server and isinstance(error, ResponseError):
+                extra = {"kind": fault.kind, "detail": fault.detail}
+                log.warning(f"a connection to Redis is given up: {fault.sentence}", extra=extra)
+            return fault.is_of_server and (is_retryable is None or is_retryable(error))
 
         return await super().call_with_retry(do, fail, is_of_server, *options, **named)
 

@@ -6,6 +6,7 @@ them. Failures are raised as redis-py's errors.
 """
 
 import asyncio
+import logging
 import ssl
 from collections import deque
 from typing import Any, cast
@@ -16,6 +17,8 @@ from redis.asyncio import Redis, SSLConnection
 from redis.asyncio.connection import Connection
 
 from services.kit.redis_faults import fault_of
+
+log = logging.getLogger(__name__)
 
 _CONNECT_S = 2.0
 _ERRORS: dict[str, type[redis_errors.RedisError]] = {
@@ -149,7 +152,7 @@ class _Connection(asyncio.Protocol):
                 if answer.done():
                     continue
                 if isinstance(reply, redis_errors.RedisError):
-                    self.retired = self.retired or fault_of(reply).is_of_server
+                    self._retire_by(reply)
                     answer.set_exception(reply)
                 else:
                     answer.set_result(reply)
@@ -157,6 +160,13 @@ class _Connection(asyncio.Protocol):
                 self.close(_ConnectionLost("the connection was given up"))
         except (hiredis.HiredisError, UnicodeDecodeError, IndexError) as error:
             self.close(redis_errors.ConnectionError(f"unexpected reply from Redis: {error!r}"))
+
+    def _retire_by(self, error: redis_errors.RedisError) -> None:
+        fault = fault_of(error)
+        if fault.is_of_server and not self.retired:
+            self.retired = True
+            extra = {"kind": fault.kind, "detail": fault.detail}
+            log.warning(f"a connection to Redis is given up: {fault.sentence}", extra=extra)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(_ConnectionLost(f"Redis closed the connection{f': {exc}' if exc else ''}"))

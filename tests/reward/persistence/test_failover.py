@@ -98,9 +98,13 @@ async def test_a_refusal_because_of_one_key_keeps_the_connection(servers: Replic
 
 @pytest.mark.parametrize("spooling", [False, True], ids=["no spool", "spool"])
 async def test_i5_roles_swap_twice_under_the_reward_service(
-    start_reward: StartReward, tmp_path: Path, servers: ReplicatedValkey, spooling: bool
+    start_reward: StartReward,
+    tmp_path: Path,
+    servers: ReplicatedValkey,
+    spooling: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """No answer says `unpinned`, nothing is lost, and no trace is doubled."""
+    """No answer says `unpinned`, nothing is lost, no trace is doubled, and the log says what happened."""
     spool = {} if spooling else {"spool_dir": ""}
     url = start_reward(**settings(servers.primary, tmp_path) | {"redis_url": servers.url} | spool).url
     for n in range(3):
@@ -110,6 +114,7 @@ async def test_i5_roles_swap_twice_under_the_reward_service(
         servers.swap()
     assert readiness(url)[0] == 200
     assert await traces_by_item(servers.url) == {"0": 1, "1": 1, "2": 1}
+    assert "a connection to Redis is given up: the Redis server is a read-only replica" in caplog.text
 
 
 async def test_a_name_that_leads_to_a_replica_is_named_and_left_as_soon_as_it_follows(
