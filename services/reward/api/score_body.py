@@ -36,6 +36,7 @@ def parse_score_body(raw: bytes) -> ScoreBody:
 def _replace_bad_content(items: list[Any]) -> dict[int, str]:
     """Put stand-ins for bad content; the problems by index. Raises `ValidationError` for other problems."""
     refused: dict[int, str] = {}
+    without_scope = []
     for index, item in enumerate(items):
         try:
             ScoreItem.model_validate(item)
@@ -45,4 +46,10 @@ def _replace_bad_content(items: list[Any]) -> dict[int, str]:
                 raise
             items[index] = item | {name: STAND_INS[name] for name in problems}
             refused[index] = "; ".join(problems.values())
+            if "scope" in problems:
+                without_scope.append(index)
+    # A task may have rubrics of scopes alone, so that an item without a scope would refuse the request.
+    scope = next((item.get("scope") for index, item in enumerate(items) if index not in refused), None)
+    for index in without_scope:
+        items[index]["scope"] = scope
     return refused

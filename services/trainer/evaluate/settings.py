@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from regrade.contracts import Name
 from services.kit.http.addresses import split_urls
-from services.kit.settings import BearerKey
+from services.kit.settings import BearerKey, ServiceUrl
 from services.trainer.data.corpora import DataSettings
 from services.trainer.settings import FileSettings
 
@@ -39,7 +39,7 @@ class EvaluateSettings(FileSettings):
     pairs: Path | None = Field(
         None, description="JSONL of {prompt, better, worse}: measure how well the judge behind /score orders them."
     )
-    reward_url: str = Field("http://127.0.0.1:8700", description="Base URL of the reward service, for the pairs.")
+    reward_url: ServiceUrl = Field("http://127.0.0.1:8700", description="URL of the reward service, for the pairs.")
     reward_key: BearerKey = Field(SecretStr(""), description="API key for the reward service.")
 
     @model_validator(mode="after")

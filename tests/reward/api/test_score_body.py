@@ -7,8 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from services.kit.store.rubric_store import RubricStore
 from services.kit.store.trace_log import TraceLog
-from tests.support.builders import ESSAY, PROMPT, TASK
+from tests.conftest import StartReward
+from tests.support.builders import ESSAY, LINEAGE, PROMPT, TASK, activate, rubric
 
 GOOD = {"prompt": PROMPT, "completion": ESSAY}
 
@@ -68,6 +70,17 @@ def test_a_completion_of_any_length_is_flagged(http: httpx.Client, length: int) 
         long, good = _post(http, GOOD | {"completion": completion}, GOOD).json()["results"]
         assert (long["reward"], long["flags"], long["error"]) == (0.0, ["too_long"], None)
         assert good["reward"] is not None
+
+
+async def test_a_bad_scope_beside_rubrics_of_scopes_alone(start_reward: StartReward, store: RubricStore) -> None:
+    await activate(store, rubric(), lineage=LINEAGE._replace(task="scoped", scope="algebra"))
+    with httpx.Client(base_url=start_reward().url, timeout=60.0) as http:
+        items = [GOOD | {"scope": "no scope!"}, GOOD | {"scope": "algebra"}]
+        answer = _post(http, *items, task="scoped")
+    assert answer.status_code == 200, answer.text
+    bad, good = answer.json()["results"]
+    assert (bad["error"]["code"], good["rubric"]["scope"]) == ("invalid_item", "algebra")
+    assert good["reward"] is not None
 
 
 def test_a_batch_of_bad_items_has_an_outcome_each(http: httpx.Client) -> None:
