@@ -35,7 +35,12 @@ _ENVIRONMENT = {"wait_s": "REGRADE_BATCH_WAIT_S"}
 _EVALUATION_SPLITS = frozenset({"test", "val", "valid", "validation", "eval", "evaluation"})
 
 Unscored = Literal["error", "nan"]
-"""What a trainer without null gets for a sample without a reward: an exception, or NaN, which its filter leaves out."""
+"""What a trainer without null gets for a sample without a reward.
+
+`error` is an exception, which ends the sample, its group or the step. `nan` is only for a trainer whose filter leaves
+out a group that holds one: everywhere else it spreads to the advantages of the whole group.
+"""
+_HINT = "docs/trainers.md says how each trainer leaves out such a sample or its group"
 
 
 class UnscoredError(RegradeError):
@@ -117,7 +122,7 @@ def reward_of(result: ItemResult, unscored: Unscored) -> float:
     if unscored == "nan":
         return math.nan
     assert result.error is not None
-    raise UnscoredError(result.error.code, result.error.message)
+    raise UnscoredError(result.error.code, f"{result.error.message} ({_HINT})")
 
 
 def log_unscored(result: ItemResult) -> ItemResult:

@@ -29,6 +29,7 @@ class Peer:
         variables = {"REGRADE_URL": url, "REGRADE_TASK": task, "REGRADE_RUN": run, "PEER_RANK": str(rank)}
         variables["PEER_OPTIONS"] = options
         quiet = {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        quiet["LITELLM_LOCAL_MODEL_COST_MAP"] = "true"  # ART's import would fetch it
         if name != OWN:  # TRL's launcher would wait for the other ranks
             variables["RANK"] = str(rank)
         ENVIRONMENTS.parent.mkdir(exist_ok=True)  # absent in a fresh clone
