@@ -17,7 +17,10 @@ PROCESSES = {"valkey", "engine_stub", "services.reward"}
 
 
 def _named(process: psutil.Process) -> set[str]:
-    command = " ".join(process.cmdline())
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:  # it has ended, such as a Valkey's fork for a snapshot
+        return set()
     return {name for name in PROCESSES if name in command}
 
 
