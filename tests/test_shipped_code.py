@@ -42,6 +42,7 @@ READERS = (
 NO_READER = {
     "services/meta_reward/gate/lint.py": "reads the words of a validated rubric",
     "services/meta_reward/gate/quotations.py": "compares the letters of texts",
+    "services/reward/judge/special_tokens.py": "respells brackets, and reads no value",
 }
 
 

@@ -96,6 +96,8 @@ class FakeEngine:
         self.served = served
         self.owner: str | None = dialect if dialect in _IDENTITY else None
         """Who owns the model, as the list of models says; None for a server that does not say it."""
+        self.special: frozenset[str] = frozenset()
+        """Special tokens of the tokenizer, which the route `/tokenize` of llama.cpp tells."""
         self.models_status = 200
         """Status of the list of models."""
         self._batched = batched
@@ -165,6 +167,8 @@ class FakeEngine:
         if self._dialect in _IDENTITY:
             path, answer = _IDENTITY[self._dialect]
             app.router.add_get(path, partial(_identify, answer))
+        if self._dialect == "llamacpp":
+            app.router.add_post("/tokenize", self._tokenize)
         if self._dialect == "vllm" and self._batched:
             app.router.add_post("/v1/chat/completions/batch", self._batch)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
@@ -187,6 +191,12 @@ class FakeEngine:
             return web.json_response({"error": {"message": "no"}}, status=self.models_status)
         model = {"id": self.served, "object": "model"} | ({"owned_by": self.owner} if self.owner else {})
         return web.json_response({"object": "list", "data": [model]})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        words = body["content"].split("\n")
+        pieces = [[word] if body["parse_special"] and word in self.special else list(word) for word in words]
+        return web.json_response({"tokens": [{"id": 1, "piece": piece} for word in pieces for piece in word]})
 
     async def _chat(self, request: web.Request) -> web.Response:
         payload = await self._note(request)

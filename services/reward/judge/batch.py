@@ -11,6 +11,7 @@ from services.kit.results import CriterionScore, ItemError, Usage, total_usage
 from services.reward.judge.engine.base import Distribution, EngineAnswer, Sampling
 from services.reward.judge.engine_client import EngineClient, JudgeContext
 from services.reward.judge.prompt import JudgeConversation, JudgeItem
+from services.reward.judge.special_tokens import respelt_texts
 
 _LEVEL_TOKENS = tuple(str(level) for level in LEVELS)
 _SQUARES = tuple(level * level for level in LEVELS)
@@ -40,6 +41,8 @@ class ItemScores(NamedTuple):
     scores: dict[str, CriterionScore]
     error: ItemError | None
     usage: Usage
+    respelt: bool = False
+    """Whether the response held special tokens of the engine's tokenizer."""
 
 
 class Question(NamedTuple):
@@ -90,7 +93,8 @@ class JudgeBatch:
                 text = self._record(question, answer)
                 if text is not None:
                     texts.append((question, text))
-        return texts
+        respelt = await respelt_texts(self._context.engine, [text for _, text in texts])
+        return [(question, text) for (question, _), text in zip(texts, respelt, strict=True)]
 
     async def ask_levels(self, questions: Sequence[Question]) -> None:
         """Ask for the levels of each question's criteria, and record the distributions."""

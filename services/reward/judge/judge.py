@@ -7,6 +7,7 @@ from services.reward.judge.batch import ItemScores, JudgeBatch, JudgeLimits
 from services.reward.judge.engine_client import EngineClient, JudgeContext
 from services.reward.judge.modes import judge_mode
 from services.reward.judge.prompt import JudgeItem
+from services.reward.judge.special_tokens import respelt_items
 
 
 class Judge:
@@ -18,9 +19,13 @@ class Judge:
 
     async def judge(self, context: JudgeContext, mode: Mode, items: Sequence[JudgeItem]) -> list[ItemScores]:
         """Each item's scores, in order. A failed engine call is an error of its criteria alone."""
-        batch = JudgeBatch(self._client, context, self._limits, items)
+        safe = await respelt_items(context.engine, items)
+        batch = JudgeBatch(self._client, context, self._limits, safe)
         await judge_mode(mode).score(batch)
-        return batch.scores()
+        return [
+            scores._replace(respelt=item.response != given.response)
+            for scores, item, given in zip(batch.scores(), safe, items, strict=True)
+        ]
 
     @property
     def pause_s(self) -> float:

@@ -168,6 +168,8 @@ class ScoringPipeline:
         ]
         for state, judged in zip(states, await self._judge.judge(context, mode, items), strict=True):
             state.usage, state.error = judged.usage, judged.error
+            if judged.respelt and Flag.CONTROL_TOKENS not in state.flags:
+                state.flags.append(Flag.CONTROL_TOKENS)
             state.scores.update(judged.scores)
 
     def _system_turn(self, role: str, state: ScoringState, fence_key: bytes) -> PromptPart:

@@ -65,6 +65,10 @@ class Engine(Protocol):
         """The model's next turn as text."""
         ...
 
+    async def special_tokens(self, candidates: Sequence[str]) -> frozenset[str]:
+        """Those of the texts that its tokenizer takes for one special token; none where it cannot be found out."""
+        ...
+
     async def ready(self) -> bool:
         """Whether the server responds."""
         ...

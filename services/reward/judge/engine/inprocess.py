@@ -90,6 +90,11 @@ class InprocessEngine:
 
         return await for_each(conversations, complete)
 
+    async def special_tokens(self, candidates: Sequence[str]) -> frozenset[str]:
+        """See `Engine`. Of the tokens that were added to the vocabulary, all count as special."""
+        tokenizer: Any = self._llm.renderer.tokenizer
+        return frozenset(candidates) & frozenset(tokenizer.get_added_vocab())
+
     async def ready(self) -> bool:
         """Whether vLLM's process is alive."""
         return not self._llm.errored

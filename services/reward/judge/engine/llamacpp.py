@@ -5,6 +5,7 @@ otherwise returns the unconstrained distribution. An equal bias on every option 
 tokens without mass.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,18 @@ class LlamaCppEngine(OpenAIEngine):
         properties = await client.find(_PROPERTIES)
         slots = properties.get("total_slots") if isinstance(properties, dict) else None
         return cls(client, model, params=params, cache_slots=slots if isinstance(slots, int) and slots > 0 else 0)
+
+    async def _single_tokens(self, candidates: Sequence[str]) -> frozenset[str]:
+        """Those that are one token if special tokens are parsed, and not if they are taken as text."""
+        parsed, plain = await asyncio.gather(*(self._pieces(candidates, parse_special=on) for on in (True, False)))
+        return (parsed - plain) & frozenset(candidates)
+
+    async def _pieces(self, candidates: Sequence[str], *, parse_special: bool) -> frozenset[str]:
+        body = {"content": "\n" + "\n".join(candidates), "parse_special": parse_special, "with_pieces": True}
+        answer = await self._client.find("/tokenize", body)
+        tokens = answer.get("tokens") if isinstance(answer, dict) else None
+        pieces = [token.get("piece") for token in tokens or () if isinstance(token, dict)]
+        return frozenset(piece for piece in pieces if isinstance(piece, str))
 
     def _constraint(self, options: Sequence[str], positions: int) -> dict[str, Any]:
         alternatives = " | ".join(f'"{option}"' for option in options)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from services.kit.http.client import JsonClient
 from services.kit.http.errors import UpstreamDenied, UpstreamError, UpstreamMalformed, UpstreamRefused
 from services.kit.http.params import params_digest, with_params
+from services.kit.lru_cache import LruCache
 from services.reward.judge.engine.base import (
     ChatMessages,
     ChoiceResult,
@@ -46,6 +47,8 @@ _MIN_MASS = 0.05
 """With less probability on all options together the model meant another answer, and their ratio is noise (I3)."""
 
 NO_SUCH_ROUTE = frozenset({404, 405})
+_CANDIDATES_A_REQUEST = 2_048
+_MAX_CANDIDATES = 16_384
 NO_PARAMS: Mapping[str, Any] = {}
 
 T = TypeVar("T")
@@ -73,6 +76,7 @@ class OpenAIEngine:
         self.model = model
         self.identity = f"{model} {params_digest(params)}".rstrip()
         self.denial: UpstreamDenied | None = None
+        self._is_special: LruCache[str, bool] = LruCache(_MAX_CANDIDATES)
         self._controls = ControlQuestions(self._post)
 
     @classmethod
@@ -104,6 +108,24 @@ class OpenAIEngine:
         """See `Engine`. `UpstreamMalformed` where nothing was written."""
         payload = with_params(self._text_payload(sampling), self._params)
         return await self._complete(conversations, payload, text_of)
+
+    async def special_tokens(self, candidates: Sequence[str]) -> frozenset[str]:
+        """See `Engine`. All of them where the tokenizer does not respond."""
+        kinds = {text: self._is_special.find(text) for text in candidates}
+        new = [text for text, kind in kinds.items() if kind is None]
+        for start in range(0, len(new), _CANDIDATES_A_REQUEST):
+            chunk = new[start : start + _CANDIDATES_A_REQUEST]
+            try:
+                special = await self._single_tokens(chunk)
+            except UpstreamError:
+                return frozenset(candidates)
+            for text in chunk:
+                kinds[text] = self._is_special[text] = text in special
+        return frozenset(text for text, kind in kinds.items() if kind)
+
+    async def _single_tokens(self, candidates: Sequence[str]) -> frozenset[str]:
+        """The candidates that are one special token of the engine's tokenizer. Raises `UpstreamError`."""
+        return frozenset()
 
     async def ready(self) -> bool:
         """Whether the server responds, and refuses neither the key nor everything."""

@@ -77,6 +77,14 @@ class VllmEngine(OpenAIEngine):
             for index, (choice, usage) in enumerate(zip(choices, usages, strict=True))
         ]
 
+    async def _single_tokens(self, candidates: Sequence[str]) -> frozenset[str]:
+        """Those that are one token. vLLM always parses special ones, so that a plain token of that shape counts too."""
+        text = "\n" + "\n".join(candidates)
+        body = {"model": self.model, "prompt": text, "add_special_tokens": False, "return_token_strs": True}
+        answer = await self._client.find("/tokenize", body)
+        tokens = answer.get("token_strs") if isinstance(answer, dict) else None
+        return frozenset(token for token in tokens or () if isinstance(token, str)) & frozenset(candidates)
+
     def _constraint(self, options: Sequence[str], positions: int) -> dict[str, Any]:
         outputs = {"choice": list(options)} if positions == 1 else {"regex": one_option_a_line(options, positions)}
         return {"structured_outputs": outputs, "top_logprobs": len(options), **NEUTRAL_SAMPLING}
