@@ -1,18 +1,22 @@
 """`regrade doctor`: checks the services, measures the judge, and prints a remedy for each problem."""
 
-from rich.progress import track
+import time
+from typing import NamedTuple
+
+from rich.progress import Progress
 from rich.text import Text
 
-from regrade.cli.output import console
+from regrade.cli.output import console, print_notice
 from regrade.client import BlockingRewardClient
 from regrade.contracts import CycleStatus, Purpose, Rubric, ScoreItem
 from regrade.errors import AccessError, RegradeError
-from regrade.tasks import UnknownTaskError, load_pack
-from regrade.tasks.anchors import AnchorSet, build_anchors
+from regrade.tasks import BrokenTaskError, UnknownTaskError, load_pack
+from regrade.tasks.anchors import AnchorCase, AnchorSet, build_anchors
 
 GOOD_AUC = 0.7
 """Below it a judge orders fewer than 7 of 10 pairs correctly, and the gate can hardly tell candidates apart."""
-_BATCH = 8
+_BATCH = 4
+"""The small judge needs some seconds for more, and the limit of time is looked at between batches."""
 _PATIENCE_S = 3.0
 _ANY_TASK = "essay_writing"
 """Its starting rubric is scored to see whether the judge answers; any would do."""
@@ -29,25 +33,27 @@ _WEAK_JUDGE = (
 _WEAK_RUBRIC = f"below {GOOD_AUC}: run a cycle (regrade evolve), or put a more specific rubric"
 
 
-def examine(task: str, originals: int, url: str, meta_url: str, key: str) -> bool:
+def examine(task: str, originals: int, seconds: float, url: str, meta_url: str, key: str) -> bool:
     """Run and print every check; False if something is broken (a weak judge is only a warning)."""
     with (
         BlockingRewardClient(url, key=key, patience_s=_PATIENCE_S) as reward,
         BlockingRewardClient(meta_url, key=key, patience_s=_PATIENCE_S) as meta,
     ):
-        return _check_services(reward, meta, task, url, meta_url) and _check_judge(reward, task, originals)
+        return _check_services(reward, meta, task, url, meta_url) and _check_judge(reward, task, originals, seconds)
 
 
 def _check_services(
     reward: BlockingRewardClient, meta: BlockingRewardClient, task: str, url: str, meta_url: str
 ) -> bool:
-    if not _reachable(reward, "reward service", url, "start it: python -m services.reward"):
+    if not _reachable(reward, "reward service", url, "start it: make serve, or python -m services.reward"):
         return False
     dependencies = reward.readiness()
     for name, available in dependencies.items():
         problem = f"{_judge_problem(reward, task)}; " if name == "judge" and not available else ""
         _report(available, f"{name} behind the reward service", problem + _REMEDIES[name])
-    meta_reachable = _reachable(meta, "meta-reward service", meta_url, "start it: python -m services.meta_reward")
+    meta_reachable = _reachable(
+        meta, "meta-reward service", meta_url, "start it: make serve, or python -m services.meta_reward"
+    )
     return all(dependencies.values()) and _check_rubric(reward, task) and meta_reachable and _check_cycles(meta, task)
 
 
@@ -83,40 +89,76 @@ def _check_cycles(meta: BlockingRewardClient, task: str) -> bool:
     return not status.error
 
 
-def _check_judge(reward: BlockingRewardClient, task: str, originals: int) -> bool:
+def _check_judge(reward: BlockingRewardClient, task: str, originals: int, seconds: float) -> bool:
     try:
         pack = load_pack(task)
-    except UnknownTaskError as error:
+    except (UnknownTaskError, BrokenTaskError) as error:
         return _report(True, f"judge not measured: {error}")
-    anchors = build_anchors(pack, originals)
+    anchors, started = build_anchors(pack, originals), time.monotonic()
     try:
-        alone = _anchor_auc(reward, task, pack.starting_rubric, anchors, "the judge alone")
-        active = _anchor_auc(reward, task, reward.rubric(task), anchors, "the active rubric")
+        active = reward.rubric(task)
+        same = active.digest == pack.starting_rubric.digest
+        share = seconds if same else seconds / 2
+        alone = _measure(reward, task, pack.starting_rubric, anchors, "the judge alone", started + share)
+        current = alone if same else _measure(reward, task, active, anchors, "the active rubric", started + seconds)
     except RegradeError as error:
         return _report(False, "judge measured", f"{error}; look at the reward service's log")
-    if alone is None or active is None:
+    if not alone.pairs or not current.pairs:
         return _report(False, "judge measured", f"it gave no usable score: {_judge_problem(reward, task)}")
     _report(
-        alone >= GOOD_AUC, f"anchor AUC of the judge alone, one-line rubric: {alone:.2f}", _WEAK_JUDGE, warning=True
+        alone.auc >= GOOD_AUC,
+        f"anchor AUC of the judge alone, one-line rubric: {alone.text}",
+        f"{_WEAK_JUDGE}{alone.advice}",
+        warning=True,
     )
-    _report(active >= GOOD_AUC, f"anchor AUC of the active rubric: {active:.2f}", _WEAK_RUBRIC, warning=True)
+    if not same:
+        is_good, text = current.auc >= GOOD_AUC, f"anchor AUC of the active rubric: {current.text}"
+        _report(is_good, text, f"{_WEAK_RUBRIC}{current.advice}", warning=True)
     return True
 
 
-def _anchor_auc(reward: BlockingRewardClient, task: str, rubric: Rubric, anchors: AnchorSet, what: str) -> float | None:
-    """Share of (original, damaged) pairs in the right order, ties counting half; None without a scored pair."""
-    cases = (*anchors.originals, *anchors.damaged)
-    items = [case.item(index) for index, case in enumerate(cases)]
-    rewards: list[float | None] = []
-    for start in track(range(0, len(items), _BATCH), f"measuring {what}", console=console, transient=True):
-        answer = reward.score(task, items[start : start + _BATCH], rubric=rubric, purpose=Purpose.SHADOW)
-        rewards.extend(result.reward for result in answer.results)
-    wins = []
-    for case, damaged in zip(anchors.damaged, rewards[len(anchors.originals) :], strict=True):
-        original = rewards[case.original]
-        if original is not None and damaged is not None:
-            wins.append(1.0 if original > damaged else 0.5 if original == damaged else 0.0)
-    return sum(wins) / len(wins) if wins else None
+class _Measured(NamedTuple):
+    """Share of (original, damaged) pairs in the right order, ties counting half; of how many pairs, of how many."""
+
+    auc: float
+    pairs: int
+    all_pairs: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.auc:.2f} ({self.pairs} of {self.all_pairs} pairs)"
+
+    @property
+    def advice(self) -> str:
+        return "" if self.pairs == self.all_pairs else ". More pairs: --seconds 120"
+
+
+def _measure(
+    reward: BlockingRewardClient, task: str, rubric: Rubric, anchors: AnchorSet, what: str, deadline: float
+) -> _Measured:
+    """Score an original, then its damaged copies, then the next original, until the deadline."""
+    cases = sorted((*anchors.originals, *anchors.damaged), key=lambda case: case.original)
+    rewards: list[tuple[AnchorCase, float]] = []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        if not console.is_terminal:
+            print_notice(f"measuring {what}: {len(cases)} texts, {max(0.0, deadline - time.monotonic()):.0f} s at most")
+        bar = progress.add_task(f"measuring {what}", total=len(cases))
+        for start in range(0, len(cases), _BATCH):
+            if start and time.monotonic() >= deadline:
+                break
+            batch = cases[start : start + _BATCH]
+            items = [case.item(start + index) for index, case in enumerate(batch)]
+            answer = reward.score(task, items, rubric=rubric, purpose=Purpose.SHADOW)
+            results = zip(batch, answer.results, strict=True)
+            rewards += [(case, result.reward) for case, result in results if result.reward is not None]
+            progress.advance(bar, len(batch))
+    originals = {case.original: value for case, value in rewards if case.kind == "original"}
+    wins = [
+        1.0 if originals[case.original] > value else 0.5 if originals[case.original] == value else 0.0
+        for case, value in rewards
+        if case.kind != "original" and case.original in originals
+    ]
+    return _Measured(sum(wins) / len(wins) if wins else 0.0, len(wins), len(anchors.damaged))
 
 
 def _reachable(client: BlockingRewardClient, name: str, url: str, remedy: str) -> bool:

@@ -85,6 +85,9 @@ def score(
 def doctor(
     task: Annotated[str, typer.Argument(help="A task that has a task pack.")] = "essay_writing",
     originals: Annotated[int, typer.Option(min=2, help="Number of trusted originals to measure the judge on.")] = 8,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="Time for measuring the judge, which is then cut short.")
+    ] = 12.0,
     url: UrlOption = DEFAULT_URL,
     meta_url: MetaUrlOption = DEFAULT_META_URL,
     key: KeyOption = "",
@@ -95,10 +98,10 @@ def doctor(
     Its anchor AUC is the share of pairs in the right order: 0.5 is chance, below 0.7 is too weak.
     Ends with status 1 if something is broken.
 
-    Example: regrade doctor essay_writing --originals 16
+    Example: regrade doctor essay_writing --originals 16 --seconds 120
     """
     with errors_without_traceback():
-        healthy = examine(task, originals, url, meta_url, key)
+        healthy = examine(task, originals, seconds, url, meta_url, key)
     if not healthy:
         raise typer.Exit(1)
 

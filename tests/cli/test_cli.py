@@ -184,6 +184,22 @@ def test_doctor_with_a_judge_that_can_not(urls: list[str], fake_engine: FakeEngi
     assert "stronger model" in report
 
 
+def test_doctor_measures_for_a_limited_time(urls: list[str], fake_engine: FakeEngine, tmp_path: Path) -> None:
+    """One batch at least; the report says how many pairs it rests on. With another rubric active, both are measured."""
+    fake_engine.script = _knows_honest_text
+    cut_short = fine("doctor", TASK, "--originals", "4", "--seconds", "0", *urls)
+    assert "measuring the judge alone: 32 texts, 0 s at most" in cut_short
+    assert "(3 of 28 pairs)" in cut_short
+    assert "active rubric:" not in cut_short.replace("active rubric of", "")
+    own = tmp_path / "own.json"
+    own.write_text(rubric(llm(), min_words(12)).model_dump_json())
+    fine("rubric", "put", TASK, str(own), "--reason", "house style", *urls[:2])
+    both = fine("doctor", TASK, "--originals", "4", "--seconds", "600", *urls)
+    assert "measuring the active rubric: 32 texts" in both
+    assert both.count("(28 of 28 pairs)") == 2
+    assert fake_engine.calls
+
+
 def test_doctor_finds_what_is_unavailable(urls: list[str], fake_engine: FakeEngine) -> None:
     fake_engine.stop()
     result = run("doctor", TASK, *urls)
@@ -192,7 +208,7 @@ def test_doctor_finds_what_is_unavailable(urls: list[str], fake_engine: FakeEngi
     assert "check the judge engine" in result.output
     result = run("doctor", TASK, "--url", "http://127.0.0.1:9", "--meta-url", "http://127.0.0.1:9")
     assert result.exit_code == 1
-    assert "start it: python -m services.reward" in result.output
+    assert "start it: make serve, or python -m services.reward" in result.output
 
 
 def test_the_worker_and_its_traces(urls: list[str]) -> None:

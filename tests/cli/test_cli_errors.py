@@ -143,7 +143,7 @@ def test_doctor_without_redis(running: ExitStack, start_reward: StartReward) -> 
 def test_doctor_without_meta_reward(reward_url: str) -> None:
     report = _doctor_says("--url", reward_url, "--meta-url", DEAD)
     assert "broken  meta-reward service" in report
-    assert "start it: python -m services.meta_reward" in report
+    assert "start it: make serve, or python -m services.meta_reward" in report
 
 
 def test_doctor_without_a_rubric(running: ExitStack, start_reward: StartReward, redis_url: str) -> None:
