@@ -8,11 +8,12 @@ import typer
 
 from regrade.cli.groups import ListGroup
 from regrade.cli.output import fail, print_table, print_text
-from regrade.tasks import BrokenTaskError, UnknownTaskError, available_tasks, load_pack
+from regrade.tasks import BrokenTaskError, TaskPack, UnknownTaskError, available_tasks, load_pack
 from regrade.tasks.pack import TASKS_DIR, Evaluator, Kind, read_pack
 from regrade.tasks.scaffold import new_pack
 from regrade.tasks.validate import findings
 
+_DEFAULT_FOLDER = Path("tasks")
 _HELP = """Task packs: a folder with prompts, rubrics and anchors for each task. `regrade tasks` lists them.
 
 Example: regrade tasks new haiku --in my-tasks
@@ -34,7 +35,7 @@ def list_tasks() -> None:
 @app.command()
 def new(
     task: Annotated[str, typer.Argument(help="Name of the task: letters, digits, _ . and -.")],
-    folder: Annotated[Path, typer.Option("--in", help="Folder for your packs; created if missing.")] = Path("tasks"),
+    folder: Annotated[Path, typer.Option("--in", help="Folder for your packs; created if missing.")] = _DEFAULT_FOLDER,
     kind: Annotated[
         Kind, typer.Option(help="breadth: one rubric for all prompts. depth: guidelines for each scope.")
     ] = "breadth",
@@ -60,20 +61,30 @@ def validate(
 ) -> None:
     """Check a task pack; ends with status 1 if it cannot be used for training.
 
+    A warning is no error: a new pack is valid, and its example lines are named.
+
     Example: regrade tasks validate my-tasks/haiku
     """
     try:
-        pack = read_pack(Path(task).resolve()) if Path(task).is_dir() else load_pack(task)
+        pack = _named(task)
     except (BrokenTaskError, UnknownTaskError) as error:
         fail(str(error))
     problems = findings(pack)
     for problem in problems:
-        mark, style = ("error", "red") if problem.fatal else ("advice", "yellow")
+        mark, style = ("error", "red") if problem.fatal else ("warning", "yellow")
         print_text(f"{mark}: {problem.text}", style)
     if any(problem.fatal for problem in problems):
         raise typer.Exit(1)
     prompts, originals = len(pack.prompts), len(pack.originals)
     print_text(f"{pack.name} is valid: {prompts} prompts, {originals} trusted originals", style="green")
+
+
+def _named(task: str) -> TaskPack:
+    """The pack in a folder, of a task, or in the folder that `tasks new` writes to by default."""
+    if Path(task).is_dir():
+        return read_pack(Path(task).resolve())
+    made = _DEFAULT_FOLDER / task
+    return read_pack(made.resolve()) if task not in available_tasks() and made.is_dir() else load_pack(task)
 
 
 def _row(task: str) -> tuple[object, ...]:

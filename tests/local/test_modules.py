@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 from services.local.engine import gguf_path
 from services.local.processes import Processes, StackError
-from services.local.valkey import PASSWORD_VARIABLE
+from services.local.valkey import PASSWORD_VARIABLE, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -101,3 +101,20 @@ def test_a_process_that_dies_while_another_works_is_named(tmp_path: Path) -> Non
         processes.start("server", [sys.executable, "-c", "pass"])
         with pytest.raises(StackError, match=r"server ended with status 0; see .*server\.log"):
             processes.wait_for_end("job", 90.0)
+
+
+def test_valkey_on_a_port_of_ones_own_prints_its_url(tmp_path: Path) -> None:
+    """As docs/judges.md starts it; a port in use ends it with one line."""
+    port = free_port()
+    command = [sys.executable, "-m", "services.local.valkey", "--folder", str(tmp_path / "data"), "--port", str(port)]
+    log = tmp_path / "valkey.log"
+    with Processes(tmp_path) as processes:
+        processes.start("valkey", command)
+        processes.wait_for("valkey", lambda: "ready" in log.read_text(), 90.0)
+        url = log.read_text().split()[1].rstrip(";")
+        with Redis.from_url(url) as redis:
+            assert redis.ping()
+        other = _run("services.local.valkey", "--folder", str(tmp_path / "other"), "--port", str(port))
+        assert other.returncode == 1
+        assert f"does not start on port {port}" in other.stderr
+        assert "Traceback" not in other.stderr

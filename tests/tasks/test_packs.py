@@ -113,6 +113,10 @@ def test_every_skeleton_can_be_trained_on(tmp_path: Path, kind: Any, evaluator: 
     place = new_pack(tmp_path, "mine", kind=kind, evaluator=evaluator)
     pack = read_pack(place)
     assert (pack.kind, pack.evaluator) == (kind, evaluator)
+    result = CliRunner().invoke(app, ["tasks", "validate", str(place)])
+    assert result.exit_code == 0, result.output
+    assert "warning: anchors.jsonl: 24 of 24 lines are still the examples of a new pack: a1, a2" in result.stdout
+    assert result.stdout.endswith("mine is valid: 4 prompts, 24 trusted originals\n")
     assert [finding for finding in findings(pack) if finding.fatal] == []
     assert len(build_anchors(pack, 24).originals) >= MIN_ORIGINALS
     with pytest.raises(FileExistsError):
@@ -189,6 +193,18 @@ def test_the_command_creates_validates_and_lists(tmp_path: Path, monkeypatch: py
     listed = run.invoke(app, ["tasks", "list"])
     assert "broken" in listed.output
     assert all(task in listed.output for task in SHIPPED)
+
+
+def test_a_new_pack_is_validated_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(TASKS_DIR, raising=False)
+    assert CliRunner().invoke(app, ["tasks", "new", "limerick"]).exit_code == 0
+    assert "limerick is valid" in CliRunner().invoke(app, ["tasks", "validate", "limerick"]).stdout
+    (tmp_path / "empty").mkdir()
+    for name, message in (("limmerick", "no task pack 'limmerick'"), ("empty", "task.toml"), ("tasks", "task.toml")):
+        result = CliRunner().invoke(app, ["tasks", "validate", name])
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        assert message in result.stderr
 
 
 def test_essay_pack() -> None:

@@ -219,3 +219,16 @@ def test_the_fit_command_writes_clusters(tmp_path: Path) -> None:
     assert "algebra/c1" in result.output
     clustered = examples(DataSettings(clusters=str(out)), load_pack("math_reasoning"), 0)
     assert all(example.scope and "/c" in example.scope for example in clustered)
+
+
+@pytest.mark.parametrize("task", ["math_reasoning", "essay_writing"])
+def test_the_samples_of_a_task_are_previewed_without_the_hub(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.trainer.data.sources._hub", lambda *_: pytest.fail("asks the hub"))
+    result = CliRunner().invoke(app, ["preview", "samples", "--task", task])
+    assert result.exit_code == 0, result.output
+    count = len(load_pack(task).prompts)
+    assert f"{count} examples of the first {count} rows" in result.output
+    no_task = CliRunner().invoke(app, ["preview", "samples"])
+    assert (no_task.exit_code, "--task" in no_task.output) == (1, True)
+    unknown = CliRunner().invoke(app, ["preview", "samples", "--task", "none"])
+    assert (unknown.exit_code, "no task pack 'none'" in unknown.output) == (1, True)

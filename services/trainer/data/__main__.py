@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from regrade.tasks import BrokenTaskError, UnknownTaskError, load_pack
-from services.trainer.data.corpora import DataSettings, examples, open_source
-from services.trainer.data.mapping import Columns, ExampleReader, MappingError
+from regrade.tasks import BrokenTaskError, UnknownTaskError, available_tasks, load_pack
+from services.trainer.data.corpora import SAMPLES, DataSettings, examples, open_source
+from services.trainer.data.mapping import Columns, Example, ExampleReader, MappingError
 from services.trainer.data.scopes import Clusters
 from services.trainer.data.sources import SourceError
 
@@ -24,7 +24,9 @@ console = Console()
 _PREVIEW_ROWS = 2_000
 _PREVIEW_CHARS = 600
 
-Source = Annotated[str, typer.Argument(help="A corpus, file, folder, dataset of the hub, or reasoning-gym:<dataset>.")]
+Source = Annotated[
+    str, typer.Argument(help="samples, a corpus, file, folder, dataset of the hub, or reasoning-gym:<dataset>.")
+]
 Prompt = Annotated[str, typer.Option(help="Column of the prompt, or a text with {column} slots.")]
 Reference = Annotated[str | None, typer.Option(help="Column of the reference.")]
 ScopeColumn = Annotated[str | None, typer.Option(help="Column of the scope.")]
@@ -53,6 +55,7 @@ def _fail(message: str) -> typer.Exit:
 @app.command()
 def preview(
     source: Source,
+    task: Annotated[str, typer.Option(help="The task whose pack has the samples, for the source `samples`.")] = "",
     prompt: Prompt = "",
     reference: Reference = None,
     scope: ScopeColumn = None,
@@ -62,25 +65,40 @@ def preview(
     split: Split = "train",
     count: Annotated[int, typer.Option(min=1, help="Examples to print.")] = 3,
 ) -> None:
-    """Print examples as training reads them, the rows skipped by reason, and the settings for a YAML file."""
+    """Print examples as training reads them, the rows skipped by reason, and the settings for a YAML file.
+
+    Example: python -m services.trainer.data preview mine.jsonl --prompt "{title}: {question}" --reference answer
+    """
     settings = _settings(source, prompt, reference, scope, where, path=path, subset=subset, split=split)
     try:
-        rows, columns = open_source(settings, seed=0)
-        reader = ExampleReader(columns)
-        read = list(reader.examples(islice(rows, _PREVIEW_ROWS)))
-    except (SourceError, MappingError) as error:
+        read, skipped = _samples(task) if source == SAMPLES else _first_examples(settings)
+    except (SourceError, MappingError, UnknownTaskError, BrokenTaskError, OSError) as error:
         raise _fail(str(error)) from error
     for example in read[:count]:
         body = Text(example.prompt[:_PREVIEW_CHARS] + ("…" if len(example.prompt) > _PREVIEW_CHARS else ""))
         subtitle = f"reference: {(example.reference or 'none')[:80]}   scope: {example.scope or 'none'}"
         console.print(Panel(body, subtitle=Text(subtitle)))
-    console.print(f"{len(read)} examples of the first {len(read) + reader.skipped.total()} rows")
-    for reason, number in reader.skipped.items():
+    console.print(f"{len(read)} examples of the first {len(read) + skipped.total()} rows")
+    for reason, number in skipped.items():
         console.print(f"skipped, {reason}: {number}", markup=False)
     for name, number in Counter(example.scope for example in read if example.scope).most_common(20):
         console.print(f"scope {name}: {number}", markup=False)
     yaml_settings = json.dumps(settings.model_dump(mode="json", exclude_defaults=True))
     console.print(f"data: {yaml_settings}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _samples(task: str) -> tuple[list[Example], Counter[str]]:
+    if not task:
+        raise SourceError(
+            f"{SAMPLES} are the prompts of a task pack: name it with --task, one of {', '.join(available_tasks())}"
+        )
+    return [Example(p.prompt, p.reference, p.scope) for p in load_pack(task).prompts], Counter()
+
+
+def _first_examples(settings: DataSettings) -> tuple[list[Example], Counter[str]]:
+    rows, columns = open_source(settings, seed=0)
+    reader = ExampleReader(columns)
+    return list(reader.examples(islice(rows, _PREVIEW_ROWS))), reader.skipped
 
 
 @scopes.command()
@@ -95,7 +113,10 @@ def fit(
     limit: Annotated[int, typer.Option(min=1, help="Prompts to cluster.")] = 5_000,
     seed: int = 0,
 ) -> None:
-    """Cluster the prompts of a dataset, separately for each label if it has labels."""
+    """Cluster the prompts of a dataset, separately for each label if it has labels.
+
+    Example: python -m services.trainer.data scopes fit math_reasoning samples --clusters 3 --out clusters.json
+    """
     settings = _settings(source, prompt, None, scope, [], path=path).model_copy(update={"limit": limit})
     try:
         prompts = examples(settings, load_pack(task), seed)

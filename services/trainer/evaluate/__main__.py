@@ -5,14 +5,15 @@ import logging
 import secrets
 import sys
 
-from regrade import BlockingRewardClient
-from regrade.contracts import LabelledPair
-from regrade.tasks import TaskPack, load_pack
+from regrade import BlockingRewardClient, RegradeError
+from regrade.tasks import BrokenTaskError, TaskPack, UnknownTaskError, load_pack
 from services.kit.http.client import JsonClient, open_session
 from services.kit.private_files import keep_files_private
 from services.kit.settings import read_settings
 from services.trainer.data.corpora import examples
-from services.trainer.evaluate.completions import completions_of, write_completions
+from services.trainer.data.mapping import MappingError
+from services.trainer.data.sources import SourceError
+from services.trainer.evaluate.completions import EntrantError, completions_of, read_pairs, write_completions
 from services.trainer.evaluate.metrics import Metrics, judge_validity, task_metrics
 from services.trainer.evaluate.ratings import rate
 from services.trainer.evaluate.report import Comparison, table, write_report
@@ -36,7 +37,12 @@ def evaluate(settings: EvaluateSettings) -> Comparison:
     for name, entrant in settings.entrants.items():
         log.info("completions of %s", name)
         completions[name] = completions_of(
-            entrant, prompts, max_tokens=settings.max_completion_tokens, batch=settings.batch, use_cpu=settings.use_cpu
+            entrant,
+            prompts,
+            max_tokens=settings.max_completion_tokens,
+            batch=settings.batch,
+            use_cpu=settings.use_cpu,
+            in_template=pack.for_policy,
         )
         write_completions(settings.out / f"{name}.jsonl", prompts, completions[name])
     ratings, bill = None, {}
@@ -74,18 +80,23 @@ def _bill(settings: EvaluateSettings, result: TournamentResult) -> Metrics:
 def _validity(settings: EvaluateSettings) -> Metrics:
     if settings.pairs is None:
         return {}
-    lines = settings.pairs.read_text(encoding="utf-8").splitlines()
-    pairs = [LabelledPair.model_validate_json(line) for line in lines if line.strip()]
+    pairs = read_pairs(settings.pairs)
     with BlockingRewardClient(settings.reward_url, key=settings.reward_key.get_secret_value()) as client:
         return judge_validity(client, settings.task, pairs)
 
 
 def main() -> None:
-    """Read files, environment and options, then evaluate."""
+    """Read files, environment and options, then evaluate. An input that cannot be used ends it with one line."""
     logging.basicConfig(level=logging.INFO)
     keep_files_private()
     kind, arguments = with_files(EvaluateSettings, sys.argv[1:])
-    sys.stdout.write(table(evaluate(read_settings(kind, arguments))))
+    settings = read_settings(kind, arguments)
+    try:
+        comparison = evaluate(settings)
+    except (EntrantError, SourceError, MappingError, UnknownTaskError, BrokenTaskError, RegradeError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    sys.stdout.write(table(comparison))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_an_entrant_without_completions_is_an_error(tmp_path: Path) -> None:
     path.write_text('{"prompt": "x", "completion": "y"}\n')
     with pytest.raises(EntrantError, match="1 of 2"):
         completions_of(str(path), ["x", "z"], max_tokens=1, batch=1, use_cpu=True)
-    with pytest.raises(EntrantError, match="no file"):
+    with pytest.raises(EntrantError, match="No such file"):
         completions_of(str(tmp_path / "none.jsonl"), ["x"], max_tokens=1, batch=1, use_cpu=True)
 
 
@@ -196,3 +196,61 @@ def test_the_command_names_what_is_missing() -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 2
     assert "entrants" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("not json", "own.jsonl, line 2: not an object with the texts prompt and completion. A valid line: {"),
+        ('["prompt"]', "line 2: not an object"),
+        ('{"prompt": "Why trees?"}', "line 2: not an object"),
+        ('{"prompt": "Why trees?", "completion": 1}', "line 2: not an object"),
+        ('{"prompt": "Why trees?", "completion": "Shade."}', "no completion for 1 of 1 prompts, such as 'Why rivers?'"),
+    ],
+)
+def test_a_file_of_completions_is_explained(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(EntrantError) as caught:
+        completions_of(str(path), ["Why rivers?"], max_tokens=1, batch=1, use_cpu=True)
+    assert message in str(caught.value)
+    assert (f'--data \'{{"source": "{path}"}}\'' in str(caught.value)) == ("no completion" in message)
+
+
+def test_a_users_own_prompts_and_completions(tmp_path: Path) -> None:
+    """One file is the source of the prompts and the entrant; its prompts have no template, those of the task have."""
+    path = tmp_path / "own.jsonl"
+    rows = [
+        {"prompt": f"Sum {n} and 1.", "completion": f"It is \\boxed{{{n + 1}}}.", "reference": str(n + 1)}
+        for n in range(4)
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    result = evaluate(
+        EvaluateSettings.model_validate(
+            {
+                "task": "math_reasoning",
+                "data": {"source": str(path), "columns": {"prompt": "prompt", "reference": "reference"}},
+                "entrants": {"mine": str(path)},
+                "out": tmp_path / "out",
+            }
+        )
+    )
+    assert (result.prompts, result.figures["mine"]["accuracy"]) == (4, 100.0)
+
+
+@pytest.mark.slow
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text("")
+    for options, message in (
+        (["--entrants", json.dumps({"mine": str(path)})], "no completion for"),
+        (["--pairs", str(path)], "own.jsonl is empty. A valid line: {"),
+        (["--pairs", str(tmp_path / "none")], "none cannot be read"),
+        (["--task", "no_such", "--pairs", str(path)], "no task pack 'no_such'"),
+        (["--data", '{"source": "none.jsonl"}', "--pairs", str(path)], "no file none.jsonl"),
+    ):
+        command = [sys.executable, "-m", "services.trainer.evaluate", "--out", str(tmp_path / "out"), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        assert [line for line in done.stderr.splitlines() if line.startswith("error: ") and message in line]
+        assert "Traceback" not in done.stderr
