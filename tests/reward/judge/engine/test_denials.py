@@ -81,7 +81,7 @@ def test_doctor_says_why_the_judge_gives_no_score(
     fake_engine.script = lambda _: Reply({"error": {"message": "no money"}}, status=402)
     service = start_reward(bootstrap_tasks=[TASK])
     httpx.post(f"{service.url}/score", json=_body(1))
-    assert not examine(TASK, 2, service.url, service.url, "")
+    assert not examine(TASK, 2, 60.0, service.url, service.url, "")
     assert "the judge has no credit for this key: HTTP 402" in capsys.readouterr().out.replace("\n", " ")
 
 
