@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from regrade.contracts.base import Contract, Count, Number, canonical_json
 
+MOST_WORDS, MOST_SENTENCES = 20_000, 1_000
 MAX_SCHEMA_BYTES = 8_192
 _REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 
@@ -26,7 +27,7 @@ class MinWords(CheckParameters):
     """At least `words` words; below it the value falls linearly to 0."""
 
     check: Literal["min_words"]
-    words: Count = Field(ge=1, le=20_000)
+    words: Count = Field(ge=1, le=MOST_WORDS)
     """Smallest number of words."""
 
 
@@ -34,7 +35,7 @@ class MaxWords(CheckParameters):
     """At most `words` words; above it the value falls linearly to 0 at twice the limit."""
 
     check: Literal["max_words"]
-    words: Count = Field(ge=1, le=20_000)
+    words: Count = Field(ge=1, le=MOST_WORDS)
     """Largest number of words."""
 
 
@@ -42,7 +43,7 @@ class MinSentences(CheckParameters):
     """At least `sentences` sentences; below it the value falls linearly to 0."""
 
     check: Literal["min_sentences"]
-    sentences: Count = Field(ge=1, le=1_000)
+    sentences: Count = Field(ge=1, le=MOST_SENTENCES)
     """Smallest number of sentences."""
 
 

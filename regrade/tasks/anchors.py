@@ -15,10 +15,14 @@ from typing import NamedTuple
 from regrade.contracts import LabelledPair, ScoreItem, sha256_of
 from regrade.tasks.pack import Original, TaskPack
 
-_WORD = re.compile(r"\w+")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Scripts without blanks between words: there a character stands in for a word."""
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_SENTENCE = re.compile(r"(?<=[.!?؟۔])\s+|(?<=[。！？।॥။។።])\s*(?=\S)")
 _VISIBLE_SHARE = 0.4
 """Proposers need examples, and the gate needs more of them for its statistical power."""
+_FEW_BLANKS = 4
+"""Words to a blank above which a text is cut between characters."""
 _MAX_KEYWORDS = 40
 _MIN_KEYWORD_LETTERS = 5
 _VERSION_DIGITS = 12
@@ -94,9 +98,11 @@ def first_line(original: Original, rng: random.Random, others: Sequence[Original
 
 def cut_off(original: Original, rng: random.Random, others: Sequence[Original]) -> str:
     """The beginning, up to the middle of a sentence."""
-    tokens = original.completion.split(" ")
+    tokens, blank = original.completion.split(" "), " "
+    if len(_WORD.findall(original.completion)) > _FEW_BLANKS * len(tokens):
+        tokens, blank = list(original.completion), ""
     end = max(1, int(len(tokens) * rng.uniform(0.55, 0.75)))
-    return " ".join(tokens[:end]).rstrip(" .,;:!?\n")
+    return blank.join(tokens[:end]).rstrip(" .,;:!?\n。，、；：！？।")
 
 
 def shuffled(original: Original, rng: random.Random, others: Sequence[Original]) -> str:

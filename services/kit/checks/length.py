@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from regrade.contracts.checks import MaxWords, MinSentences, MinWords
+from regrade.contracts.checks import MOST_SENTENCES, MOST_WORDS, MaxWords, MinSentences, MinWords
 from services.kit.checks.base import CheckEntry, CheckInput, CheckNeed, TextPair, ramp, share, tenth_percentile
 from services.kit.text.segments import sentence_count, words
 
@@ -15,7 +15,7 @@ def _min_words(check: MinWords, texts: CheckInput) -> float:
 
 
 def _propose_min_words(produced: Sequence[TextPair], trusted: Sequence[TextPair]) -> CheckNeed | None:
-    limit = int(0.8 * tenth_percentile(len(words(text)) for _, text in trusted))
+    limit = min(MOST_WORDS, int(0.8 * tenth_percentile(len(words(text)) for _, text in trusted)))
     if limit < 1:
         return None
     missing = share(len(words(text)) < limit for _, text in produced)
@@ -27,7 +27,7 @@ def _max_words(check: MaxWords, texts: CheckInput) -> float:
 
 
 def _propose_max_words(produced: Sequence[TextPair], trusted: Sequence[TextPair]) -> CheckNeed | None:
-    limit = int(-1.25 * tenth_percentile(-len(words(text)) for _, text in trusted))
+    limit = min(MOST_WORDS, int(-1.25 * tenth_percentile(-len(words(text)) for _, text in trusted)))
     if limit < 1:
         return None
     missing = share(len(words(text)) > limit for _, text in produced)
@@ -39,7 +39,7 @@ def _min_sentences(check: MinSentences, texts: CheckInput) -> float:
 
 
 def _propose_min_sentences(produced: Sequence[TextPair], trusted: Sequence[TextPair]) -> CheckNeed | None:
-    limit = int(0.8 * tenth_percentile(sentence_count(text) for _, text in trusted))
+    limit = min(MOST_SENTENCES, int(0.8 * tenth_percentile(sentence_count(text) for _, text in trusted)))
     if limit < _FEWEST_SENTENCES:
         return None
     missing = share(sentence_count(text) < limit for _, text in produced)

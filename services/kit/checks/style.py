@@ -10,6 +10,8 @@ from services.kit.text.segments import ends_properly, words
 
 _MIN_LANGUAGE_BYTES = 20
 """In UTF-8. A shorter completion passes: its language would be a guess, and to refuse it is for other checks."""
+_CODE_LETTERS = 2
+"""Of ISO 639-1; the model also gives codes of three letters, for rare languages and for no language."""
 _NGRAM = 4
 _TOPIC_SHARE = 0.25
 """Share of a prompt's content words that tells an answer to it from an answer to another prompt."""
@@ -27,6 +29,8 @@ def _propose_language(produced: Sequence[TextPair], trusted: Sequence[TextPair])
     if len(languages) != 1:
         return None
     expected = languages.pop()
+    if len(expected) != _CODE_LETTERS:
+        return None
     missing = share(language_of(text) not in (expected, UNKNOWN_LANGUAGE) for _, text in produced)
     return CheckNeed(Language(check="language", language=expected), missing)
 
@@ -50,6 +54,8 @@ def _propose_not_repetitive(produced: Sequence[TextPair], trusted: Sequence[Text
         return distinct_share(words(text), _NGRAM)
 
     limit = round(0.95 * tenth_percentile(distinct(text) for _, text in trusted), 2)
+    if limit <= 0.0:
+        return None
     check = NotRepetitive(check="not_repetitive", ngram=_NGRAM, min_distinct=limit)
     return CheckNeed(check, share(distinct(text) < limit for _, text in produced))
 

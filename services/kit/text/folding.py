@@ -17,14 +17,18 @@ LOOKALIKES = str.maketrans(
     "aeopcyxijshdqwbkmhtABEKMHOPCTYXIJSoaeptuvikhABEZHIKMNOPTYXig",
 )
 """Letters of other scripts that look like Latin ones."""
-_SENTENCES = dict.fromkeys(map(ord, "\ufdfa\ufdfb"), " ")
+_SENTENCES = frozenset("\ufdfa\ufdfb")
 """Two characters that stand for whole sentences, with 18 and 8 characters in compatibility form."""
 _MARK_FLOOD = re.compile(f"([{MARKS}]{{{_MAX_MARKS}}})[{MARKS}]+")
 
 
 def bounded_marks(text: str) -> str:
     """The text with at most 16 marks behind each other, so that normalising it takes linear time."""
-    return text if text.isascii() else _MARK_FLOOD.sub(r"\1", text.translate(_SENTENCES))
+    if text.isascii():
+        return text
+    if not _SENTENCES.isdisjoint(text):
+        text = text.translate(dict.fromkeys(map(ord, _SENTENCES), " "))
+    return _MARK_FLOOD.sub(r"\1", text)
 
 
 def compatible(text: str) -> str:

@@ -4,6 +4,7 @@ The flags are evidence for the meta-reward service: no number is read from a tex
 RE2 matches in linear time. Most texts match nothing, which one pass over all patterns at once establishes.
 """
 
+import unicodedata
 from typing import Any
 
 import re2
@@ -91,6 +92,7 @@ _PATTERNS = {
     Flag.INSTRUCTION: _INSTRUCTION,
 }
 _ASCII = bytes(range(0x80))
+_LOOKALIKES = frozenset(map(chr, LOOKALIKES))
 
 
 def _compiled(*patterns: str) -> Any:
@@ -108,7 +110,7 @@ def injection_flags(completion: bytes) -> tuple[Flag, ...]:
     """A flag for each kind of injection pattern in a completion (UTF-8, without hidden characters)."""
     texts = [completion]
     unusual = completion.translate(None, _ASCII).decode("utf-8", "replace")
-    if unusual and _latin(unusual) != unusual:
+    if unusual and not (_LOOKALIKES.isdisjoint(unusual) and unicodedata.is_normalized("NFKC", unusual)):
         texts.append(_latin(completion.decode("utf-8", "replace")).encode())
     suspects = [text for text in texts if _ANY.search(text)]
     if not suspects:
