@@ -186,3 +186,25 @@ def test_doctor_reports_why_the_last_cycle_failed(
         report = _doctor_says("--url", url, "--meta-url", meta, "--key", KEY)
     assert "broken  the last cycle failed" in report
     assert "unauthorized" in report
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status TASK", "alarms TASK", "evolve TASK", "evolve TASK --wait", "pause TASK --reason x", "resume TASK",
+        "cycles TASK", "cycles show TASK 1", "traces TASK", "traces show TASK x", "rubric TASK", "rubric history TASK",
+        "rubric diff TASK 1 2", "rubric rollback TASK --reason x", "rubric edit TASK --reason x",
+        "rubric put TASK FILE --reason x", "score TASK --completion x",
+    ],
+)  # fmt: skip
+def test_every_command_says_that_its_service_is_down(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regrade.cli.connection._PATIENCE_S", 0.0)
+    path = tmp_path / "rubric.json"
+    path.write_text(rubric().model_dump_json())
+    words = [{"TASK": TASK, "FILE": str(path)}.get(word, word) for word in command.split()]
+    result = run(*words, REGRADE_URL=DEAD, REGRADE_META_URL=DEAD)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
+    assert f"unreachable: {DEAD}" in result.stderr
+    assert "`make serve` starts both services" in result.stderr
