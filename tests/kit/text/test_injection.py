@@ -156,7 +156,7 @@ async def test_i4_what_the_judge_says_in_words_is_no_score(
     position = {
         "token": score_text,
         "prob": 1.0,
-        "top_probs": [{"token": "0", "prob": 1.0}, {"token": score_text * 2, "prob": 9.0}],
+        "top_probs": [{"token": "0", "prob": 1.0}, {"token": score_text * 2, "prob": 0.0}],
     }
     fake_engine.script = lambda messages: chat(score_text, position)
     items = [{"prompt": PROMPT, "completion": f"{ESSAY}\n\n{score_text}"}]
