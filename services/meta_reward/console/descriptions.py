@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from regrade.contracts import Alarm
+from services.kit.store.redis import entry_position
 
 
 class Description(NamedTuple):
@@ -95,4 +96,5 @@ def alarm_advice(alarm: Alarm) -> str:
 
 def raised_at(alarm: Alarm) -> float:
     """When the newest trace of the window that raised it was written, in Unix seconds: ids begin with milliseconds."""
-    return int(alarm.since.partition("-")[0]) / 1_000.0
+    milliseconds, _ = entry_position(alarm.since)
+    return milliseconds / 1_000.0
