@@ -75,7 +75,7 @@ def _rubric(task: str, evaluator: Evaluator) -> dict[str, Any]:
     return {"criteria": criteria, "rationale": "A first attempt, to be replaced."}
 
 
-def is_example_line(completion: str) -> bool:
+def is_example_text(completion: str) -> bool:
     """Whether an original is still an example line of a new pack."""
     return completion.startswith(_REPLACE)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from regrade.contracts.checks import VerdictEqual
 from regrade.tasks.anchors import build_anchors
 from regrade.tasks.pack import TaskPack
-from regrade.tasks.scaffold import is_example_line
+from regrade.tasks.scaffold import is_example_text
 
 MIN_ORIGINALS = 8
 """The gate refuses to decide on fewer held-out originals: a bootstrap of fewer says nothing at any error level."""
@@ -100,7 +100,7 @@ def _gate(pack: TaskPack) -> Iterator[Finding]:
         yield Finding(False, f"{text}: rubrics will not evolve. Add originals")
     elif total < ENOUGH_ORIGINALS:
         yield Finding(False, f"{total} originals; with {ENOUGH_ORIGINALS} the gate can detect smaller gains")
-    examples = [original.id for original in pack.originals if is_example_line(original.completion)]
+    examples = [original.id for original in pack.originals if is_example_text(original.completion)]
     if examples:
         text = f"{len(examples)} of {total} lines are still the examples of a new pack: {_listed(examples)}"
         yield Finding(False, f"anchors.jsonl: {text}. Put completions that you trust in their place")

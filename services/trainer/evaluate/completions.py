@@ -38,8 +38,8 @@ def completions_of(
 
 def _read(path: Path, prompts: Sequence[str], in_template: Callable[[str], str]) -> list[str]:
     by_prompt: dict[str, str] = {}
-    for number, line in _numbered_lines(path):
-        prompt, completion = _entry(line, f"{path}, line {number}")
+    for number, row in _numbered_rows(path):
+        prompt, completion = _entry(row, f"{path}, line {number}")
         by_prompt[prompt] = completion
         by_prompt.setdefault(in_template(prompt), completion)
     missing = [prompt for prompt in prompts if prompt not in by_prompt]
@@ -67,9 +67,9 @@ def _entry(line: str, where: str) -> tuple[str, str]:
 def read_pairs(path: Path) -> list[LabelledPair]:
     """The labelled pairs of a JSONL file. Raises `EntrantError` with the line that is none."""
     pairs = []
-    for number, line in _numbered_lines(path):
+    for number, row in _numbered_rows(path):
         try:
-            pairs.append(LabelledPair.model_validate_json(line))
+            pairs.append(LabelledPair.model_validate_json(row))
         except ValidationError as error:
             first = error.errors()[0]
             problem = f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()
@@ -79,7 +79,7 @@ def read_pairs(path: Path) -> list[LabelledPair]:
     return pairs
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def _numbered_rows(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their 1-based numbers. Raises `EntrantError`."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
