@@ -198,7 +198,8 @@ EXEMPT = {
     "services.kit.text.math_equal": {"math_equal": "runs in a worker, with limits of time and memory"},
     "services.kit.checks.base": {"ramp": "numbers", "share": "booleans", "tenth_percentile": "numbers"},
     "services.kit.checks.registry": {
-        "evaluate_check": "by every check below", "runs_in_worker": "a check", "validate_check": "a check"
+        "evaluate_check": "by every check below", "has_own_language": "a check", "is_surely_valid": "a check",
+        "runs_in_worker": "a check", "validate_check": "a check"
     },
     "services.reward.items.identity": {
         "request_key": "names", "item_base": "by content_key", "item_identity": "names", "trace_id": "by content_key",
