@@ -14,8 +14,8 @@ MIN_ORIGINALS = 8
 ENOUGH_ORIGINALS = 40
 """With fewer originals in the pack, the gate detects only large gains."""
 _ALL_ORIGINALS = 10_000
-_MIN_WORDS = 8
-"""A shorter original leaves the transforms little to damage."""
+_MIN_WORDS, _MIN_CHARS = 8, 40
+"""An original with less of both leaves the transforms little to damage; not every script has blanks between words."""
 _NEEDS_REFERENCE = {"rouge", "verdict", "math"}
 _LISTED_IDS = 5
 
@@ -104,7 +104,8 @@ def _gate(pack: TaskPack) -> Iterator[Finding]:
     if examples:
         text = f"{len(examples)} of {total} lines are still the examples of a new pack: {_listed(examples)}"
         yield Finding(False, f"anchors.jsonl: {text}. Put completions that you trust in their place")
-    short = [original.id for original in pack.originals if len(original.completion.split()) < _MIN_WORDS]
+    texts = {original.id: original.completion.strip() for original in pack.originals}
+    short = [name for name, text in texts.items() if len(text.split()) < _MIN_WORDS and len(text) < _MIN_CHARS]
     if short:
         yield Finding(False, f"anchors.jsonl: originals too short to damage: {_listed(short)}")
 

@@ -7,6 +7,7 @@ from statistics import fmean, pstdev
 from typing import NamedTuple
 
 from regrade.contracts import CycleReport, Trace, as_text
+from services.kit.text import segments
 from services.meta_reward.console.descriptions import FEATURES
 from services.meta_reward.console.plots import SMALL, Plot, Point, Size, plot
 from services.meta_reward.evidence.window import SATURATED, by_group, zero_variance_share
@@ -83,7 +84,7 @@ def _share(holds: Callable[[Trace], bool]) -> Measure:
 
 
 def _words(traces: Sequence[Trace]) -> float:
-    return fmean(len(as_text(trace.completion).split()) for trace in traces)
+    return fmean(len(segments.words(as_text(trace.completion))) for trace in traces)
 
 
 _FIGURES: tuple[tuple[str, str, Measure, bool], ...] = (
