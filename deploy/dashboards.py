@@ -54,7 +54,21 @@ OVERVIEW = (
     Panel("Is the judge the bottleneck?", {"busy": "regrade:judge_busy:ratio"}, "percentunit"),
     Panel("Spool", {"{{instance}}": "regrade_spool_bytes"}, "bytes"),
     Panel("Spooled items not yet in Redis", {"{{instance}}": "regrade_spool_records"}),
+    Panel(
+        "Traces in Redis",
+        {
+            "{{task}}": f"max by (task) (regrade_trace_log_bytes{{{TASK}}})",
+            "limit": "max(regrade_trace_log_limit_bytes)",
+        },
+        "bytes",
+    ),
+    Panel("Number of traces in Redis", {"{{task}}": f"max by (task) (regrade_trace_log_records{{{TASK}}})"}),
+    Panel(
+        "Lineages restored after Redis lost them",
+        {"{{task}} {{origin}}": f"sum by (task, origin) (increase(regrade_restored_lineages_total{{{TASK}}}[1d]))"},
+    ),
     Panel("Items by tenant", {"{{tenant}}": "sum by (tenant) (rate(regrade_tenant_items_total[5m]))"}, "ops"),
+    Panel("Bytes by tenant", {"{{tenant}}": "sum by (tenant) (rate(regrade_tenant_bytes_total[5m]))"}, "Bps"),
     Panel(
         "Requests over a tenant's budget",
         {"{{tenant}}": 'sum by (tenant) (rate(regrade_tenant_requests_total{outcome="refused"}[5m]))'},
