@@ -40,7 +40,7 @@ async def test_a_batch_has_one_choice_per_conversation_in_order(engine: aiohttp.
         (position,) = choice["logprobs"]["content"]
         masses = {entry["token"]: math.exp(entry["logprob"]) for entry in position["top_logprobs"]}
         assert sorted(masses) == list("012345")
-        assert sum(masses.values()) == pytest.approx(1.0, abs=0.1)
+        assert 0.98 < sum(masses.values()) <= 1.0
         assert choice["message"]["content"] == max(masses, key=lambda token: masses[token])
 
 
