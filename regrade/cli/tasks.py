@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from regrade.cli.groups import ListGroup
-from regrade.cli.output import fail, print_table, print_text
+from regrade.cli.output import fail, print_notice, print_table, print_text
 from regrade.tasks import BrokenTaskError, TaskPack, UnknownTaskError, available_tasks, load_pack
 from regrade.tasks.pack import TASKS_DIR, Evaluator, Kind, read_pack
 from regrade.tasks.scaffold import new_pack
@@ -91,6 +91,7 @@ def _row(task: str) -> tuple[object, ...]:
     try:
         pack = load_pack(task)
     except BrokenTaskError as error:
-        return task, f"broken: {error}", *[None] * 5
+        print_notice(f"{task} is broken: {error}")
+        return task, "broken", *[None] * 5
     counts = (len(pack.prompts), len(pack.originals))
     return task, pack.kind, pack.mode.value, pack.evaluator, *counts, len(pack.rubrics)

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Strict, StringConstraints
 
-NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
-SCOPE_PATTERN = r"^[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64}){0,3}$"
+# Names become parts of paths, so that "." and ".." are none.
+_NAME_PART = r"([A-Za-z0-9_.-]{3,64}|[A-Za-z0-9_-][A-Za-z0-9_.-]?|\.[A-Za-z0-9_-])"
+NAME_PATTERN = rf"^{_NAME_PART}$"
+SCOPE_PATTERN = rf"^{_NAME_PART}(/{_NAME_PART}){{0,3}}$"
 
 Count = Annotated[int, Strict()]
 """An integer; a text or a boolean is refused."""

@@ -11,6 +11,7 @@ Packs are searched in the folders of `REGRADE_TASKS_DIR` (separated like `PATH`)
 
 import json
 import os
+import reprlib
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
@@ -19,7 +20,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from regrade.contracts import Contract, Mode, Name, Rubric, Scope
 from regrade.contracts.base import Count
@@ -36,6 +38,7 @@ T = TypeVar("T")
 
 _NAME = TypeAdapter(Name)
 _COMMON = "_common"
+_MAX_PROBLEMS = 3
 """Folder of the attacks for packs without their own."""
 
 
@@ -224,7 +227,7 @@ def read_pack(folder: Traversable) -> TaskPack:
         _NAME.validate_python(folder.name)
         return TaskPack.model_validate(pack)
     except ValueError as error:
-        raise BrokenTaskError(f"{folder.name}: {error}") from error
+        raise BrokenTaskError(f"{folder.name}: {_problem(error)}") from error
 
 
 def _read_rubrics(pack: Traversable) -> dict[str, Rubric]:
@@ -250,4 +253,22 @@ def _read(folder: Traversable, name: str, parse: Callable[[str], T]) -> T:
     try:
         return parse(folder.joinpath(name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BrokenTaskError(f"{folder.name}/{name}: {error}") from error
+        raise BrokenTaskError(f"{folder.name}/{name}: {_problem(error)}") from error
+
+
+def _problem(error: OSError | ValueError) -> str:
+    """What is wrong, in one line; of invalid values where they are, and the values."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if not isinstance(error, ValidationError):
+        return str(error)
+    texts = [_value_problem(each) for each in error.errors(include_url=False)]
+    more = f" (and {len(texts) - _MAX_PROBLEMS} more)" if len(texts) > _MAX_PROBLEMS else ""
+    return "; ".join(texts[:_MAX_PROBLEMS]) + more
+
+
+def _value_problem(error: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    value = "" if error["type"] in ("missing", "value_error") else f", not {reprlib.repr(error['input'])}"
+    text = " ".join(f"{error['msg'].removeprefix('Value error, ')}{value}".split())
+    return ": ".join(filter(None, (where, text)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from regrade.contracts import Name
 from regrade.tasks.pack import SLOT, Evaluator, Kind
@@ -35,8 +35,13 @@ starting_rubric = "one_line"
 
 def new_pack(folder: Path, task: str, *, kind: Kind, evaluator: Evaluator) -> Path:
     """Write a pack into `folder/task` and return that folder. Raises `FileExistsError`, `ValueError` for a bad name."""
-    TypeAdapter(Name).validate_python(task)
+    try:
+        TypeAdapter(Name).validate_python(task)
+    except ValidationError:
+        raise ValueError(f"{task!r} is no name: 1 to 64 letters, digits, _ . and -, and not . or ..") from None
     pack = folder / task
+    if pack.exists():
+        raise FileExistsError(f"{pack} exists: choose another name or folder, or edit its files")
     (pack / "rubrics").mkdir(parents=True)
     (pack / "task.toml").write_text(_settings(task, kind, evaluator), encoding="utf-8")
     rubric = json.dumps(_rubric(task, evaluator), indent=2)

@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from regrade.contracts import Name
+from regrade.contracts.base import NAME_PATTERN
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -22,7 +23,7 @@ class LocalSettings(BaseSettings):
     steps: int = Field(18, ge=4, description="Optimizer steps.")
     run: str = Field(
         "",
-        pattern=r"^([A-Za-z0-9_.-]{1,64})?$",
+        pattern=rf"^$|{NAME_PATTERN}",
         description="Name of the run. One that exists is continued, with its data. Empty: the date and time, "
         "or `serve` with --serve.",
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from services.local.__main__ import META_REWARD_PORT, REWARD_PORT, choose_ports
 from services.local.logs import last_problem
@@ -90,6 +91,13 @@ def test_a_busy_port_and_an_unknown_task_are_named(tmp_path: Path) -> None:
     assert "no task pack 'no_such_task'; available: essay_writing" in unknown
     assert "REGRADE_TASKS_DIR" in unknown
     assert not (tmp_path / "serve").exists()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "x" * 65])
+def test_a_run_has_a_folder_of_its_own(name: str) -> None:
+    with pytest.raises(ValidationError, match="run"):
+        LocalSettings(run=name)
+    assert [LocalSettings(run=name).run for name in ("", "mine", ".x", "..x", "a")] == ["", "mine", ".x", "..x", "a"]
 
 
 @pytest.mark.slow

@@ -142,8 +142,14 @@ def test_a_broken_file_is_named(folder: Path, file: str, before: str, after: str
     path = folder / "haiku" / file
     assert before in path.read_text()
     path.write_text(path.read_text().replace(before, after, 1))
-    with pytest.raises(BrokenTaskError, match=message):
+    with pytest.raises(BrokenTaskError, match=message) as raised:
         read_pack(folder / "haiku")
+    assert "\n" not in str(raised.value)
+    assert "errors.pydantic.dev" not in str(raised.value)
+    listed = CliRunner().invoke(app, ["tasks", "list"], env={TASKS_DIR: str(folder)})
+    assert listed.exit_code == 0
+    assert str(raised.value) in listed.stderr
+    assert max(map(len, listed.stdout.splitlines())) < 100
 
 
 def test_findings_say_what_to_fix(folder: Path) -> None:
@@ -193,6 +199,24 @@ def test_the_command_creates_validates_and_lists(tmp_path: Path, monkeypatch: py
     listed = run.invoke(app, ["tasks", "list"])
     assert "broken" in listed.output
     assert all(task in listed.output for task in SHIPPED)
+
+
+@pytest.mark.parametrize("name", [".", "..", "../x", "a/b", "no name", "", "x" * 65])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "packs").mkdir()
+    result = CliRunner().invoke(app, ["tasks", "new", name, "--in", str(tmp_path / "packs")])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert repr(name) in result.stderr
+    assert list(tmp_path.rglob("*")) == [tmp_path / "packs"]
+
+
+def test_a_pack_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    for _ in range(2):
+        result = CliRunner().invoke(app, ["tasks", "new", "taken", "--in", str(tmp_path)])
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        assert f"{tmp_path / 'taken'} exists" in result.stderr
+    assert list((tmp_path / "taken").iterdir()) == []
 
 
 def test_a_new_pack_is_validated_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
