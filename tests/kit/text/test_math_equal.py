@@ -118,3 +118,27 @@ def test_towers_are_refused_before_they_are_computed(tower: str) -> None:
     assert value_of(boxed(tower), "5") in (0, "error")
     assert value_of(boxed("5"), tower) in (0, "error")
     assert value_of(boxed(tower), tower) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "equal", "other"),
+    [
+        ("4**3", "64", "43"), ("y**3", "y^3", "3y"), ("2**k - 1", "2^k-1", "2k-1"), ("4 ** -2", "1/16", "-8"),
+        ("3_500", "3500", "3"), ("12_345_678", "12345678", "12"), ("9 x 7", "63", "9"),
+        ("4.1x10^5", "410000", "4.1"), ("1.2 x 10^-3", "0.0012", "1.2"),
+        ("-inf", "-\\infty", "\\infty"), ("(-oo, 2)", "(-\\infty, 2)", "(2, \\infty)"), ("inf", "\\infty", "0"),
+        ("\\binom62", "15", "3"), ("\\dbinom{7}2", "21", "7"), ("３７", "37", "3"),
+        ("[[5, 6], [7, 8]]", r"\begin{bmatrix}5&6\\7&8\end{bmatrix}", r"\begin{bmatrix}5&7\\6&8\end{bmatrix}"),
+        ("1999-12-31", "1999-12-31", "1956"), ("7/4/1776", "07/04/1776", "\\frac{7}{7104}"),
+        ("2001/09/03", "2001-9-3", "2001"),
+    ],
+)  # fmt: skip
+def test_notations_of_programs_and_data_sets(reference: str, equal: str, other: str) -> None:
+    assert value_of(boxed(equal), reference) == 1
+    assert value_of(boxed(reference), reference) == 1
+    assert value_of(boxed(other), reference) == 0
+
+
+@pytest.mark.parametrize("reference", ["0.142857...", "2, 4, 8, ...", "3.14…", "9!!", "5_x", "41_", "12_3456"])
+def test_a_reference_with_a_rest_that_is_not_read_is_an_error(reference: str) -> None:
+    assert value_of(boxed("2"), reference) == "error"

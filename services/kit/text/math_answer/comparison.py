@@ -120,9 +120,7 @@ def _equal_groups(gold: Answer, answer: Answer) -> bool:
         group, other = (gold, answer) if isinstance(gold, Group) else (answer, gold)
         assert isinstance(group, Group)
         if isinstance(other, Expression) and hasattr(other.value, "flat"):
-            return _equal_in_order(
-                group.items, [Expression(str(item), item, other.is_decimal) for item in other.value.flat()]
-            )
+            return _equal_to_matrix(group.items, other)
         return len(group.items) == 1 and group.bracket in {"", "{}"} and equal_answers(group.items[0], other)
     if len(gold.items) != len(answer.items):
         return False
@@ -135,6 +133,18 @@ def _equal_groups(gold: Answer, answer: Answer) -> bool:
     if len(ordered) == 2 and len(gold.items) == 2 and gold.bracket != answer.bracket:
         return False
     return _equal_in_order(gold.items, answer.items)
+
+
+def _equal_to_matrix(items: Sequence[Answer], matrix: Expression) -> bool:
+    """Whether the items are the matrix's rows, or the entries of a vector."""
+    rows = [item.items for item in items if isinstance(item, Group)]
+    if rows:
+        columns = matrix.value.shape[1]
+        if len(rows) != len(items) or any(len(row) != columns for row in rows):
+            return False
+        items = [entry for row in rows for entry in row]
+    entries = [Expression(str(entry), entry, matrix.is_decimal) for entry in matrix.value.flat()]
+    return _equal_in_order(items, entries)
 
 
 def _equal_in_order(gold: Sequence[Answer], answer: Sequence[Answer]) -> bool:

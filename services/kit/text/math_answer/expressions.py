@@ -25,7 +25,7 @@ _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s?\{?(\d+)\}?")
 _DECIMAL = re.compile(r"(?<!\d)(\d*)\.(\d+)")
 _UNREADABLE = re.compile(
     rf"[{TEXT}{END}{PERCENT}{DOLLAR}?\"#@&$]|\\(?:[lcd]?dots|vdots|boxed|includegraphics|[cp]?mod|pmod|bmod|operatorname)(?![a-zA-Z])"
-    r"|\.\.|\d\s+\.?\d|\d\.\d+\.|\.\s|[\d)}]'|:"
+    r"|\.\.|\d\s+\.?\d|\d\.\d+\.|\.\s|[\d)}]'|:|!!|(?<![\w}])\d+_"
 )
 _MATRIX = re.compile(r"\\(?:begin|end)\{(?:[pbvBV]?matrix|array)\}(?:\{[lcr|]*\})?|\\\\")
 _IMAGINARY = re.compile(r"(?<![\\a-zA-Z_{])i(?![a-zA-Z])|(?<=\{)i(?![a-zA-Z=])|(?<=\d)i(?![a-zA-Z])")

@@ -26,6 +26,7 @@ _SYMBOLS = {
     "\u00a0": " ", "\u2009": r"\,", "\u202f": r"\,", "\u2002": " ", "\u2003": " ", "\u3000": " ",
     "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
 }  # fmt: skip
+_SYMBOLS |= {chr(ord("０") + digit): str(digit) for digit in range(10)}
 _SYMBOL = re.compile("[" + "".join(_SYMBOLS) + "]")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
@@ -71,6 +72,8 @@ _OPERATORS = frozenset(
 _SIMPLE_RENAMES = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
+    (re.compile(r"(?<![\\a-zA-Z])(?:inf|oo|[iI]nfinity)(?![a-zA-Z])"), r"\\infty "),
+    (re.compile(r"(?<=\d)(?:\s{1,4}x\s{1,4}(?=\d)|x(?=10(?:\^|\*\*)))"), r"\\times "),
     (re.compile(r"\\(?:leq|leqslant|leqq)(?![a-zA-Z])|<=|=<"), r"\\le "),
     (re.compile(r"\\(?:geq|geqslant|geqq)(?![a-zA-Z])|>=|=>"), r"\\ge "),
     (re.compile(r"\\neq(?![a-zA-Z])|!=|\\not\s?="), r"\\ne "),
@@ -91,37 +94,40 @@ _SIMPLE_RENAMES = (
     (re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"\\exp(?![a-zA-Z])\s?[({]([^(){}]*)[)}]"), r"e^{\1}"),
 )  # fmt: skip
-_FRACTION = re.compile(r"\\frac(?![a-zA-Z])")
-_BARE_FRACTION_ARGUMENT = re.compile(r"\s*([0-9a-zA-Z]|\\[a-zA-Z]+(?![a-zA-Z{]))")
+_TWO_ARGUMENTS = re.compile(r"\\(?:frac|binom)(?![a-zA-Z])")
+_BARE_OF_TWO = re.compile(r"\s*([0-9a-zA-Z]|\\[a-zA-Z]+(?![a-zA-Z{]))")
 _BARE_ARGUMENT = re.compile(r"(\\sqrt(?:\[[^\[\]{}]*\])?)\s*(\d+|[a-zA-Z](?![a-zA-Z])|\\[a-zA-Z]+(?![{a-zA-Z]))")
 _BARE_EXPONENT = re.compile(r"\^\s*([-+]?\d+(?:\.\d+)?|[a-zA-Z])")
 _BARE_SUBSCRIPT = re.compile(r"_\s*(\d+)")
 _COMPUTER_POWER = re.compile(r"(?<=[\d.])[eE]([-+]?\d{1,4})(?![\w.])")
 _DELIMITERS = re.compile(r"\\[()\[\]]")
+_PROGRAM_POWER = re.compile(r"(?<=[\w)\]}])\s?\*\*\s?(?=[\w({\\+-])")
+_PROGRAM_THOUSANDS = re.compile(r"(?<![\w.])\d{1,3}(?:_\d{3})+(?![\w{])")
 _MARKDOWN = re.compile(r"\*\*|__|`")
 
 
 def unify(text: str) -> str:
     """The text in one notation; empty of layout, with plain spaces."""
-    text = _MARKDOWN.sub("", text)
+    text = _MARKDOWN.sub("", _PROGRAM_POWER.sub("^", text))
     text = _without_delimiters(text.strip())
     text = _UNICODE_ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
     text = _SUPERSCRIPT.sub(lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text)
     text = _SUBSCRIPT.sub(lambda m: f"_{{{m.group().translate(_SUBSCRIPTS)}}}", text)
     text = _SYMBOL.sub(lambda m: _SYMBOLS[m.group()], text)
     text = _THIN_THOUSANDS.sub("", text)
+    text = _PROGRAM_THOUSANDS.sub(lambda m: m.group().replace("_", ""), text)
     text = _LAYOUT.sub("", text)
     for pattern, replacement in _SIMPLE_RENAMES:
         text = pattern.sub(replacement, text)
     text = _unwrap_texts(text)
     text = _SPACE.sub(" ", text)
     text = _PLAIN_ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
-    text = text.replace("**", "^").replace(r"\%", PERCENT).replace("%", PERCENT)
+    text = text.replace(r"\%", PERCENT).replace("%", PERCENT)
     text = _BARE_ARGUMENT.sub(r"\1{\2}", text)
     text = _BARE_EXPONENT.sub(r"^{\1}", text)
     text = _BARE_SUBSCRIPT.sub(r"_{\1}", text)
     text = _COMPUTER_POWER.sub(r"\\cdot 10^{\1}", text)
-    return _stripped(_braced_fractions(text))
+    return _stripped(_braced_arguments(text))
 
 
 def _without_delimiters(text: str) -> str:
@@ -157,12 +163,12 @@ def _marked_text(match: re.Match[str]) -> str:
     return f" {TEXT}{content}{END} "
 
 
-def _braced_fractions(text: str) -> str:
+def _braced_arguments(text: str) -> str:
     r"""`\frac12` as `\frac{1}{2}`; from right to left, so that fractions within fractions are braced first."""
-    for fraction in reversed(list(_FRACTION.finditer(text))):
+    for fraction in reversed(list(_TWO_ARGUMENTS.finditer(text))):
         position = fraction.end()
         for _ in range(2):
-            argument = _BARE_FRACTION_ARGUMENT.match(text, position)
+            argument = _BARE_OF_TWO.match(text, position)
             if argument is not None:
                 text = f"{text[: argument.start()]}{{{argument[1]}}}{text[argument.end() :]}"
             position = group_end(text, position)
@@ -185,6 +191,6 @@ def group_end(text: str, start: int) -> int:
 
 def _stripped(text: str) -> str:
     text = " ".join(text.split()).strip()
-    while text and (text[-1] in ",;:" or (text[-1] == "." and not text.endswith(".m."))):
+    while text and not text.endswith("..") and (text[-1] in ",;:" or (text[-1] == "." and not text.endswith(".m."))):
         text = text[:-1].rstrip()
     return text

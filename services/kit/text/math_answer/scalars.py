@@ -66,6 +66,7 @@ _DATE = re.compile(
     rf"({_MONTH})\.?\s+(?:(\d{{1,2}})(?:st|nd|rd|th)?|the\s(\d{{1,2}})(?:st|nd|rd|th))(?:,?\s+(\d{{4}}))?",
     re.IGNORECASE,
 )
+_NUMERIC_DATE = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})|(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})")
 _AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s?([a-zA-Z]{1,12})\.?")
 _COMPOUND = re.compile(
     r"\d{1,9}\s?[a-zA-Z]{1,12}\.?(?:\s?,?\s?(?:and\s)?\d{1,9}(?:\.\d{1,9})?\s?[a-zA-Z]{1,12}\.?){1,3}"
@@ -77,6 +78,8 @@ _PLAIN_NUMBER = re.compile(
 
 
 def _date(text: str) -> Answer | None:
+    if numeric := _NUMERIC_DATE.fullmatch(_unmarked(text)):  # no difference and no quotient
+        return Words(" ".join(str(int(part)) for part in numeric.groups() if part))
     date = _DATE.fullmatch(_unmarked(text))
     if date is None:
         return None
