@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from regrade.cli.output import fail
 from regrade.client import BlockingRewardClient
-from regrade.contracts import MAIN_LINEAGE
+from regrade.contracts import MAIN_LINEAGE, LineageEvent
 from regrade.errors import AccessError, ConfigurationError, RegradeError
 from regrade.transport import checked_url
 
@@ -63,6 +63,14 @@ class MetaService:
     def get(self, path: str, answer: type[T], **query: Any) -> T:
         """A `GET` of `path`; query parameters that are None are left out."""
         return self._client.call("GET", path, answer, params=_without_none(self._lineage | query))
+
+    def require_rubric(self, task: str) -> None:
+        """End the command if the lineage never had a rubric: then its task or scope is most likely mistyped."""
+        if self.get(f"/lineage/{task}", list[LineageEvent], limit=1):
+            return
+        scope = self._lineage["scope"]
+        where = f"scope {scope!r} of task {task!r}" if scope else f"task {task!r}"
+        fail(f"{where} never had a rubric in lineage {self._lineage['lineage']!r}; `regrade tasks` lists task packs")
 
     def post(self, path: str, answer: type[T], **body: Any) -> T:
         """A `POST` of `body` to `path`."""

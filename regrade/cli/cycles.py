@@ -44,6 +44,8 @@ def list_cycles(
     Example: regrade cycles essay_writing --limit 5
     """
     reports = meta.get(f"/cycles/{task}", list[CycleReport], limit=limit, skip=skip)
+    if not reports:
+        meta.require_rubric(task)
     if as_json:
         return print_json(reports)
     if not reports:

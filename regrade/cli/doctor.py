@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rich.progress import Progress
 from rich.text import Text
 
-from regrade.cli.output import console, print_notice
+from regrade.cli.output import console, counted, print_notice
 from regrade.client import BlockingRewardClient
 from regrade.contracts import CycleStatus, Purpose, Rubric, ScoreItem
 from regrade.errors import AccessError, RegradeError
@@ -83,7 +83,8 @@ def _check_cycles(meta: BlockingRewardClient, task: str) -> bool:
     except RegradeError as error:
         remedy = _WRONG_KEY if isinstance(error, AccessError) else "check REGRADE_META_REDIS_URL, look at its log"
         return _report(False, f"evolution of {task}", f"{error}; {remedy}")
-    _report(True, f"evolution: {status.completed} cycles done, now {status.stage.value}, {status.lag} traces wait")
+    done, waiting = f"{counted(status.completed, 'cycle')} done", f"{counted(status.lag, 'trace')} waiting"
+    _report(True, f"evolution: {done}, now {status.stage.value}, {waiting}")
     if status.error:
         _report(False, "the last cycle failed", f"{status.error}; look at the meta-reward service's log")
     return not status.error

@@ -14,7 +14,7 @@ from regrade.cli.connection import (
     meta_command,
 )
 from regrade.cli.cycles import outcome
-from regrade.cli.output import fail, local_time, print_json, print_notice, print_table, print_text
+from regrade.cli.output import counted, fail, local_time, print_json, print_notice, print_table, print_text
 from regrade.contracts import Alarm, CycleReport, CycleStatus, Stage
 
 _POLL_S = 0.5
@@ -28,11 +28,14 @@ def status(meta: MetaService, task: TaskArgument, as_json: JsonOption = False) -
     """
     current = meta.get(f"/status/{task}", CycleStatus)
     alarms = meta.get(f"/alarms/{task}", list[Alarm])
+    if not current.completed and not current.lag:
+        meta.require_rubric(task)
     if as_json:
         return print_json(current)
     _print_status(current)
     for alarm in alarms:
-        print_text(f"alarm: {alarm.name} {alarm.figure:.2f}, above {alarm.threshold:.2f}", style="yellow")
+        limits = f"raised above {alarm.threshold:.2f}, cleared below {alarm.lowered_at:.2f}"
+        print_text(f"alarm: {alarm.name} {alarm.figure:.2f} ({limits})", style="yellow")
 
 
 @meta_command
@@ -51,7 +54,7 @@ def evolve(
     """
     before = meta.get(f"/status/{task}", CycleStatus)
     current = meta.post(f"/cycles/{task}", CycleStatus, by=by, reason=reason)
-    print_text(f"cycle requested on {current.lag} traces; {current.completed} cycles done before")
+    print_text(f"cycle requested on {counted(current.lag, 'trace')}; {counted(current.completed, 'cycle')} done before")
     if not wait:
         return print_text(f"see its result with: regrade cycles {task}")
     report = _wait_for_cycle(meta, task, before)
@@ -84,6 +87,7 @@ def pause(meta: MetaService, task: TaskArgument, reason: ReasonOption, by: ByOpt
 
     Example: regrade pause essay_writing --reason "a deadline"
     """
+    meta.require_rubric(task)
     _print_status(meta.post(f"/cycles/{task}/pause", CycleStatus, by=by, reason=reason))
 
 
@@ -98,6 +102,7 @@ def resume(
 
     Example: regrade resume essay_writing
     """
+    meta.require_rubric(task)
     _print_status(meta.post(f"/cycles/{task}/resume", CycleStatus, by=by, reason=reason))
 
 
@@ -115,6 +120,8 @@ def alarms(
     Example: regrade alarms essay_writing, then regrade traces show essay_writing ID
     """
     raised = meta.get(f"/alarms/{task}", list[Alarm])
+    if not raised:
+        meta.require_rubric(task)
     if as_json:
         return print_json(raised)
     if not raised:
@@ -128,7 +135,7 @@ def alarms(
 
 def _print_status(current: CycleStatus) -> None:
     stage = f"{current.stage.value} ({current.detail})" if current.detail else current.stage.value
-    print_text(f"{stage}; {current.completed} cycles done, {current.lag} traces wait")
+    print_text(f"{stage}; {counted(current.completed, 'cycle')} done, {counted(current.lag, 'trace')} waiting")
     if current.requested:
         print_text("a cycle is requested")
     if current.fruitless:

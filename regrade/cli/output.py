@@ -30,6 +30,11 @@ def print_notice(message: str) -> None:
     _errors.print(escaped(message, "yellow"), soft_wrap=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 cycle`, `2 cycles`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def local_time(seconds: float) -> str:
     """Unix seconds as a local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

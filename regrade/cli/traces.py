@@ -54,6 +54,8 @@ def list_traces(
         f"/traces/{task}", TracePage, run=run, step=step, version=version, flag=flag and flag.value, lowest=lowest,
         highest=highest, text=text, limit=limit, before=before,
     )  # fmt: skip
+    if not page.traces:
+        meta.require_rubric(task)
     if as_json:
         return print_json(page)
     if not page.traces:

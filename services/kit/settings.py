@@ -188,13 +188,14 @@ def read_settings(kind: type[S], arguments: Sequence[str] | None = None) -> S:
         options = True if arguments is None else list(arguments)
         return kind(_cli_parse_args=options, _secrets_dir=folder or None)
     except ValidationError as error:
-        sys.exit(_usage([f"{prefix}{_location(e['loc'])}: {_message(e['msg'])}" for e in error.errors()]))
+        sys.exit(_usage([f"{_option(prefix, e['loc'])}{_message(e['msg'])}" for e in error.errors()]))
     except SettingsError as error:
         sys.exit(_usage([f"{error}; lists and objects are given as JSON"]))
 
 
-def _location(parts: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in parts).upper()
+def _option(prefix: str, parts: tuple[int | str, ...]) -> str:
+    """The name of a variable; empty for a problem of several settings together."""
+    return f"{prefix}{'.'.join(str(part) for part in parts).upper()}: " if parts else ""
 
 
 def _message(text: str) -> str:

@@ -111,7 +111,7 @@ class Processes:
         for name, process in self._running:
             code = process.poll()
             if code is not None and (name != may_end or code != 0):
-                raise self._error(name, f"ended with status {code}")
+                raise self._error(name, f"ended with status {code}") if code != -signal.SIGKILL else self._killed(name)
         return any(name == may_end and process.poll() == 0 for name, process in self._running)
 
     def stop(self) -> None:
@@ -134,6 +134,10 @@ class Processes:
     def _error(self, name: str, what: str) -> StackError:
         problem = last_problem(self._log(name), self._log_starts.get(name, 0))
         return StackError(f"{name} {what}; see {self._log(name)}{problem and f', which ends with:{chr(10)}{problem}'}")
+
+    def _killed(self, name: str) -> StackError:
+        """The end of a log says nothing about a SIGKILL."""
+        return StackError(f"{name} was ended by SIGKILL, as systems do that run out of memory; see {self._log(name)}")
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"

@@ -58,6 +58,17 @@ def test_too_few_traces_are_counted(meta: list[str], reward_url: str) -> None:
     assert "no cycle has ended" in run("cycles", TASK, *meta).stdout
 
 
+@pytest.mark.parametrize("command", ["status", "cycles", "traces", "alarms", "pause", "resume"])
+def test_a_task_without_a_rubric_is_no_idle_one(meta: list[str], command: str) -> None:
+    reason = ["--reason", "x"] if command in ("pause", "resume") else []
+    unknown = run(command, "esay_writing", *reason, *meta)
+    assert (unknown.exit_code, unknown.stdout, unknown.stderr.count("\n")) == (1, "", 1)
+    assert "'esay_writing'" in unknown.stderr
+    scoped = run(command, TASK, "--scope", "poems", *reason, *meta)
+    assert (scoped.exit_code, "'poems'" in scoped.stderr) == (1, True)
+    assert run(command, TASK, *reason, *meta).exit_code == 0
+
+
 def test_evolve_waits_and_the_cycle_can_be_looked_at(meta: list[str], reward_url: str) -> None:
     train(reward_url, 8)
     ended = run("evolve", TASK, "--wait", *meta)
@@ -67,7 +78,7 @@ def test_evolve_waits_and_the_cycle_can_be_looked_at(meta: list[str], reward_url
     assert f"regrade cycles show {TASK} 1" in ended.stdout
     train(reward_url, 9, step=2)
     second = run("evolve", TASK, "--wait", *meta)
-    assert "cycle requested on 9 traces; 1 cycles done before" in second.stdout
+    assert "cycle requested on 9 traces; 1 cycle done before" in second.stdout
     assert "cycle 2: " in second.stdout
 
     listed = run("cycles", TASK, *meta).stdout

@@ -79,6 +79,15 @@ def test_a_dead_process_is_named_with_its_log(tmp_path: Path) -> None:
     assert "no such model" in (tmp_path / "broken.log").read_text()
 
 
+def test_a_killed_process_is_named_with_the_signal(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        pid = processes.start("killed", _python(f"print('a warning of an hour ago'); {WAITS}"))
+        processes.wait_for("killed", lambda: _is_up(tmp_path, "killed"), 90.0)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(StackError, match=r"killed was ended by SIGKILL, .*memory; see .*killed\.log$"):
+            processes.wait_for("killed", lambda: False, 90.0)
+
+
 def test_a_process_that_is_never_ready(tmp_path: Path) -> None:
     with Processes(tmp_path, grace_s=0.5) as processes:
         processes.start("slow", _python(WAITS))

@@ -221,6 +221,14 @@ def test_the_fit_command_writes_clusters(tmp_path: Path) -> None:
     assert all(example.scope and "/c" in example.scope for example in clustered)
 
 
+@pytest.mark.parametrize("rows", ["", '{"prompt": ""}\n'])
+def test_a_preview_without_examples_is_an_error(rows: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text(rows)
+    result = CliRunner().invoke(app, ["preview", str(tmp_path / "mine.jsonl")])
+    assert result.exit_code == 1, result.output
+    assert "no example" in result.output
+
+
 @pytest.mark.parametrize("task", ["math_reasoning", "essay_writing"])
 def test_the_samples_of_a_task_are_previewed_without_the_hub(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.trainer.data.sources._hub", lambda *_: pytest.fail("asks the hub"))

@@ -108,7 +108,7 @@ def plot(points: Sequence[Point], size: Size, domain: tuple[float, float] | None
             for x, p, (left, right) in zip(xs, points, _columns(xs, size), strict=True)
         ),
         version_spans=_version_spans(segments, [x_of(s[0].x) for s in segments], size),
-        x_ticks=tuple(Tick(_n(x_of(v)), f"{v:g}") for v in _ticks(first, last, 8) if first <= v <= last),
+        x_ticks=tuple(Tick(_n(x_of(v)), f"{v:g}") for v in _ticks(first, last, 8, least=1.0) if first <= v <= last),
         y_ticks=tuple(Tick(_n(y_of(v)), f"{v:g}") for v in _ticks(low, high, 4) if low <= v <= high),
     )
 
@@ -155,11 +155,11 @@ def _columns(xs: Sequence[float], size: Size) -> list[tuple[float, float]]:
     return list(pairwise([size.left, *((a + b) / 2 for a, b in pairwise(xs)), size.width - size.right]))
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers from `low` on, about `count` up to `high`."""
+def _ticks(low: float, high: float, count: int, least: float = 0.0) -> list[float]:
+    """Round numbers from `low` on, about `count` up to `high`, and `least` apart or more."""
     if high <= low:
         return [low]
-    rough = (high - low) / count
+    rough = max((high - low) / count, least)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in _TICK_FACTORS if power * factor >= rough)
     start = step * -(-low // step)

@@ -74,6 +74,9 @@ def preview(
         read, skipped = _samples(task) if source == SAMPLES else _first_examples(settings)
     except (SourceError, MappingError, UnknownTaskError, BrokenTaskError, OSError) as error:
         raise _fail(str(error)) from error
+    if not read:
+        reasons = "".join(f"; {number} rows skipped, {reason}" for reason, number in skipped.items())
+        raise _fail(f"no example in {source}{reasons or ': it has no rows'}")
     for example in read[:count]:
         body = Text(example.prompt[:_PREVIEW_CHARS] + ("…" if len(example.prompt) > _PREVIEW_CHARS else ""))
         subtitle = f"reference: {(example.reference or 'none')[:80]}   scope: {example.scope or 'none'}"

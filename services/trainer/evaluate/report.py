@@ -35,7 +35,9 @@ def table(comparison: Comparison) -> str:
             rating = elo.get(entrant)
             row += [f"{rating.elo:.0f}", f"{rating.low:.0f} to {rating.high:.0f}"] if rating else ["", ""]
         rows.append(row)
-    lines = [f"Task {comparison.task}, {comparison.prompts} prompts.", "", *(f"| {' | '.join(r)} |" for r in rows)]
+    lines = [f"Task {comparison.task}"]
+    if comparison.figures:
+        lines = [f"Task {comparison.task}, {comparison.prompts} prompts.", "", *(f"| {' | '.join(r)} |" for r in rows)]
     if ratings:
         lines += ["", f"{ratings.games} games; the judge's first-position bias is {ratings.first_place:+.0f} Elo."]
     for title, metrics in (("Tournament", comparison.bill), ("Judge on labelled pairs", comparison.validity)):

@@ -6,6 +6,7 @@ import pytest
 
 from regrade.contracts import Alarm, EventKind, Flag, LineageEvent
 from services.meta_reward.console import descriptions, timeline
+from services.meta_reward.console.plots import SMALL, Point, plot
 from services.meta_reward.console.rubric_compare import change_summary
 from services.meta_reward.evidence.alarms import DECREASE_RULES, INCREASE_RULES
 from services.meta_reward.evidence.text_features import extract_features
@@ -21,6 +22,15 @@ def test_an_alarm_that_stays_raised_below_its_threshold_does_not_claim_to_be_abo
     state = descriptions.alarm_state(_alarm(0.57))
     assert "0.57, below the threshold of 0.70" in state
     assert "clears below 0.50" in state
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 7, 50, 1000])
+def test_steps_on_an_axis_are_whole(last: int) -> None:
+    drawn = plot([Point(x=step, y=0.5, low=0.4, high=0.6, version="v1", note="") for step in (0, last)], SMALL)
+    assert drawn is not None
+    labels = [tick.label for tick in drawn.x_ticks]
+    assert all(label.isdecimal() for label in labels), labels
+    assert len(set(labels)) == len(labels) >= 2
 
 
 def test_an_alarm_tells_when_it_was_raised() -> None:
