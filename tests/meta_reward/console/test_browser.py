@@ -85,6 +85,10 @@ def test_an_operator_reads_the_pages_and_rolls_back(
     assert (last["kind"], last["by"]) == ("rolled_back", "dana")
 
 
+_CUT_OFF = """[...document.querySelectorAll('.tabs, .tile small, .small figcaption, .card[data-live=reward]')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"""
+
+
 def test_pages_fit_a_phone_and_a_wide_screen(browser: Browser, meta: httpx.Client, reward_url: str) -> None:
     """Nothing scrolls sideways but what is made to, and no text leaves its card."""
     for step in range(16, 19):
@@ -99,6 +103,7 @@ def test_pages_fit_a_phone_and_a_wide_screen(browser: Browser, meta: httpx.Clien
                 page.goto(f"{meta.base_url}/console/{TASK}{path}")
                 assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (width, path)
                 assert page.evaluate(_PAST_THEIR_CARDS) == [], (width, path)
+                assert page.evaluate(_CUT_OFF) == [], (width, path)
 
 
 def test_the_first_empty_field_has_the_focus(page: Page, meta: httpx.Client) -> None:
