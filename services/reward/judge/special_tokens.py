@@ -33,7 +33,9 @@ async def respelt_texts(engine: Engine, texts: Sequence[str]) -> list[str]:
 
 
 async def respelt_items(engine: Engine, items: Sequence[JudgeItem]) -> list[JudgeItem]:
-    """The items with their texts respelt."""
+    """The items with their texts respelt; most texts have no bracket, and nothing to be asked about."""
+    if not any("<" in part.text or "[" in part.text for item in items for part in _texts(item)):
+        return list(items)
     parts = list(dict.fromkeys(part for item in items for part in _texts(item)))
     texts = await respelt_texts(engine, [part.text for part in parts])
     changed = {part: _part(text) for part, text in zip(parts, texts, strict=True) if text != part.text}
