@@ -16,9 +16,12 @@ RESPELT = "‹›⟦⟧¦"
 _WORD = r"[\w▁/.:-]{1,48}"
 
 # The ends of a sequence, a turn or a text, and padding.
-_ENDS = "[be]os|eo[tpahmd]|pad|unk|cls|sep|(?:bos|eos|eop|eot|pad|unk)_token|end_?of_?(?:turn|text|message|sentence)"
+_ENDS = (
+    "[be]os|eo[tpahmd]|pad|unk|cls|sep|(?:bos|eos|eop|eot|pad|unk)_token"
+    "|end_?of_?(?:turn|text|message|sentence|utterance)"
+)
 # A family's reserved numbers: <SPECIAL_12>, <unused7>, [control_12].
-_NUMBERED = r"(?:special|unused|tokens_unused|reserved|reserved_token|control|extra_id)_?\d{1,5}"
+_NUMBERED = r"(?:special|special_token|pad|unused|tokens_unused|reserved|reserved_token|control|extra_id)_?\d{1,6}"
 # A family's name before a token's: <seed:eos>.
 _NAMESPACED = rf"\w{{1,24}}:(?:{_ENDS}|[be]o[st])|(?:seed|minimax):\w{{1,24}}"
 _TILDES = rf"{RB}~!?b{LB}|{RB}~b{RB}|{LB}e~{LB}"  # ]~b] ... [e~[
@@ -33,7 +36,7 @@ _BRACKETED_MARKS = (
     "IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|PREFIX|MIDDLE|SUFFIX|SYSTEM_PROMPT|THINK|ARGS|CALL_ID|[gs]MASK"
     "|AVAILABLE_TOOLS|TOOL_(?:CALLS|CONTENT|RESULTS)|MODEL_SETTINGS|MASK|[@]BOS[@]"
 )
-_BRACKETED_ENDS = "INST|BOS|EOS|EOT|PAD|UNK|CLS|SEP"
+_BRACKETED_ENDS = "INST|[BE]OS|EO[TDMP]|PAD|UNK|CLS|SEP"
 
 CONTROL_TOKEN = re.compile(
     rf"{LT}{SLASH}?{BAR}[^<>＜＞|｜￨∣ǀ❘│{RESPELT}\n]{{1,64}}{BAR}{GT}"  # <|im_end|>

@@ -44,11 +44,22 @@ def proxy_for(url: httpx.URL) -> ProxySetting | None:
         raise ConfigurationError(
             "proxy", f"{setting.source}={masked(setting.url)} needs a package: pip install 'httpx[socks]'; {off}"
         )
-    try:
-        httpx.URL(setting.url)
-    except httpx.InvalidURL:
-        raise ConfigurationError("proxy", f"{setting.source}: {masked(setting.url)} is no URL; {off}") from None
+    if not _has_valid_address(setting.url):
+        raise ConfigurationError("proxy", f"{setting.source}: {masked(setting.url)} is no URL of a proxy; {off}")
     return setting
+
+
+def _has_valid_address(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        return False
+    return is_host(url.host) and 0 < (url.port or 80) < 65_536
+
+
+def is_host(host: str) -> bool:
+    """Whether it may be a name or an address; httpx escapes what can be in neither."""
+    return bool(host) and ("%" not in host or ":" in host)
 
 
 def is_this_machine(host: str) -> bool:
@@ -75,10 +86,11 @@ def _setting(scheme: str) -> ProxySetting | None:
 def _is_excepted(url: httpx.URL) -> bool:
     """Whether `no_proxy` lists the host: as a name, a domain, an address, a network, or `*`."""
     excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    entries = [entry.lower().removeprefix("*").lstrip(".") for entry in re.split(r"[,\s]+", excepted.strip())]
-    host = url.host.lower()
-    names = (host, f"{host}:{url.port}")
-    if "*" in excepted.split(",") or any(name == e or name.endswith(f".{e}") for e in entries if e for name in names):
+    listed = [entry.lower() for entry in re.split(r"[,\s]+", excepted.strip())]
+    entries = [entry.removeprefix("*").lstrip(".").rstrip(".") for entry in listed]
+    host = url.host.lower().rstrip(".")
+    names = (host, f"{host}:{url.port}", f"[{host}]:{url.port}")
+    if "*" in listed or any(name == e or name.endswith(f".{e}") for e in entries if e for name in names):
         return True
     try:
         address = ipaddress.ip_address(host)

@@ -19,7 +19,7 @@ from regrade.errors import (
     ServiceUnavailableError,
     TooLargeError,
 )
-from regrade.proxies import masked, proxy_for
+from regrade.proxies import is_host, masked, proxy_for
 
 _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _ERRORS = {401: AccessError, 403: AccessError, 409: PinConflictError, 413: TooLargeError}
@@ -177,18 +177,13 @@ def checked_url(text: str) -> httpx.URL:
     problem = f"{masked(text)!r} is no URL of a service: give scheme and host, such as {masked(example)}"
     try:
         url = httpx.URL(text)
-        valid = url.scheme in ("http", "https") and _is_host(url.host) and (url.port or 1) < 65_536
+        valid = url.scheme in ("http", "https") and is_host(url.host) and (url.port or 1) < 65_536
         valid = valid and not url.query and not url.fragment
     except (httpx.InvalidURL, ValueError):
         valid = False
     if not valid:
         raise ConfigurationError("invalid_url", problem)
     return url
-
-
-def _is_host(host: str) -> bool:
-    """A name or an address; httpx escapes what can be in neither."""
-    return bool(host) and ("%" not in host or ":" in host)
 
 
 def _permanent(error: httpx.RequestError) -> str:

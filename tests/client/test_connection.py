@@ -303,7 +303,7 @@ async def test_a_proxy_is_used_and_named_in_errors(monkeypatch: pytest.MonkeyPat
     ("excepted", "host"),
     [("*", "a.example"), ("a.example", "a.example"), (".example", "a.example"), ("example", "a.example"),
      ("*.example", "a.example"), ("x, A.Example", "a.example"), ("a.example:8700", "a.example"),
-     ("10.1.2.3", "10.1.2.3"),
+     ("10.1.2.3", "10.1.2.3"), ("x, *", "a.example"), ("a.example.", "a.example"), ("[fd00::1]:8700", "[fd00::1]"),
      ("10.0.0.0/8", "10.1.2.3"), ("fd00::/8", "[fd00::1]"), ("x y,10.0.0.0/8", "10.1.2.3")],
 )  # fmt: skip
 def test_no_proxy_excepts_a_host(monkeypatch: pytest.MonkeyPatch, excepted: str, host: str) -> None:
@@ -331,6 +331,9 @@ def test_no_proxy_excepts_no_other_host(monkeypatch: pytest.MonkeyPatch, excepte
         ("socks4://proxy:1080", ("no HTTP or SOCKS5 proxy", "NO_PROXY=a.example")),
         ("ftp://proxy", ("no HTTP or SOCKS5 proxy",)),
         (f"http://user:{SECRET}@proxy:port", ("is no URL", "ALL_PROXY")),
+        ("http://", ("is no URL",)),
+        ("http://proxy:70000", ("is no URL",)),
+        ("http://two words:3128", ("is no URL",)),
     ],
 )  # fmt: skip
 def test_a_proxy_that_cannot_be_used_says_which_setting_and_what_to_do(

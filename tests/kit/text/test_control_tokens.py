@@ -14,7 +14,7 @@ END_TOKENS = """
 <\uff5cend\u2581of\u2581sentence\uff5c> [|endofturn|] [|EndOfTurn|] <seed:eos> <minimax:end>
 <model:eot> </s> <s> <pad> <eos>
 <bos> <eod> <end_of_turn> <end_of_text> <endoftext> <eos_token> <SPECIAL_12> <unused7> <reserved_3> <extra_id_0>
-[control_12] [EOS] [PAD] [/INST] [e~[
+[control_12] [EOS] [PAD] [/INST] [e~[ <end_of_utterance> <special_token_3> [EOD] [PAD151645]
 """
 MARKS = """
 <think> </think> <tool_call> </tool_call> <image> [IMG] [TOOL_CALLS] <beginning_of_sentence> <start_of_audio>
