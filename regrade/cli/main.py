@@ -1,6 +1,7 @@
 """The `regrade` command: `score`, `doctor` and `schema`, and the commands of the other modules of this package."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -32,11 +33,12 @@ check the installation     regrade doctor
 score a completion         regrade score TASK --prompt ... --completion ...
 see the current state      regrade status TASK
 see what happened          regrade rubric history TASK
-see why                    regrade cycles TASK, then regrade cycles show TASK 1
+see why                    regrade cycles TASK; regrade cycles show TASK 1
 see what was scored        regrade traces TASK --flag instruction
 edit the rubric            regrade rubric edit TASK --reason "our house style"
 undo an activation         regrade rubric rollback TASK --reason "too strict"
-suspend evolution          regrade pause TASK --reason "a deadline", then regrade resume TASK
+suspend evolution          regrade pause TASK --reason "a deadline"
+continue it                regrade resume TASK
 
 Set REGRADE_URL, REGRADE_META_URL and REGRADE_KEY to leave out --url, --meta-url and --key.
 The meta-reward service shows the same in a browser, under /console.
@@ -47,6 +49,21 @@ for group in (rubric, anchors, cycles, tasks, traces):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for command in (evolution.status, evolution.evolve, evolution.pause, evolution.resume, evolution.alarms):
     app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_text(f"regrade {version('regrade')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
 
 _EXAMPLE = '{"prompt": "Why trees?", "completion": "They give shade."}'
 _CONTRACTS = {name: getattr(contracts, name) for name in contracts.__all__ if name[0].isupper()}

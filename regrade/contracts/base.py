@@ -4,20 +4,26 @@ import hashlib
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Strict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, StringConstraints
 
-# Names become parts of paths, so that "." and ".." are none.
-_NAME_PART = r"([A-Za-z0-9_.-]{3,64}|[A-Za-z0-9_-][A-Za-z0-9_.-]?|\.[A-Za-z0-9_-])"
-NAME_PATTERN = rf"^{_NAME_PART}$"
-SCOPE_PATTERN = rf"^{_NAME_PART}(/{_NAME_PART}){{0,3}}$"
+NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
+SCOPE_PATTERN = r"^[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64}){0,3}$"
+
+
+def without_dot_parts(name: str) -> str:
+    """`name`, which may become part of a path. Raises `ValueError` if one of its parts is `.` or `..`."""
+    if {".", ".."} & set(name.split("/")):
+        raise ValueError(f"a name is not . or .., as in {name!r}")
+    return name
+
 
 Count = Annotated[int, Strict()]
 """An integer; a text or a boolean is refused."""
 Number = Annotated[float, Strict()]
 YesNo = Annotated[bool, Strict()]
 
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-Scope = Annotated[str, StringConstraints(pattern=SCOPE_PATTERN)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN), AfterValidator(without_dot_parts)]
+Scope = Annotated[str, StringConstraints(pattern=SCOPE_PATTERN), AfterValidator(without_dot_parts)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 

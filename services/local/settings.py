@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from regrade.contracts import Name
-from regrade.contracts.base import NAME_PATTERN
+from regrade.contracts.base import without_dot_parts
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -21,9 +21,9 @@ class LocalSettings(BaseSettings):
 
     task: Name = Field("essay_writing", description="Task pack to train on.")
     steps: int = Field(18, ge=4, description="Optimizer steps.")
-    run: str = Field(
+    run: Annotated[str, AfterValidator(without_dot_parts)] = Field(
         "",
-        pattern=rf"^$|{NAME_PATTERN}",
+        pattern=r"^([A-Za-z0-9_.-]{1,64})?$",
         description="Name of the run. One that exists is continued, with its data. Empty: the date and time, "
         "or `serve` with --serve.",
     )

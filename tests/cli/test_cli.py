@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from regrade import BlockingRewardClient
-from regrade.cli.main import app
+from regrade.cli.main import _HELP, app
 from regrade.tasks import load_pack
 from services.meta_reward.app import create_app
 from services.meta_reward.settings import MetaRewardSettings
@@ -198,6 +199,15 @@ def test_doctor_measures_for_a_limited_time(urls: list[str], fake_engine: FakeEn
     assert "measuring the active rubric: 32 texts" in both
     assert both.count("(28 of 28 pairs)") == 2
     assert fake_engine.calls
+
+
+def test_the_version_and_the_help_fit_a_terminal() -> None:
+    assert fine("--version") == f"regrade {version('regrade')}\n"
+    printed = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).output
+    assert "Score completions with an LLM judge" in printed
+    examples = [line.strip() for line in _HELP.partition("\b\n")[2].partition("\n\n")[0].splitlines()]
+    assert len(examples) > 5
+    assert set(examples) <= {line.strip() for line in printed.splitlines()}
 
 
 def test_doctor_finds_what_is_unavailable(urls: list[str], fake_engine: FakeEngine) -> None:

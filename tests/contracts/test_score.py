@@ -6,13 +6,15 @@ from typing import Any, get_args
 
 import jsonschema_rs
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from regrade import contracts
 from regrade.contracts import (
     ItemResult,
     Message,
+    Name,
     Rubric,
+    Scope,
     ScoreItem,
     ScoreRequest,
     Usage,
@@ -25,6 +27,8 @@ from tests.support.builders import result, rubric
 
 MODELS = [entry for name in contracts.__all__ if inspect.isclass(entry := getattr(contracts, name))]
 MODELS = [model for model in MODELS if issubclass(model, BaseModel)]
+
+NAME, SCOPE = TypeAdapter(Name), TypeAdapter(Scope)
 
 ITEM: dict[str, Any] = {"prompt": "p", "completion": "c"}
 
@@ -126,3 +130,17 @@ def test_an_older_client_reads_a_newer_answer() -> None:
 def test_usage_adds_up() -> None:
     one = Usage(judge_calls=1, prompt_tokens=10, cached_tokens=4, completion_tokens=1)
     assert Usage.total([one, one]) == Usage(judge_calls=2, prompt_tokens=20, cached_tokens=8, completion_tokens=2)
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_name_never_leaves_its_folder(name: str) -> None:
+    with pytest.raises(ValidationError, match=r"a name is not \. or \.\."):
+        NAME.validate_python(name)
+    for scope in (name, f"a/{name}", f"{name}/a", f"a/{name}/b"):
+        with pytest.raises(ValidationError, match=r"a name is not \. or \.\."):
+            SCOPE.validate_python(scope)
+
+
+@pytest.mark.parametrize("name", ["...", ".a", "a.", "..a", "-", "a.b", "x" * 64])
+def test_a_name_may_hold_dots(name: str) -> None:
+    assert NAME.validate_python(name) == SCOPE.validate_python(name) == name
