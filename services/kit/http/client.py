@@ -319,8 +319,8 @@ class JsonClient:
             return request.read(body)
         except ErrorInside as inside:
             raise error_of_object(inside.error, report.detail, source, report.retry_after_s) from inside
-        except ValueError as malformed:
-            text = f"no usable answer at {source.place} ({type(malformed).__name__})"
+        except (ValueError, RecursionError) as malformed:
+            text = f"no usable answer at {source.place} ({type(malformed).__name__}): {report.detail}"
             raise UpstreamMalformed(text) from malformed
 
     def _affords_retry(self) -> bool:

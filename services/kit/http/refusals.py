@@ -121,7 +121,7 @@ def embedded_error(body: bytes) -> Any:
         envelope = _ENVELOPE.decode(body)
         is_error = envelope.object == "error"
         return envelope.error or (msgspec.json.decode(body) if is_error else None)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

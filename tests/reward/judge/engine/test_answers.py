@@ -196,6 +196,22 @@ async def test_i3_impossible_answers_are_malformed(fake_engine: FakeEngine, repl
     assert isinstance(await _plain_answer(fake_engine, reply), UpstreamMalformed)
 
 
+@pytest.mark.parametrize(
+    ("body", "mentions"),
+    [
+        (b"<title>Sign in</title>", "Sign in"),
+        (b'{"detail": "Not authenticated"}', "Not authenticated"),
+        (b'{"choices": [], "note": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", "note"),
+        (b'{"error": null, "choices": [], "note": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", "note"),
+    ],
+    ids=["a page", "another object", "nested", "nested beside an error"],
+)
+async def test_an_answer_that_cannot_be_read_is_shown(fake_engine: FakeEngine, body: bytes, mentions: str) -> None:
+    error = await _plain_answer(fake_engine, Reply(body))
+    assert isinstance(error, UpstreamMalformed)
+    assert mentions in str(error)
+
+
 async def test_rounding_is_possible(fake_engine: FakeEngine) -> None:
     assert isinstance(await _plain_answer(fake_engine, _logprobs(0.0005, -9.0)), EngineAnswer)
 
