@@ -4,6 +4,7 @@ import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import count
 
 import pytest
 
@@ -95,18 +96,21 @@ async def test_another_endpoint_serves_during_a_pause(fake_engine: FakeEngine) -
 
 
 class Resetting:
-    """A server whose connections serve one request each, and are reset by the second, all at once."""
+    """A server whose first connections serve one request each, and are reset by the second, all at once."""
 
     def __init__(self, connections: int) -> None:
         self.requests = 0
         self.resets = 0
         self.connections = connections
         self.always = False
+        self._opened = 0
         self._reused = asyncio.Event()
         self._waiting = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for number in (1, 2):
+        self._opened += 1
+        is_stale = self._opened <= self.connections
+        for number in count(1):
             try:
                 head = await reader.readuntil(b"\r\n\r\n")
             except asyncio.IncompleteReadError:
@@ -114,7 +118,7 @@ class Resetting:
             length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
             await reader.readexactly(length)
             self.requests += 1
-            if self.always or number == 2:
+            if self.always or (is_stale and number == 2):
                 self._waiting += 1
                 if self._waiting >= self.connections:
                     self._reused.set()
