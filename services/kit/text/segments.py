@@ -57,20 +57,26 @@ _WORD = re.compile(rf"\w[\w{MARKS}{_JOINERS}]*(?:['’-]\w[\w{MARKS}{_JOINERS}]*
 _HAS_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 _ELLIPSIS = "…"
-_TERMINATORS = "".join(filter(_is_terminator, _CHARS["Po"])) + _ELLIPSIS
+_TIBETAN_SHAD = "\u0f0d"
+_TERMINATORS = "".join(filter(_is_terminator, _CHARS["Po"])) + _ELLIPSIS + _TIBETAN_SHAD
 _BEFORE_A_BLANK = ".!?․" + _ELLIPSIS
 """Terminators that end a sentence only before a blank or a closing mark: they also stand in numbers and names."""
 _CLOSERS = "".join(_CHARS["Pe"] + _CHARS["Pf"]) + "\"'"
 _BLANKS = "".join(filter(str.isspace, _CHARS["Cc"] + _CHARS["Zs"] + _CHARS["Zl"] + _CHARS["Zp"]))
-_CLOSING = _CLOSERS + _BLANKS + "".join(_CHARS["Pi"]) + "*_`~„"
+_EMPHASIS = "*_`~"
+_EMOJI = "".join(_CHARS["So"] + _CHARS["Sk"]) + "\ufe0f\u200d"
+_CLOSING = _CLOSERS + _BLANKS + "".join(_CHARS["Pi"]) + _EMPHASIS + "„" + _EMOJI
+_AFTER_A_STOP = rf"[{re.escape(_EMPHASIS)}]*+(?:[\s{re.escape(_CLOSERS)}]|\Z)|\[\d"
+"""A blank or closing mark, behind emphasis or not, or a footnote's number."""
 _T = re.escape(_TERMINATORS)
 _UNCONDITIONAL = re.escape("".join(sorted(set(_TERMINATORS) - set(_BEFORE_A_BLANK) - {"．"})))
 # A run of terminators is matched whether it ends a sentence or not, so that no run is searched twice.
-_SENTENCE_END = re.compile(
-    rf"[{_T}]++(?:(?<=[{_UNCONDITIONAL}])()|(?<=．)(?!\d)()|(?=[\s{re.escape(_CLOSERS)}]|\Z)())?"
-)
-_COMMON_SENTENCE_END = re.compile(rf"[.!?…]++((?=[\s{re.escape(_CLOSERS)}]|\Z))?")
+_SENTENCE_END = re.compile(rf"[{_T}]++(?:(?<=[{_UNCONDITIONAL}])()|(?<=．)(?!\d)()|(?={_AFTER_A_STOP})())?")
+_COMMON_SENTENCE_END = re.compile(rf"[.!?…]++((?={_AFTER_A_STOP}))?")
 _UNCOMMON = re.compile(rf"(?![.!?…])[{_T}]")
+_FOOTNOTES = re.compile(r"(?:\[\d{1,4}\])+\Z")
+_NOTES_CHARS = 64
+"""A text's end, as far as numbers of footnotes are taken off it."""
 _HAS_GREEK, _HAS_THAI_OR_LAO = re.compile(f"[{_GREEK}]"), re.compile(f"[{_THAI_AND_LAO}]")
 _GREEK_QUESTION = re.compile(rf"[{_GREEK}];")
 _THAI_PHRASE_END = re.compile(rf"[{_THAI_AND_LAO}](?=\s+[{_THAI_AND_LAO}]|\s*\Z)")
@@ -129,6 +135,9 @@ def ending_kind(text: str) -> str:
 
     One of: sentence, question, unmarked (Thai and Lao), colon, word, other, empty.
     """
+    text = text.rstrip()
+    if text.endswith("]"):
+        text = text[:-_NOTES_CHARS] + _FOOTNOTES.sub("", text[-_NOTES_CHARS:])
     end = text.rstrip(_CLOSING)[-2:]
     return next((kind for kind, pattern in _ENDINGS if pattern.search(end)), "other")
 

@@ -44,6 +44,10 @@ def test_words(text: str, words: list[str]) -> None:
         ("値は３．１４です。", 1),
         ("これは表である．次に図を示す．", 2),
         ("हाँ। नहीं॥", 2),
+        ("བོད་སྐད།", 1),
+        ("**Done.** _Gone._ `x.`", 3),
+        ("Shown before.[1] And after.[12]", 2),
+        ("see file._name and 2.*3", 0),
     ],
 )
 def test_sentences(text: str, count: int) -> None:
@@ -81,6 +85,10 @@ def test_a_text_that_is_cut_off_does_not_end_properly(language: str) -> None:
         ("真的吗？”", True),
         ("对", False),
         ("x" * 20 + ". y", False),
+        ("Done! 🎉", True),
+        ("Well done 👍🏽", False),
+        ("Shown before.[1][2]", True),
+        ("an index [1]", False),
     ],
 )
 def test_endings(text: str, ends: bool) -> None:

@@ -53,32 +53,22 @@ class Choice(msgspec.Struct, gc=False):
     error: Any = None
 
 
-class _PromptTokensDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _CompletionUsage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _PromptTokensDetails | None = None
-
-
 class Completion(msgspec.Struct, gc=False):
     """A response: a choice for each conversation, and the usage of all of them together."""
 
     choices: list[Choice]
-    usage: _CompletionUsage | None = None
+    usage: Any = None
 
     @property
     def total_usage(self) -> Usage:
-        """The usage as one call; counts are never negative."""
-        usage = self.usage or _CompletionUsage()
-        details = usage.prompt_tokens_details or _PromptTokensDetails()
+        """The usage as one call. A count that is missing or no count is 0: a good answer is not lost for it."""
+        usage = self.usage if isinstance(self.usage, dict) else {}
+        details = usage.get("prompt_tokens_details")
         return Usage(
             judge_calls=1,
-            prompt_tokens=max(0, usage.prompt_tokens or 0),
-            cached_tokens=max(0, details.cached_tokens or 0),
-            completion_tokens=max(0, usage.completion_tokens or 0),
+            prompt_tokens=_count(usage, "prompt_tokens"),
+            cached_tokens=_count(details, "cached_tokens") if isinstance(details, dict) else 0,
+            completion_tokens=_count(usage, "completion_tokens"),
         )
 
     def in_order(self, expected: int) -> list[Choice]:
@@ -88,6 +78,11 @@ class Completion(msgspec.Struct, gc=False):
             indices = sorted(choice.index for choice in self.choices)[: expected + 1]
             raise UpstreamMalformed(f"not one choice for each of {expected} conversations, but those of {indices}")
         return [by_index[n] for n in range(expected)]
+
+
+def _count(usage: dict[str, Any], name: str) -> int:
+    value = usage.get(name)
+    return max(0, value) if isinstance(value, int) else 0
 
 
 def read_completion(body: bytes) -> Completion:
