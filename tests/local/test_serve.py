@@ -86,8 +86,10 @@ def test_a_busy_port_and_an_unknown_task_are_named(tmp_path: Path) -> None:
         busy = failing(tmp_path, "--reward-port", str(port))
         assert f"port {port} is in use by another program" in busy
         assert "make serve REWARD_PORT=8710" in busy
-        assert f"port {port} is in use" in failing(tmp_path, "--meta-reward-port", str(port))
-    unknown = failing(tmp_path, "--task", "no_such_task")
+        other = failing(tmp_path, "--reward-port", str(free_port()), "--meta-reward-port", str(port))
+        assert f"port {port} is in use" in other
+    free = ["--reward-port", str(free_port()), "--meta-reward-port", str(free_port())]
+    unknown = failing(tmp_path, "--task", "no_such_task", *free)
     assert "no task pack 'no_such_task'; available: essay_writing" in unknown
     assert "REGRADE_TASKS_DIR" in unknown
     assert not (tmp_path / "serve").exists()
@@ -109,6 +111,7 @@ def test_the_reason_that_a_service_does_not_start_is_printed(tmp_path: Path, fak
     assert "REGRADE_META_NO_SUCH_SETTING is not a setting" in reason
 
 
+@pytest.mark.xdist_group("engine")  # with the README's commands, which serve on these ports
 def test_a_demonstration_has_fixed_ports_where_they_are_free() -> None:
     try:
         with socket.create_server(("127.0.0.1", META_REWARD_PORT)), socket.create_server(("127.0.0.1", REWARD_PORT)):
